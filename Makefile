@@ -1,0 +1,62 @@
+# `make help` lists the targets. Everything is installed into .venv; nothing outside this folder is touched.
+PYTHON ?= python3
+DIM ?= 8
+DATASET ?=
+TABLE ?=
+NOTEBOOK ?= notebooks/03_distill.ipynb
+PORT ?= 8000
+
+BIN := .venv/bin
+DEMO := runs/03_distill$(if $(DATASET),_$(DATASET))_dim$(DIM).ipynb
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:  # two pips must not write into .venv at once
+.PHONY: help demo test lint lab bench reproduce book serve clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/.installed-notebooks ## distil a student, show table and picture [DIM=16 DATASET=wn18rr]
+	@mkdir -p runs
+	$(BIN)/papermill notebooks/03_distill.ipynb $(DEMO) $(if $(DATASET),-p dataset $(DATASET) )-p dim $(DIM)
+	@$(BIN)/python -m kgdistil.results last
+
+test: .venv/.installed-notebooks,dev ## run all tests and all notebooks, as CI does
+	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600
+
+lint: .venv/.installed-notebooks,dev ## check the style with ruff
+	$(BIN)/ruff check .
+
+lab: .venv/.installed-notebooks ## open JupyterLab on a notebook [NOTEBOOK=notebooks/03_distill.ipynb]
+	$(BIN)/jupyter lab $(NOTEBOOK)
+
+bench: .venv/.installed-notebooks,bench ## measure speed beside PyKEEN and TorchKGE
+	$(BIN)/python -m kgdistil.bench
+
+reproduce: .venv/.installed-notebooks ## run what one table of the paper needs [TABLE=3]
+	@test -n "$(TABLE)" || { echo "make reproduce: name a table of the paper, for example: make reproduce TABLE=3" >&2; exit 2; }
+	$(BIN)/python -m kgdistil.reproduce --table $(TABLE)
+
+book: .venv/.installed-notebooks,book ## build the book into _build/html
+	$(BIN)/jupyter-book build -W --keep-going .
+
+serve: ## show the built book at http://localhost:8000 [PORT=8000]
+	@test -f _build/html/index.html || { echo "make serve: _build/html is not there yet; run 'make book' first" >&2; exit 2; }
+	$(PYTHON) -m http.server --bind 127.0.0.1 -d _build/html $(PORT)
+
+clean: ## delete the built book and all caches; .venv, runs and results stay
+	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis .jupyter_cache
+	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
+
+# One stamp for each list of extras: set-up runs again only when the dependencies or their pins change.
+.venv/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$*]'
+	@touch $@
+
+# pip is the last thing venv writes, so an interrupted set-up is made again.
+$(BIN)/pip:
+	@command -v "$(PYTHON)" >/dev/null || { echo "kgdistil needs Python 3.11 to 3.13; '$(PYTHON)' was not found: make PYTHON=/path/to/python3 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v[:2] <= (3, 13) or sys.exit("kgdistil needs Python 3.11 to 3.13; $(PYTHON) is %d.%d: make PYTHON=/path/to/python3.12 ..." % v[:2])'
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,1 @@
+"""The benchmark: this project beside PyKEEN, TorchKGE and plain PyTorch, on one machine in one run."""

@@ -1,0 +1,387 @@
+"""The peers the benchmark is measured against, each at its best reasonable settings.
+
+Every peer does the same job, a :class:`Work`: training epochs with Adam, and filtered ranking of both sides of given
+triples against all entities. ``prepare`` is untimed; ``epochs`` times each epoch by itself; the caller times ``rank``.
+Where a library's default costs time that this project does not spend either (normalising every entity after each
+step, weight regularisers, rejection of negatives that are known triples), the peer runs without it. What remains
+different is stated in ``settings``, which belongs into the results file. The caller sets torch's thread count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MARGIN_MODELS = ("TransE", "TransH")
+MODELS = (*MARGIN_MODELS, "ComplEx", "RotatE")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training and ranking job, the same for everybody.
+
+    ``model`` is one of :data:`MODELS` (TransE and TransH with the L1 norm), ``dim`` the paper's d: ComplEx and RotatE
+    hold 2·d floats an entity. ``negatives`` are per positive; ``train``, ``valid`` and ``test`` are int64 [n, 3] in the
+    order (head, relation, tail). ``margin`` is γ of Eq. 1, and of RotatE's score γ - distance; ComplEx has none.
+    """
+
+    model: str
+    dim: int
+    negatives: int
+    batch_size: int
+    lr: float
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    num_entities: int
+    num_relations: int
+    margin: float
+
+    @property
+    def known(self) -> Tensor:
+        """All true triples, the filter of the filtered ranking: int64 [n, 3]."""
+        return torch.cat((self.train, self.valid, self.test))
+
+
+class Peer(Protocol):
+    """What the benchmark asks of a peer; constructing one raises ImportError where its library is missing."""
+
+    name: str
+    version: str
+    settings: dict[str, Any]
+
+    def prepare(self, work: Work) -> None:
+        """Build model, optimiser and loops; NotImplementedError where the library lacks the model. Untimed."""
+
+    def epochs(self, n: int) -> list[float]:
+        """Train n more epochs over all of ``work.train`` and return the seconds of each; no evaluation inside."""
+
+    def rank(self, triples: Tensor) -> int:
+        """Rank both sides of int64 [n, 3] triples against all entities, filtered; return the 2·n queries done."""
+
+
+def _rows(work: Work, block_mb: float, largest: int = 256) -> int:
+    """Queries an evaluation batch holds when [queries, entities, floats] float32 is to take about ``block_mb``."""
+    floats = work.dim * (1 if work.model in MARGIN_MODELS else 2)
+    return int(min(max(block_mb * 2**20 // (4 * floats * work.num_entities), 1), largest))
+
+
+class PyKEEN:
+    """PyKEEN's models, its sLCWA training loop and its rank-based evaluator."""
+
+    name = "PyKEEN"
+
+    def __init__(self) -> None:
+        self.version = version("pykeen")
+        self.settings: dict[str, Any] = {}
+
+    def prepare(self, work: Work) -> None:
+        from pykeen import losses, models
+        from pykeen.evaluation import RankBasedEvaluator
+        from pykeen.training import SLCWATrainingLoop
+        from pykeen.triples import CoreTriplesFactory
+
+        class TimedLoop(SLCWATrainingLoop):
+            """Times each epoch itself, so that what ``train`` sets up once per call is not charged to PyKEEN."""
+
+            def _train_epoch(self, *args: Any, **kwargs: Any) -> float:
+                start = time.perf_counter()
+                loss = super()._train_epoch(*args, **kwargs)
+                self.seconds.append(time.perf_counter() - start)
+                return loss
+
+        none = {"weight": 0.0}
+        options: dict[str, dict[str, Any]] = {
+            "TransE": {"scoring_fct_norm": 1, "entity_constrainer": None},
+            "TransH": {
+                "scoring_fct_norm": 1,
+                "regularizer": "no",
+                "regularizer_kwargs": none,
+                "relation_regularizer": "no",
+                "relation_regularizer_kwargs": none,
+            },
+            "ComplEx": {"regularizer": None},
+            "RotatE": {},
+        }
+        margin = work.model in MARGIN_MODELS
+        self.work = work
+        self.done = 0
+        self.factory = CoreTriplesFactory(work.train, work.num_entities, work.num_relations)
+        self.model = getattr(models, work.model)(
+            triples_factory=self.factory,
+            embedding_dim=work.dim,
+            loss=losses.MarginRankingLoss(margin=work.margin) if margin else losses.SoftplusLoss(),
+            random_seed=0,
+            **options[work.model],
+        )
+        self.loop = TimedLoop(
+            model=self.model,
+            triples_factory=self.factory,
+            optimizer="adam",
+            optimizer_kwargs={"lr": work.lr, "fused": True},
+            negative_sampler="basic",
+            negative_sampler_kwargs={"num_negs_per_pos": work.negatives},
+            automatic_memory_optimization=False,
+        )
+        self.batch, self.slice = _rows(work, 32), work.num_entities
+        self.evaluator = RankBasedEvaluator(
+            filtered=True, metrics=["mrr"], add_defaults=False
+        )
+
+    def epochs(self, n: int) -> list[float]:
+        self.loop.seconds = []
+        gc.collect()
+        # PyKEEN collects garbage after each epoch; frozen, the objects of everything else loaded here cost it nothing.
+        gc.freeze()
+        try:
+            self.loop.train(
+                self.factory,
+                num_epochs=self.done + n,
+                batch_size=self.work.batch_size,
+                continue_training=self.done > 0,
+                use_tqdm=False,
+                num_workers=0,
+                pin_memory=False,
+            )
+        finally:
+            gc.unfreeze()
+        self.done += n
+        return self.loop.seconds
+
+    def rank(self, triples: Tensor) -> int:
+        self.evaluator.evaluate(
+            self.model,
+            triples,
+            batch_size=self.batch,
+            slice_size=self.slice,
+            additional_filter_triples=[self.work.known],
+            use_tqdm=False,
+        )
+        return 2 * len(triples)
+
+
+class TorchKGE:
+    """TorchKGE's models, sampler, data loader and link-prediction evaluator; it has no RotatE."""
+
+    name = "TorchKGE"
+
+    def __init__(self) -> None:
+        self.version = version("torchkge")
+        self.settings: dict[str, Any] = {}
+
+    def prepare(self, work: Work) -> None:
+        import torchkge
+        from torchkge.sampling import UniformNegativeSampler
+        from torchkge.utils import DataLoader, l1_dissimilarity
+
+        if work.model == "RotatE":
+            raise NotImplementedError(f"TorchKGE {self.version} has no RotatE")
+        torch.manual_seed(0)
+        size = (work.dim, work.num_entities, work.num_relations)
+        if work.model == "TransE":
+            self.model = torchkge.TransEModel(*size, dissimilarity_type="L1")
+        else:
+            self.model = getattr(torchkge, f"{work.model}Model")(*size)
+        if work.model == "TransH":
+            self.model.dissimilarity = l1_dissimilarity
+        self.work = work
+        self.graph = self._graph(work.known, None)
+        train = self._graph(work.train, self.graph)
+        self.loader = DataLoader(train, batch_size=work.batch_size)
+        self.sampler = UniformNegativeSampler(train, n_neg=work.negatives)
+        self.loss = torchkge.MarginLoss(work.margin) if work.model in MARGIN_MODELS else torchkge.LogisticLoss()
+        self.optimizer = torch.optim.Adam((p for p in self.model.parameters() if p.requires_grad), lr=work.lr, fused=True)
+        self.batch = _rows(work, 32)
+        self._project()
+
+    def _graph(self, triples: Tensor, filters: Any) -> Any:
+        import torchkge
+
+        head, relation, tail = triples.t().contiguous()
+        return torchkge.KnowledgeGraph(
+            kg={"heads": head, "tails": tail, "relations": relation},
+            ent2ix={i: i for i in range(self.work.num_entities)},
+            rel2ix={i: i for i in range(self.work.num_relations)},
+            **{} if filters is None else {
+                name: getattr(filters, name) for name in ("dict_of_heads", "dict_of_tails", "dict_of_rels")
+            },
+        )
+
+    def _project(self) -> None:
+        # Once per trained model: not charged to the ranking, which a full test set would spread it over.
+        if self.work.model == "TransH":
+            with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+                self.model.evaluate_projections()
+
+    def epochs(self, n: int) -> list[float]:
+        seconds = []
+        for _ in range(n):
+            start = time.perf_counter()
+            running = 0.0
+            for head, tail, relation in self.loader:
+                negative_head, negative_tail = self.sampler.corrupt_batch(head, tail, relation)
+                self.optimizer.zero_grad()
+                positive, negative = self.model(head, tail, relation, negative_head, negative_tail)
+                loss = self.loss(positive, negative)
+                loss.backward()
+                self.optimizer.step()
+                running += loss.item()
+            self.model.normalize_parameters()
+            seconds.append(time.perf_counter() - start)
+        self._project()
+        return seconds
+
+    def rank(self, triples: Tensor) -> int:
+        from torchkge import LinkPredictionEvaluator
+
+        with torch.no_grad():
+            self.evaluator = LinkPredictionEvaluator(self.model, self._graph(triples, self.graph))
+            self.evaluator.evaluate(b_size=self.batch, verbose=False)
+        return 2 * len(triples)
+
+
+class _Net(nn.Module):
+    """The four score functions of Table 1, as one writes them in PyTorch; a larger score is more plausible.
+
+    Each score compares a candidate entity with a query made of the known entity and the relation, for both sides.
+    """
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self.model, self.margin = work.model, work.margin
+        wide = work.dim if work.model in MARGIN_MODELS else 2 * work.dim
+        self.entity = nn.Embedding(work.num_entities, wide)
+        self.relation = nn.Embedding(work.num_relations, work.dim if work.model == "RotatE" else wide)
+        if work.model == "TransH":
+            self.normal = nn.Embedding(work.num_relations, work.dim)
+        for weight in self.parameters():
+            nn.init.xavier_uniform_(weight)
+
+    def project(self, x: Tensor, relation: Tensor) -> Tensor:
+        """TransH's projection of x [n, ..., d] along the unit normal of relation [n]."""
+        w = functional.normalize(self.normal(relation), dim=-1)
+        w = w.view(len(w), *[1] * (x.dim() - 2), -1)
+        return x - (x * w).sum(-1, keepdim=True) * w
+
+    def query(self, known: Tensor, relation: Tensor, tail: bool) -> Tensor:
+        """The point [n, floats] near which the missing tail (or head) of (known [n, floats], relation [n]) lies."""
+        r = self.relation(relation)
+        if self.model in MARGIN_MODELS:
+            known = self.project(known, relation) if self.model == "TransH" else known
+            return known + r if tail else known - r
+        a, b = r.chunk(2, -1) if self.model == "ComplEx" else (r.cos(), r.sin())
+        b = b if tail else -b
+        x, y = known.chunk(2, -1)
+        return torch.cat((x * a - y * b, x * b + y * a), -1)
+
+    def score(self, query: Tensor, candidates: Tensor, relation: Tensor) -> Tensor:
+        """Scores [n, k] of candidates [n or 1, k, floats] for query [n, floats]."""
+        if self.model == "TransH":
+            candidates = self.project(candidates, relation)
+        if self.model == "ComplEx":
+            return (query.unsqueeze(1) * candidates).sum(-1)
+        apart = query.unsqueeze(1) - candidates
+        if self.model == "RotatE":
+            return self.margin - torch.hypot(*apart.chunk(2, -1)).sum(-1)
+        return -apart.abs().sum(-1)
+
+    def loss(self, triples: Tensor, negatives: Tensor) -> Tensor:
+        """Eq. 1 or 6 (mean) for triples [n, 3]; negatives [n, k] replace heads in the first half, tails in the rest."""
+        head, relation, tail = triples.unbind(1)
+        half = len(triples) // 2
+        heads, tails, others = self.entity(head), self.entity(tail), self.entity(negatives)
+        ask_tail = self.query(heads, relation, True)
+        ask = torch.cat((self.query(tails[:half], relation[:half], False), ask_tail[half:]))
+        positive = self.score(ask_tail, tails.unsqueeze(1), relation)
+        negative = self.score(ask, others, relation)
+        if self.model in MARGIN_MODELS:
+            return functional.relu(self.margin - positive + negative).mean()
+        return functional.softplus(torch.cat((-positive, negative), 1)).mean()
+
+
+class EagerTorch:
+    """Plain eager PyTorch: dense embeddings, autograd, Adam, and ranking by broadcasting against all entities."""
+
+    name = "eager PyTorch"
+
+    def __init__(self) -> None:
+        self.version = torch.__version__
+        self.settings: dict[str, Any] = {}
+
+    def prepare(self, work: Work) -> None:
+        torch.manual_seed(0)
+        self.work, self.net = work, _Net(work)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=work.lr, fused=True)
+        self.loss: Callable[[Tensor, Tensor], Tensor] = self.net.loss
+        self.batch = 512 if work.model == "ComplEx" else _rows(work, 16)
+        self.heads, self.tails = defaultdict(list), defaultdict(list)
+        for head, relation, tail in work.known.tolist():
+            self.heads[tail, relation].append(head)
+            self.tails[head, relation].append(tail)
+
+    def epochs(self, n: int) -> list[float]:
+        work, seconds = self.work, []
+        for _ in range(n):
+            start = time.perf_counter()
+            for chosen in torch.randperm(len(work.train)).split(work.batch_size):
+                negatives = torch.randint(work.num_entities, (len(chosen), work.negatives))
+                loss = self.loss(work.train[chosen], negatives)
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    def score_all(self, known: Tensor, relation: Tensor, tail: bool) -> Tensor:
+        """Scores [n, entities] of every tail of (known, relation), or of every head."""
+        entities = self.net.entity.weight
+        query = self.net.query(self.net.entity(known), relation, tail)
+        if self.work.model == "ComplEx":
+            return query @ entities.T
+        if self.work.model == "RotatE":
+            return self.net.score(query, entities.unsqueeze(0), relation)
+        if self.work.model == "TransH":
+            projected = self.net.project(entities.expand(len(known), -1, -1), relation)
+            return -torch.cdist(query.unsqueeze(1), projected, p=1).squeeze(1)
+        return -torch.cdist(query, entities, p=1)
+
+    @torch.inference_mode()
+    def ranks(self, triples: Tensor) -> Tensor:
+        """Filtered realistic ranks [n, 2] of heads and tails: ties count half."""
+        columns = []
+        for side, (known, answer, others) in enumerate(((2, 0, self.heads), (0, 2, self.tails))):
+            column = []
+            for batch in triples.split(self.batch):
+                scores = self.score_all(batch[:, known], batch[:, 1], bool(side))
+                true = scores.gather(1, batch[:, answer, None])
+                for row, key in zip(scores, batch[:, [known, 1]].tolist(), strict=True):
+                    row[others[tuple(key)]] = -torch.inf
+                better, equal = (scores > true).sum(1), (scores == true).sum(1)
+                # The true entity was masked with the rest: only other entities are left to tie with it.
+                column.append(1 + better + equal / 2)
+            columns.append(torch.cat(column))
+        return torch.stack(columns, 1)
+
+    def rank(self, triples: Tensor) -> int:
+        return self.ranks(triples).numel()
+
+
+class CompiledTorch(EagerTorch):
+    """The same PyTorch with loss, gradient and scoring compiled by torch.compile."""
+
+    name = "compiled PyTorch"
+
+    def prepare(self, work: Work) -> None:
+        super().prepare(work)
+        self.loss = torch.compile(self.net.loss, dynamic=False)

@@ -1,0 +1,120 @@
+"""Files that hold weights: safetensors with JSON, written whole or not at all, never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .data import Graph
+from .errors import CheckpointError, ConfigError, KgdistilError
+from .models import KGEModel, build_model
+
+VERSION = 1  # of the saved model's layout
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+def write_atomically(path: Path, write: Callable[[str], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, and put it in place in one move.
+
+    Raises:
+        KgdistilError: the folder is read-only or the disk is full; what was there before is untouched.
+    """
+    scratch = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        write(scratch)
+        with open(scratch, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise KgdistilError(f"cannot write {path}: {reason}; earlier files are untouched") from error
+    finally:
+        if scratch is not None and os.path.exists(scratch):
+            os.unlink(scratch)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda scratch: Path(scratch).write_text(text, encoding="utf-8"))
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Tensors and a JSON description in one safetensors file, atomically."""
+    contiguous = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    metadata = {"kgdistil": json.dumps(description)}
+    write_atomically(path, lambda scratch: save_file(contiguous, scratch, metadata=metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_tensors` wrote.
+
+    Raises:
+        CheckpointError: missing, truncated, not a safetensors file, or not one of this package's.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there: train it first, or name another folder")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = (file.metadata() or {}).get("kgdistil")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); delete it and train again") from None
+    try:
+        description = json.loads(metadata or "")
+    except ValueError:
+        raise CheckpointError(f"{path} was not written by kgdistil; name a folder that it wrote") from None
+    return tensors, description
+
+
+def save_model(folder: Path, model: KGEModel, graph: Graph, run_id: str | None = None) -> None:
+    """A model that `load_model` reads: weights, how to build it, and the graph's labels.
+
+    Raises:
+        KgdistilError: the folder cannot be written.
+    """
+    description = {
+        "version": VERSION, "model": type(model).__name__, "dim": model.dim, "norm": model.norm,
+        "offset": model.offset, "epsilon": model.epsilon, "num_entities": model.num_entities,
+        "num_relations": model.num_relations, "graph": graph.name, "graph_sha256": graph.sha256, "run_id": run_id}
+    labels = {"entities": list(graph.entities), "relations": list(graph.relations)}
+    write_tensors(folder / WEIGHTS, dict(model.state_dict()), description)
+    write_json(folder / DESCRIPTION, {**description, **labels})
+
+
+def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEModel:
+    """A saved model, on the CPU.
+
+    Args:
+        folder: what `save_model` wrote.
+        graph: where given, the model must have been trained on this very graph.
+    Raises:
+        CheckpointError: missing, damaged, of a newer version, or trained on another graph.
+    """
+    path = Path(folder) / WEIGHTS
+    tensors, about = read_tensors(path)
+    if about.get("version", 0) > VERSION:
+        raise CheckpointError(f"{path} has version {about['version']}; this kgdistil reads up to {VERSION}: update it")
+    if graph is not None and about.get("graph_sha256") != graph.sha256:
+        raise CheckpointError(f"{path} was trained on another graph ({about.get('graph')}, SHA-256 "
+                              f"{str(about.get('graph_sha256'))[:12]}…) than {graph.name} ({graph.sha256[:12]}…)")
+    try:
+        model = build_model(about["model"], about["num_entities"], about["num_relations"], about["dim"],
+                            norm=about["norm"], offset=about["offset"], epsilon=about["epsilon"])
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not hold the model it describes ({reason}); train it again") from None
+    return model

@@ -1,0 +1,156 @@
+"""One run, described by one validated value. The paper's settings are the defaults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import ConfigError, DeviceError
+from .losses import Objective
+from .models import MODELS, KGEModel
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+# γ, k and C as the paper sets them; SimplE and DistMult follow ComplEx
+PAPER: dict[str, dict[str, Any]] = {
+    "TransE": {"gamma": 1.0, "negatives": 5, "penalty": 0.0},
+    "TransH": {"gamma": 0.5, "negatives": 5, "penalty": 0.0625},
+    "RotatE": {"gamma": 6.0, "negatives": 25, "penalty": 0.0},
+}
+DOT_PRODUCT = {"gamma": 0.0, "negatives": 25, "penalty": 0.0}
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run's numbers. Fields left out take the paper's value for the model.
+
+    Use `make_config` rather than the class: it turns what is wrong into one readable line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = "umls"
+    model: Literal[tuple(MODELS)] = "RotatE"  # type: ignore[valid-type]
+    dim: Positive = 8
+    role: Literal["teacher", "no-ds", "stage1", "stage2"] = "no-ds"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    protocol: str = "paper"  # a tag: which table the run belongs to
+
+    norm: Literal[1, 2] = 1  # p of TransE's and TransH's distance
+    loss: Literal["margin", "cross-entropy"]
+    gamma: Weight  # γ: the margin of Eq. 1; for cross-entropy on a distance, the constant of γ − distance
+    epsilon: Weight = 2.0  # ε of RotatE's initialisation
+    negatives: Positive  # k
+    weighting: Literal["sum", "mean", "self-adversarial"] = "sum"
+    temperature: Weight = 1.0  # of self-adversarial weights
+    penalty: Weight  # C of TransH's soft constraints; N3 weight of the dot-product models
+    alpha: Share = 0.5  # Eq. 5 and 11: what the student's soft label counts
+    beta: Share = 0.5  # Eq. 11: what the teacher's soft label counts
+
+    lr: Rate = 0.005
+    teacher_lr: Rate | None = None  # stage 2; the student's where left out
+    schedule: Literal["plateau", "linear", "cosine", "constant"] = "plateau"
+    batch_size: Positive = 1024
+    epochs: Positive = 1000
+    check_every: Positive = 10  # epochs between validations
+    patience: Annotated[int, Field(ge=0)] = 15  # validations without a better MRR before stopping; 0: never stop
+    test_curve: bool = False  # also rank the test split at each validation (Figure 3); never used for choosing
+
+    teacher: str | None = None  # stages 1 and 2: a run id, or the folder of a saved model
+    student: str | None = None  # stage 2: where the student starts, as `teacher`; drawn at random where left out
+    device: str = "cpu"
+
+    @model_validator(mode="before")
+    @classmethod
+    def fill(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The paper's value for what is left out or None."""
+        name = next((m for m in MODELS if m.lower() == str(values.get("model", "RotatE")).lower()), None)
+        if name is None:
+            return values  # the field's own check will say so
+        loss = MODELS[name].loss
+        defaults = {"loss": loss, **PAPER.get(name, DOT_PRODUCT)}
+        given = {key: value for key, value in values.items() if value is not None}
+        return {**defaults, **given, "model": name}
+
+    @model_validator(mode="after")
+    def fits(self) -> RunConfig:
+        """What no field can say alone."""
+        if self.role in ("stage1", "stage2") and self.teacher is None:
+            raise ValueError(f"teacher is missing: {self.role} distils from one")
+        if self.role in ("teacher", "no-ds") and self.teacher is not None:
+            raise ValueError(f"teacher is {self.teacher!r}, but {self.role} trains without one")
+        if self.student is not None and self.role != "stage2":
+            raise ValueError(f"student is {self.student!r}, but only stage2 starts from a student")
+        if self.penalty and self.model in ("TransE", "RotatE"):
+            raise ValueError(f"penalty is {self.penalty}, but {self.model} has no regulariser: set it to 0")
+        return self
+
+    @property
+    def run_id(self) -> str:
+        """A name that is the same for the same config and another for any other."""
+        digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        graph = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.dataset.rsplit("/", 1)[-1])[:40]
+        return f"{graph.lower()}-{self.model.lower()}-d{self.dim}-{self.role}-s{self.seed}-{digest[:8]}"
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(self.loss, self.gamma, self.negatives, self.weighting, self.temperature, self.alpha,
+                         self.beta, self.penalty, self.batch_size, self.seed)
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What `build_model` needs besides sizes: γ is part of the score where the loss is cross-entropy."""
+        in_score = MODELS[self.model].distance and self.loss == "cross-entropy"
+        return {"norm": self.norm, "offset": self.gamma if in_score else 0.0, "epsilon": self.epsilon}
+
+    def compatible(self, teacher: KGEModel) -> list[str]:
+        """Warnings, one line each, for a teacher that is odd but possible."""
+        if teacher.dim < self.dim:
+            return [f"the student (dim {self.dim}) is larger than its teacher (dim {teacher.dim})"]
+        return []
+
+
+def make_config(**values: Any) -> RunConfig:
+    """A `RunConfig`, or ConfigError with one line for each thing wrong: the name, the value, what is allowed.
+
+    Raises:
+        ConfigError: unknown or impossible parameters.
+        DeviceError: a device that is not there.
+    """
+    try:
+        config = RunConfig(**values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(explain(e, values) for e in error.errors())) from None
+    check_device(config.device)
+    return config
+
+
+def explain(error: dict[str, Any], values: dict[str, Any]) -> str:
+    """One of pydantic's errors as a line for people."""
+    name = ".".join(str(x) for x in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown parameter {name} (= {error['input']!r}); the parameters are {', '.join(RunConfig.model_fields)}"
+    if not name:
+        return error["msg"].removeprefix("Value error, ")
+    return f"{name} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def check_device(device: str) -> torch.device:
+    """The device of that name ("cpu", "cuda", "cuda:1").
+
+    Raises:
+        DeviceError: no such device on this machine.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError):
+        here = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise DeviceError(f"device is {device!r}, which this machine does not have; it has {here}") from None
+    return found

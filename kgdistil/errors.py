@@ -1,0 +1,21 @@
+"""The errors a user can meet. Each message is one line: what is wrong, where, the value, what to do."""
+
+
+class KgdistilError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class DataError(KgdistilError):
+    """A graph cannot be read, fetched or used."""
+
+
+class ConfigError(KgdistilError):
+    """A parameter is unknown, impossible, or does not fit the others."""
+
+
+class CheckpointError(KgdistilError):
+    """A saved model or run is missing, damaged, foreign, or belongs to another graph or configuration."""
+
+
+class DeviceError(KgdistilError):
+    """The device asked for is not there or cannot do the work."""

@@ -1,0 +1,134 @@
+"""Filtered ranks of link prediction and the metrics made of them.
+
+For a triple (h, r, t) every entity takes the head's place, then the tail's; triples known from train, valid and test
+are left out (the filtered setting of Bordes et al. 2013), and the rank is the true entity's place by score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import kernels
+from .data import Graph
+from .errors import KgdistilError
+from .models import KGEModel, Side
+
+HITS = (1, 3, 10)
+MEMORY_LIMIT = 512 << 20  # bytes the readable path may use for scores and what they are made of
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How many entities beat (`greater`) and tie with (`equal`) the true one; int32 [n, 2], head side then tail."""
+
+    greater: np.ndarray
+    equal: np.ndarray
+
+    def ranks(self, ties: str = "realistic") -> np.ndarray:
+        """Ranks [n, 2] from 1. Among t tied entities the true one counts as first ("optimistic"), last
+        ("pessimistic"), or as the mean of the two ("realistic")."""
+        share = {"optimistic": 0.0, "realistic": 0.5, "pessimistic": 1.0}[ties]
+        return 1 + self.greater + share * self.equal
+
+    def metrics(self, ties: str = "realistic") -> dict[str, dict[str, float]]:
+        """MR, MRR and Hits@1/3/10 by name of the side: "head", "tail", "both", and "mean_of_two_ranks".
+
+        The last is the paper's own wording: the mean of a triple's two ranks is taken first. It is not what
+        anyone reports, and far below "both".
+        """
+        ranks = self.ranks(ties)
+        return {"both": summarise(ranks), "head": summarise(ranks[:, 0]), "tail": summarise(ranks[:, 1]),
+                "mean_of_two_ranks": summarise(ranks.mean(1))}
+
+
+def summarise(ranks: np.ndarray) -> dict[str, float]:
+    """MR, MRR and Hits@k of ranks of any shape."""
+    return {"mr": float(ranks.mean()), "mrr": float((1 / ranks).mean()),
+            **{f"hits@{k}": float((ranks <= k).mean()) for k in HITS}}
+
+
+class KnownTriples:
+    """Which entities complete (h, r, ?) and (?, r, t) to a known triple: what a filtered rank leaves out.
+
+    Args:
+        triples: int64 [n, 3]; train, valid and test together for the filtered setting.
+    """
+
+    def __init__(self, triples: Tensor, num_relations: int):
+        self.num_relations = num_relations
+        self.keys: dict[Side, Tensor] = {}
+        self.ids: dict[Side, Tensor] = {}
+        for side, (anchor, entity) in {"head": (2, 0), "tail": (0, 2)}.items():
+            by_entity = triples[triples[:, entity].argsort()]
+            keys = by_entity[:, anchor] * num_relations + by_entity[:, 1]
+            self.keys[side], order = keys.sort(stable=True)
+            self.ids[side] = by_entity[order, entity].to(torch.int32).contiguous()
+
+    def spans(self, anchor: Tensor, relation: Tensor, side: Side) -> kernels.Known:
+        """start, end int64 [n] and ids int32: query i leaves out ids[start[i]:end[i]], ascending."""
+        key = anchor * self.num_relations + relation
+        start = torch.searchsorted(self.keys[side], key)
+        return start, torch.searchsorted(self.keys[side], key, right=True), self.ids[side]
+
+
+def rank(model: KGEModel, triples: Tensor, known: KnownTriples, *, native: bool | None = None) -> Ranks:
+    """Filtered ranks of triples [n, 3] against every entity, head and tail side.
+
+    Args:
+        model: on any device; the triples and `known` are moved to it where needed.
+        native: True or False forces the compiled or the readable path; None takes the compiled one where it can.
+    Raises:
+        KgdistilError: the model holds numbers that are not finite, so that it has no order to rank by.
+    """
+    if not (model.entities.isfinite().all() and model.relations.isfinite().all()):
+        raise KgdistilError("the model's embeddings hold NaN or infinity, so nothing can be ranked: the training "
+                            "diverged; lower its learning rate")
+    native = kernels.usable(model) and kernels.rank_library(model) is not None if native is None else native
+    count = kernels.Ranker(model).counts if native else lambda *query: count_readable(model, *query)
+    counts = []
+    with torch.no_grad():
+        for side, anchor, target in (("head", 2, 0), ("tail", 0, 2)):
+            device = model.entities.device
+            spans = known.spans(triples[:, anchor], triples[:, 1], side)
+            queries = model.queries(triples[:, anchor].to(device), triples[:, 1].to(device), side)
+            counts.append(count(queries, triples[:, target], spans))
+    greater, equal = (np.stack([x.cpu().numpy() for x in column], axis=1) for column in zip(*counts, strict=True))
+    return Ranks(greater, equal)
+
+
+def count_readable(model: KGEModel, queries: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
+    """`kernels.Ranker.counts` in PyTorch, on the model's device, within `MEMORY_LIMIT` bytes."""
+    device, (start, end, ids) = queries.device, known
+    rows = max(1, min(1024, MEMORY_LIMIT // 2 // (12 * model.num_entities)))
+    greater, equal = torch.empty(2, len(queries), dtype=torch.int32, device=device).unbind()
+    for i in range(0, len(queries), rows):
+        part = slice(i, i + rows)
+        scores = score_all(model, queries[part])
+        goal = scores.gather(1, target[part, None].to(device))
+        lengths = (end[part] - start[part])
+        row = torch.arange(len(scores)).repeat_interleave(lengths)
+        within = torch.arange(len(row)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        entity = ids[start[part].repeat_interleave(lengths) + within].long()
+        scores[row.to(device), entity.to(device)] = -torch.inf
+        greater[part] = (scores > goal).sum(1, dtype=torch.int32)
+        equal[part] = (scores == goal).sum(1, dtype=torch.int32)
+    return greater, equal
+
+
+def score_all(model: KGEModel, queries: Tensor) -> Tensor:
+    """Scores [n, E] of queries [n, query width], candidates taken in blocks that keep within `MEMORY_LIMIT`."""
+    block = max(1, MEMORY_LIMIT // 2 // (16 * len(queries) * model.entities.shape[1]))
+    scores = torch.empty(len(queries), model.num_entities, device=queries.device)
+    for i in range(0, model.num_entities, block):
+        scores[:, i:i + block] = model.compare(queries, model.entities[i:i + block])
+    return scores
+
+
+def evaluate(model: KGEModel, graph: Graph, split: str = "test", *, known: KnownTriples | None = None) -> Ranks:
+    """Filtered ranks of one split of a graph; pass `known` to build it only once."""
+    known = known or KnownTriples(graph.known.cpu(), graph.num_relations)
+    return rank(model, getattr(graph, split).cpu(), known)

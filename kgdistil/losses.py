@@ -1,0 +1,109 @@
+"""Eq. 1–11 of the paper, each a function. Eq. 2, the set of negatives, is `sampling.corrupt`.
+
+| equation | here |
+| --- | --- |
+| 1 (teacher) and 3 (student) | `margin_hard_loss` |
+| 4 (student) and 9 (teacher) | `margin_soft_loss` |
+| 5 | `stage_one_loss` |
+| 6 (teacher) and 7 (student) | `cross_entropy_hard_loss` |
+| 8 (student) and 10 (teacher) | `cross_entropy_soft_loss` |
+| 11 | `stage_two_loss` |
+
+Shapes: `positive` [B] holds the scores of B true triples, `negative` [B, k] those of their k corruptions,
+`weight` [B, k] what each corruption counts. Reductions: the sum over a triple's corruptions as the equations
+say, then the mean over the batch; the mean only scales Eq. 1–11, which sum over the whole graph.
+Soft labels are constants: a loss for the student never moves the teacher, nor the other way round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What one training run minimises, and over which samples: all an engine needs besides models and triples."""
+
+    loss: str  # "margin" or "cross-entropy"
+    margin: float = 1.0  # γ of Eq. 1
+    negatives: int = 5  # k
+    weighting: str = "sum"  # see `negative_weights`
+    temperature: float = 1.0
+    alpha: float = 0.5  # what the soft label counts in the student's loss (Eq. 5)
+    beta: float = 0.5  # … and in the teacher's (Eq. 11)
+    penalty: float = 0.0  # weight of the model's regulariser: C for TransH, N3 for the dot-product models
+    batch_size: int = 1024
+    seed: int = 0
+
+
+def negative_weights(negative: Tensor, kept: Tensor, mode: str, temperature: float = 1.0) -> Tensor:
+    """What each corruption counts, [B, k], without gradient.
+
+    Args:
+        negative: scores [B, k].
+        kept: bool [B, k], False for a corruption that is a true triple and must count nothing (Eq. 2).
+        mode: "sum", each counts 1 (the equations as printed); "mean", each 1/k; "self-adversarial", the
+            softmax of temperature × score over the k (Sun et al. 2019, Eq. 5 and 6).
+    """
+    if mode == "sum":
+        return kept.to(negative.dtype)
+    if mode == "mean":
+        return kept.to(negative.dtype) / negative.shape[1]
+    logits = (temperature * negative.detach()).masked_fill(~kept, -1e30)
+    return logits.softmax(dim=1) * kept
+
+
+def margin_hard_loss(positive: Tensor, negative: Tensor, weight: Tensor, margin: float) -> Tensor:
+    """Eq. 1 and 3: Σ [γ − f(h, t) + f(h', t')]₊, with f Table 1's score (the paper writes distances)."""
+    return ((margin - positive[:, None] + negative).relu() * weight).sum(1).mean()
+
+
+def margin_soft_loss(positive: Tensor, negative: Tensor, weight: Tensor,
+                     other_positive: Tensor, other_negative: Tensor) -> Tensor:
+    """Eq. 4 and 9: |f^T(h, t) − f^S(h, t)| + Σᵢ |f^T(h'ᵢ, t'ᵢ) − f^S(h'ᵢ, t'ᵢ)|; `other` are the labels."""
+    own = (positive - other_positive.detach()).abs()
+    return (own + ((negative - other_negative.detach()).abs() * weight).sum(1)).mean()
+
+
+def cross_entropy_hard_loss(positive: Tensor, negative: Tensor, weight: Tensor) -> Tensor:
+    """Eq. 6 and 7: −Σ (y log p + (1 − y) log(1 − p)) with p = σ(f); y is 1 for true triples, else 0."""
+    return (F.softplus(-positive) + (F.softplus(negative) * weight).sum(1)).mean()
+
+
+def cross_entropy_soft_loss(positive: Tensor, negative: Tensor, weight: Tensor,
+                            other_positive: Tensor, other_negative: Tensor) -> Tensor:
+    """Eq. 8 and 10: as Eq. 6, the label being the other model's p = σ(f) instead of y."""
+
+    def cross_entropy(score: Tensor, label: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(score, label.detach().sigmoid(), reduction="none")
+
+    negatives = cross_entropy(negative, other_negative) * weight
+    return (cross_entropy(positive, other_positive) + negatives.sum(1)).mean()
+
+
+def hard_loss(kind: str, positive: Tensor, negative: Tensor, weight: Tensor, margin: float) -> Tensor:
+    """Eq. 1/3 for kind "margin", Eq. 6/7 for "cross-entropy"."""
+    if kind == "margin":
+        return margin_hard_loss(positive, negative, weight, margin)
+    return cross_entropy_hard_loss(positive, negative, weight)
+
+
+def soft_loss(kind: str, positive: Tensor, negative: Tensor, weight: Tensor,
+              other_positive: Tensor, other_negative: Tensor) -> Tensor:
+    """Eq. 4/9 for kind "margin", Eq. 8/10 for "cross-entropy"."""
+    function = margin_soft_loss if kind == "margin" else cross_entropy_soft_loss
+    return function(positive, negative, weight, other_positive, other_negative)
+
+
+def stage_one_loss(student_soft: Tensor, student_hard: Tensor, alpha: float) -> Tensor:
+    """Eq. 5: α L_soft^S + (1 − α) L_hard^S. The teacher is frozen."""
+    return alpha * student_soft + (1 - alpha) * student_hard
+
+
+def stage_two_loss(student_soft: Tensor, student_hard: Tensor, teacher_soft: Tensor, teacher_hard: Tensor,
+                   alpha: float, beta: float) -> Tensor:
+    """Eq. 11: α L_soft^S + (1 − α) L_hard^S + β L_soft^T + (1 − β) L_hard^T. The teacher learns too."""
+    return stage_one_loss(student_soft, student_hard, alpha) + beta * teacher_soft + (1 - beta) * teacher_hard

@@ -1,0 +1,316 @@
+"""Score functions (the paper's Table 1). Larger means more plausible, everywhere in this package.
+
+A model is two tables, `entities` [E, width] and `relations` [R, relation_width], and three short functions:
+
+`score`      the equation, on embeddings that broadcast against each other: one triple, every tail of (h, r)
+             and every head of (r, t) are the same call with other shapes;
+`query`      (h, r) or (r, t) folded into one vector q, so that ranking compares q with every entity;
+`compare`    q against candidates. `score(h, r, t) == compare(query(h, r, "tail"), t)` is tested for each model.
+
+On the sign: the paper's Eq. 1 and 4 read f as a distance (small for true triples), its Table 1 negates the
+distance and its Eq. 6 needs large values for true triples. Here f is always Table 1's, and `losses` writes
+Eq. 1 with the two scores exchanged, which is the same loss.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import ConfigError
+
+Side = Literal["head", "tail"]
+
+
+def complex_parts(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary halves [..., d] of a complex vector stored as [..., 2·d]."""
+    real, imaginary = x.chunk(2, dim=-1)
+    return real, imaginary
+
+
+def complex_product(a: Tensor, b: Tensor) -> Tensor:
+    """a ∘ b (elementwise, complex), both stored as [..., 2·d]."""
+    (ar, ai), (br, bi) = complex_parts(a), complex_parts(b)
+    return torch.cat([ar * br - ai * bi, ar * bi + ai * br], dim=-1)
+
+
+def conjugate(x: Tensor) -> Tensor:
+    """x̄, stored as [..., 2·d]."""
+    real, imaginary = complex_parts(x)
+    return torch.cat([real, -imaginary], dim=-1)
+
+
+class KGEModel(nn.Module):
+    """A knowledge-graph embedding: what a teacher and a student have in common.
+
+    Args:
+        num_entities, num_relations: sizes E and R of the graph.
+        dim: d of the paper. ComplEx, RotatE and SimplE hold 2·d floats an entity.
+        norm: p of the distance, 1 or 2 (TransE and TransH; ignored by the others).
+        offset: γ of `γ − distance`, zero where the loss is the margin loss, in which it cancels.
+        epsilon: ε of RotatE's initialisation.
+    Raises:
+        ConfigError: a size or dimension below 1, or a norm other than 1 and 2.
+    """
+
+    loss: ClassVar[str] = "cross-entropy"  # the loss that the paper pairs with the model
+    distance: ClassVar[bool] = False  # True: the score is offset − distance
+    entity_factor: ClassVar[int] = 1  # floats an entity holds, in units of dim
+    relation_factor: ClassVar[int] = 1
+    query_factor: ClassVar[int] = 1  # floats of a query, in units of an entity's
+
+    def __init__(self, num_entities: int, num_relations: int, dim: int, *, norm: int = 1,
+                 offset: float = 0.0, epsilon: float = 2.0):
+        super().__init__()
+        for what, value in (("num_entities", num_entities), ("num_relations", num_relations), ("dim", dim)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{type(self).__name__}: {what} is {value!r}; it must be a whole number ≥ 1")
+        if norm not in (1, 2):
+            raise ConfigError(f"{type(self).__name__}: norm is {norm!r}; it must be 1 or 2")
+        self.dim, self.norm, self.offset, self.epsilon = dim, norm, float(offset), float(epsilon)
+        self.entities = nn.Parameter(torch.empty(num_entities, self.entity_factor * dim))
+        self.relations = nn.Parameter(torch.empty(num_relations, self.relation_factor * dim))
+
+    # ---- what a model defines -------------------------------------------------------------------
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Draw the initial embeddings (Glorot and Bengio 2010, uniform)."""
+        for table in (self.entities, self.relations):
+            bound = math.sqrt(6 / sum(table.shape))
+            nn.init.uniform_(table, -bound, bound, generator=generator)
+
+    def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        """f_r(h, t) of embeddings [..., width] that broadcast; returns scores [...]."""
+        raise NotImplementedError
+
+    def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
+        """q [..., query width] of (h, r, ?) for side "tail" or (?, r, t) for side "head"."""
+        raise NotImplementedError
+
+    def compare(self, q: Tensor, candidates: Tensor) -> Tensor:
+        """Scores [n, m] of queries [n, query width] against candidate entities [m, width]."""
+        return q @ candidates.T
+
+    def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        """What the regulariser adds to each positive triple [B] of embeddings [B, ·] (weight left out).
+
+        Dot-product models: N3 of Lacroix et al. 2018, Σ|h|³ + Σ|r|³ + Σ|t|³. TransH overrides it.
+        """
+        return sum(self.modulus(x).pow(3).sum(-1) for x in (h, r, t))
+
+    def modulus(self, x: Tensor) -> Tensor:
+        """|x| of each coordinate: complex models override it."""
+        return x.abs()
+
+    # ---- what every model has -------------------------------------------------------------------
+    @property
+    def num_entities(self) -> int:
+        return self.entities.shape[0]
+
+    @property
+    def num_relations(self) -> int:
+        return self.relations.shape[0]
+
+    @property
+    def num_parameters(self) -> int:
+        """Floats in all (Table 5)."""
+        return self.entities.numel() + self.relations.numel()
+
+    def forward(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        """Scores of ids h, r, t (int64, shapes that broadcast)."""
+        return self.score(*self.embed(h, r, t))
+
+    def embed(self, h: Tensor, r: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows [..., width] of ids [...]."""
+        return F.embedding(h, self.entities), F.embedding(r, self.relations), F.embedding(t, self.entities)
+
+    def score_triples(self, triples: Tensor) -> Tensor:
+        """Scores [n] of triples [n, 3]."""
+        return self(*triples.unbind(-1))
+
+    def score_tails(self, h: Tensor, r: Tensor) -> Tensor:
+        """Scores [n, E] of every tail for (h, r), ids [n]."""
+        return self.compare(self.queries(h, r, "tail"), self.entities)
+
+    def score_heads(self, r: Tensor, t: Tensor) -> Tensor:
+        """Scores [n, E] of every head for (r, t), ids [n]."""
+        return self.compare(self.queries(t, r, "head"), self.entities)
+
+    def queries(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
+        """Query vectors [n, query width] of ids [n]; the anchor is the entity that is given."""
+        return self.query(F.embedding(anchor, self.entities), F.embedding(r, self.relations), side)
+
+
+class TransE(KGEModel):
+    """Bordes et al. 2013: f = −‖h + r − t‖ₚ."""
+
+    loss, distance = "margin", True
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Uniform in ±6/√d, then unit length, as in the TransE paper's algorithm 1."""
+        bound = 6 / math.sqrt(self.dim)
+        with torch.no_grad():
+            for table in (self.entities, self.relations):
+                nn.init.uniform_(table, -bound, bound, generator=generator)
+                table.copy_(F.normalize(table, dim=-1))
+
+    def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        return self.offset - torch.linalg.vector_norm(h + r - t, self.norm, dim=-1)
+
+    def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
+        return anchor + r if side == "tail" else anchor - r
+
+    def compare(self, q: Tensor, candidates: Tensor) -> Tensor:
+        return self.offset - torch.cdist(q, candidates, p=self.norm,
+                                         compute_mode="donot_use_mm_for_euclid_dist")
+
+
+class TransH(TransE):
+    """Wang et al. 2014: f = −‖h⊥ + d_r − t⊥‖ₚ with x⊥ = x − (w·x)w on the hyperplane of unit normal w.
+
+    A relation holds [d_r | w], 2·d floats; w is scaled to unit length wherever it is used.
+    """
+
+    relation_factor, query_factor = 2, 2
+
+    @staticmethod
+    def parts(r: Tensor) -> tuple[Tensor, Tensor]:
+        """Translation d_r and unit normal w, each [..., d]."""
+        translation, normal = r.chunk(2, dim=-1)
+        return translation, F.normalize(normal, dim=-1)
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        super().reset(generator)
+        with torch.no_grad():
+            self.relations.copy_(torch.cat([F.normalize(x, dim=-1) for x in self.relations.chunk(2, -1)], -1))
+
+    def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        d, w = self.parts(r)
+        return super().score(on_hyperplane(h, w), d, on_hyperplane(t, w))
+
+    def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
+        d, w = self.parts(r)
+        point, w = torch.broadcast_tensors(super().query(on_hyperplane(anchor, w), d, side), w)
+        return torch.cat([point, w], dim=-1)
+
+    def compare(self, q: Tensor, candidates: Tensor) -> Tensor:
+        point, w = q.chunk(2, dim=-1)
+        projected = on_hyperplane(candidates, w[:, None])
+        return self.offset - torch.linalg.vector_norm(point[:, None] - projected, self.norm, dim=-1)
+
+    def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        """TransH's soft constraints on the triple's rows: [‖e‖² − 1]₊ and [(w·d_r)²/‖d_r‖² − ε²]₊, ε = 10⁻³."""
+        d, w = self.parts(r)
+        orthogonality = (w * d).sum(-1).square() / d.square().sum(-1).clamp_min(1e-12)
+        lengths = sum((x.square().sum(-1) - 1).relu() for x in (h, t))
+        return lengths + (orthogonality - 1e-6).relu()
+
+
+class ComplEx(KGEModel):
+    """Trouillon et al. 2016: f = Re(hᵀ diag(r) t̄)."""
+
+    entity_factor = relation_factor = 2
+
+    def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        return (complex_product(h, r) * t).sum(-1)
+
+    def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
+        return complex_product(anchor, r if side == "tail" else conjugate(r))
+
+    def modulus(self, x: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(torch.stack(complex_parts(x)), dim=0)
+
+
+class RotatE(KGEModel):
+    """Sun et al. 2019: f = γ − Σᵢ|hᵢ rᵢ − tᵢ| with |rᵢ| = 1, so a relation is d angles.
+
+    Table 1 prints the squared norm; the RotatE paper's experiments, its code and this class sum the moduli.
+    A stored relation value x means the angle π·x/range, range = (γ + ε)/d, as in the RotatE paper's code.
+    """
+
+    distance, entity_factor = True, 2
+
+    @property
+    def range(self) -> float:
+        return (self.offset + self.epsilon) / self.dim
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Entities and relations uniform in ±(γ + ε)/d."""
+        for table in (self.entities, self.relations):
+            nn.init.uniform_(table, -self.range, self.range, generator=generator)
+
+    def rotation(self, r: Tensor) -> Tensor:
+        """Unit complex numbers [..., 2·d] of stored relations [..., d]."""
+        angle = r * (math.pi / self.range)
+        return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+    def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        real, imaginary = complex_parts(complex_product(h, self.rotation(r)) - t)
+        return self.offset - safe_hypot(real, imaginary).sum(-1)
+
+    def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
+        rotation = self.rotation(r)
+        return complex_product(anchor, rotation if side == "tail" else conjugate(rotation))
+
+    def compare(self, q: Tensor, candidates: Tensor) -> Tensor:
+        real, imaginary = complex_parts(q[:, None] - candidates)
+        return self.offset - safe_hypot(real, imaginary).sum(-1)
+
+
+class DistMult(KGEModel):
+    """Yang et al. 2015: f = Σᵢ hᵢ rᵢ tᵢ. Beyond the paper: what adding a model takes."""
+
+    def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        return (h * r * t).sum(-1)
+
+    def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
+        return anchor * r
+
+
+class SimplE(KGEModel):
+    """Kazemi and Poole 2018: f = ½(⟨h₁, r, t₂⟩ + ⟨t₁, r⁻¹, h₂⟩); entities hold [e₁ | e₂], relations [r | r⁻¹]."""
+
+    entity_factor = relation_factor = 2
+
+    def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        return (self.query(h, r, "tail") * t).sum(-1)
+
+    def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
+        (first, second), (forward, backward) = anchor.chunk(2, -1), r.chunk(2, -1)
+        if side == "tail":
+            return torch.cat([second * backward, first * forward], -1) / 2
+        return torch.cat([second * forward, first * backward], -1) / 2
+
+
+def on_hyperplane(x: Tensor, w: Tensor) -> Tensor:
+    """x − (w·x)w: x [..., d] projected along the unit normal w [..., d]."""
+    return x - (x * w).sum(-1, keepdim=True) * w
+
+
+def safe_hypot(a: Tensor, b: Tensor) -> Tensor:
+    """√(a² + b²) whose gradient at the origin is zero, not NaN."""
+    square = a.square() + b.square()
+    return square.clamp_min(1e-30).sqrt()
+
+
+MODELS: dict[str, type[KGEModel]] = {c.__name__: c for c in (TransE, TransH, ComplEx, RotatE, DistMult, SimplE)}
+
+
+def build_model(name: str, num_entities: int, num_relations: int, dim: int, *, seed: int = 0, **options) -> KGEModel:
+    """A freshly drawn model, the same for the same seed on every device.
+
+    Args:
+        name: one of `MODELS`, upper or lower case.
+        options: `norm`, `offset`, `epsilon` of `KGEModel`.
+    Raises:
+        ConfigError: no such model, or impossible sizes.
+    """
+    classes = {key.lower(): c for key, c in MODELS.items()}
+    if str(name).lower() not in classes:
+        raise ConfigError(f"model is {name!r}; choose one of {', '.join(MODELS)}")
+    model = classes[name.lower()](num_entities, num_relations, dim, **options)
+    model.reset(torch.Generator().manual_seed(seed))
+    return model

@@ -1,0 +1,55 @@
+"""Fixtures and settings that all tests share."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from kgdistil.data import Graph, load
+
+torch.set_num_threads(2)
+
+# No deadline: a slow example on a busy machine says nothing about the code. In CI, examples never change.
+settings.register_profile(
+    "ci", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU: torch.cuda.is_available() is False"))
+
+
+@pytest.fixture(scope="session")
+def umls() -> Graph:
+    """The embedded default: small, real, and needs no network."""
+    return load("umls")
+
+
+@pytest.fixture(scope="session")
+def wn18rr() -> Graph:
+    """The real benchmark, only where a local folder is said to hold it: the suite needs no network."""
+    if not os.environ.get("KGDISTIL_DATA"):
+        pytest.skip("KGDISTIL_DATA is not set: it names the folder that holds WN18RR.tar.gz")
+    return load("wn18rr")
+
+
+@pytest.fixture(scope="session")
+def tiny_graph() -> Graph:
+    """200 different random triples over 30 entities and 4 relations: 160 train, 20 valid, 20 test."""
+    codes = torch.randperm(30 * 4 * 30, generator=torch.Generator().manual_seed(0))[:200]
+    triples = torch.stack([codes // 120, codes // 30 % 4, codes % 30], dim=1)  # [200, 3]
+    return Graph(
+        name="tiny",
+        train=triples[:160],
+        valid=triples[160:180],
+        test=triples[180:],
+        entities=tuple(f"e{i:02}" for i in range(30)),
+        relations=tuple(f"r{i}" for i in range(4)),
+        sha256="0" * 64,
+    )
