@@ -1,7 +1,7 @@
 """DistilE in the open: knowledge-graph embeddings distilled into students 2 to 8 times smaller.
 
-    graph = kgdistil.load("umls")
-    teacher = kgdistil.run(kgdistil.make_config(dataset="umls", model="RotatE", dim=64, role="teacher"), graph)
+graph = kgdistil.load("umls")
+teacher = kgdistil.run(kgdistil.make_config(dataset="umls", model="RotatE", dim=64, role="teacher"), graph)
 """
 
 from ._version import __version__
@@ -15,7 +15,27 @@ from .predict import predict
 from .training import Run, run, train
 
 __all__ = [
-    "MODELS", "CheckpointError", "ConfigError", "DataError", "DeviceError", "Graph", "KGEModel", "KgdistilError",
-    "KnownTriples", "Ranks", "Run", "RunConfig", "__version__", "build_model", "evaluate", "load", "load_model",
-    "make_config", "predict", "rank", "run", "save_model", "train",
+    "MODELS",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "Graph",
+    "KGEModel",
+    "KgdistilError",
+    "KnownTriples",
+    "Ranks",
+    "Run",
+    "RunConfig",
+    "__version__",
+    "build_model",
+    "evaluate",
+    "load",
+    "load_model",
+    "make_config",
+    "predict",
+    "rank",
+    "run",
+    "save_model",
+    "train",
 ]

@@ -64,18 +64,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: missing, truncated, not a safetensors file, or not one of this package's.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not there: train it first, or name another folder")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{path} is not there: train it first, or name another folder")
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get("kgdistil")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); delete it and train again") from None
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file ({error}); delete it and train again"
+        ) from None
     try:
         description = json.loads(metadata or "")
-    except ValueError:
-        raise CheckpointError(f"{path} was not written by kgdistil; name a folder that it wrote") from None
+    except (ValueError, RecursionError):
+        description = None
+    if not isinstance(description, dict):
+        raise CheckpointError(f"{path} was not written by kgdistil; name a folder that it wrote")
     return tensors, description
 
 
@@ -86,9 +90,18 @@ def save_model(folder: Path, model: KGEModel, graph: Graph, run_id: str | None =
         KgdistilError: the folder cannot be written.
     """
     description = {
-        "version": VERSION, "model": type(model).__name__, "dim": model.dim, "norm": model.norm,
-        "offset": model.offset, "epsilon": model.epsilon, "num_entities": model.num_entities,
-        "num_relations": model.num_relations, "graph": graph.name, "graph_sha256": graph.sha256, "run_id": run_id}
+        "version": VERSION,
+        "model": type(model).__name__,
+        "dim": model.dim,
+        "norm": model.norm,
+        "offset": model.offset,
+        "epsilon": model.epsilon,
+        "num_entities": model.num_entities,
+        "num_relations": model.num_relations,
+        "graph": graph.name,
+        "graph_sha256": graph.sha256,
+        "run_id": run_id,
+    }
     labels = {"entities": list(graph.entities), "relations": list(graph.relations)}
     write_tensors(folder / WEIGHTS, dict(model.state_dict()), description)
     write_json(folder / DESCRIPTION, {**description, **labels})
@@ -105,14 +118,24 @@ def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEMode
     """
     path = Path(folder) / WEIGHTS
     tensors, about = read_tensors(path)
-    if about.get("version", 0) > VERSION:
-        raise CheckpointError(f"{path} has version {about['version']}; this kgdistil reads up to {VERSION}: update it")
+    version = about.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise CheckpointError(f"{path} has version {version}; this kgdistil reads up to {VERSION}: update it")
     if graph is not None and about.get("graph_sha256") != graph.sha256:
-        raise CheckpointError(f"{path} was trained on another graph ({about.get('graph')}, SHA-256 "
-                              f"{str(about.get('graph_sha256'))[:12]}…) than {graph.name} ({graph.sha256[:12]}…)")
+        raise CheckpointError(
+            f"{path} was trained on another graph ({about.get('graph')}, SHA-256 "
+            f"{str(about.get('graph_sha256'))[:12]}…) than {graph.name} ({graph.sha256[:12]}…)"
+        )
     try:
-        model = build_model(about["model"], about["num_entities"], about["num_relations"], about["dim"],
-                            norm=about["norm"], offset=about["offset"], epsilon=about["epsilon"])
+        model = build_model(
+            about["model"],
+            about["num_entities"],
+            about["num_relations"],
+            about["dim"],
+            norm=about["norm"],
+            offset=about["offset"],
+            epsilon=about["epsilon"],
+        )
         model.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError, ConfigError) as error:
         reason = " ".join(str(error).split())

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .data import NAMES
 from .errors import ConfigError, DeviceError
 from .losses import Objective
 from .models import MODELS, KGEModel
 
-Positive = Annotated[int, Field(ge=1)]
+# Numbers may come as strings ("8"), as papermill and shells pass them. Upper bounds keep the kernels' 32 bits safe.
+Size = Annotated[int, Field(ge=1, le=1 << 16)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=10)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+LARGEST_STEP = 1 << 28  # corruptions, batch_size × negatives
 
 # γ, k and C as the paper sets them; SimplE and DistMult follow ComplEx
 PAPER: dict[str, dict[str, Any]] = {
@@ -37,16 +44,16 @@ class RunConfig(BaseModel):
 
     dataset: str = "umls"
     model: Literal[tuple(MODELS)] = "RotatE"  # type: ignore[valid-type]
-    dim: Positive = 8
+    dim: Size = 8
     role: Literal["teacher", "no-ds", "stage1", "stage2"] = "no-ds"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     protocol: str = "paper"  # a tag: which table the run belongs to
 
-    norm: Literal[1, 2] = 1  # p of TransE's and TransH's distance
+    norm: Annotated[int, Field(ge=1, le=2)] = 1  # p of TransE's and TransH's distance
     loss: Literal["margin", "cross-entropy"]
     gamma: Weight  # γ: the margin of Eq. 1; for cross-entropy on a distance, the constant of γ − distance
-    epsilon: Weight = 2.0  # ε of RotatE's initialisation
-    negatives: Positive  # k
+    epsilon: Annotated[Weight, Field(gt=0)] = 2.0  # ε of RotatE's initialisation
+    negatives: Size  # k
     weighting: Literal["sum", "mean", "self-adversarial"] = "sum"
     temperature: Weight = 1.0  # of self-adversarial weights
     penalty: Weight  # C of TransH's soft constraints; N3 weight of the dot-product models
@@ -56,9 +63,9 @@ class RunConfig(BaseModel):
     lr: Rate = 0.005
     teacher_lr: Rate | None = None  # stage 2; the student's where left out
     schedule: Literal["plateau", "linear", "cosine", "constant"] = "plateau"
-    batch_size: Positive = 1024
-    epochs: Positive = 1000
-    check_every: Positive = 10  # epochs between validations
+    batch_size: Annotated[int, Field(ge=1, le=LARGEST_STEP)] = 1024
+    epochs: Count = 1000
+    check_every: Count = 10  # epochs between validations
     patience: Annotated[int, Field(ge=0)] = 15  # validations without a better MRR before stopping; 0: never stop
     test_curve: bool = False  # also rank the test split at each validation (Figure 3); never used for choosing
 
@@ -70,38 +77,54 @@ class RunConfig(BaseModel):
     @classmethod
     def fill(cls, values: dict[str, Any]) -> dict[str, Any]:
         """The paper's value for what is left out or None."""
-        name = next((m for m in MODELS if m.lower() == str(values.get("model", "RotatE")).lower()), None)
-        if name is None:
-            return values  # the field's own check will say so
-        loss = MODELS[name].loss
-        defaults = {"loss": loss, **PAPER.get(name, DOT_PRODUCT)}
         given = {key: value for key, value in values.items() if value is not None}
-        return {**defaults, **given, "model": name}
+        for key, value in given.items():
+            if isinstance(value, bool) and key in cls.model_fields and key != "test_curve":
+                raise ValueError(f"{key} is {value!r}: it must be a number or a text")  # Python takes True for 1
+        asked = given.get("model", cls.model_fields["model"].default)
+        name = next((m for m in MODELS if m.lower() == str(asked).lower()), None)
+        if name is None:  # said here, since without a model there are no defaults for the other checks to go by
+            raise ValueError(f"model is {short(asked)}: choose one of {', '.join(MODELS)}")
+        if str(given.get("dataset")).lower() in NAMES:
+            given["dataset"] = given["dataset"].lower()  # as `load` does, so that the run is the same
+        return {"loss": MODELS[name].loss, **PAPER.get(name, DOT_PRODUCT), **given, "model": name}
 
     @model_validator(mode="after")
     def fits(self) -> RunConfig:
         """What no field can say alone."""
         if self.role in ("stage1", "stage2") and self.teacher is None:
-            raise ValueError(f"teacher is missing: {self.role} distils from one")
+            raise ValueError(f"teacher is missing: {self.role} needs a run id or the folder of a saved model")
         if self.role in ("teacher", "no-ds") and self.teacher is not None:
             raise ValueError(f"teacher is {self.teacher!r}, but {self.role} trains without one")
         if self.student is not None and self.role != "stage2":
             raise ValueError(f"student is {self.student!r}, but only stage2 starts from a student")
         if self.penalty and self.model in ("TransE", "RotatE"):
             raise ValueError(f"penalty is {self.penalty}, but {self.model} has no regulariser: set it to 0")
+        if self.batch_size * self.negatives > LARGEST_STEP:
+            raise ValueError(f"batch_size × negatives is {self.batch_size * self.negatives}: at most {LARGEST_STEP}")
         return self
 
     @property
     def run_id(self) -> str:
         """A name that is the same for the same config and another for any other."""
         digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
-        graph = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.dataset.rsplit("/", 1)[-1])[:40]
-        return f"{graph.lower()}-{self.model.lower()}-d{self.dim}-{self.role}-s{self.seed}-{digest[:8]}"
+        graph = re.sub("[^a-z0-9-]+", "_", Path(self.dataset).name.lower())[:40].strip("_") or "graph"
+        return f"{graph}-{self.model.lower()}-d{self.dim}-{self.role}-s{self.seed}-{digest[:8]}"
 
     @property
     def objective(self) -> Objective:
-        return Objective(self.loss, self.gamma, self.negatives, self.weighting, self.temperature, self.alpha,
-                         self.beta, self.penalty, self.batch_size, self.seed)
+        return Objective(
+            self.loss,
+            self.gamma,
+            self.negatives,
+            self.weighting,
+            self.temperature,
+            self.alpha,
+            self.beta,
+            self.penalty,
+            self.batch_size,
+            self.seed,
+        )
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -135,10 +158,18 @@ def explain(error: dict[str, Any], values: dict[str, Any]) -> str:
     """One of pydantic's errors as a line for people."""
     name = ".".join(str(x) for x in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"unknown parameter {name} (= {error['input']!r}); the parameters are {', '.join(RunConfig.model_fields)}"
+        near = difflib.get_close_matches(name, RunConfig.model_fields, 1)
+        hint = f"did you mean {near[0]}?" if near else f"the parameters are {', '.join(RunConfig.model_fields)}"
+        return f"unknown parameter {name} (= {short(error['input'])}): {hint}"
     if not name:
         return error["msg"].removeprefix("Value error, ")
-    return f"{name} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    return f"{name} is {short(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def short(value: Any) -> str:
+    """`repr`, cut to what a line can hold."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"
 
 
 def check_device(device: str) -> torch.device:
@@ -148,9 +179,10 @@ def check_device(device: str) -> torch.device:
         DeviceError: no such device on this machine.
     """
     try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError):
+        if re.fullmatch(r"cpu|cuda(:\d{1,4})?", device):
+            torch.empty(1, device=device)
+            return torch.device(device)
+        raise ValueError
+    except (RuntimeError, AssertionError, ValueError):
         here = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
-        raise DeviceError(f"device is {device!r}, which this machine does not have; it has {here}") from None
-    return found
+        raise DeviceError(f"device is {short(device)}, which this machine does not have; it has {here}") from None

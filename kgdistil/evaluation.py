@@ -41,14 +41,21 @@ class Ranks:
         anyone reports, and far below "both".
         """
         ranks = self.ranks(ties)
-        return {"both": summarise(ranks), "head": summarise(ranks[:, 0]), "tail": summarise(ranks[:, 1]),
-                "mean_of_two_ranks": summarise(ranks.mean(1))}
+        return {
+            "both": summarise(ranks),
+            "head": summarise(ranks[:, 0]),
+            "tail": summarise(ranks[:, 1]),
+            "mean_of_two_ranks": summarise(ranks.mean(1)),
+        }
 
 
 def summarise(ranks: np.ndarray) -> dict[str, float]:
     """MR, MRR and Hits@k of ranks of any shape."""
-    return {"mr": float(ranks.mean()), "mrr": float((1 / ranks).mean()),
-            **{f"hits@{k}": float((ranks <= k).mean()) for k in HITS}}
+    return {
+        "mr": float(ranks.mean()),
+        "mrr": float((1 / ranks).mean()),
+        **{f"hits@{k}": float((ranks <= k).mean()) for k in HITS},
+    }
 
 
 class KnownTriples:
@@ -85,8 +92,10 @@ def rank(model: KGEModel, triples: Tensor, known: KnownTriples, *, native: bool 
         KgdistilError: the model holds numbers that are not finite, so that it has no order to rank by.
     """
     if not (model.entities.isfinite().all() and model.relations.isfinite().all()):
-        raise KgdistilError("the model's embeddings hold NaN or infinity, so nothing can be ranked: the training "
-                            "diverged; lower its learning rate")
+        raise KgdistilError(
+            "the model's embeddings hold NaN or infinity, so nothing can be ranked: the training "
+            "diverged; lower its learning rate"
+        )
     native = kernels.usable(model) and kernels.rank_library(model) is not None if native is None else native
     count = kernels.Ranker(model).counts if native else lambda *query: count_readable(model, *query)
     counts = []
@@ -109,7 +118,7 @@ def count_readable(model: KGEModel, queries: Tensor, target: Tensor, known: kern
         part = slice(i, i + rows)
         scores = score_all(model, queries[part])
         goal = scores.gather(1, target[part, None].to(device))
-        lengths = (end[part] - start[part])
+        lengths = end[part] - start[part]
         row = torch.arange(len(scores)).repeat_interleave(lengths)
         within = torch.arange(len(row)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         entity = ids[start[part].repeat_interleave(lengths) + within].long()
@@ -124,7 +133,7 @@ def score_all(model: KGEModel, queries: Tensor) -> Tensor:
     block = max(1, MEMORY_LIMIT // 2 // (16 * len(queries) * model.entities.shape[1]))
     scores = torch.empty(len(queries), model.num_entities, device=queries.device)
     for i in range(0, model.num_entities, block):
-        scores[:, i:i + block] = model.compare(queries, model.entities[i:i + block])
+        scores[:, i : i + block] = model.compare(queries, model.entities[i : i + block])
     return scores
 
 

@@ -61,8 +61,9 @@ def margin_hard_loss(positive: Tensor, negative: Tensor, weight: Tensor, margin:
     return ((margin - positive[:, None] + negative).relu() * weight).sum(1).mean()
 
 
-def margin_soft_loss(positive: Tensor, negative: Tensor, weight: Tensor,
-                     other_positive: Tensor, other_negative: Tensor) -> Tensor:
+def margin_soft_loss(
+    positive: Tensor, negative: Tensor, weight: Tensor, other_positive: Tensor, other_negative: Tensor
+) -> Tensor:
     """Eq. 4 and 9: |f^T(h, t) − f^S(h, t)| + Σᵢ |f^T(h'ᵢ, t'ᵢ) − f^S(h'ᵢ, t'ᵢ)|; `other` are the labels."""
     own = (positive - other_positive.detach()).abs()
     return (own + ((negative - other_negative.detach()).abs() * weight).sum(1)).mean()
@@ -73,8 +74,9 @@ def cross_entropy_hard_loss(positive: Tensor, negative: Tensor, weight: Tensor) 
     return (F.softplus(-positive) + (F.softplus(negative) * weight).sum(1)).mean()
 
 
-def cross_entropy_soft_loss(positive: Tensor, negative: Tensor, weight: Tensor,
-                            other_positive: Tensor, other_negative: Tensor) -> Tensor:
+def cross_entropy_soft_loss(
+    positive: Tensor, negative: Tensor, weight: Tensor, other_positive: Tensor, other_negative: Tensor
+) -> Tensor:
     """Eq. 8 and 10: as Eq. 6, the label being the other model's p = σ(f) instead of y."""
 
     def cross_entropy(score: Tensor, label: Tensor) -> Tensor:
@@ -91,8 +93,14 @@ def hard_loss(kind: str, positive: Tensor, negative: Tensor, weight: Tensor, mar
     return cross_entropy_hard_loss(positive, negative, weight)
 
 
-def soft_loss(kind: str, positive: Tensor, negative: Tensor, weight: Tensor,
-              other_positive: Tensor, other_negative: Tensor) -> Tensor:
+def soft_loss(
+    kind: str,
+    positive: Tensor,
+    negative: Tensor,
+    weight: Tensor,
+    other_positive: Tensor,
+    other_negative: Tensor,
+) -> Tensor:
     """Eq. 4/9 for kind "margin", Eq. 8/10 for "cross-entropy"."""
     function = margin_soft_loss if kind == "margin" else cross_entropy_soft_loss
     return function(positive, negative, weight, other_positive, other_negative)
@@ -103,7 +111,13 @@ def stage_one_loss(student_soft: Tensor, student_hard: Tensor, alpha: float) -> 
     return alpha * student_soft + (1 - alpha) * student_hard
 
 
-def stage_two_loss(student_soft: Tensor, student_hard: Tensor, teacher_soft: Tensor, teacher_hard: Tensor,
-                   alpha: float, beta: float) -> Tensor:
+def stage_two_loss(
+    student_soft: Tensor,
+    student_hard: Tensor,
+    teacher_soft: Tensor,
+    teacher_hard: Tensor,
+    alpha: float,
+    beta: float,
+) -> Tensor:
     """Eq. 11: α L_soft^S + (1 − α) L_hard^S + β L_soft^T + (1 − β) L_hard^T. The teacher learns too."""
     return stage_one_loss(student_soft, student_hard, alpha) + beta * teacher_soft + (1 - beta) * teacher_hard

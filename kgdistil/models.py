@@ -63,8 +63,16 @@ class KGEModel(nn.Module):
     relation_factor: ClassVar[int] = 1
     query_factor: ClassVar[int] = 1  # floats of a query, in units of an entity's
 
-    def __init__(self, num_entities: int, num_relations: int, dim: int, *, norm: int = 1,
-                 offset: float = 0.0, epsilon: float = 2.0):
+    def __init__(
+        self,
+        num_entities: int,
+        num_relations: int,
+        dim: int,
+        *,
+        norm: int = 1,
+        offset: float = 0.0,
+        epsilon: float = 2.0,
+    ):
         super().__init__()
         for what, value in (("num_entities", num_entities), ("num_relations", num_relations), ("dim", dim)):
             if not isinstance(value, int) or value < 1:
@@ -164,8 +172,7 @@ class TransE(KGEModel):
         return anchor + r if side == "tail" else anchor - r
 
     def compare(self, q: Tensor, candidates: Tensor) -> Tensor:
-        return self.offset - torch.cdist(q, candidates, p=self.norm,
-                                         compute_mode="donot_use_mm_for_euclid_dist")
+        return self.offset - torch.cdist(q, candidates, p=self.norm, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 class TransH(TransE):

@@ -12,8 +12,16 @@ from .evaluation import KnownTriples, score_all
 from .models import KGEModel, Side
 
 
-def predict(model: KGEModel, graph: Graph, *, relation: str | int, head: str | int | None = None,
-            tail: str | int | None = None, k: int = 10, known: KnownTriples | None = None) -> pd.DataFrame:
+def predict(
+    model: KGEModel,
+    graph: Graph,
+    *,
+    relation: str | int,
+    head: str | int | None = None,
+    tail: str | int | None = None,
+    k: int = 10,
+    known: KnownTriples | None = None,
+) -> pd.DataFrame:
     """The k most plausible entities for the open end of one query.
 
     Args:
@@ -33,8 +41,11 @@ def predict(model: KGEModel, graph: Graph, *, relation: str | int, head: str | i
     anchor = find(tail if head is None else head, graph.entities, "entity")
     r = find(relation, graph.relations, "relation")
     score, entity = top(model, torch.tensor([anchor]), torch.tensor([r]), side, k, known)
-    rows = [(i + 1, graph.entities[e], graph.readable(e), s)
-            for i, (e, s) in enumerate(zip(entity[0].tolist(), score[0].tolist(), strict=True)) if e >= 0]
+    rows = [
+        (i + 1, graph.entities[e], graph.readable(e), s)
+        for i, (e, s) in enumerate(zip(entity[0].tolist(), score[0].tolist(), strict=True))
+        if e >= 0
+    ]
     return pd.DataFrame(rows, columns=["rank", "entity", "name", "score"])
 
 
@@ -55,8 +66,15 @@ def find(value: str | int, labels: tuple[str, ...], what: str) -> int:
 
 
 @torch.no_grad()
-def top(model: KGEModel, anchor: torch.Tensor, relation: torch.Tensor, side: Side, k: int,
-        known: KnownTriples | None = None, ranker: kernels.Ranker | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def top(
+    model: KGEModel,
+    anchor: torch.Tensor,
+    relation: torch.Tensor,
+    side: Side,
+    k: int,
+    known: KnownTriples | None = None,
+    ranker: kernels.Ranker | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and ids [n, k] of the best entities for n queries, ids [n]; id −1 past the last candidate.
 
     Args:

@@ -25,17 +25,28 @@ class ReferenceEngine:
         triples: int64 [n, 3], the training triples. objective: the loss.
     """
 
-    def __init__(self, student: KGEModel, teacher: KGEModel | None, train_teacher: bool, triples: Tensor,
-                 objective: Objective):
+    def __init__(
+        self,
+        student: KGEModel,
+        teacher: KGEModel | None,
+        train_teacher: bool,
+        triples: Tensor,
+        objective: Objective,
+    ):
         self.objective, self.triples, self.device = objective, triples, student.entities.device
         self.known = TripleSet(triples, student.num_entities, student.num_relations)
         self.student, self.teacher, self.train_teacher = student, teacher, train_teacher
         self.trained = {"student": student, **({"teacher": teacher} if train_teacher else {})}
         cuda = self.device.type == "cuda"
         self.optimizers = {
-            role: torch.optim.Adam(model.parameters(), lr=torch.zeros((), device=self.device) if cuda else 0.0,
-                                   capturable=cuda, fused=cuda or None)
-            for role, model in self.trained.items()}
+            role: torch.optim.Adam(
+                model.parameters(),
+                lr=torch.zeros((), device=self.device) if cuda else 0.0,
+                capturable=cuda,
+                fused=cuda or None,
+            )
+            for role, model in self.trained.items()
+        }
         self.moments: dict[str, Tensor] = {}
         for role, model in self.trained.items():
             for table in ("entities", "relations"):
@@ -44,7 +55,8 @@ class ReferenceEngine:
                 self.optimizers[role].state[p] = {
                     "step": torch.zeros((), device=self.device if cuda else "cpu"),
                     "exp_avg": torch.zeros_like(p, requires_grad=False),
-                    "exp_avg_sq": torch.zeros_like(p, requires_grad=False)}
+                    "exp_avg_sq": torch.zeros_like(p, requires_grad=False),
+                }
                 self.moments[f"{role}.{table}.m"] = self.optimizers[role].state[p]["exp_avg"]
                 self.moments[f"{role}.{table}.v"] = self.optimizers[role].state[p]["exp_avg_sq"]
         # what a captured step reads: it has to stay where it is
@@ -80,7 +92,7 @@ class ReferenceEngine:
                 with torch.set_grad_enabled(role in self.trained):
                     scores[role] = model.score_triples(batch), model(*corrupted)
         soft, hard = {}, {}
-        for role, model in self.trained.items():
+        for role in self.trained:
             positive, negative = scores[role]
             weight = negative_weights(negative, kept, o.weighting, o.temperature)
             hard[role] = hard_loss(o.loss, positive, negative, weight, o.margin)
@@ -88,8 +100,7 @@ class ReferenceEngine:
                 other = scores["teacher" if role == "student" else "student"]
                 soft[role] = soft_loss(o.loss, positive, negative, weight, *other)
         if self.train_teacher:
-            total = stage_two_loss(soft["student"], hard["student"], soft["teacher"], hard["teacher"],
-                                   o.alpha, o.beta)
+            total = stage_two_loss(soft["student"], hard["student"], soft["teacher"], hard["teacher"], o.alpha, o.beta)
         elif self.teacher is not None:
             total = stage_one_loss(soft["student"], hard["student"], o.alpha)
         else:
@@ -99,8 +110,13 @@ class ReferenceEngine:
         if o.penalty:
             for model in self.trained.values():
                 penalty = penalty + o.penalty * model.penalty(*model.embed(*batch.unbind(-1))).mean()
-        parts = [soft.get("student", nothing), hard["student"], soft.get("teacher", nothing),
-                 hard.get("teacher", nothing), penalty]
+        parts = [
+            soft.get("student", nothing),
+            hard["student"],
+            soft.get("teacher", nothing),
+            hard.get("teacher", nothing),
+            penalty,
+        ]
         return total + penalty, torch.stack([x.detach().double() for x in parts])
 
     def step(self, size: int) -> None:
@@ -156,7 +172,9 @@ class ReferenceEngine:
         o, n, steps = self.objective, len(self.triples), self.steps
         self.order.copy_(epoch_order(o.seed, epoch, n, self.device))
         first = epoch * steps
-        self.bases.copy_(stream(o.seed, NEGATIVE_STREAM, torch.arange(first, first + steps, device=self.device), self.device))
+        self.bases.copy_(
+            stream(o.seed, NEGATIVE_STREAM, torch.arange(first, first + steps, device=self.device), self.device)
+        )
         for role in self.trained:
             given = teacher_rates if role == "teacher" and teacher_rates is not None else rates
             self.rates[role].copy_(given)

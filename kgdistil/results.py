@@ -54,24 +54,49 @@ def shown(path: Path) -> str:
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
-def make_record(config: RunConfig, graph: Graph, *, seconds: float, epochs: int, best_epoch: int,
-                curve: list[dict[str, float]], parameters: int, engine: str,
-                metrics: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+def make_record(
+    config: RunConfig,
+    graph: Graph,
+    *,
+    seconds: float,
+    epochs: int,
+    best_epoch: int,
+    curve: list[dict[str, float]],
+    parameters: int,
+    engine: str,
+    metrics: dict[str, dict[str, dict[str, float]]],
+) -> dict[str, Any]:
     """A record as plain JSON values: everything needed to make the run again and to judge it."""
     return {
-        "id": config.run_id, "config": config.model_dump(), "graph": {**graph.sizes(), "sha256": graph.sha256},
-        "parameters": parameters, "epochs": epochs, "best_epoch": best_epoch, "seconds": round(seconds, 2),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "engine": engine,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "device": describe_device(config.device),
-        **provenance(), "valid": metrics["valid"], "test": metrics["test"], "curve": curve}
+        "id": config.run_id,
+        "config": config.model_dump(),
+        "graph": {**graph.sizes(), "sha256": graph.sha256},
+        "parameters": parameters,
+        "epochs": epochs,
+        "best_epoch": best_epoch,
+        "seconds": round(seconds, 2),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "engine": engine,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": describe_device(config.device),
+        **provenance(),
+        "valid": metrics["valid"],
+        "test": metrics["test"],
+        "curve": curve,
+    }
 
 
 def provenance() -> dict[str, Any]:
     """Git commit, whether tracked files outside results/ were changed, and library versions."""
-    return {"commit": git("rev-parse", "HEAD") or None,
-            "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")),
-            "versions": {"python": platform.python_version(), "kgdistil": installed("kgdistil"),
-                         **{name: installed(name) for name in LIBRARIES}}}
+    return {
+        "commit": git("rev-parse", "HEAD") or None,
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")),
+        "versions": {
+            "python": platform.python_version(),
+            "kgdistil": installed("kgdistil"),
+            **{name: installed(name) for name in LIBRARIES},
+        },
+    }
 
 
 def installed(package: str) -> str:
@@ -83,8 +108,9 @@ def installed(package: str) -> str:
 
 def git(*arguments: str) -> str:
     try:
-        return subprocess.run(["git", "-C", str(root()), *arguments], capture_output=True, text=True, timeout=30,
-                              check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root()), *arguments], capture_output=True, text=True, timeout=30, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -70,8 +70,14 @@ class Progress:
     finished: bool = False
 
 
-def run(config: RunConfig, graph: Graph | None = None, *, progress: bool | None = None, save_ranks: bool = False,
-        again: bool = False) -> Run:
+def run(
+    config: RunConfig,
+    graph: Graph | None = None,
+    *,
+    progress: bool | None = None,
+    save_ranks: bool = False,
+    again: bool = False,
+) -> Run:
     """The run that `config` describes: found where it is finished, resumed where it was begun, else trained.
 
     Args:
@@ -95,8 +101,7 @@ def run(config: RunConfig, graph: Graph | None = None, *, progress: bool | None 
                 (folder / CHECKPOINT).unlink(missing_ok=True)
             teacher = load_model(resolve(config.teacher), graph) if config.teacher else None
             start = load_model(resolve(config.student), graph) if config.student else None
-            return train(config, graph, folder, teacher=teacher, start=start, progress=progress,
-                         save_ranks=save_ranks)
+            return train(config, graph, folder, teacher=teacher, start=start, progress=progress, save_ranks=save_ranks)
     except filelock.Timeout:
         raise KgdistilError(f"{folder}: another process is training this run; wait for it or stop it") from None
 
@@ -106,12 +111,21 @@ def resolve(name: str) -> Path:
     for folder in (results.model_folder(name), Path(name).expanduser()):
         if (folder / WEIGHTS).is_file():
             return folder
-    raise CheckpointError(f"no model {name!r}: neither a finished run under {results.model_folder('')} "
-                          f"nor a folder with {WEIGHTS}")
+    raise CheckpointError(
+        f"no model {name!r}: neither a finished run under {results.model_folder('')} nor a folder with {WEIGHTS}"
+    )
 
 
-def train(config: RunConfig, graph: Graph, folder: Path, *, teacher: KGEModel | None = None,
-          start: KGEModel | None = None, progress: bool | None = None, save_ranks: bool = False) -> Run:
+def train(
+    config: RunConfig,
+    graph: Graph,
+    folder: Path,
+    *,
+    teacher: KGEModel | None = None,
+    start: KGEModel | None = None,
+    progress: bool | None = None,
+    save_ranks: bool = False,
+) -> Run:
     """Train one model and leave its weights in `folder` and its record under `results/runs/`.
 
     Args:
@@ -119,8 +133,14 @@ def train(config: RunConfig, graph: Graph, folder: Path, *, teacher: KGEModel | 
         start: the student stage 2 begins with; drawn from the seed where None.
     """
     device = check_device(config.device)
-    student = start or build_model(config.model, graph.num_entities, graph.num_relations, config.dim,
-                                   seed=config.seed, **config.model_options)
+    student = start or build_model(
+        config.model,
+        graph.num_entities,
+        graph.num_relations,
+        config.dim,
+        seed=config.seed,
+        **config.model_options,
+    )
     check_fit(config, student, teacher, graph)
     student.to(device)
     if teacher is not None:
@@ -134,8 +154,13 @@ def train(config: RunConfig, graph: Graph, folder: Path, *, teacher: KGEModel | 
     known = KnownTriples(graph.known.cpu(), graph.num_relations)
     roles = {"student": student, **({"teacher": teacher} if config.role == "stage2" else {})}
     saved_at = began = time.monotonic()
-    with tqdm(total=config.epochs, initial=state.epoch, desc=config.run_id, unit="epoch",
-              disable=None if progress is None else not progress) as bar:
+    with tqdm(
+        total=config.epochs,
+        initial=state.epoch,
+        desc=config.run_id,
+        unit="epoch",
+        disable=None if progress is None else not progress,
+    ) as bar:
         while not state.finished:
             rates = learning_rates(config, config.lr, state, engine.steps)
             teacher_rates = learning_rates(config, config.teacher_lr or config.lr, state, engine.steps)
@@ -143,28 +168,38 @@ def train(config: RunConfig, graph: Graph, folder: Path, *, teacher: KGEModel | 
             losses = engine.epoch(state.epoch, rates, teacher_rates)
             speed = len(graph.train) / (time.monotonic() - at)
             if not all(math.isfinite(x) for x in losses.values()):
-                raise KgdistilError(f"{config.run_id}: the loss of epoch {state.epoch + 1} is not finite; lower the "
-                                    f"learning rate (lr is {config.lr})")
+                raise KgdistilError(
+                    f"{config.run_id}: the loss of epoch {state.epoch + 1} is not finite; lower the "
+                    f"learning rate (lr is {config.lr})"
+                )
             state.epoch += 1
             last = state.epoch == config.epochs
             if state.epoch % config.check_every == 0 or last:
-                point = {"epoch": state.epoch, "lr": float(rates[-1]), **losses,
-                         "valid_mrr": rank(student, graph.valid.cpu(), known).metrics()["both"]["mrr"]}
+                point = {
+                    "epoch": state.epoch,
+                    "lr": float(rates[-1]),
+                    **losses,
+                    "valid_mrr": rank(student, graph.valid.cpu(), known).metrics()["both"]["mrr"],
+                }
                 if config.test_curve:
                     point["test_mrr"] = rank(student, graph.test.cpu(), known).metrics()["both"]["mrr"]
                 state.curve.append(point)
                 if point["valid_mrr"] > state.best_mrr:
                     state.best_mrr, state.best_epoch, state.bad_checks = point["valid_mrr"], state.epoch, 0
-                    best = {f"{role}.{name}": x.detach().cpu().clone()
-                            for role, model in roles.items() for name, x in model.state_dict().items()}
+                    best = {
+                        f"{role}.{name}": x.detach().cpu().clone()
+                        for role, model in roles.items()
+                        for name, x in model.state_dict().items()
+                    }
                 else:
                     state.bad_checks += 1
                     if config.schedule == "plateau" and state.bad_checks % TRIGGER == 0:
                         state.rate *= DECAY
                 last = last or (config.patience > 0 and state.bad_checks >= config.patience)
             bar.update()
-            bar.set_postfix_str(f"loss {sum(losses.values()):.4f}, valid MRR {max(state.best_mrr, 0):.3f}, "
-                                f"{speed:,.0f} triples/s")
+            bar.set_postfix_str(
+                f"loss {sum(losses.values()):.4f}, valid MRR {max(state.best_mrr, 0):.3f}, {speed:,.0f} triples/s"
+            )
             state.finished = last
             now = time.monotonic()
             if last or now - saved_at > CHECKPOINT_SECONDS:
@@ -174,9 +209,16 @@ def train(config: RunConfig, graph: Graph, folder: Path, *, teacher: KGEModel | 
         model.load_state_dict({name: best[f"{role}.{name}"] for name in model.state_dict()})
     ranks = {split: rank(student, getattr(graph, split).cpu(), known) for split in ("valid", "test")}
     record = results.make_record(
-        config, graph, seconds=state.seconds, epochs=state.epoch, best_epoch=state.best_epoch, curve=state.curve,
-        parameters=student.num_parameters, engine=type(engine).__name__,
-        metrics={split: r.metrics() for split, r in ranks.items()})
+        config,
+        graph,
+        seconds=state.seconds,
+        epochs=state.epoch,
+        best_epoch=state.best_epoch,
+        curve=state.curve,
+        parameters=student.num_parameters,
+        engine=type(engine).__name__,
+        metrics={split: r.metrics() for split, r in ranks.items()},
+    )
     save_model(folder, student.cpu(), graph, config.run_id)
     if config.role == "stage2":
         save_model(folder / "teacher", teacher.cpu(), graph, config.run_id)
@@ -194,23 +236,34 @@ def check_fit(config: RunConfig, student: KGEModel, teacher: KGEModel | None, gr
         ConfigError: with what does not fit.
     """
     if type(student).__name__ != config.model or student.dim != config.dim:
-        raise ConfigError(f"student is a {type(student).__name__} of dim {student.dim}; the run asks for "
-                          f"{config.model} of dim {config.dim}")
+        raise ConfigError(
+            f"student is a {type(student).__name__} of dim {student.dim}; the run asks for "
+            f"{config.model} of dim {config.dim}"
+        )
     for name, model in (("student", student), ("teacher", teacher)):
-        if model is not None and (model.num_entities, model.num_relations) != (graph.num_entities, graph.num_relations):
-            raise ConfigError(f"the {name} was trained on another graph: {model.num_entities} entities and "
-                              f"{model.num_relations} relations, {graph.name} has {graph.num_entities} and "
-                              f"{graph.num_relations}")
-    if len(graph.train) >= 1 << 28 or graph.num_entities ** 2 * graph.num_relations >= 1 << 63:
-        raise ConfigError(f"{graph.name} is too large: fewer than 2^28 training triples, and entities² × relations "
-                          "below 2^63, are supported")
+        if model is not None and (model.num_entities, model.num_relations) != (
+            graph.num_entities,
+            graph.num_relations,
+        ):
+            raise ConfigError(
+                f"the {name} was trained on another graph: {model.num_entities} entities and "
+                f"{model.num_relations} relations, {graph.name} has {graph.num_entities} and "
+                f"{graph.num_relations}"
+            )
+    if len(graph.train) >= 1 << 28 or graph.num_entities**2 * graph.num_relations >= 1 << 63:
+        raise ConfigError(
+            f"{graph.name} is too large: fewer than 2^28 training triples, and entities² × relations "
+            "below 2^63, are supported"
+        )
 
 
-def make_engine(student: KGEModel, teacher: KGEModel | None, config: RunConfig,
-                graph: Graph) -> NativeEngine | ReferenceEngine:
+def make_engine(
+    student: KGEModel, teacher: KGEModel | None, config: RunConfig, graph: Graph
+) -> NativeEngine | ReferenceEngine:
     """The compiled engine on a CPU with a compiler, PyTorch elsewhere."""
     native = kernels.usable(student, teacher) and all(
-        kernels.train_library(m) is not None for m in (student, teacher) if m is not None)
+        kernels.train_library(m) is not None for m in (student, teacher) if m is not None
+    )
     engine = NativeEngine if native else ReferenceEngine
     return engine(student, teacher, config.role == "stage2", graph.train.to(student.entities.device), config.objective)
 
@@ -225,8 +278,14 @@ def learning_rates(config: RunConfig, rate: float, state: Progress, steps: int) 
     return torch.full_like(done, rate * state.rate)
 
 
-def save(path: Path, config: RunConfig, engine: NativeEngine | ReferenceEngine, roles: dict[str, KGEModel],
-         state: Progress, best: dict[str, Tensor]) -> None:
+def save(
+    path: Path,
+    config: RunConfig,
+    engine: NativeEngine | ReferenceEngine,
+    roles: dict[str, KGEModel],
+    state: Progress,
+    best: dict[str, Tensor],
+) -> None:
     """Everything the next epoch depends on, in one file that is replaced in one move.
 
     The sampler has no state of its own: its numbers are a function of the seed and the step.
@@ -237,8 +296,13 @@ def save(path: Path, config: RunConfig, engine: NativeEngine | ReferenceEngine, 
     write_tensors(path, tensors, {"config": config.model_dump(), "engine": type(engine).__name__, **vars(state)})
 
 
-def restore(path: Path, config: RunConfig, engine: NativeEngine | ReferenceEngine, student: KGEModel,
-            teacher: KGEModel | None) -> tuple[Progress, dict[str, Tensor]]:
+def restore(
+    path: Path,
+    config: RunConfig,
+    engine: NativeEngine | ReferenceEngine,
+    student: KGEModel,
+    teacher: KGEModel | None,
+) -> tuple[Progress, dict[str, Tensor]]:
     """Put a checkpoint's weights and moments in place; returns where it stood and its best weights.
 
     Raises:
@@ -248,8 +312,10 @@ def restore(path: Path, config: RunConfig, engine: NativeEngine | ReferenceEngin
     if about.get("config") != config.model_dump():
         raise CheckpointError(f"{path} belongs to another configuration; delete it to start over")
     if about.pop("engine", None) != type(engine).__name__:
-        raise CheckpointError(f"{path} was made by another engine than {type(engine).__name__}, so it cannot go on to "
-                              "the same numbers; delete it to start over, or restore the compiler or device")
+        raise CheckpointError(
+            f"{path} was made by another engine than {type(engine).__name__}, so it cannot go on to "
+            "the same numbers; delete it to start over, or restore the compiler or device"
+        )
     about.pop("config")
     try:
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "moments": {}, "best": {}}

@@ -135,9 +135,7 @@ class PyKEEN:
             automatic_memory_optimization=False,
         )
         self.batch, self.slice = _rows(work, 32), work.num_entities
-        self.evaluator = RankBasedEvaluator(
-            filtered=True, metrics=["mrr"], add_defaults=False
-        )
+        self.evaluator = RankBasedEvaluator(filtered=True, metrics=["mrr"], add_defaults=False)
 
     def epochs(self, n: int) -> list[float]:
         self.loop.seconds = []
@@ -201,7 +199,9 @@ class TorchKGE:
         self.loader = DataLoader(train, batch_size=work.batch_size)
         self.sampler = UniformNegativeSampler(train, n_neg=work.negatives)
         self.loss = torchkge.MarginLoss(work.margin) if work.model in MARGIN_MODELS else torchkge.LogisticLoss()
-        self.optimizer = torch.optim.Adam((p for p in self.model.parameters() if p.requires_grad), lr=work.lr, fused=True)
+        self.optimizer = torch.optim.Adam(
+            (p for p in self.model.parameters() if p.requires_grad), lr=work.lr, fused=True
+        )
         self.batch = _rows(work, 32)
         self._project()
 
@@ -213,9 +213,9 @@ class TorchKGE:
             kg={"heads": head, "tails": tail, "relations": relation},
             ent2ix={i: i for i in range(self.work.num_entities)},
             rel2ix={i: i for i in range(self.work.num_relations)},
-            **{} if filters is None else {
-                name: getattr(filters, name) for name in ("dict_of_heads", "dict_of_tails", "dict_of_rels")
-            },
+            **{}
+            if filters is None
+            else {name: getattr(filters, name) for name in ("dict_of_heads", "dict_of_tails", "dict_of_rels")},
         )
 
     def _project(self) -> None:

@@ -105,36 +105,58 @@ def pointer(x: Tensor | None) -> int | None:
 def usable(*models: KGEModel | None) -> bool:
     """Whether every model given is float32 on the CPU, of a kind the kernels know."""
     known = ("TransE", "TransH", "ComplEx", "RotatE", "DistMult", "SimplE")
-    return all(m is None or (type(m).__name__ in known and m.entities.device.type == "cpu"
-                             and m.entities.dtype == torch.float32) for m in models)
+    return all(
+        m is None
+        or (type(m).__name__ in known and m.entities.device.type == "cpu" and m.entities.dtype == torch.float32)
+        for m in models
+    )
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
 class Learner(ctypes.Structure):
     """Mirrors `Learner` of train.cpp."""
 
-    _fields_ = ([("ops", ctypes.c_void_p)]
-                + [(f"{table}{part}", ctypes.c_void_p) for table in ("entity", "relation") for part in ("", "_m", "_v")]
-                + [("num_entities", ctypes.c_int64), ("num_relations", ctypes.c_int64), ("rates", ctypes.c_void_p),
-                   ("offset", ctypes.c_float), ("scale", ctypes.c_float), ("penalty", ctypes.c_float),
-                   ("trained", ctypes.c_int32), ("weight", ctypes.c_float)])
+    _fields_ = (
+        [("ops", ctypes.c_void_p)]
+        + [(f"{table}{part}", ctypes.c_void_p) for table in ("entity", "relation") for part in ("", "_m", "_v")]
+        + [
+            ("num_entities", ctypes.c_int64),
+            ("num_relations", ctypes.c_int64),
+            ("rates", ctypes.c_void_p),
+            ("offset", ctypes.c_float),
+            ("scale", ctypes.c_float),
+            ("penalty", ctypes.c_float),
+            ("trained", ctypes.c_int32),
+            ("weight", ctypes.c_float),
+        ]
+    )
 
 
 class Epoch(ctypes.Structure):
     """Mirrors `Epoch` of train.cpp."""
 
-    _fields_ = [("triples", ctypes.c_void_p), ("n", ctypes.c_int64), ("first_step", ctypes.c_int64),
-                ("keys", ctypes.c_void_p), ("num_keys", ctypes.c_int64), ("bitmap", ctypes.c_void_p),
-                *((name, ctypes.c_int32) for name in ("bitmap_bits", "batch", "k", "margin_loss", "weighting",
-                                                      "threads")),
-                ("seed", ctypes.c_uint64), ("epoch", ctypes.c_uint64), ("margin", ctypes.c_float),
-                ("temperature", ctypes.c_float), ("student", ctypes.POINTER(Learner)),
-                ("teacher", ctypes.POINTER(Learner)), ("losses", ctypes.c_double * 5)]
+    _fields_ = [
+        ("triples", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("first_step", ctypes.c_int64),
+        ("keys", ctypes.c_void_p),
+        ("num_keys", ctypes.c_int64),
+        ("bitmap", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("bitmap_bits", "batch", "k", "margin_loss", "weighting", "threads")),
+        ("seed", ctypes.c_uint64),
+        ("epoch", ctypes.c_uint64),
+        ("margin", ctypes.c_float),
+        ("temperature", ctypes.c_float),
+        ("student", ctypes.POINTER(Learner)),
+        ("teacher", ctypes.POINTER(Learner)),
+        ("losses", ctypes.c_double * 5),
+    ]
 
 
 def train_library(model: KGEModel) -> ctypes.CDLL | None:
-    library = compiled("train.cpp", f"KGD_MODEL={type(model).__name__}", f"KGD_DIM={model.dim}",
-                       f"KGD_NORM={model.norm}")
+    library = compiled(
+        "train.cpp", f"KGD_MODEL={type(model).__name__}", f"KGD_DIM={model.dim}", f"KGD_NORM={model.norm}"
+    )
     if library is not None:
         library.kgd_ops.restype = ctypes.c_void_p
         library.kgd_epoch.argtypes = [ctypes.POINTER(Epoch)]
@@ -150,8 +172,14 @@ class NativeEngine:
         triples: int64 [n, 3], the training triples. objective: the loss.
     """
 
-    def __init__(self, student: KGEModel, teacher: KGEModel | None, train_teacher: bool, triples: Tensor,
-                 objective: Objective):
+    def __init__(
+        self,
+        student: KGEModel,
+        teacher: KGEModel | None,
+        train_teacher: bool,
+        triples: Tensor,
+        objective: Objective,
+    ):
         self.objective, self.triples = objective, triples.to(torch.int32).contiguous()
         known = TripleSet(triples, student.num_entities, student.num_relations)
         self.keys = known.keys
@@ -197,18 +225,45 @@ class NativeEngine:
             tables = [model.entities.data, model.relations.data]
             rate = (rates if role == "student" or teacher_rates is None else teacher_rates).double().contiguous()
             kept.append(rate)
-            moments = [[pointer(self.moments.get(f"{role}.{table}.{part}")) for part in ("m", "v")]
-                       for table in ("entities", "relations")]
+            moments = [
+                [pointer(self.moments.get(f"{role}.{table}.{part}")) for part in ("m", "v")]
+                for table in ("entities", "relations")
+            ]
             learners[role] = Learner(
-                self.libraries[role].kgd_ops(), pointer(tables[0]), *moments[0], pointer(tables[1]), *moments[1],
-                model.num_entities, model.num_relations, pointer(rate), model.offset,
-                torch.pi / model.range if isinstance(model, RotatE) else 1.0, o.penalty,
-                role in self.trained, o.alpha if role == "student" else o.beta)
-        call = Epoch(pointer(self.triples), len(self.triples), epoch * self.steps, pointer(self.keys), len(self.keys),
-                     pointer(self.bitmap), self.bitmap_bits, o.batch_size, o.negatives, o.loss == "margin",
-                     ("sum", "mean", "self-adversarial").index(o.weighting), threads(),
-                     o.seed % (1 << 64), epoch, o.margin, o.temperature, ctypes.pointer(learners["student"]),
-                     ctypes.pointer(learners["teacher"]) if "teacher" in learners else None)
+                self.libraries[role].kgd_ops(),
+                pointer(tables[0]),
+                *moments[0],
+                pointer(tables[1]),
+                *moments[1],
+                model.num_entities,
+                model.num_relations,
+                pointer(rate),
+                model.offset,
+                torch.pi / model.range if isinstance(model, RotatE) else 1.0,
+                o.penalty,
+                role in self.trained,
+                o.alpha if role == "student" else o.beta,
+            )
+        call = Epoch(
+            pointer(self.triples),
+            len(self.triples),
+            epoch * self.steps,
+            pointer(self.keys),
+            len(self.keys),
+            pointer(self.bitmap),
+            self.bitmap_bits,
+            o.batch_size,
+            o.negatives,
+            o.loss == "margin",
+            ("sum", "mean", "self-adversarial").index(o.weighting),
+            threads(),
+            o.seed % (1 << 64),
+            epoch,
+            o.margin,
+            o.temperature,
+            ctypes.pointer(learners["student"]),
+            ctypes.pointer(learners["teacher"]) if "teacher" in learners else None,
+        )
         self.libraries["student"].kgd_epoch(ctypes.byref(call))
         names = ("student_soft", "student_hard", "teacher_soft", "teacher_hard", "penalty")
         return dict(zip(names, call.losses, strict=True))
@@ -227,10 +282,16 @@ Known = tuple[Tensor, Tensor, Tensor]
 class Job(ctypes.Structure):
     """Mirrors `Job` of rank.cpp."""
 
-    _fields_ = ([(name, ctypes.c_void_p) for name in ("tiles", "queries", "target", "known_start", "known_end", "known")]
-                + [("n", ctypes.c_int64), ("num_entities", ctypes.c_int64), ("threads", ctypes.c_int32),
-                   ("k", ctypes.c_int32)]
-                + [(name, ctypes.c_void_p) for name in ("greater", "equal", "best_score", "best")])
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("tiles", "queries", "target", "known_start", "known_end", "known")]
+        + [
+            ("n", ctypes.c_int64),
+            ("num_entities", ctypes.c_int64),
+            ("threads", ctypes.c_int32),
+            ("k", ctypes.c_int32),
+        ]
+        + [(name, ctypes.c_void_p) for name in ("greater", "equal", "best_score", "best")]
+    )
 
 
 class Ranker:
@@ -247,14 +308,23 @@ class Ranker:
         self.tiles = torch.empty(-(-self.num_entities // 16) * 16 * self.width + 16)
         offset = (-self.tiles.data_ptr() % 64) // 4  # vectors of 64 bytes need an address they divide
         self.tiles = self.tiles[offset:]
-        self.library.kgd_tiles(pointer(model.entities.data.contiguous()), self.num_entities, threads(),
-                               pointer(self.tiles))
+        self.library.kgd_tiles(
+            pointer(model.entities.data.contiguous()), self.num_entities, threads(), pointer(self.tiles)
+        )
 
     def job(self, queries: Tensor, known: Known, **more) -> Job:
         start, end, ids = known
-        return Job(tiles=pointer(self.tiles), queries=pointer(queries), known_start=pointer(start),
-                   known_end=pointer(end), known=pointer(ids), n=len(queries), num_entities=self.num_entities,
-                   threads=threads(), **more)
+        return Job(
+            tiles=pointer(self.tiles),
+            queries=pointer(queries),
+            known_start=pointer(start),
+            known_end=pointer(end),
+            known=pointer(ids),
+            n=len(queries),
+            num_entities=self.num_entities,
+            threads=threads(),
+            **more,
+        )
 
     def counts(self, queries: Tensor, target: Tensor, known: Known) -> tuple[Tensor, Tensor]:
         """How many entities score above, and how many equal to, the target of each query; int32 [n] each.
@@ -265,16 +335,18 @@ class Ranker:
         """
         queries, target = queries.contiguous(), target.contiguous()
         greater, equal = torch.empty(2, len(queries), dtype=torch.int32).unbind()
-        self.library.kgd_rank(ctypes.byref(self.job(queries, known, target=pointer(target),
-                                                    greater=pointer(greater), equal=pointer(equal))))
+        self.library.kgd_rank(
+            ctypes.byref(
+                self.job(queries, known, target=pointer(target), greater=pointer(greater), equal=pointer(equal))
+            )
+        )
         return greater, equal
 
     def top(self, queries: Tensor, k: int, known: Known) -> tuple[Tensor, Tensor]:
         """The k best entities of each query: scores without the model's offset, and ids int32 (−1: none), [n, k]."""
         queries = queries.contiguous()
         score, best = torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int32)
-        self.library.kgd_top(ctypes.byref(self.job(queries, known, k=k, best_score=pointer(score),
-                                                   best=pointer(best))))
+        self.library.kgd_top(ctypes.byref(self.job(queries, known, k=k, best_score=pointer(score), best=pointer(best))))
         return score, best
 
 

@@ -172,7 +172,7 @@ void op_refresh(Work& w, const int32_t* entities, int n, int step) {
     Learner& l = *w.learner;
     for (int j = 0; j < n; j++) {
         const int64_t e = entities[j], at = e * W;
-        if (j + 4 < n) {
+        if (j + 4 < n && w.entity_last[entities[j + 4]] < step - 1) {
             const int64_t ahead = int64_t(entities[j + 4]) * W;
             prefetch(l.entity + ahead), prefetch(l.entity_m + ahead), prefetch(l.entity_v + ahead);
         }

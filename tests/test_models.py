@@ -1,0 +1,241 @@
+"""Score functions: sizes, equations, shapes, gradients, and what adding a model takes."""
+
+import cmath
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kgdistil import kernels
+from kgdistil.errors import ConfigError
+from kgdistil.evaluation import KnownTriples, rank
+from kgdistil.losses import Objective
+from kgdistil.models import MODELS, KGEModel, build_model
+from kgdistil.reference import ReferenceEngine
+
+VARIANTS = [(name, norm) for name in MODELS for norm in ((1, 2) if name in ("TransE", "TransH") else (1,))]
+TABLE_5 = {  # parameters on WN18RR for d = 64, 32, 16, 8
+    "TransE": (2_621_056, 1_310_528, 655_264, 327_632),
+    "TransH": (2_621_760, 1_310_880, 655_440, 327_720),
+    "ComplEx": (5_242_112, 2_621_056, 1_310_528, 655_264),
+    "RotatE": (5_241_408, 2_620_704, 1_310_352, 655_176),
+}
+
+
+def naive_score(model: KGEModel, h: int, r: int, t: int) -> float:
+    """The score of one triple with Python's numbers, from the papers that introduced the models."""
+    x, relation, y = (row.tolist() for row in (model.entities[h], model.relations[r], model.entities[t]))
+    d = model.dim
+
+    def minus_distance(difference: list[float]) -> float:
+        if model.norm == 1:
+            return model.offset - sum(abs(u) for u in difference)
+        return model.offset - math.sqrt(sum(u * u for u in difference))
+
+    def complex_vector(v: list[float]) -> list[complex]:
+        return [complex(a, b) for a, b in zip(v[:d], v[d:])]
+
+    match type(model).__name__:
+        case "TransE":  # −‖h + r − t‖
+            return minus_distance([x[i] + relation[i] - y[i] for i in range(d)])
+        case "TransH":  # −‖(h − wᵀh w) + d_r − (t − wᵀt w)‖, ‖w‖ = 1
+            translation, normal = relation[:d], relation[d:]
+            length = math.sqrt(sum(u * u for u in normal))
+            w = [u / length for u in normal]
+            wx, wy = (sum(a * b for a, b in zip(w, v)) for v in (x, y))
+            return minus_distance(
+                [(x[i] - wx * w[i]) + translation[i] - (y[i] - wy * w[i]) for i in range(d)]
+            )
+        case "ComplEx":  # Re(Σ h r t̄)
+            parts = zip(*map(complex_vector, (x, relation, y)))
+            return sum(a * b * c.conjugate() for a, b, c in parts).real
+        case "RotatE":  # γ − Σ |h e^{iθ} − t|, θ = π · stored / ((γ + ε) / d)
+            span = (model.offset + model.epsilon) / d
+            turned = [a * cmath.exp(1j * math.pi * v / span) for a, v in zip(complex_vector(x), relation)]
+            return model.offset - sum(abs(a - b) for a, b in zip(turned, complex_vector(y)))
+        case "DistMult":  # Σ h r t
+            return sum(x[i] * relation[i] * y[i] for i in range(d))
+        case "SimplE":  # ½ (⟨head of h, r, tail of t⟩ + ⟨head of t, r⁻¹, tail of h⟩)
+            forward = sum(x[i] * relation[i] * y[d + i] for i in range(d))
+            return (forward + sum(y[i] * relation[d + i] * x[d + i] for i in range(d))) / 2
+    raise NotImplementedError(type(model).__name__)
+
+
+def shaken(name: str, entities: int = 9, relations: int = 3, dim: int = 5, **options) -> KGEModel:
+    """A model off its initial grid: lengths, normals and angles are arbitrary."""
+    model = build_model(name, entities, relations, dim, seed=1, **{"offset": 1.5, **options})
+    noise = torch.Generator().manual_seed(2)
+    for p in model.parameters():
+        p.data += 0.3 * torch.randn(p.shape, generator=noise)
+    return model
+
+
+@pytest.mark.parametrize("name", TABLE_5)
+@pytest.mark.parametrize("place, dim", list(enumerate((64, 32, 16, 8))))
+def test_parameter_counts_are_those_of_table_5(name, place, dim):
+    model = MODELS[name](40_943, 11, dim)
+    assert model.num_parameters == sum(p.numel() for p in model.parameters()) == TABLE_5[name][place]
+
+
+@pytest.mark.parametrize("name, norm", VARIANTS)
+def test_triples_tails_and_heads_agree_with_the_papers_equation(name, norm):
+    model = shaken(name, norm=norm)
+    ids = [(h, r, t) for h in range(9) for r in range(3) for t in range(9)]
+    naive = torch.tensor([naive_score(model, *x) for x in ids]).view(9, 3, 9)
+    triples = torch.tensor(ids)
+    h, r = (x.flatten() for x in torch.meshgrid(torch.arange(9), torch.arange(3), indexing="ij"))
+    torch.testing.assert_close(model.score_triples(triples).view(9, 3, 9), naive, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.score_tails(h, r).view(9, 3, 9), naive, rtol=1e-5, atol=1e-5)
+    heads = model.score_heads(r, h).view(9, 3, 9).permute(2, 1, 0)  # [t, r, h] -> [h, r, t]
+    torch.testing.assert_close(heads, naive, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, norm", VARIANTS)
+def test_shapes_broadcast(name, norm):
+    model = shaken(name, norm=norm)
+    h, r, t = (torch.randint(n, (4, 1), generator=torch.Generator().manual_seed(n)) for n in (9, 3, 8))
+    corrupted = torch.arange(7).expand(4, 7)
+    assert model(h, r, corrupted).shape == model(corrupted, r, t).shape == (4, 7)
+    assert model.queries(h[:, 0], r[:, 0], "tail").shape == (
+        4,
+        model.query_factor * model.entities.shape[1],
+    )
+    torch.testing.assert_close(model(h, r, corrupted)[2, 5], model(h[2, 0], r[2, 0], torch.tensor(5)))
+
+
+@pytest.mark.parametrize("name, norm", VARIANTS)
+@pytest.mark.parametrize("place", ["anywhere", "all rows zero", "distance zero"])
+def test_gradients_are_finite(name, norm, place):
+    model = shaken(name, norm=norm)
+    if place == "all rows zero":
+        for p in model.parameters():
+            p.data.zero_()
+    if place == "distance zero":  # t is exactly the query of (h, r), for TransH on a hyperplane through all
+        width = model.entities.shape[1]
+        if name == "TransH":
+            model.entities.data[:, 0] = model.relations.data[:, 0] = 0
+            model.relations.data[:, width:] = F.one_hot(torch.tensor(0), width).float()
+        model.entities.data[1] = model.queries(torch.tensor([0]), torch.tensor([0]), "tail")[0, :width].detach()
+        if model.distance:
+            assert model(*torch.tensor([0, 0, 1])).item() == pytest.approx(model.offset, abs=1e-6)
+    h, r, t = (torch.tensor([x]) for x in (0, 0, 1))
+    for scores in (model(h, r, t), model.score_tails(h, r), model.score_heads(r, t)):
+        model.zero_grad()
+        scores.sum().backward()
+        for p in model.parameters():
+            assert p.grad.isfinite().all()
+    model.zero_grad()
+    model.penalty(*model.embed(h, r, t)).sum().backward()
+    for p in model.parameters():
+        assert p.grad is None or p.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_seed_decides_the_weights(name):
+    one, same, other = (build_model(name, 9, 3, 4, seed=seed) for seed in (5, 5, 6))
+    for a, b, c in zip(one.parameters(), same.parameters(), other.parameters()):
+        assert torch.equal(a, b) and not torch.equal(a, c)
+        assert a.isfinite().all() and a.std() > 0
+    assert type(build_model(name.upper(), 9, 3, 4)) is MODELS[name]
+
+
+@torch.no_grad()
+def test_initial_embeddings_are_the_papers():
+    transe, transh = (build_model(name, 50, 20, 8) for name in ("TransE", "TransH"))
+    for rows in (transe.entities, transe.relations, transh.entities, *transh.relations.chunk(2, -1)):
+        torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(rows)))
+    rotate = build_model("RotatE", 500, 20, 8, offset=6.0, epsilon=2.0)
+    for table in (rotate.entities, rotate.relations):  # uniform in ±(γ + ε)/d = ±1
+        assert table.abs().max() <= 1 and table.abs().mean() == pytest.approx(0.5, abs=0.1)
+    moduli = rotate.rotation(rotate.relations).view(20, 2, 8).norm(dim=1)
+    torch.testing.assert_close(moduli, torch.ones(20, 8))
+    complex_rows = build_model("ComplEx", 500, 20, 8).entities  # Glorot: uniform in ±√(6 / (500 + 16))
+    assert 0.99 < complex_rows.abs().max() / math.sqrt(6 / 516) <= 1
+
+
+def test_transh_normals_are_unit_wherever_they_are_used():
+    model = shaken("TransH")
+    _, w = model.parts(model.relations)
+    torch.testing.assert_close(w.norm(dim=-1), torch.ones(3))
+    stretched = shaken("TransH")
+    stretched.relations.data[:, model.dim :] *= 7
+    triples = torch.tensor([[0, 1, 2], [3, 2, 4]])
+    torch.testing.assert_close(model.score_triples(triples), stretched.score_triples(triples))
+
+
+def test_penalties_are_the_papers():
+    h, t = torch.tensor([[0.6, 0.9]]), torch.tensor([[0.1, 0.2]])
+    transh = MODELS["TransH"](2, 1, 2)
+    # d_r = (3, 4), w = (0, 2)/2: (w·d)²/‖d‖² = 16/25; ‖h‖² − 1 = 0.17; ‖t‖ < 1 costs nothing
+    penalty = transh.penalty(h, torch.tensor([[3.0, 4.0, 0.0, 2.0]]), t)
+    assert penalty.item() == pytest.approx(0.17 + 16 / 25 - 1e-6)
+    assert transh.penalty(t, torch.tensor([[3.0, 0.0, 0.0, 2.0]]), t).item() == 0
+    n3 = MODELS["DistMult"](2, 1, 2).penalty(h, -h, t)
+    assert n3.item() == pytest.approx(2 * (0.6**3 + 0.9**3) + 0.1**3 + 0.2**3)
+    c = torch.tensor([[3.0, 4.0]])  # |3 + 4i| = 5
+    assert MODELS["ComplEx"](2, 1, 1).penalty(c, c, 0 * c).item() == pytest.approx(250)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("TransX", 9, 3, 4), "TransX.*TransE, TransH"),
+        ((None, 9, 3, 4), "None"),
+        (("TransE", 0, 3, 4), "num_entities is 0"),
+        (("TransE", 9, -1, 4), "num_relations is -1"),
+        (("RotatE", 9, 3, 0), "dim is 0"),
+        (("RotatE", 9, 3, "eight"), "dim is 'eight'"),
+        (("RotatE", 9, 3, 8.0), "dim is 8.0"),
+    ],
+)
+def test_bad_names_and_sizes(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model(*arguments)
+
+
+@pytest.mark.parametrize("norm", [0, 3, "1", None])
+def test_bad_norms(norm):
+    with pytest.raises(ConfigError, match="norm is"):
+        build_model("TransE", 9, 3, 4, norm=norm)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="RotatE: range (γ + ε)/d = 0 is accepted, then scoring divides by zero"
+)
+def test_rotate_needs_a_range():
+    with pytest.raises(ConfigError, match="epsilon"):
+        build_model("RotatE", 9, 3, 4, offset=0.0, epsilon=0.0)
+
+
+class SquaredTransE(KGEModel):
+    """All that a new model takes: f = −‖h + r − t‖²."""
+
+    loss = "margin"
+
+    def score(self, h, r, t):
+        return -(h + r - t).square().sum(-1)
+
+    def query(self, anchor, r, side):
+        return anchor + r if side == "tail" else anchor - r
+
+    def compare(self, q, candidates):
+        return -torch.cdist(q, candidates).square()
+
+
+def test_one_class_is_enough_for_a_new_model(tiny_graph):
+    model = SquaredTransE(tiny_graph.num_entities, tiny_graph.num_relations, 8)
+    model.reset(torch.Generator().manual_seed(0))
+    assert not kernels.usable(model)
+    engine = ReferenceEngine(model, None, False, tiny_graph.train, Objective("margin", batch_size=32))
+    rates = torch.full((engine.steps,), 0.02, dtype=torch.float64)
+    losses = [engine.epoch(epoch, rates)["student_hard"] for epoch in range(8)]
+    assert losses[-1] < 0.8 * losses[0]
+    known = KnownTriples(tiny_graph.known, tiny_graph.num_relations)
+    ranks = rank(model, tiny_graph.train, known, native=False).ranks()
+    assert ranks.shape == (160, 2)
+    h, r, t = tiny_graph.train[3].tolist()
+    true = {x for a, b, x in tiny_graph.known.tolist() if (a, b) == (h, r)}
+    score = model.score_tails(torch.tensor([h]), torch.tensor([r]))[0].tolist()
+    assert ranks[3, 1] == 1 + sum(score[e] > score[t] for e in range(30) if e not in true)
+    assert ranks.mean() < 13  # of 30: it has learnt something
