@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -119,7 +120,9 @@ def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEMode
     path = Path(folder) / WEIGHTS
     tensors, about = read_tensors(path)
     version = about.get("version")
-    if isinstance(version, int) and version > VERSION:
+    if not isinstance(version, int):
+        raise CheckpointError(f"{path} holds no model; name a folder that save_model or a finished run wrote")
+    if version > VERSION:
         raise CheckpointError(f"{path} has version {version}; this kgdistil reads up to {VERSION}: update it")
     if graph is not None and about.get("graph_sha256") != graph.sha256:
         raise CheckpointError(
@@ -127,6 +130,11 @@ def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEMode
             f"{str(about.get('graph_sha256'))[:12]}…) than {graph.name} ({graph.sha256[:12]}…)"
         )
     try:
+        sizes = len(tensors["entities"]), len(tensors["relations"])  # looked at before any memory is taken
+        if sizes != (about["num_entities"], about["num_relations"]) or about["dim"] > tensors["entities"].shape[1]:
+            raise ValueError("the sizes differ")
+        if any(x.dtype != torch.float32 for x in tensors.values()):
+            raise ValueError("the numbers are not float32")
         model = build_model(
             about["model"],
             about["num_entities"],
@@ -137,7 +145,7 @@ def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEMode
             epsilon=about["epsilon"],
         )
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not hold the model it describes ({reason}); train it again") from None
     return model

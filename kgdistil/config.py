@@ -20,10 +20,11 @@ from .models import MODELS, KGEModel
 # Numbers may come as strings ("8"), as papermill and shells pass them. Upper bounds keep the kernels' 32 bits safe.
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=10)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
-LARGEST_STEP = 1 << 28  # corruptions, batch_size × negatives
+LARGEST_STEP = 1 << 26  # corruptions, batch_size × negatives
 
 # γ, k and C as the paper sets them; SimplE and DistMult follow ComplEx
 PAPER: dict[str, dict[str, Any]] = {
@@ -42,7 +43,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str = "umls"
+    dataset: Name = "umls"
     model: Literal[tuple(MODELS)] = "RotatE"  # type: ignore[valid-type]
     dim: Size = 8
     role: Literal["teacher", "no-ds", "stage1", "stage2"] = "no-ds"
@@ -69,8 +70,8 @@ class RunConfig(BaseModel):
     patience: Annotated[int, Field(ge=0)] = 15  # validations without a better MRR before stopping; 0: never stop
     test_curve: bool = False  # also rank the test split at each validation (Figure 3); never used for choosing
 
-    teacher: str | None = None  # stages 1 and 2: a run id, or the folder of a saved model
-    student: str | None = None  # stage 2: where the student starts, as `teacher`; drawn at random where left out
+    teacher: Name | None = None  # stages 1 and 2: a run id, or the folder of a saved model
+    student: Name | None = None  # stage 2: where the student starts, as `teacher`; drawn at random where left out
     device: str = "cpu"
 
     @model_validator(mode="before")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import pandas as pd
 import torch
 
@@ -31,8 +33,13 @@ def predict(
         A table with columns rank, entity (label), name (readable), score; best first, fewer rows than k only
         where fewer candidates remain.
     Raises:
-        ConfigError: both or neither end given, an unknown label or id, or k < 1.
+        ConfigError: both or neither end given, an unknown label or id, k < 1, or a model of another graph.
     """
+    if (model.num_entities, model.num_relations) != (graph.num_entities, graph.num_relations):
+        raise ConfigError(
+            f"the model knows {model.num_entities} entities and {model.num_relations} relations, {graph.name} has "
+            f"{graph.num_entities} and {graph.num_relations}; give the graph it was trained on"
+        )
     if (head is None) == (tail is None):
         raise ConfigError("give exactly one of head and tail: the other one is what is asked for")
     if not isinstance(k, int) or k < 1:
@@ -62,7 +69,9 @@ def find(value: str | int, labels: tuple[str, ...], what: str) -> int:
     try:
         return labels.index(value)
     except ValueError:
-        raise ConfigError(f"no {what} is called {value!r}; a label looks like {labels[0]!r}") from None
+        near = difflib.get_close_matches(str(value), labels, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"a label looks like {labels[0]!r}"
+        raise ConfigError(f"no {what} is called {value!r}; {hint}") from None
 
 
 @torch.no_grad()
@@ -78,9 +87,11 @@ def top(
     """Scores and ids [n, k] of the best entities for n queries, ids [n]; id −1 past the last candidate.
 
     Args:
+        k: how many; the number of entities where that is less.
         ranker: a `kernels.Ranker(model)` made before, for many small calls.
     """
-    queries = model.queries(anchor, relation, side)
+    k, device = min(k, model.num_entities), model.entities.device
+    queries = model.queries(anchor.to(device), relation.to(device), side)
     if known is not None:
         spans = known.spans(anchor.cpu(), relation.cpu(), side)
     else:
@@ -93,5 +104,5 @@ def top(
     scores = score_all(model, queries)
     for i, (start, end) in enumerate(zip(*spans[:2], strict=True)):
         scores[i, spans[2][start:end].long()] = -torch.inf
-    score, entity = scores.topk(min(k, model.num_entities), dim=1)
+    score, entity = scores.topk(k, dim=1)
     return score, entity.masked_fill(score == -torch.inf, -1)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
+import operator
 import os
 import platform
 import shlex
 import subprocess
 import sys
 import time
+import zipfile
+import zlib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ import torch
 from .checkpoint import write_atomically, write_json
 from .config import RunConfig
 from .data import Graph
-from .errors import CheckpointError
+from .errors import CheckpointError, KgdistilError
 from .evaluation import Ranks
 
 LIBRARIES = ("torch", "numpy", "pandas", "pydantic", "safetensors")
@@ -39,13 +43,18 @@ def results_folder() -> Path:
     return Path(os.environ.get("KGDISTIL_RESULTS") or root() / "results")
 
 
+def runs_folder() -> Path:
+    """`runs/` of the checkout, or the folder that KGDISTIL_RUNS names: what running leaves and git ignores."""
+    return Path(os.environ.get("KGDISTIL_RUNS") or root() / "runs")
+
+
 def record_path(run_id: str) -> Path:
     return results_folder() / "runs" / f"{run_id}.json"
 
 
 def model_folder(run_id: str) -> Path:
     """Where a run's weights and checkpoints lie: `runs/models/<id>`, or below KGDISTIL_RUNS."""
-    return Path(os.environ.get("KGDISTIL_RUNS") or root() / "runs") / "models" / run_id
+    return runs_folder() / "models" / run_id
 
 
 def shown(path: Path) -> str:
@@ -87,10 +96,11 @@ def make_record(
 
 
 def provenance() -> dict[str, Any]:
-    """Git commit, whether tracked files outside results/ were changed, and library versions."""
+    """Git commit, whether tracked files outside results/ were changed (both None without git), library versions."""
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
     return {
-        "commit": git("rev-parse", "HEAD") or None,
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")),
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": None if changed is None else bool(changed),
         "versions": {
             "python": platform.python_version(),
             "kgdistil": installed("kgdistil"),
@@ -106,13 +116,14 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def git(*arguments: str) -> str:
+def git(*arguments: str) -> str | None:
+    """What git prints about the checkout, or None where it cannot say."""
     try:
         return subprocess.run(
             ["git", "-C", str(root()), *arguments], capture_output=True, text=True, timeout=30, check=True
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return None
 
 
 def describe_device(device: str) -> str:
@@ -137,15 +148,17 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """The record, or None where there is none.
 
     Raises:
-        CheckpointError: the file is no record.
+        CheckpointError: the file cannot be read or is no record.
     """
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         record = json.loads(path.read_text(encoding="utf-8"))
-        return record if record["id"] and record["test"]["both"]["mrr"] >= 0 else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is no run record ({error}); delete it to run again") from None
+        for keys in (("id",), ("finished",), ("config", "model"), ("graph", "sha256"), ("test", "both", "mrr")):
+            functools.reduce(operator.getitem, keys, record)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no run record ({error!r}); delete it to run again") from None
+    return record
 
 
 def read_records() -> list[dict[str, Any]]:
@@ -168,5 +181,48 @@ def write_ranks(run_id: str, ranks: Ranks) -> None:
 
 
 def read_ranks(run_id: str) -> Ranks:
-    with np.load(ranks_path(run_id), allow_pickle=False) as file:
-        return Ranks(file["greater"], file["equal"])
+    """What `write_ranks` wrote.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    path = ranks_path(run_id)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Ranks(file["greater"], file["equal"])
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
+        raise CheckpointError(f"{path} holds no ranks ({error}); run again with save_ranks and again") from None
+
+
+# ---- what ran last --------------------------------------------------------------------------------------------------
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m kgdistil.results last`: where the newest executed notebook, picture and run record lie.
+
+    Returns:
+        0, or 1 where one of them is missing.
+    """
+    parser = argparse.ArgumentParser(prog="python -m kgdistil.results", description="Find what a run left.")
+    parser.add_argument("what", choices=["last"], help="the newest executed notebook, picture and run record")
+    parser.parse_args(arguments)
+    newest = max(read_records(), key=lambda record: record["finished"], default=None)
+    found = {
+        "executed notebook": newest_file(runs_folder(), ".ipynb"),
+        "picture": newest_file(runs_folder(), ".png"),
+        "run record": newest and record_path(newest["id"]),
+    }
+    for what, path in found.items():
+        print(f"{what}: {shown(path) if path else 'none yet; `make demo` makes one'}")
+    return 0 if all(found.values()) else 1
+
+
+def newest_file(folder: Path, ending: str) -> Path | None:
+    """The file below `folder` changed last, Jupyter's own copies aside."""
+    files = (p for p in folder.rglob(f"*{ending}") if ".ipynb_checkpoints" not in p.parts)
+    return max(files, key=lambda path: path.stat().st_mtime, default=None)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KgdistilError as error:
+        sys.exit(str(error))

@@ -44,9 +44,7 @@ def naive_score(model: KGEModel, h: int, r: int, t: int) -> float:
             length = math.sqrt(sum(u * u for u in normal))
             w = [u / length for u in normal]
             wx, wy = (sum(a * b for a, b in zip(w, v)) for v in (x, y))
-            return minus_distance(
-                [(x[i] - wx * w[i]) + translation[i] - (y[i] - wy * w[i]) for i in range(d)]
-            )
+            return minus_distance([(x[i] - wx * w[i]) + translation[i] - (y[i] - wy * w[i]) for i in range(d)])
         case "ComplEx":  # Re(Σ h r t̄)
             parts = zip(*map(complex_vector, (x, relation, y)))
             return sum(a * b * c.conjugate() for a, b, c in parts).real
@@ -200,9 +198,7 @@ def test_bad_norms(norm):
         build_model("TransE", 9, 3, 4, norm=norm)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="RotatE: range (γ + ε)/d = 0 is accepted, then scoring divides by zero"
-)
+@pytest.mark.xfail(strict=True, reason="RotatE: range (γ + ε)/d = 0 is accepted, then scoring divides by zero")
 def test_rotate_needs_a_range():
     with pytest.raises(ConfigError, match="epsilon"):
         build_model("RotatE", 9, 3, 4, offset=0.0, epsilon=0.0)

@@ -36,36 +36,36 @@ inline V root(V x) {  // √x; never of a negative number
 #endif
 }
 
-// scores of QUERIES queries [QUERIES][QW] against one tile [W][16]
-__attribute__((noinline)) void score(const V* tile, const float* q, V* out) {
-    V s[QUERIES] = {};
+// scores of N queries [N][QW] against one tile [W][16]
+template <int N> __attribute__((noinline)) void score(const V* tile, const float* q, V* out) {
+    V s[N] = {};
     if constexpr (KIND == 0) {
         for (int i = 0; i < W; i++)
-            for (int j = 0; j < QUERIES; j++) s[j] += q[j * QW + i] * tile[i];
+            for (int j = 0; j < N; j++) s[j] += q[j * QW + i] * tile[i];
     } else if constexpr (KIND == 1) {
         for (int i = 0; i < W; i++)
-            for (int j = 0; j < QUERIES; j++) {
+            for (int j = 0; j < N; j++) {
                 const V u = q[j * QW + i] - tile[i];
                 s[j] -= KGD_NORM == 1 ? magnitude(u) : u * u;
             }
     } else if constexpr (KIND == 2) {
         constexpr int H = W / 2;
         for (int i = 0; i < H; i++)
-            for (int j = 0; j < QUERIES; j++) {
+            for (int j = 0; j < N; j++) {
                 const V a = q[j * QW + i] - tile[i], b = q[j * QW + H + i] - tile[H + i];
                 s[j] -= root(a * a + b * b);
             }
     } else {
-        V along[QUERIES] = {};
+        V along[N] = {};
         for (int i = 0; i < W; i++)
-            for (int j = 0; j < QUERIES; j++) along[j] += q[j * QW + W + i] * tile[i];
+            for (int j = 0; j < N; j++) along[j] += q[j * QW + W + i] * tile[i];
         for (int i = 0; i < W; i++)
-            for (int j = 0; j < QUERIES; j++) {
+            for (int j = 0; j < N; j++) {
                 const V u = q[j * QW + i] - tile[i] + along[j] * q[j * QW + W + i];
                 s[j] -= KGD_NORM == 1 ? magnitude(u) : u * u;
             }
     }
-    for (int j = 0; j < QUERIES; j++) out[j] = (KIND == 1 || KIND == 3) && KGD_NORM == 2 ? -root(-s[j]) : s[j];
+    for (int j = 0; j < N; j++) out[j] = (KIND == 1 || KIND == 3) && KGD_NORM == 2 ? -root(-s[j]) : s[j];
 }
 
 struct Job {
@@ -101,7 +101,7 @@ void rank_task(const Job& job, int64_t from, int64_t to) {
     for (int b = 0; b < blocks; b++)
         for (int j = 0; j < QUERIES; j++) {
             const int64_t e = job.target[std::min(from + b * QUERIES + j, to - 1)];
-            score(table + e / LANES * W, q.data() + size_t(b) * QUERIES * QW, s);
+            score<QUERIES>(table + e / LANES * W, q.data() + size_t(b) * QUERIES * QW, s);
             target[b * QUERIES + j] = s[j][e % LANES];
         }
     for (int64_t first = 0; first < tiles; first += group)
@@ -109,7 +109,7 @@ void rank_task(const Job& job, int64_t from, int64_t to) {
             I above[QUERIES] = {}, tied[QUERIES] = {};
             const int at = b * QUERIES;
             for (int64_t tile = first; tile < std::min(tiles, first + group); tile++) {
-                score(table + tile * W, q.data() + size_t(at) * QW, s);
+                score<QUERIES>(table + tile * W, q.data() + size_t(at) * QW, s);
                 for (int j = 0; j < QUERIES; j++) {
                     const V goal = target[at + j] - V{};
                     above[j] -= s[j] > goal;
@@ -143,7 +143,7 @@ void top_task(const Job& job, int64_t from, int64_t to) {  // ties: the lower id
     }
     V s[QUERIES];
     for (int64_t tile = 0; tile < tiles; tile++) {
-        score(table + tile * W, q.data(), s);
+        count == 1 ? score<1>(table + tile * W, q.data(), s) : score<QUERIES>(table + tile * W, q.data(), s);
         for (int j = 0; j < count; j++) {
             auto& h = heap[j];
             const bool full = int(h.size()) == job.k;
