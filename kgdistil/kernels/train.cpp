@@ -2,19 +2,22 @@
 // leaving this call. The readable truth is models.py, losses.py, sampling.py and training.ReferenceEngine; the tests
 // hold this file to them.
 //
-// A step has four phases with a barrier after each; every sum is taken in one fixed order, so the result does not
-// depend on the number of threads:
-//   1 sample     (threads share the batch)    negatives of Eq. 2; each occurrence of an entity goes to its owner's list
-//   2 refresh    (threads own entities)       occurrences bucketed by entity (counting sort); rows brought up to date
-//   3 loss       (threads share the batch)    scores, Eq. 1–11, gradients of queries, heads, tails and relations
-//   4 update     (threads own entities)       per entity: its gradients added up in registers and Adam, in one pass
+// Threads share triples when they sample and score, and own entities when they gather gradients and update, with a
+// barrier in between. Every sum is taken in one fixed order, so the result does not depend on the number of threads.
 //
-// A negative's gradient is never stored: it is recomputed in phase 4 from its query and one coefficient.
-// Adam is the dense one, evaluated late: a row that no triple of a step touches still moves by its momentum. That is
-// caught up, step by step, when the row is next read, so a step touches only the rows it needs.
+//   block of steps   sample      negatives of Eq. 2; each occurrence of an entity goes to its owner's list
+//                    bucket      occurrences sorted by entity, and for each the step that needs the entity next
+//   each step        loss        scores, Eq. 1–11, gradients of queries, heads, tails and relations
+//                    update      per entity: its gradients added up and Adam, in one pass over its row
+//
+// A negative's gradient is never stored: it is recomputed in the update from its query and one coefficient.
+// Adam is the dense one, of which a step must touch only the rows it uses: a row without a gradient still moves by its
+// momentum, and that movement is known in advance. So an update runs on to the step before the row's next use, as far
+// as the block has been sampled; what is left is made up for when the row is used (`refresh`).
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 #include <omp.h>
 #if defined(__SSE__)
@@ -100,12 +103,13 @@ struct Adam {  // of one learner for one epoch; steps count from 1 within the ep
         }
     }
 };
-template <int W> void catch_up(const Adam& a, float* p, const float* m, const float* v, int last, int until) {
-    const int count = std::min(until - last, REMEMBERED);
-    if (count <= 0) return;
+// The movement of p in steps (from, until] without a gradient; m and v are as of step `last`.
+template <int W> void drift(const Adam& a, float* p, const float* m, const float* v, int last, int from, int until) {
+    until = std::min(until, last + REMEMBERED);
+    if (until <= from) return;
     float root[W];
     VECTOR for (int i = 0; i < W; i++) root[i] = std::sqrt(v[i]);
-    for (int n = 1; n <= count; n++) {
+    for (int n = from - last + 1; n <= until - last; n++) {
         const float c = a.size[last + n] * a.beta1[n], d = a.root[last + n] * a.beta2_root[n];
         VECTOR for (int i = 0; i < W; i++) p[i] -= c * m[i] / (root[i] * d + EPS);
     }
@@ -118,43 +122,44 @@ template <int W> void adam(const Adam& a, float* p, float* m, float* v, const fl
         p[i] -= c * m[i] / (std::sqrt(v[i]) * d + EPS);
     }
 }
-template <int W> void flush(const Adam& a, float* p, float* m, float* v, int last, int now) {
-    if (last == now) return;
+struct Row { int32_t last, drifted; };  // the steps up to which a row's moments, and its weights, are up to date
+template <int W> void flush(const Adam& a, float* p, float* m, float* v, Row row, int now) {
+    if (row.last == now) return;
     float largest = 0;
     for (int i = 0; i < W; i++) largest = std::fmax(largest, std::fabs(m[i]));
-    if (largest > 0) catch_up<W>(a, p, m, v, last, now);
-    const float b1 = a.beta1[now - last], b2 = a.beta2[now - last];
+    if (largest > 0) drift<W>(a, p, m, v, row.last, row.drifted, now);
+    const float b1 = a.beta1[now - row.last], b2 = a.beta2[now - row.last];
     VECTOR for (int i = 0; i < W; i++) { m[i] *= b1; v[i] *= b2; }
 }
 
 // ---- one learner's working memory and the work compiled for its model ---------------------------------------------
 struct Work {
+    Work(Learner* l, Adam a) : learner(l), adam(std::move(a)) {}
     Learner* learner;
     Adam adam;
     std::vector<float> query, direct, relation_grad, prepared, coefficient;
-    std::vector<int32_t> entity_last, relation_last;
-    int k;
+    std::vector<Row> entity_row, relation_row;
 };
-struct Batch {  // of the current step
+struct Batch {  // of one step
     const int32_t* triples;  // [size, 3]
     const int32_t* entity;   // [size, k] replacements
     const uint8_t* tail;     // [size, k] 1: replaces the tail
     const uint8_t* kept;     // [size, k]
     int size, k;
 };
-struct Buckets {  // occurrences of entity e: id[start[e]] … id[start[e + 1] − 1]; an id is i·(k + 2) + slot
-    const int32_t *touched, *start, *end, *id;
-    int num_touched;
+struct Bucket {  // one owner's part of one step: its touched entities, ascending, and where they occur
+    std::vector<int32_t> entity, start, next, id;  // occurrences of entity[j]: id[start[j]] … id[start[j + 1] − 1];
+    int size = 0;                                  // an id is i·(k + 2) + slot; next: the step that needs it again
 };
 struct Ops {
     int32_t entity, relation, prepared, query;
     void (*prepare)(Work&, int32_t relation);
-    void (*refresh)(Work&, const int32_t* entities, int n, int step);
+    void (*refresh)(Work&, const Bucket&, int step);
     void (*refresh_relation)(Work&, int32_t relation, int step);
     void (*score)(Work&, const Batch&, int i, float* out);
     float (*backward)(Work&, const Batch&, int i, float c_positive, const float* c_negative, float penalty);
-    void (*update)(Work&, const Batch&, const Buckets&, int step);
-    void (*update_relation)(Work&, const int32_t* positives, int n, int32_t relation, int step);
+    void (*update)(Work&, const Batch&, const Bucket&, int step);
+    void (*update_relation)(Work&, const uint64_t* group, int n, int32_t relation, int step);
     void (*flush_rows)(Work&, int64_t from, int64_t to, int step, bool relations);
 };
 
@@ -168,21 +173,26 @@ inline void prefetch(const float* row) {
 void op_prepare(Work& w, int32_t r) {
     Model::prepare(w.learner->relation + int64_t(r) * RW, w.learner->scale, w.prepared.data() + int64_t(r) * PW);
 }
-void op_refresh(Work& w, const int32_t* entities, int n, int step) {
+void op_refresh(Work& w, const Bucket& b, int step) {
     Learner& l = *w.learner;
-    for (int j = 0; j < n; j++) {
-        const int64_t e = entities[j], at = e * W;
-        if (j + 4 < n && w.entity_last[entities[j + 4]] < step - 1) {
-            const int64_t ahead = int64_t(entities[j + 4]) * W;
+    for (int j = 0; j < b.size; j++) {
+        const int64_t e = b.entity[j], at = e * W;
+        if (j + 8 < b.size && w.entity_row[b.entity[j + 8]].drifted < step - 1) {
+            const int64_t ahead = int64_t(b.entity[j + 8]) * W;
             prefetch(l.entity + ahead), prefetch(l.entity_m + ahead), prefetch(l.entity_v + ahead);
         }
-        catch_up<W>(w.adam, l.entity + at, l.entity_m + at, l.entity_v + at, w.entity_last[e], step - 1);
+        Row& row = w.entity_row[e];
+        if (row.drifted >= step - 1) continue;
+        drift<W>(w.adam, l.entity + at, l.entity_m + at, l.entity_v + at, row.last, row.drifted, step - 1);
+        row.drifted = step - 1;
     }
 }
 void op_refresh_relation(Work& w, int32_t r, int step) {
     Learner& l = *w.learner;
     const int64_t at = int64_t(r) * RW;
-    catch_up<RW>(w.adam, l.relation + at, l.relation_m + at, l.relation_v + at, w.relation_last[r], step - 1);
+    Row& row = w.relation_row[r];
+    drift<RW>(w.adam, l.relation + at, l.relation_m + at, l.relation_v + at, row.last, row.drifted, step - 1);
+    row.drifted = std::max(row.drifted, step - 1);
     op_prepare(w, r);
 }
 void op_score(Work& w, const Batch& b, int i, float* out) {
@@ -227,47 +237,47 @@ float op_backward(Work& w, const Batch& b, int i, float c_positive, const float*
     Model::fold_grad(h, r, true, g[1], gh, gr);
     return penalty != 0 ? Model::penalty(h, r, t, penalty, gh, gr, gt) : 0;
 }
-void op_update(Work& w, const Batch& b, const Buckets& buckets, int step) {
+void op_update(Work& w, const Batch& b, const Bucket& bucket, int step) {
     Learner& l = *w.learner;
     const int slots = b.k + 2;
-    for (int j = 0; j < buckets.num_touched; j++) {
-        const int64_t e = buckets.touched[j], at = e * W;
-        if (j + 4 < buckets.num_touched) {
-            const int64_t ahead = int64_t(buckets.touched[j + 4]) * W;
+    for (int j = 0; j < bucket.size; j++) {
+        const int64_t e = bucket.entity[j], at = e * W;
+        if (j + 4 < bucket.size) {
+            const int64_t ahead = int64_t(bucket.entity[j + 4]) * W;
             prefetch(l.entity + ahead), prefetch(l.entity_m + ahead), prefetch(l.entity_v + ahead);
         }
-        float g[W] = {};
-        const float* row = l.entity + at;
-        for (int s = buckets.start[e]; s < buckets.end[e]; s++) {
-            const int id = buckets.id[s], i = id / slots, slot = id - i * slots;
+        float g[W] = {}, *p = l.entity + at, *m = l.entity_m + at, *v = l.entity_v + at;
+        for (int s = bucket.start[j]; s < bucket.start[j + 1]; s++) {
+            const int id = bucket.id[s], i = id / slots, slot = id - i * slots;
             if (slot < 2) {
                 add<W>(w.direct.data() + int64_t(2 * i + slot) * W, g);
                 continue;
             }
             const int64_t negative = int64_t(i) * b.k + slot - 2;
             const float c = w.coefficient[negative];
-            if (c != 0) Compare::grad_entity(w.query.data() + int64_t(2 * i + b.tail[negative]) * QW, row, c, g);
+            if (c != 0) Compare::grad_entity(w.query.data() + int64_t(2 * i + b.tail[negative]) * QW, p, c, g);
         }
-        adam<W>(w.adam, l.entity + at, l.entity_m + at, l.entity_v + at, g, w.entity_last[e], step);
-        w.entity_last[e] = step;
+        adam<W>(w.adam, p, m, v, g, w.entity_row[e].last, step);
+        drift<W>(w.adam, p, m, v, step, step, bucket.next[j] - 1);
+        w.entity_row[e] = {step, bucket.next[j] - 1};
     }
 }
-void op_update_relation(Work& w, const int32_t* positives, int n, int32_t r, int step) {
+void op_update_relation(Work& w, const uint64_t* group, int n, int32_t r, int step) {
     Learner& l = *w.learner;
     float g[PW] = {}, gr[RW];
-    for (int j = 0; j < n; j++) add<PW>(w.relation_grad.data() + int64_t(positives[j]) * PW, g);
+    for (int j = 0; j < n; j++) add<PW>(w.relation_grad.data() + int64_t(uint32_t(group[j])) * PW, g);
     const int64_t at = int64_t(r) * RW;
     Model::prepare_grad(l.relation + at, w.prepared.data() + int64_t(r) * PW, l.scale, g, gr);
-    adam<RW>(w.adam, l.relation + at, l.relation_m + at, l.relation_v + at, gr, w.relation_last[r], step);
-    w.relation_last[r] = step;
+    adam<RW>(w.adam, l.relation + at, l.relation_m + at, l.relation_v + at, gr, w.relation_row[r].last, step);
+    w.relation_row[r] = {step, step};
 }
 void op_flush_rows(Work& w, int64_t from, int64_t to, int step, bool relations) {
     Learner& l = *w.learner;
     for (int64_t x = from; x < to; x++) {
         if (relations)
-            flush<RW>(w.adam, l.relation + x * RW, l.relation_m + x * RW, l.relation_v + x * RW, w.relation_last[x], step);
+            flush<RW>(w.adam, l.relation + x * RW, l.relation_m + x * RW, l.relation_v + x * RW, w.relation_row[x], step);
         else
-            flush<W>(w.adam, l.entity + x * W, l.entity_m + x * W, l.entity_v + x * W, w.entity_last[x], step);
+            flush<W>(w.adam, l.entity + x * W, l.entity_m + x * W, l.entity_v + x * W, w.entity_row[x], step);
     }
 }
 const Ops OPS = {W, RW, PW, QW, op_prepare, op_refresh, op_refresh_relation, op_score, op_backward, op_update,
@@ -349,7 +359,7 @@ struct FlushDenormals {  // numbers below 1e-38 are zero while the kernels run: 
 
 std::unique_ptr<Work> make_work(Learner* l, const Epoch& e, int64_t steps) {
     if (!l) return nullptr;
-    auto w = std::unique_ptr<Work>(new Work{l, Adam(l->rates, e.first_step, l->trained ? steps : 0)});
+    auto w = std::unique_ptr<Work>(new Work(l, Adam(l->rates, e.first_step, l->trained ? steps : 0)));
     const Ops& o = *l->ops;
     w->query.resize(int64_t(e.batch) * 2 * o.query);
     w->prepared.resize(l->num_relations * o.prepared);
@@ -357,12 +367,89 @@ std::unique_ptr<Work> make_work(Learner* l, const Epoch& e, int64_t steps) {
         w->direct.resize(int64_t(e.batch) * 2 * o.entity);
         w->relation_grad.resize(int64_t(e.batch) * o.prepared);
         w->coefficient.resize(int64_t(e.batch) * e.k);
-        w->entity_last.assign(l->num_entities, 0);
-        w->relation_last.assign(l->num_relations, 0);
+        w->entity_row.assign(l->num_entities, {0, 0});
+        w->relation_row.assign(l->num_relations, {0, 0});
     }
     for (int64_t r = 0; r < l->num_relations; r++) o.prepare(*w, r);
     return w;
 }
+
+// ---- sampling and bucketing one step ------------------------------------------------------------------------------
+struct Occurrence { int32_t entity, id; };
+struct Step {
+    std::vector<int32_t> triples, entity;
+    std::vector<uint8_t> tail, kept;
+    std::vector<std::vector<Occurrence>> lists;  // [thread that sampled][thread that owns]
+    std::vector<int64_t> list_size;
+    std::vector<Bucket> buckets;         // by owner
+    std::vector<uint64_t> by_relation;  // relation << 32 | positive, ascending
+    Batch batch;
+};
+
+// `worker`'s share of the step's positives: their negatives, and every occurrence listed for its owner
+void sample(const Epoch& e, const uint32_t* order, uint64_t base, int worker, int T, Step& s) {
+    const int64_t E = e.student->num_entities, R = e.student->num_relations, share = (E + T - 1) / T;
+    const int k = e.k, slots = k + 2, size = s.batch.size;
+    int64_t* sizes = s.list_size.data() + int64_t(worker) * T;
+    std::fill(sizes, sizes + T, 0);
+    const auto put = [&](int32_t x, int id) {
+        const int owner = T == 1 ? 0 : (T == 2 ? x >= share : int(uint32_t(x) / uint32_t(share)));
+        s.lists[worker * T + owner][sizes[owner]++] = {x, id};
+    };
+    for (int i = int(int64_t(size) * worker / T); i < int64_t(size) * (worker + 1) / T; i++) {
+        const int32_t* x = e.triples + 3 * int64_t(order[i]);
+        std::copy(x, x + 3, s.triples.data() + 3 * i);
+        put(x[0], i * slots);
+        put(x[2], i * slots + 1);
+        for (int j = 0; j < k; j++) {
+            const int64_t at = int64_t(i) * k + j;
+            int64_t draw = 0;
+            bool is_tail = false, known = true;
+            for (int attempt = 0; attempt < ATTEMPTS && known; attempt++) {
+                const uint64_t bits = mix(base + (uint64_t(at) * 32 + attempt) * GOLDEN);
+                draw = int64_t(((bits >> 32) * uint64_t(E)) >> 32);
+                is_tail = bits & 1;
+                known = is_known(e, R, E, is_tail ? x[0] : draw, x[1], is_tail ? draw : x[2]);
+            }
+            s.entity[at] = int32_t(draw), s.tail[at] = is_tail, s.kept[at] = !known;
+            put(int32_t(draw), i * slots + 2 + j);
+        }
+    }
+}
+
+// `owner`'s occurrences of the step sorted by entity; count: [E], scratch of which the owner's range is used
+void bucket(int owner, int T, int64_t from, int64_t to, std::vector<int32_t>& count, Step& s) {
+    Bucket& b = s.buckets[owner];
+    std::fill(count.begin() + from, count.begin() + to, 0);
+    int64_t total = 0;
+    for (int w = 0; w < T; w++) {
+        total += s.list_size[w * T + owner];
+        for (int64_t n = 0; n < s.list_size[w * T + owner]; n++) count[s.lists[w * T + owner][n].entity]++;
+    }
+    if (int64_t(b.entity.size()) <= std::min(total, to - from)) {
+        b.entity.resize(std::min(total, to - from) + 64);
+        b.start.resize(b.entity.size() + 1);
+        b.next.resize(b.entity.size());
+    }
+    if (int64_t(b.id.size()) < total) b.id.resize(total + 64);
+    int32_t sum = 0, num = 0;
+    for (int64_t x = from; x < to; x++) {  // written without a branch: whether an entity occurs is a coin toss
+        const int32_t n = count[x];
+        b.entity[num] = int32_t(x), b.start[num] = sum;
+        num += n > 0;
+        count[x] = sum;
+        sum += n;
+    }
+    b.size = num;
+    b.start[num] = sum;
+    for (int w = 0; w < T; w++)
+        for (int64_t n = 0; n < s.list_size[w * T + owner]; n++) {
+            const Occurrence o = s.lists[w * T + owner][n];
+            b.id[count[o.entity]++] = o.id;
+        }
+}
+
+constexpr int64_t BLOCK_BYTES = 6 << 20;  // sampled ahead: enough steps to look ahead, few enough to stay in cache
 
 }  // namespace
 
@@ -377,117 +464,109 @@ extern "C" int kgd_epoch(Epoch* given) {
     std::vector<Work*> trained;
     for (Work* w : {student.get(), teacher.get()}) if (w && w->learner->trained) trained.push_back(w);
 
-    struct Occurrence { int32_t entity, id; };
-    std::vector<int32_t> triples(int64_t(e.batch) * 3), entity(int64_t(e.batch) * k), start(E + 1), end(E + 1);
-    std::vector<uint8_t> tail(int64_t(e.batch) * k), kept(int64_t(e.batch) * k);
-    std::vector<std::vector<Occurrence>> lists(T * T);  // [thread that sampled][thread that owns]
-    std::vector<std::vector<int32_t>> touched(T), bucket(T), by_relation(R);
+    const int64_t block = std::clamp<int64_t>(BLOCK_BYTES / (int64_t(e.batch) * slots * 24), 1, steps);
     const int64_t share = (E + T - 1) / T;
+    std::vector<Step> window(block);
+    for (Step& s : window) {
+        s.triples.resize(int64_t(e.batch) * 3), s.entity.resize(int64_t(e.batch) * k);
+        s.tail.resize(int64_t(e.batch) * k), s.kept.resize(int64_t(e.batch) * k);
+        s.lists.resize(T * T), s.list_size.resize(T * T), s.buckets.resize(T);
+        for (auto& list : s.lists) list.resize(int64_t(e.batch / T + 1) * slots);
+    }
+    std::vector<int32_t> count(E), next_use(E);
     std::vector<Values> sums(2 * T);
-    for (auto& list : lists) list.resize(int64_t(e.batch) * slots + 8);
-    for (int o = 0; o < T; o++) touched[o].resize(share + 1), bucket[o].resize(int64_t(e.batch) * slots + 8);
-    std::vector<int64_t> list_size(T * T);
 
 #pragma omp parallel num_threads(T)
     {
         FlushDenormals guard;
-        // OpenMP may give fewer threads than asked for; the loops over `worker` then do several shares each
+        // OpenMP may give fewer threads than asked for; the loops over `worker` and `owner` then take several shares
         const int me = omp_get_thread_num(), all = omp_get_num_threads();
         std::vector<float> own(1 + k), other(1 + k), c(1 + k), weight(k);
-        for (int64_t step = 1; step <= steps; step++) {
-            const int64_t first = (step - 1) * e.batch;
-            const int size = int(std::min<int64_t>(e.batch, e.n - first));
-            const Batch batch = {triples.data(), entity.data(), tail.data(), kept.data(), size, k};
-            const uint64_t base = stream(e.seed, NEGATIVE_STREAM, uint64_t(e.first_step + step - 1));
 
-            // 1 sample
-            for (int worker = me; worker < T; worker += all) {
-                int64_t* sizes = list_size.data() + int64_t(worker) * T;
-                std::fill(sizes, sizes + T, 0);
-                const auto put = [&](int32_t x, int id) {
-                    const int owner = T == 1 ? 0 : (T == 2 ? x >= share : int(uint32_t(x) / uint32_t(share)));
-                    lists[worker * T + owner][sizes[owner]++] = {x, id};
-                };
-                for (int i = int(int64_t(size) * worker / T); i < int64_t(size) * (worker + 1) / T; i++) {
-                    const int32_t* x = e.triples + 3 * int64_t(order[first + i]);
-                    std::copy(x, x + 3, triples.data() + 3 * i);
-                    put(x[0], i * slots);
-                    put(x[2], i * slots + 1);
-                    for (int j = 0; j < k; j++) {
-                        const int64_t at = int64_t(i) * k + j;
-                        int64_t draw = 0;
-                        bool is_tail = false, known = true;
-                        for (int attempt = 0; attempt < ATTEMPTS && known; attempt++) {
-                            const uint64_t bits = mix(base + (uint64_t(at) * 32 + attempt) * GOLDEN);
-                            draw = int64_t(((bits >> 32) * uint64_t(E)) >> 32);
-                            is_tail = bits & 1;
-                            known = is_known(e, R, E, is_tail ? x[0] : draw, x[1], is_tail ? draw : x[2]);
-                        }
-                        entity[at] = int32_t(draw), tail[at] = is_tail, kept[at] = !known;
-                        put(int32_t(draw), i * slots + 2 + j);
-                    }
-                }
+        const auto each_relation = [&](const Step& s, int owner, auto work) {  // groups of positives that share one
+            for (size_t from = 0, to; from < s.by_relation.size(); from = to) {
+                const int32_t r = int32_t(s.by_relation[from] >> 32);
+                for (to = from; to < s.by_relation.size() && int32_t(s.by_relation[to] >> 32) == r; to++) {}
+                if (r % T == owner) work(r, s.by_relation.data() + from, int(to - from));
+            }
+        };
+        const auto refresh = [&](const Step& s, int owner, int step) {
+            for (Work* w : trained) {
+                w->learner->ops->refresh(*w, s.buckets[owner], step);
+                each_relation(s, owner, [&](int32_t r, const uint64_t*, int) {
+                    w->learner->ops->refresh_relation(*w, r, step);
+                });
+            }
+        };
+        for (int64_t first = 1; first <= steps; first += block) {
+            const int64_t last = std::min(steps, first + block - 1);
+            for (int64_t step = first; step <= last; step++) {  // sample
+                Step& s = window[step - first];
+                const int64_t at = (step - 1) * e.batch;
+                const int size = int(std::min<int64_t>(e.batch, e.n - at));
+                if (me == 0)
+                    s.batch = {s.triples.data(), s.entity.data(), s.tail.data(), s.kept.data(), size, k};
             }
 #pragma omp barrier
-            // 2 refresh
-            for (int owner = me; owner < T; owner += all) {
+            for (int64_t step = first; step <= last; step++) {
+                const uint64_t base = stream(e.seed, NEGATIVE_STREAM, uint64_t(e.first_step + step - 1));
+                for (int worker = me; worker < T; worker += all)
+                    sample(e, order.data() + (step - 1) * e.batch, base, worker, T, window[step - first]);
+            }
+#pragma omp barrier
+            for (int owner = me; owner < T; owner += all) {  // bucket
                 const int64_t from = std::min(E, share * owner), to = std::min(E, share * (owner + 1));
-                std::fill(start.begin() + from, start.begin() + to, 0);
-                for (int w = 0; w < T; w++)
-                    for (int64_t n = 0; n < list_size[w * T + owner]; n++) start[lists[w * T + owner][n].entity]++;
-                int32_t total = 0, num = 0;
-                for (int64_t x = from; x < to; x++) {
-                    const int32_t count = start[x];
-                    touched[owner][num] = int32_t(x);
-                    num += count > 0;
-                    start[x] = end[x] = total;
-                    total += count;
-                }
-                for (int w = 0; w < T; w++)
-                    for (int64_t n = 0; n < list_size[w * T + owner]; n++) {
-                        const Occurrence o = lists[w * T + owner][n];
-                        bucket[owner][end[o.entity]++] = o.id;
+                std::fill(next_use.begin() + from, next_use.begin() + to, int32_t(last + 1));
+                for (int64_t step = last; step >= first; step--) {
+                    Step& s = window[step - first];
+                    bucket(owner, T, from, to, count, s);
+                    Bucket& b = s.buckets[owner];
+                    for (int j = 0; j < b.size; j++) {
+                        b.next[j] = next_use[b.entity[j]];
+                        next_use[b.entity[j]] = int32_t(step);
                     }
-                touched[owner][share] = num;
-                for (Work* w : trained) w->learner->ops->refresh(*w, touched[owner].data(), num, int(step));
-                for (int64_t r = owner; r < R; r += T) by_relation[r].clear();
-                for (int i = 0; i < size; i++)
-                    if (triples[3 * i + 1] % T == owner) by_relation[triples[3 * i + 1]].push_back(i);
-                for (int64_t r = owner; r < R; r += T)
-                    if (!by_relation[r].empty())
-                        for (Work* w : trained) w->learner->ops->refresh_relation(*w, int32_t(r), int(step));
-            }
-#pragma omp barrier
-            // 3 loss
-            for (int worker = me; worker < T; worker += all)
-                for (int i = int(int64_t(size) * worker / T); i < int64_t(size) * (worker + 1) / T; i++) {
-                    const auto backward = [&](Work& w, const float* scores, const float* labels, Values& sum) {
-                        const float a = labels ? w.learner->weight : 0;
-                        loss(e, kept.data() + int64_t(i) * k, scores, labels, a, 1.f / size, c.data(), weight.data(), sum);
-                        std::copy(c.begin() + 1, c.end(), w.coefficient.begin() + int64_t(i) * k);
-                        sum.penalty += double(w.learner->ops->backward(w, batch, i, c[0], c.data() + 1,
-                                                                       w.learner->penalty / size)) * size;
-                    };
-                    student->learner->ops->score(*student, batch, i, own.data());
-                    if (teacher) teacher->learner->ops->score(*teacher, batch, i, other.data());
-                    backward(*student, own.data(), teacher ? other.data() : nullptr, sums[worker]);
-                    if (teacher && teacher->learner->trained)
-                        backward(*teacher, other.data(), own.data(), sums[T + worker]);
-                }
-#pragma omp barrier
-            // 4 update
-            for (int owner = me; owner < T; owner += all) {
-                const Buckets buckets = {touched[owner].data(), start.data(), end.data(), bucket[owner].data(),
-                                         touched[owner][share]};
-                for (Work* w : trained) {
-                    w->learner->ops->update(*w, batch, buckets, int(step));
-                    for (int64_t r = owner; r < R; r += T)
-                        if (!by_relation[r].empty())
-                            w->learner->ops->update_relation(*w, by_relation[r].data(), int(by_relation[r].size()),
-                                                             int32_t(r), int(step));
+                    if ((step - first) % T == owner) {
+                        s.by_relation.resize(s.batch.size);
+                        for (int i = 0; i < s.batch.size; i++)
+                            s.by_relation[i] = uint64_t(s.triples[3 * i + 1]) << 32 | uint32_t(i);
+                        std::sort(s.by_relation.begin(), s.by_relation.end());
+                    }
                 }
             }
 #pragma omp barrier
+            for (int owner = me; owner < T; owner += all) refresh(window[0], owner, int(first));
+#pragma omp barrier
+            for (int64_t step = first; step <= last; step++) {
+                const Step& s = window[step - first];
+                const Batch& batch = s.batch;
+                for (int worker = me; worker < T; worker += all)  // loss
+                    for (int i = int(int64_t(batch.size) * worker / T); i < int64_t(batch.size) * (worker + 1) / T; i++) {
+                        const auto backward = [&](Work& w, const float* scores, const float* labels, Values& sum) {
+                            const float a = labels ? w.learner->weight : 0;
+                            loss(e, batch.kept + int64_t(i) * k, scores, labels, a, 1.f / batch.size, c.data(),
+                                 weight.data(), sum);
+                            std::copy(c.begin() + 1, c.end(), w.coefficient.begin() + int64_t(i) * k);
+                            sum.penalty += double(w.learner->ops->backward(w, batch, i, c[0], c.data() + 1,
+                                                                           w.learner->penalty / batch.size)) * batch.size;
+                        };
+                        student->learner->ops->score(*student, batch, i, own.data());
+                        if (teacher) teacher->learner->ops->score(*teacher, batch, i, other.data());
+                        backward(*student, own.data(), teacher ? other.data() : nullptr, sums[worker]);
+                        if (teacher && teacher->learner->trained)
+                            backward(*teacher, other.data(), own.data(), sums[T + worker]);
+                    }
+#pragma omp barrier
+                for (int owner = me; owner < T; owner += all) {  // update
+                    for (Work* w : trained) {
+                        w->learner->ops->update(*w, batch, s.buckets[owner], int(step));
+                        each_relation(s, owner, [&](int32_t r, const uint64_t* group, int n) {
+                            w->learner->ops->update_relation(*w, group, n, r, int(step));
+                        });
+                    }
+                    if (step < last) refresh(window[step + 1 - first], owner, int(step + 1));
+                }
+#pragma omp barrier
+            }
         }
         for (Work* w : trained) {
             w->learner->ops->flush_rows(*w, E * me / all, E * (me + 1) / all, int(steps), false);
