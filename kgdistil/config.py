@@ -109,7 +109,7 @@ class RunConfig(BaseModel):
     def run_id(self) -> str:
         """A name that is the same for the same config and another for any other."""
         digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
-        graph = re.sub("[^a-z0-9-]+", "_", Path(self.dataset).name.lower())[:40].strip("_") or "graph"
+        graph = re.sub("[^a-z0-9-]+", "_", Path(self.dataset).name.lower())[:40].strip("_-") or "graph"
         return f"{graph}-{self.model.lower()}-d{self.dim}-{self.role}-s{self.seed}-{digest[:8]}"
 
     @property
