@@ -1,0 +1,117 @@
+"""The benchmark runs end to end on a small graph, and its floors count what they say they count."""
+
+import json
+
+import pytest
+import torch
+
+from kgdistil import build_model, kernels
+from kgdistil.bench import __main__ as bench
+from kgdistil.bench import gpu
+from kgdistil.bench.machine import training_floor
+from kgdistil.bench.peers import MODELS, EagerTorch
+from kgdistil.config import make_config
+from kgdistil.evaluation import rank
+
+needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="no C++ compiler on this machine")
+
+
+@pytest.fixture(autouse=True)
+def results_in_tmp(tmp_path, monkeypatch):
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path))
+    return tmp_path
+
+
+def test_a_small_benchmark_writes_report_and_picture(results_in_tmp, monkeypatch):
+    pytest.importorskip("pykeen", reason="the embedded graph comes with PyKEEN: install the notebooks extra")
+    monkeypatch.setattr(bench, "CONTENDERS", {c.name: c for c in (bench.Ours, EagerTorch)})
+    arguments = ["--dataset", "umls", "--models", "TransE", "--dims", "8", "--rounds", "1", "--skip-inference"]
+    assert bench.main(arguments) == 0
+    report = json.loads((results_in_tmp / "bench" / "bench.json").read_text())
+    assert {r["contender"] for r in report["contenders"]} == {"kgdistil", "eager PyTorch"}
+    assert all(r["epoch_seconds"] > 0 and r["peak_memory_bytes"] > 1 << 20 for r in report["contenders"])
+    assert report["ratios"][0]["peer"] == "eager PyTorch"
+    assert (results_in_tmp / "bench" / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_eager_peer_ranks_as_this_project_does(model, tiny_graph):
+    """The peer does the same job: with our weights it counts the same ranks."""
+    work = bench.make_work(tiny_graph, model, 8)
+    peer, ours = EagerTorch(), bench.Ours()
+    peer.prepare(work)
+    ours.prepare(work)
+    assert sum(p.numel() for p in peer.net.parameters()) == ours.model.num_parameters
+    assert len(peer.epochs(2)) == len(ours.epochs(2)) == 2
+    with torch.no_grad():
+        peer.net.entity.weight.copy_(ours.model.entities)
+        relations = ours.model.relations
+        if model == "RotatE":  # the peer's relations are the angles themselves
+            relations = relations * (torch.pi / ours.model.range)
+        if model == "TransH":
+            relations, normals = relations.chunk(2, dim=-1)
+            peer.net.normal.weight.copy_(normals)
+        peer.net.relation.weight.copy_(relations)
+    assert (peer.ranks(tiny_graph.test).numpy() == rank(ours.model, tiny_graph.test, ours.known).ranks()).all()
+    assert peer.rank(tiny_graph.test) == ours.rank(tiny_graph.test) == 2 * len(tiny_graph.test)
+
+
+def test_the_floor_counts_touched_rows(tiny_graph):
+    model = build_model("TransE", tiny_graph.num_entities, tiny_graph.num_relations, 8)
+    whole = training_floor(model, tiny_graph.train, negatives=50, batch_size=len(tiny_graph.train))
+    assert whole.touched == tiny_graph.num_entities  # 8000 corruptions of 30 entities leave none out
+    assert whole.bytes == 24 * (30 * 8 + 4 * 8)
+    small = training_floor(model, tiny_graph.train, negatives=1, batch_size=8)
+    assert small.touched < whole.touched and small.ops < whole.ops
+    assert whole.seconds(bandwidth=1.0, flops=1e30) == whole.bytes
+
+
+def test_inference_counts_both_sides(tiny_graph, monkeypatch):
+    monkeypatch.setattr(bench, "MODELS", ("TransE",))
+    monkeypatch.setattr(bench, "PAPER_TABLE5", {"dims": (8, 4), "batch": 1024, "repeats": 1})
+    rows = bench.inference(tiny_graph, repeats=1)
+    assert [r["parameters"] for r in rows] == [34 * 8, 34 * 4]
+    assert rows[0]["speedup"] == 1 and rows[0]["triples"] == 200
+    assert rows[0]["latency_p50_us"] <= rows[0]["latency_p99_us"]
+
+
+@needs_compiler
+def test_distillation_epochs_are_timed_for_all_stages(tiny_graph):
+    row = bench.distillation(tiny_graph, "RotatE", rounds=1)
+    assert all(row[f"{role}_seconds"] > 0 for role in ("no-ds", "stage1", "stage2"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_nothing_is_measured(results_in_tmp, capsys):
+    assert gpu.main([]) == 1
+    assert "nothing was measured" in capsys.readouterr().err
+    assert not (results_in_tmp / "bench").exists()
+
+
+def test_the_gpu_script_runs_on_the_cpu(results_in_tmp, monkeypatch, tiny_graph):
+    monkeypatch.setattr(gpu, "load", lambda name: tiny_graph)
+    assert gpu.main(["--device", "cpu", "--models", "TransE", "--dims", "4", "--epochs", "1"]) == 0
+    row = json.loads((results_in_tmp / "bench" / "gpu.json").read_text())["training"][0]
+    assert row["step_seconds"] > 0 and row["busy"] is None  # only a GPU can say how busy it was
+
+
+@pytest.mark.gpu
+def test_the_gpu_script_measures_a_gpu(results_in_tmp):
+    arguments = ["--datasets", "wn18rr", "wn18rr", "--models", "RotatE", "--dims", "8", "--triples", "512"]
+    assert gpu.main(arguments) == 0
+    row = json.loads((results_in_tmp / "bench" / "gpu.json").read_text())["training"][0]
+    assert 0 < row["busy"] <= 1.05 and row["times_floor"] > 1
+
+
+def test_ratios_divide_the_right_way():
+    rows = [
+        {"contender": bench.OURS, "model": "TransE", "dim": 8, "epoch_seconds": 1.0, "ranking_queries_per_second": 90},
+        {"contender": "PyKEEN", "model": "TransE", "dim": 8, "epoch_seconds": 6.0, "ranking_queries_per_second": 3},
+    ]
+    ratio = {"peer": "PyKEEN", "model": "TransE", "dim": 8, "training": 6.0, "ranking": 30.0}
+    assert bench.ratios(rows) == [ratio]
+
+
+def test_contender_settings_are_those_of_the_paper():
+    config = make_config(model="RotatE", dim=8)
+    assert (config.negatives, config.batch_size, config.gamma) == (25, 1024, 6.0)
