@@ -21,7 +21,7 @@ help: ## list the targets
 demo: .venv/.installed-notebooks ## distil a student, show table and picture [DIM=16 DATASET=wn18rr]
 	@mkdir -p runs
 	$(BIN)/papermill notebooks/03_distill.ipynb $(DEMO) $(if $(DATASET),-p dataset $(DATASET) )-p dim $(DIM)
-	@$(BIN)/python -m kgdistil.results last
+	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m kgdistil.results last
 
 test: .venv/.installed-notebooks,dev ## run all tests and all notebooks, as CI does
 	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -68,16 +69,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         if not path.is_file():
             raise CheckpointError(f"{path} is not there: train it first, or name another folder")
-        with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get("kgdistil")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        content = path.read_bytes()  # in one go: opened twice, a file that is replaced meanwhile would be mixed up
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, OSError, ValueError, RuntimeError, LookupError) as error:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file ({error}); delete it and train again"
         ) from None
     try:
-        description = json.loads(metadata or "")
-    except (ValueError, RecursionError):
+        description = json.loads(header["__metadata__"]["kgdistil"])
+    except (LookupError, TypeError, ValueError, RecursionError):
         description = None
     if not isinstance(description, dict):
         raise CheckpointError(f"{path} was not written by kgdistil; name a folder that it wrote")

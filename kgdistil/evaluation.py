@@ -18,6 +18,7 @@ from .errors import KgdistilError
 from .models import KGEModel, Side
 
 HITS = (1, 3, 10)
+LARGEST = 1e10  # beyond it a float32 score may overflow to NaN, which would rank first
 MEMORY_LIMIT = 512 << 20  # bytes the readable path may use for scores and what they are made of
 
 
@@ -91,9 +92,9 @@ def rank(model: KGEModel, triples: Tensor, known: KnownTriples, *, native: bool 
     Raises:
         KgdistilError: the model holds numbers that are not finite, so that it has no order to rank by.
     """
-    if not (model.entities.isfinite().all() and model.relations.isfinite().all()):
+    if not all((table.abs() < LARGEST).all() for table in (model.entities, model.relations)):  # NaN is not below
         raise KgdistilError(
-            "the model's embeddings hold NaN or infinity, so nothing can be ranked: the training "
+            f"the model's embeddings hold NaN or numbers beyond {LARGEST:g}, so nothing can be ranked: the training "
             "diverged; lower its learning rate"
         )
     native = kernels.usable(model) and kernels.rank_library(model) is not None if native is None else native

@@ -6,8 +6,10 @@ checkpoint stands and ends with the same bits as one that was never disturbed.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,7 @@ from .checkpoint import WEIGHTS, load_model, read_tensors, save_model, write_ten
 from .config import RunConfig, check_device
 from .data import Graph, load
 from .errors import CheckpointError, ConfigError, KgdistilError
-from .evaluation import KnownTriples, Ranks, rank
+from .evaluation import KnownTriples, Ranks, evaluate, rank
 from .kernels import NativeEngine
 from .models import KGEModel, build_model
 from .reference import ReferenceEngine
@@ -91,25 +93,33 @@ def run(
     """
     graph = load(config.dataset) if graph is None else graph
     folder, record = results.model_folder(config.run_id), results.record_path(config.run_id)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            found = results.read_record(record)
-            if not again and found and found["graph"]["sha256"] == graph.sha256 and (folder / WEIGHTS).is_file():
-                return Run(config, found, folder)
-            if again:
-                (folder / CHECKPOINT).unlink(missing_ok=True)
-            teacher = load_model(resolve(config.teacher), graph) if config.teacher else None
-            start = load_model(resolve(config.student), graph) if config.student else None
-            return train(config, graph, folder, teacher=teacher, start=start, progress=progress, save_ranks=save_ranks)
+        folder.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(folder / ".lock", timeout=0).acquire()
     except filelock.Timeout:
         raise KgdistilError(f"{folder}: another process is training this run; wait for it or stop it") from None
+    except OSError as error:
+        raise KgdistilError(f"cannot write {folder}: {error.strerror}; earlier files are untouched") from error
+    with held:
+        for stray in folder.rglob(".*"):  # half-written files of a killed process
+            if stray.name != ".lock" and stray.is_file():
+                stray.unlink()
+        found = None if again else results.read_record(record)
+        if found and found["graph"]["sha256"] == graph.sha256 and (folder / WEIGHTS).is_file():
+            if save_ranks and not results.ranks_path(config.run_id).is_file():
+                results.write_ranks(config.run_id, evaluate(load_model(folder, graph), graph))
+            return Run(config, found, folder)
+        if again:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        teacher = load_model(resolve(config.teacher), graph) if config.teacher else None
+        start = load_model(resolve(config.student), graph) if config.student else None
+        return train(config, graph, folder, teacher=teacher, start=start, progress=progress, save_ranks=save_ranks)
 
 
 def resolve(name: str) -> Path:
     """The folder of a run id, or of a saved model given by its path."""
-    for folder in (results.model_folder(name), Path(name).expanduser()):
-        if (folder / WEIGHTS).is_file():
+    for folder in (results.model_folder(name), Path(os.path.expanduser(name))):
+        if os.path.isfile(folder / WEIGHTS):  # Path.is_file raises where a name is too long
             return folder
     raise CheckpointError(
         f"no model {name!r}: neither a finished run under {results.model_folder('')} nor a folder with {WEIGHTS}"
@@ -130,9 +140,10 @@ def train(
 
     Args:
         teacher: frozen in stage 1, learning in stage 2, where a copy of it is changed.
-        start: the student stage 2 begins with; drawn from the seed where None.
+        start: the student stage 2 begins with, of which a copy is changed; drawn from the seed where None.
     """
     device = check_device(config.device)
+    teacher, start = copy.deepcopy(teacher), copy.deepcopy(start)
     student = start or build_model(
         config.model,
         graph.num_entities,
@@ -149,10 +160,10 @@ def train(
             log.warning("%s", warning)
     engine = make_engine(student, teacher, config, graph)
     state, best = Progress(), {}
-    if (folder / CHECKPOINT).is_file():
-        state, best = restore(folder / CHECKPOINT, config, engine, student, teacher)
-    known = KnownTriples(graph.known.cpu(), graph.num_relations)
     roles = {"student": student, **({"teacher": teacher} if config.role == "stage2" else {})}
+    if (folder / CHECKPOINT).is_file():
+        state, best = restore(folder / CHECKPOINT, config, graph, engine, roles)
+    known = KnownTriples(graph.known.cpu(), graph.num_relations)
     saved_at = began = time.monotonic()
     with tqdm(
         total=config.epochs,
@@ -204,7 +215,7 @@ def train(
             now = time.monotonic()
             if last or now - saved_at > CHECKPOINT_SECONDS:
                 state.seconds, began, saved_at = state.seconds + now - began, now, now
-                save(folder / CHECKPOINT, config, engine, roles, state, best)
+                save(folder / CHECKPOINT, config, graph, engine, roles, state, best)
     for role, model in roles.items():
         model.load_state_dict({name: best[f"{role}.{name}"] for name in model.state_dict()})
     ranks = {split: rank(student, getattr(graph, split).cpu(), known) for split in ("valid", "test")}
@@ -281,6 +292,7 @@ def learning_rates(config: RunConfig, rate: float, state: Progress, steps: int) 
 def save(
     path: Path,
     config: RunConfig,
+    graph: Graph,
     engine: NativeEngine | ReferenceEngine,
     roles: dict[str, KGEModel],
     state: Progress,
@@ -293,40 +305,46 @@ def save(
     tensors = {f"weights.{role}.{name}": x for role, model in roles.items() for name, x in model.state_dict().items()}
     tensors |= {f"moments.{name}": x for name, x in engine.state().items()}
     tensors |= {f"best.{name}": x for name, x in best.items()}
-    write_tensors(path, tensors, {"config": config.model_dump(), "engine": type(engine).__name__, **vars(state)})
+    about = {"config": config.model_dump(), "graph_sha256": graph.sha256, "engine": type(engine).__name__}
+    write_tensors(path, tensors, {**about, **vars(state)})
 
 
 def restore(
     path: Path,
     config: RunConfig,
+    graph: Graph,
     engine: NativeEngine | ReferenceEngine,
-    student: KGEModel,
-    teacher: KGEModel | None,
+    roles: dict[str, KGEModel],
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Put a checkpoint's weights and moments in place; returns where it stood and its best weights.
 
     Raises:
-        CheckpointError: damaged, of another config, or of another engine, which would end in other bits.
+        CheckpointError: damaged, of another config or graph, or of another engine, which would end in other bits.
     """
     tensors, about = read_tensors(path)
-    if about.get("config") != config.model_dump():
+    if about.pop("config", None) != config.model_dump():
         raise CheckpointError(f"{path} belongs to another configuration; delete it to start over")
+    if about.pop("graph_sha256", None) != graph.sha256:
+        raise CheckpointError(f"{path} was made on another graph than {graph.name} is now; delete it to start over")
     if about.pop("engine", None) != type(engine).__name__:
         raise CheckpointError(
             f"{path} was made by another engine than {type(engine).__name__}, so it cannot go on to "
             "the same numbers; delete it to start over, or restore the compiler or device"
         )
-    about.pop("config")
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "moments": {}, "best": {}}
     try:
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "moments": {}, "best": {}}
         for name, x in tensors.items():
             group, rest = name.split(".", 1)
             groups[group][rest] = x
-        for role, model in (("student", student), ("teacher", teacher)):
-            mine = {n.split(".", 1)[1]: x for n, x in groups["weights"].items() if n.startswith(role)}
-            if mine:
-                model.load_state_dict(mine)
+        weights = {f"{role}.{name}": x for role, model in roles.items() for name, x in model.state_dict().items()}
+        state = Progress(**about)
+        needed = [(weights, groups["weights"]), (engine.state(), groups["moments"])]
+        for mine, found in [*needed, *([(weights, groups["best"])] if state.best_epoch else [])]:
+            if mine.keys() != found.keys():
+                raise ValueError(f"{', '.join(sorted(mine.keys() ^ found.keys()))} missing or unknown")
+        for role, model in roles.items():
+            model.load_state_dict({name: groups["weights"][f"{role}.{name}"] for name in model.state_dict()})
         engine.load_state(groups["moments"])
-        return Progress(**about), groups["best"]
+        return state, groups["best"]
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({' '.join(str(error).split())}); delete it to start over") from None

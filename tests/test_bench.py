@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kgdistil import build_model, kernels
-from kgdistil.bench import __main__ as bench
+from kgdistil.bench import compare as bench
 from kgdistil.bench import gpu
 from kgdistil.bench.machine import training_floor
 from kgdistil.bench.peers import MODELS, EagerTorch

@@ -1,8 +1,8 @@
 """Fast paths on the CPU: C++ compiled at first use for one model and dimension, loaded with ctypes.
 
 `train.cpp` runs one epoch, `rank.cpp` counts filtered ranks and finds top-k answers. Both are held to the readable
-modules by the tests. Without a C++ compiler, or with `KGDISTIL_NATIVE=0`, `available()` is False after one log line
-and the callers use PyTorch. `CXX` names the compiler, `KGDISTIL_CACHE` the folder of the compiled files.
+modules by the tests. Without a C++ compiler, or with `KGDISTIL_NATIVE=0`, the callers use PyTorch, after one log
+line. `CXX` names the compiler, `KGDISTIL_CACHE` the folder of the compiled files.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ class NativeEngine:
             len(self.keys),
             pointer(self.bitmap),
             self.bitmap_bits,
-            o.batch_size,
+            min(o.batch_size, len(self.triples)),  # working memory is made for a whole batch
             o.negatives,
             o.loss == "margin",
             ("sum", "mean", "self-adversarial").index(o.weighting),

@@ -1,0 +1,272 @@
+"""The four runs that one distillation is compared by: teacher, the student alone, stage 1 and stage 2."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from . import results
+from .checkpoint import load_model
+from .config import RunConfig, make_config, short
+from .data import Graph
+from .errors import ConfigError, KgdistilError
+from .evaluation import KnownTriples, evaluate, rank
+from .models import KGEModel
+from .predict import predict
+from .training import Run, resolve, run
+
+# What differs from `RunConfig`'s defaults, by model and graph; "*" is any graph, and a graph's own row refines it.
+# `both` holds for teacher and student, `teacher`, `student` and `stage2` refine it. Chosen by validation MRR alone.
+SETTINGS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
+    "RotatE": {
+        "*": {"both": {"weighting": "mean", "gamma": 6.0}},
+        "umls": {"both": {"weighting": "self-adversarial"}, "teacher": {"gamma": 9.0}, "stage2": {"lr": 0.01}},
+        "wn18rr": {"teacher": {"weighting": "self-adversarial", "gamma": 9.0}},
+    },
+    "TransE": {
+        "*": {"both": {"lr": 0.01}},
+        "umls": {"both": {"gamma": 6.0}, "student": {"lr": 0.05}},
+    },
+    "TransH": {
+        "*": {"both": {"lr": 0.005}},
+        "umls": {"both": {"gamma": 6.0}, "student": {"lr": 0.05}},
+    },
+    "ComplEx": {
+        "*": {"both": {"weighting": "mean", "lr": 0.01}},
+        "umls": {"teacher": {"penalty": 0.003}, "student": {"lr": 0.02, "penalty": 0.001}},
+    },
+}
+SMALL_GRAPHS = {"umls": 256, "kinships": 256, "nations": 256}  # batch size where 1,024 leaves few steps an epoch
+STEPS = {"teacher": "teacher", "no_ds": "no-DS", "stage1": "stage 1", "stage2": "stage 2"}  # field: name for people
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Configs of the runs; `teacher` is None where `saved_teacher` names one, `stage2` for a single stage."""
+
+    teacher: RunConfig | None
+    no_ds: RunConfig
+    stage1: RunConfig
+    stage2: RunConfig | None
+    saved_teacher: str | None = None
+
+    @property
+    def final(self) -> RunConfig:
+        """The run that ends the distillation."""
+        return self.stage2 or self.stage1
+
+    def step(self, name: str, graph: Graph, progress: bool | None = None) -> Run:
+        """One run, found or trained: `teacher`, `no_ds`, `stage1` or `stage2`. Later steps need the earlier ones."""
+        if name == "teacher" and self.saved_teacher:
+            return read_teacher(self.saved_teacher, graph)
+        config = getattr(self, name)
+        if config is None:
+            raise ConfigError(f"this recipe has no {STEPS[name]}: stages is 1")
+        return run(config, graph, progress=progress)
+
+    def run(self, graph: Graph, progress: bool | None = None) -> dict[str, Run]:
+        """All runs by their names for people, those that are finished read from disk."""
+        there = [name for name in STEPS if name != "stage2" or self.stage2]
+        return {STEPS[name]: self.step(name, graph, progress) for name in there}
+
+
+def distillation(
+    dataset: str = "umls",
+    model: str = "RotatE",
+    dim: int = 8,
+    teacher_dim: int = 64,
+    stages: int = 2,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    epochs: int = 150,
+    seed: int = 0,
+    device: str = "cpu",
+    teacher: str = "",
+) -> Recipe:
+    """The recipe of one distillation.
+
+    Args:
+        epochs: of the teacher and of each stage; the student alone gets as many as its stages together.
+        teacher: a run id or the folder of a saved model, which then replaces the teacher of `teacher_dim`.
+    Raises:
+        ConfigError, CheckpointError, DeviceError: one line with the parameter, its value and what to do.
+    """
+    if isinstance(stages, bool) or str(stages) not in ("1", "2"):
+        raise ConfigError(f"stages is {short(stages)}: it must be 1 or 2")
+    if not isinstance(teacher, str):
+        raise ConfigError(f"teacher is {short(teacher)}: give a run id, the folder of a saved model, or ''")
+    shared = {"dataset": dataset, "model": model, "seed": seed, "device": device, "protocol": "notebook"}
+    # Checked first without any setting of the table, so that an error names what the caller gave.
+    plain = make_config(**shared, dim=dim, epochs=epochs, alpha=alpha, beta=beta)
+    try:
+        large = make_config(**shared, dim=teacher_dim).dim
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("dim is", "teacher_dim is")) from None
+    shared |= {"schedule": "linear", "patience": 0, "check_every": max(1, plain.epochs // 10)}
+    if plain.dataset in SMALL_GRAPHS:
+        shared["batch_size"] = SMALL_GRAPHS[plain.dataset]
+
+    of_student = settings(plain, "student")
+    student = {**shared, **of_student, "dim": plain.dim, "alpha": plain.alpha, "beta": plain.beta}
+    of_teacher = settings(plain.model_copy(update={"dim": large}), "teacher")
+    own = None
+    if not teacher:
+        own = make_config(**{**shared, **of_teacher, "dim": large, "epochs": plain.epochs, "role": "teacher"})
+    name = own.run_id if own else find_teacher(teacher)
+    stage1 = make_config(**student, epochs=plain.epochs, role="stage1", teacher=name)
+    stage2 = None
+    if int(stages) == 2:
+        slower = {"lr": of_student["lr"] / 4, "teacher_lr": of_teacher["lr"] / 4, **settings(plain, "stage2", {})}
+        links = {"role": "stage2", "teacher": name, "student": stage1.run_id}
+        stage2 = make_config(**{**student, **slower, **links, "epochs": plain.epochs})
+    no_ds = make_config(**student, epochs=plain.epochs * int(stages), role="no-ds")
+    return Recipe(own, no_ds, stage1, stage2, None if own else name)
+
+
+def settings(config: RunConfig, part: str, base: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What `SETTINGS` says about `part` ("teacher", "student" or "stage2") for the model, graph and dim of `config`.
+
+    Args:
+        base: {} to leave out what teacher and student share; None to start with it.
+    """
+    table = SETTINGS.get(config.model, {})
+    values = {"lr": 0.02 if config.dim <= 16 else 0.01} if base is None else dict(base)
+    for graph in ("*", config.dataset):
+        row = table.get(graph, {})
+        values |= (row.get("both", {}) if base is None else {}) | row.get(part, {})
+    return values
+
+
+def find_teacher(name: str) -> str:
+    """A run id where the model is a run's, else the absolute path of its folder (a notebook may run anywhere)."""
+    try:
+        folder = resolve(name).resolve()
+    except KgdistilError:
+        folder = resolve(str(results.root() / name)).resolve() if (results.root() / name).is_dir() else None
+        if folder is None:
+            raise
+    return folder.name if folder.parent == results.model_folder("").resolve() else str(folder)
+
+
+def read_teacher(name: str, graph: Graph) -> Run:
+    """A saved teacher as a run: ranked now, since a folder may come without its record.
+
+    Raises:
+        CheckpointError: missing, damaged, or trained on another graph.
+    """
+    folder = resolve(name)
+    model = load_model(folder, graph)
+    known = KnownTriples(graph.known.cpu(), graph.num_relations)
+    found = results.read_record(results.record_path(folder.name)) or {}
+    config = make_config(dataset=found.get("config", {}).get("dataset", graph.name), model=type(model).__name__,
+                         dim=model.dim, role="teacher")  # fmt: skip
+    measured = {split: evaluate(model, graph, split, known=known).metrics() for split in ("valid", "test")}
+    record = {"id": folder.name, "seconds": 0.0, "epochs": 0, "curve": [], **found}
+    return Run(config, {**record, "parameters": model.num_parameters, **measured}, folder)
+
+
+# ---- what a notebook shows ------------------------------------------------------------------------------------------
+def check_parameters(namespace: Mapping[str, Any], function: Any = distillation) -> None:
+    """Refuse a name that papermill injected and `function` does not take; papermill itself only warns.
+
+    Args:
+        namespace: the notebook's `globals()`. Only the injected cell is looked at, so a cell can be run again.
+    Raises:
+        ConfigError: with the name, its value and the nearest parameter.
+    """
+    known = inspect.signature(function).parameters
+    for cell in namespace.get("In", ()):
+        if not cell.startswith("# Parameters"):  # how papermill heads the cell it injects
+            continue
+        targets = [t for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets]
+        for name in (t.id for t in targets if isinstance(t, ast.Name) and t.id not in known):
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the parameters are {', '.join(known)}"
+            raise ConfigError(f"unknown parameter {name} (= {short(namespace.get(name))}): {hint}")
+
+
+def one_line_errors() -> None:
+    """Let IPython, and so papermill, show this package's errors as one line instead of a page."""
+    KgdistilError._render_traceback_ = lambda self: [f"{type(self).__name__}: {self}"]  # type: ignore[attr-defined]
+
+
+def bytes_per_entity(model: KGEModel) -> int:
+    return model.entities.shape[1] * model.entities.element_size()
+
+
+def summary(done: Run) -> str:
+    """One line on a finished run."""
+    record = done.record
+    if not record["curve"]:
+        return f"saved teacher: validation MRR {record['valid']['both']['mrr']:.3f}"
+    return (
+        f"validation MRR {record['valid']['both']['mrr']:.3f}, at its best after {record['best_epoch']} of "
+        f"{record['epochs']} epochs; trained for {record['seconds']:.1f} s"
+    )
+
+
+def table(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """One row for each run: sizes, and filtered metrics on the test split, both sides."""
+    rows = {}
+    for name, done in runs.items():
+        metrics = done.record["test"]["both"]
+        rows[name] = {
+            "dim": done.config.dim,
+            "parameters": f"{done.record['parameters']:,}",
+            "bytes per entity": bytes_per_entity(done.load()),
+            **{label: f"{metrics[label.lower()]:.3f}" for label in ("MRR", "Hits@1", "Hits@3", "Hits@10")},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def example_query(teacher: KGEModel, graph: Graph, among: int = 500) -> tuple[int, int, int]:
+    """The first test triple whose tail the teacher ranks best when training triples are left out.
+
+    Args:
+        among: how many test triples are looked at.
+    """
+    triples = graph.test[:among].cpu()
+    ranks = rank(teacher, triples, KnownTriples(graph.train.cpu(), graph.num_relations)).ranks()[:, 1]
+    h, r, t = triples[int(ranks.argmin())].tolist()
+    return h, r, t
+
+
+def answers(models: Mapping[str, KGEModel], graph: Graph, query: tuple[int, int, int], k: int = 5) -> pd.DataFrame:
+    """The k best tails of (h, r, ?) by each model, side by side; ✓ marks those valid or test say are true.
+
+    Training triples are left out: the models have seen them.
+    """
+    h, r, _ = query
+    held_out = torch.cat([graph.valid, graph.test]).cpu()
+    true = {graph.entities[t] for t in held_out[(held_out[:, 0] == h) & (held_out[:, 1] == r), 2].tolist()}
+    known = KnownTriples(graph.train.cpu(), graph.num_relations)
+    columns = {}
+    for name, model in models.items():
+        found = predict(model, graph, head=h, relation=r, k=k, known=known)
+        columns[name] = [n + (" ✓" if e in true else "") for n, e in zip(found["name"], found["entity"], strict=True)]
+    length = max(map(len, columns.values()))
+    index = pd.RangeIndex(1, length + 1, name="rank")
+    return pd.DataFrame({name: pd.Series(c, index=index[: len(c)]) for name, c in columns.items()}, index=index)
+
+
+def verdict(runs: Mapping[str, Run]) -> str:
+    """The answer in one sentence, whichever way it came out."""
+    teacher, alone, last = runs["teacher"], runs["no-DS"], list(runs.values())[-1]
+    gain = last.test() - alone.test()
+    small, large = (bytes_per_entity(x.load()) for x in (last, teacher))
+    if abs(gain) < 0.005:
+        what = f"made no difference worth naming (test MRR {last.test():.3f}, {alone.test():.3f} without a teacher)"
+    else:
+        word = "raised" if gain > 0 else "lowered"
+        what = f"{word} the student's test MRR from {alone.test():.3f} without a teacher to {last.test():.3f}"
+    return (
+        f"With this one seed, distillation {what}; the student takes {small} bytes per entity where the teacher takes "
+        f"{large}, and reaches {last.test() / teacher.test():.0%} of its MRR ({teacher.test():.3f})."
+    )

@@ -1,0 +1,248 @@
+"""One validated config: what is refused and in which words, the paper's defaults, and the name of a run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import kgdistil
+from kgdistil.config import RunConfig, check_device, make_config
+from kgdistil.errors import ConfigError, DeviceError
+from kgdistil.models import MODELS, build_model
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here, so cuda is no mistake")
+PAPER = {  # section 4.1: gamma, negatives, penalty (C), loss
+    "TransE": (1.0, 5, 0.0, "margin"),
+    "TransH": (0.5, 5, 0.0625, "margin"),
+    "ComplEx": (0.0, 25, 0.0, "cross-entropy"),
+    "RotatE": (6.0, 25, 0.0, "cross-entropy"),
+    "DistMult": (0.0, 25, 0.0, "cross-entropy"),
+    "SimplE": (0.0, 25, 0.0, "cross-entropy"),
+}
+OTHER = {  # for each field a value that is not the default
+    "dataset": "nations",
+    "model": "TransE",
+    "dim": 16,
+    "role": "teacher",
+    "seed": 1,
+    "protocol": "mine",
+    "norm": 2,
+    "loss": "margin",
+    "gamma": 5.0,
+    "epsilon": 1.0,
+    "negatives": 24,
+    "weighting": "mean",
+    "temperature": 0.5,
+    "penalty": 0.5,
+    "alpha": 0.3,
+    "beta": 0.7,
+    "lr": 0.01,
+    "teacher_lr": 0.01,
+    "schedule": "linear",
+    "batch_size": 512,
+    "epochs": 999,
+    "check_every": 5,
+    "patience": 0,
+    "test_curve": True,
+    "teacher": "x",
+    "student": "y",
+    "device": "cuda",
+}
+FITTING = {  # what a field needs beside it
+    "penalty": {"model": "ComplEx"},
+    "teacher": {"role": "stage1", "teacher": "another"},
+    "student": {"role": "stage2", "teacher": "x"},
+}
+
+
+# ---- defaults -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("model", MODELS)
+def test_fields_left_out_are_the_papers(model: str) -> None:
+    config = make_config(model=model)
+    assert (config.gamma, config.negatives, config.penalty, config.loss) == PAPER[model]
+    assert (config.norm, config.epsilon, config.batch_size, config.epochs) == (1, 2.0, 1024, 1000)
+    assert config.weighting == "sum" and config.schedule == "plateau"
+
+
+def test_none_means_left_out_and_given_values_win() -> None:
+    assert make_config(model=None, gamma=None, dim=None, teacher=None) == make_config()
+    config = make_config(model="TransH", gamma=2, penalty=0, negatives=7, loss="cross-entropy")
+    assert (config.gamma, config.penalty, config.negatives, config.loss) == (2.0, 0.0, 7, "cross-entropy")
+
+
+def test_names_of_models_and_known_graphs_are_taken_in_any_case() -> None:
+    assert make_config(model="rotate", dataset="UMLS") == make_config(model="RotatE", dataset="umls")
+    assert make_config(dataset="./UMLS").dataset == "./UMLS"  # a folder keeps its name
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "offset"),
+    [("RotatE", None, 6.0), ("RotatE", "margin", 0.0), ("TransE", None, 0.0), ("ComplEx", None, 0.0)],
+)
+def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str, loss: str, offset: float) -> None:
+    config = make_config(model=model, loss=loss)
+    assert config.model_options["offset"] == offset
+    assert build_model(config.model, 5, 2, config.dim, **config.model_options).offset == offset
+    assert config.objective.margin == config.gamma
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"dim": 0}, "dim is 0: input should be greater than or equal to 1"),
+        ({"dim": -8}, "dim is -8: "),
+        ({"dim": "eight"}, "dim is 'eight': input should be a valid integer"),
+        ({"dim": 8.5}, "dim is 8.5: input should be a valid integer"),
+        ({"dim": "8.5"}, "dim is '8.5': input should be a valid integer"),
+        ({"dim": ""}, "dim is '': input should be a valid integer"),
+        ({"dim": True}, "dim is True: it must be a number"),
+        ({"dim": [8]}, "dim is [8]: input should be a valid integer"),
+        ({"dim": 10**9}, "dim is 1000000000: input should be less than or equal to"),
+        ({"dims": 8}, "unknown parameter dims (= 8): did you mean dim?"),
+        ({"colour": "red"}, "unknown parameter colour (= 'red'): the parameters are dataset, model, dim,"),
+        ({"model": "TransF"}, "model is 'TransF': choose one of TransE, TransH, ComplEx, RotatE, DistMult, SimplE"),
+        ({"model": 3}, "model is 3: choose one of"),
+        ({"lr": -0.1}, "lr is -0.1: input should be greater than 0"),
+        ({"lr": 0}, "lr is 0: input should be greater than 0"),
+        ({"lr": float("nan")}, "lr is nan: "),
+        ({"lr": "nan"}, "lr is 'nan': "),
+        ({"lr": float("inf")}, "lr is inf: "),
+        ({"lr": "fast"}, "lr is 'fast': input should be a valid number"),
+        ({"gamma": -1}, "gamma is -1: "),
+        ({"gamma": float("nan")}, "gamma is nan: "),
+        ({"epsilon": 0}, "epsilon is 0: "),
+        ({"alpha": 1.5}, "alpha is 1.5: input should be less than or equal to 1"),
+        ({"beta": -0.5}, "beta is -0.5: "),
+        ({"seed": -1}, "seed is -1: "),
+        ({"seed": 2**63}, "seed is 9223372036854775808: input should be less than"),
+        ({"epochs": 0}, "epochs is 0: "),
+        ({"epochs": "many"}, "epochs is 'many': "),
+        ({"batch_size": 0}, "batch_size is 0: "),
+        ({"batch_size": 2**26, "negatives": 2}, "batch_size × negatives is 134217728: at most"),
+        ({"negatives": 0}, "negatives is 0: "),
+        ({"check_every": 0}, "check_every is 0: "),
+        ({"patience": -1}, "patience is -1: "),
+        ({"norm": 3}, "norm is 3: "),
+        ({"schedule": "step"}, "schedule is 'step': input should be 'plateau', 'linear', 'cosine' or 'constant'"),
+        ({"loss": "hinge"}, "loss is 'hinge': input should be 'margin' or 'cross-entropy'"),
+        ({"weighting": "max"}, "weighting is 'max': input should be "),
+        ({"role": "Stage1"}, "role is 'Stage1': input should be 'teacher', 'no-ds', 'stage1' or 'stage2'"),
+        ({"role": "stage1"}, "teacher is missing: stage1 needs a run id or the folder of a saved model"),
+        ({"role": "stage2"}, "teacher is missing: stage2 needs"),
+        ({"role": "stage1", "teacher": ""}, "teacher is '': "),
+        ({"teacher": "x"}, "teacher is 'x', but no-ds trains without one"),
+        ({"role": "teacher", "teacher": "x"}, "teacher is 'x', but teacher trains without one"),
+        ({"student": "x"}, "student is 'x', but only stage2 starts from a student"),
+        ({"role": "stage1", "teacher": "x", "student": "y"}, "student is 'y', but only stage2"),
+        ({"penalty": 0.1}, "penalty is 0.1, but RotatE has no regulariser: set it to 0"),
+        ({"dataset": ""}, "dataset is '': "),
+        ({"dataset": 7}, "dataset is 7: input should be a valid string"),
+        ({"device": 0}, "device is 0: input should be a valid string"),
+        ({"dataset": None, "protocol": 1}, "protocol is 1: input should be a valid string"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(values: dict, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(**values)
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"^dim is 0: .*; lr is -1: .*; unknown parameter epoch \(= 3\): did"):
+        make_config(dim=0, lr=-1, epoch=3)
+
+
+def test_a_long_value_is_cut() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(dim="x" * 10_000)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "device", ["tpu", "gpu", "", "CPU", "meta", "mps", "hpu", "xla", "cpu:1", "cuda:-1", "cuda:99", "cuda:x", "cpu\n"]
+)
+def test_a_device_that_is_not_there(device: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        make_config(device=device)
+    assert str(caught.value).startswith(f"device is {device!r}, which this machine does not have; it has cpu")
+    assert "\n" not in str(caught.value)
+
+
+@no_gpu
+def test_cuda_where_there_is_none() -> None:
+    with pytest.raises(DeviceError, match="device is 'cuda', which this machine does not have; it has cpu$"):
+        make_config(device="cuda")
+
+
+def test_the_device_found_is_returned() -> None:
+    assert check_device("cpu") == torch.device("cpu")
+
+
+# ---- numbers as strings: papermill's -r and a shell pass them so ----------------------------------------------------
+def test_a_number_in_a_string_is_that_number_and_names_the_same_run() -> None:
+    strings = {"dim": "16", "seed": "3", "norm": "2", "lr": "1e-2", "alpha": "0.3", "epochs": " 20 ", "negatives": "9"}
+    numbers = {"dim": 16, "seed": 3, "norm": 2, "lr": 0.01, "alpha": 0.3, "epochs": 20, "negatives": 9}
+    assert make_config(**strings) == make_config(**numbers)
+    assert make_config(**strings).run_id == make_config(**numbers).run_id
+    assert make_config(dim=16.0, gamma=6) == make_config(dim=16, gamma=6.0)
+
+
+# ---- the name of a run ----------------------------------------------------------------------------------------------
+def test_run_id_is_the_same_in_every_process() -> None:
+    values = {"dim": 4, "lr": 0.1, "model": "TransH", "dataset": "nations"}
+    code = f"from kgdistil import make_config; print(make_config(**{values}).run_id)"
+    home = str(Path(kgdistil.__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": home, "PYTHONHASHSEED": "12345"}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    name = make_config(**values).run_id
+    assert ran.stdout.strip() == name, ran.stderr
+    assert name.startswith("nations-transh-d4-no-ds-s0-")
+
+
+@pytest.mark.parametrize("field", RunConfig.model_fields)
+def test_run_id_changes_with_every_field(field: str) -> None:
+    base = FITTING.get(field, {})
+    assert RunConfig(**base).run_id != RunConfig(**{**base, field: OTHER[field]}).run_id
+
+
+@given(st.text(min_size=1, max_size=300))
+@example("/data/my graph/")
+@example("..")
+@example("/")
+def test_run_id_is_a_plain_file_name_whatever_the_data_set_is_called(dataset: str) -> None:
+    name = make_config(dataset=dataset, model="ComplEx", role="stage2", teacher="x", seed=2**63 - 1).run_id
+    assert len(name) < 120 and name[0].isalnum()
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+# ---- anything at all ------------------------------------------------------------------------------------------------
+ANYTHING = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.binary(max_size=4)
+    | st.lists(st.integers(), max_size=2)
+    | st.dictionaries(st.text(max_size=2), st.none(), max_size=1)
+    | st.sampled_from([*MODELS, "stage1", "stage2", "teacher", "cuda", "cpu", "margin", "cosine", 8, "8", 0.1, "nan"])
+)
+
+
+@settings(max_examples=400)
+@given(st.dictionaries(st.sampled_from([*RunConfig.model_fields, "dims", "lr "]), ANYTHING, max_size=6))
+def test_any_values_give_a_config_or_one_line(values: dict) -> None:
+    try:
+        config = make_config(**values)
+    except (ConfigError, DeviceError) as error:
+        assert str(error) and "\n" not in str(error)
+    else:
+        assert make_config(**config.model_dump()) == config
+        assert config.run_id == make_config(**config.model_dump()).run_id

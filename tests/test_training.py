@@ -1,0 +1,704 @@
+"""One loop for every role: schedules, the best checkpoint, and runs that are found, refused, stopped and resumed."""
+
+import errno
+import itertools
+import json
+import logging
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kgdistil
+from kgdistil import checkpoint, results, training
+from kgdistil.checkpoint import DESCRIPTION, WEIGHTS, load_model, read_tensors, save_model, write_tensors
+from kgdistil.config import RunConfig, make_config
+from kgdistil.data import Graph
+from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
+from kgdistil.evaluation import evaluate
+from kgdistil.models import KGEModel, build_model
+from kgdistil.training import CHECKPOINT, Progress, Run, learning_rates, run, train
+
+HOME = str(Path(kgdistil.__file__).parent.parent)
+ROLES = ("teacher", "no-ds", "stage1", "stage2")
+# what a record says besides the numbers, which may differ between two equal runs
+CIRCUMSTANCES = ("seconds", "finished", "command", "device", "commit", "dirty")
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Nothing is written into the checkout; one thread, since threads that wait for each other take longest here."""
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny(tiny_graph: Graph) -> Graph:
+    return tiny_graph
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory, tiny_graph: Graph) -> str:
+    """A teacher of the tiny graph, untrained: what it knows does not matter here."""
+    folder = tmp_path_factory.mktemp("teacher")
+    save_model(folder, build_model("RotatE", 30, 4, 8, seed=7, offset=6.0), tiny_graph)
+    return str(folder)
+
+
+def tiny_config(**values: Any) -> RunConfig:
+    """A run of milliseconds: 12 epochs of 5 steps."""
+    settings = {
+        "dataset": "tiny",
+        "dim": 4,
+        "epochs": 12,
+        "check_every": 2,
+        "batch_size": 32,
+        "negatives": 4,
+        "lr": 0.05,
+    }
+    return make_config(**{**settings, **values})
+
+
+def outcome(finished: Run) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Every bit that two equal runs must share: the files of weights, and the record without its circumstances."""
+    weights = {str(p.relative_to(finished.folder)): p.read_bytes() for p in finished.folder.rglob("*.safetensors")}
+    record = json.loads(results.record_path(finished.id).read_text())
+    return weights, {key: value for key, value in record.items() if key not in CIRCUMSTANCES}
+
+
+def elsewhere(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(folder / "results"))
+    monkeypatch.setenv("KGDISTIL_RUNS", str(folder / "runs"))
+
+
+# ---- learning rates -------------------------------------------------------------------------------------------------
+def all_rates(config: RunConfig, steps: int) -> torch.Tensor:
+    return torch.cat([learning_rates(config, config.lr, Progress(epoch=e), steps) for e in range(config.epochs)])
+
+
+def test_linear_decay_falls_evenly_to_zero() -> None:
+    config = tiny_config(schedule="linear", lr=0.02, epochs=7)
+    torch.testing.assert_close(all_rates(config, 3), torch.linspace(0.02, 0, 22, dtype=torch.float64)[:-1])
+    assert learning_rates(config, 0.02, Progress(epoch=7), 3)[0] == 0
+
+
+def test_cosine_decay_falls_to_zero() -> None:
+    config = tiny_config(schedule="cosine", lr=0.02, epochs=7)
+    expected = [0.01 * (1 + math.cos(math.pi * i / 21)) for i in range(21)]
+    torch.testing.assert_close(all_rates(config, 3), torch.tensor(expected, dtype=torch.float64))
+    assert learning_rates(config, 0.02, Progress(epoch=7), 3)[0] < 1e-15
+
+
+def test_constant_rate_stays(tiny: Graph) -> None:
+    assert set(all_rates(tiny_config(schedule="constant", lr=0.02), 3).tolist()) == {0.02}
+    curve = run(tiny_config(schedule="constant"), tiny, progress=False).record["curve"]
+    assert {point["lr"] for point in curve} == {0.05}
+
+
+class Scripted:
+    """Stands for ranks whose MRR the test decides."""
+
+    def __init__(self, mrr: float):
+        self.mrr = mrr
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        return {"both": {"mrr": self.mrr}}
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """`script([.1, .2, …])`: the MRR of each validation in turn, the last one for ever. Returns the weights seen."""
+
+    def install(mrrs: list[float]) -> list[dict[str, torch.Tensor]]:
+        values, seen = itertools.chain(mrrs, itertools.repeat(mrrs[-1])), []
+
+        def rank(model: KGEModel, *_: object, **__: object) -> Scripted:
+            seen.append({name: x.clone() for name, x in model.state_dict().items()})
+            return Scripted(next(values))
+
+        monkeypatch.setattr(training, "rank", rank)
+        return seen
+
+    return install
+
+
+def test_plateau_multiplies_by_96_percent_after_five_checks_without_improvement(tiny: Graph, script: Any) -> None:
+    script([0.1, 0.5] + [0.5] * 4 + [0.6] + [0.3] * 20)  # better at checks 2 and 7; an equal MRR is no improvement
+    config = tiny_config(check_every=1, epochs=24, patience=0, lr=0.05)
+    rates = [point["lr"] for point in run(config, tiny, progress=False).record["curve"]]
+    # four bad checks (3 to 6) change nothing; after checks 12 and 17 and 22 five more have been bad
+    expected = [0.05] * 12 + [0.05 * 0.96] * 5 + [0.05 * 0.96**2] * 5 + [0.05 * 0.96**3] * 2
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+def test_decays_are_what_the_loop_uses(tiny: Graph) -> None:
+    config = tiny_config(schedule="linear", check_every=1)
+    rates = [point["lr"] for point in run(config, tiny, progress=False).record["curve"]]
+    assert rates == pytest.approx([0.05 * (1 - (5 * e + 4) / 60) for e in range(12)])  # the last step of each epoch
+
+
+# ---- the best checkpoint, early stopping ----------------------------------------------------------------------------
+def test_early_stopping_and_the_weights_of_the_best_epoch(tiny: Graph, script: Any) -> None:
+    seen = script([0.1, 0.4, 0.3, 0.4, 0.2, 0.9])  # the .9 is never reached
+    finished = run(tiny_config(check_every=2, epochs=40, patience=3), tiny, progress=False)
+    assert finished.record["epochs"] == 10 and finished.record["best_epoch"] == 4
+    assert [point["epoch"] for point in finished.record["curve"]] == [2, 4, 6, 8, 10]
+    for name, tensor in finished.load(tiny).state_dict().items():
+        assert torch.equal(tensor, seen[1][name]) and not torch.equal(tensor, seen[4][name])
+
+
+def test_patience_zero_never_stops(tiny: Graph, script: Any) -> None:
+    script([0.5, 0.1])
+    finished = run(tiny_config(check_every=1, epochs=30, patience=0), tiny, progress=False)
+    assert finished.record["epochs"] == 30 and finished.record["best_epoch"] == 1
+
+
+def test_the_last_epoch_is_validated_too(tiny: Graph) -> None:
+    curve = run(tiny_config(check_every=5), tiny, progress=False).record["curve"]
+    assert [point["epoch"] for point in curve] == [5, 10, 12]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_the_record_says_is_what_the_saved_model_does(tiny: Graph, tiny_teacher: str, role: str) -> None:
+    teacher = {"teacher": tiny_teacher} if role.startswith("stage") else {}
+    finished = run(tiny_config(role=role, check_every=1, **teacher), tiny, progress=False)
+    model = finished.load(tiny)
+    assert (type(model).__name__, model.dim) == ("RotatE", 4)
+    for split in ("valid", "test"):
+        assert evaluate(model, tiny, split).metrics() == finished.record[split]
+    best = max(finished.record["curve"], key=lambda point: point["valid_mrr"])
+    assert finished.record["valid"]["both"]["mrr"] == best["valid_mrr"]
+    assert finished.record["best_epoch"] == best["epoch"]
+    assert finished.test("hits@10", "tail") == finished.record["test"]["tail"]["hits@10"]
+
+
+def test_a_curve_of_the_test_split_changes_nothing_else(tiny: Graph) -> None:
+    plain = run(tiny_config(), tiny, progress=False)
+    curved = run(tiny_config(test_curve=True), tiny, progress=False)
+    for name, tensor in plain.load().state_dict().items():
+        assert torch.equal(curved.load().state_dict()[name], tensor)
+    assert [{k: v for k, v in p.items() if k != "test_mrr"} for p in curved.record["curve"]] == plain.record["curve"]
+    best = next(p for p in curved.record["curve"] if p["epoch"] == curved.record["best_epoch"])
+    assert best["test_mrr"] == curved.test()
+
+
+def test_seeds_differ_and_repeat(tiny: Graph) -> None:
+    first, again, other = (
+        train(tiny_config(seed=seed), tiny, Path(os.environ["KGDISTIL_RUNS"]) / str(i), progress=False)
+        for i, seed in enumerate((0, 0, 1))
+    )
+    weights = [finished.load().entities for finished in (first, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+# ---- teachers -------------------------------------------------------------------------------------------------------
+def test_stage_one_leaves_the_teacher_alone_and_stage_two_trains_a_copy(tiny: Graph, tiny_teacher: str) -> None:
+    before = (Path(tiny_teacher) / WEIGHTS).read_bytes()
+    first = run(tiny_config(role="stage1", teacher=tiny_teacher), tiny, progress=False)
+    second = run(tiny_config(role="stage2", teacher=tiny_teacher, student=first.id), tiny, progress=False)
+    assert (Path(tiny_teacher) / WEIGHTS).read_bytes() == before
+    assert not (first.folder / "teacher").exists()
+    learned, given = load_model(second.folder / "teacher", tiny), load_model(tiny_teacher, tiny)
+    assert learned.dim == 8 and not torch.equal(learned.entities, given.entities)
+
+
+@pytest.mark.parametrize("role", ["stage1", "stage2"])
+def test_models_handed_to_train_are_not_changed(tiny: Graph, tiny_teacher: str, folders: Path, role: str) -> None:
+    teacher = load_model(tiny_teacher)
+    before = {name: x.clone() for name, x in teacher.state_dict().items()}
+    train(tiny_config(role=role, teacher="x"), tiny, folders / "here", teacher=teacher, progress=False)
+    assert all(torch.equal(x, before[name]) for name, x in teacher.state_dict().items())
+
+
+def test_stage_two_starts_from_the_student_it_is_given(tiny: Graph, tiny_teacher: str) -> None:
+    values = {"role": "stage2", "teacher": tiny_teacher, "epochs": 1, "lr": 1e-9}  # so that nothing moves
+    student = run(tiny_config(seed=5), tiny, progress=False)
+    started = run(tiny_config(student=student.id, **values), tiny, progress=False).load()
+    drawn = run(tiny_config(**values), tiny, progress=False).load()
+    torch.testing.assert_close(started.entities, student.load().entities, rtol=0, atol=1e-6)
+    assert (drawn.entities - started.entities).abs().max() > 0.01
+
+
+def test_a_student_larger_than_its_teacher_is_warned_about(
+    tiny: Graph, folders: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model(folders / "small", build_model("RotatE", 30, 4, 4, offset=6.0), tiny)
+    config = tiny_config(role="stage1", dim=8, teacher=str(folders / "small"), epochs=2)
+    with caplog.at_level(logging.WARNING, logger="kgdistil"):
+        assert run(config, tiny, progress=False).record["epochs"] == 2
+    assert [r.getMessage() for r in caplog.records] == ["the student (dim 8) is larger than its teacher (dim 4)"]
+
+
+def test_a_teacher_of_another_graph(tiny: Graph, folders: Path) -> None:
+    save_model(folders / "foreign", build_model("RotatE", 30, 4, 8), replace(tiny, name="other", sha256="9" * 64))
+    config = tiny_config(role="stage1", teacher=str(folders / "foreign"))
+    with pytest.raises(CheckpointError, match=r"was trained on another graph \(other, SHA-256 9999.* than tiny \(0000"):
+        run(config, tiny, progress=False)
+    assert not results.record_path(config.run_id).exists()
+
+
+@pytest.mark.parametrize("name", ["nobody", "~nobody-there/x", "a" * 300, "a\0b", "/", "../..", "a\nb"])
+def test_a_teacher_that_is_nowhere(tiny: Graph, name: str) -> None:
+    with pytest.raises(CheckpointError, match="^no model ") as caught:
+        run(tiny_config(role="stage1", teacher=name), tiny, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_teacher(tiny: Graph, folders: Path) -> None:
+    (folders / WEIGHTS).write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
+        run(tiny_config(role="stage1", teacher=str(folders)), tiny, progress=False)
+
+
+def test_a_student_that_does_not_fit(tiny: Graph, tiny_teacher: str) -> None:
+    config = tiny_config(role="stage2", teacher=tiny_teacher, student=tiny_teacher)
+    with pytest.raises(ConfigError, match="student is a RotatE of dim 8; the run asks for RotatE of dim 4"):
+        run(config, tiny, progress=False)
+
+
+# ---- found, again, lost ---------------------------------------------------------------------------------------------
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The configs that were really trained, in order."""
+    done: list[RunConfig] = []
+    real = training.train
+
+    def spy(config: RunConfig, *args: Any, **more: Any) -> Run:
+        done.append(config)
+        return real(config, *args, **more)
+
+    monkeypatch.setattr(training, "train", spy)
+    return done
+
+
+def test_a_finished_run_is_found_and_again_trains_anew(tiny: Graph, trainings: list[RunConfig]) -> None:
+    config = tiny_config()
+    first = run(config, tiny, progress=False)
+    found = run(tiny_config(), tiny, progress=False)
+    assert len(trainings) == 1
+    assert (found.config, found.record, found.folder) == (first.config, first.record, first.folder)
+    assert found.ranks is None and found.test() == first.test()
+    again = run(config, tiny, progress=False, again=True)
+    assert len(trainings) == 2 and outcome(again) == outcome(first)
+    run(tiny_config(seed=1), tiny, progress=False)
+    assert len(trainings) == 3
+
+
+def test_a_run_whose_weights_or_record_are_gone_is_trained_again(tiny: Graph, trainings: list[RunConfig]) -> None:
+    first = run(tiny_config(), tiny, progress=False)
+    before = outcome(first)
+    for lost in (first.folder / WEIGHTS, results.record_path(first.id)):
+        lost.unlink()
+        assert outcome(run(tiny_config(), tiny, progress=False)) == before
+    assert len(trainings) == 3
+
+
+def test_a_run_of_a_graph_that_has_changed_is_trained_again(tiny: Graph, trainings: list[RunConfig]) -> None:
+    run(tiny_config(), tiny, progress=False)
+    changed = replace(tiny, train=tiny.train[:-1], sha256="1" * 64)
+    assert run(tiny_config(), changed, progress=False).record["graph"]["sha256"] == "1" * 64
+    assert len(trainings) == 2
+
+
+def test_ranks_asked_for_later_are_made(tiny: Graph) -> None:
+    run(tiny_config(), tiny, progress=False)
+    finished = run(tiny_config(), tiny, progress=False, save_ranks=True)
+    assert results.read_ranks(finished.id).metrics() == finished.record["test"]
+
+
+def test_a_record_that_cannot_be_read(tiny: Graph) -> None:
+    config = tiny_config()
+    path = results.record_path(config.run_id)
+    path.parent.mkdir(parents=True)
+    path.write_text('{"id": ')
+    with pytest.raises(CheckpointError, match=r"\.json is no run record .*; delete it to run again"):
+        run(config, tiny, progress=False)
+    assert path.read_text() == '{"id": '
+
+
+# ---- what is shown --------------------------------------------------------------------------------------------------
+def test_a_bar_is_shown_when_asked_for_and_never_without_a_terminal(tiny: Graph, capsys: pytest.CaptureFixture) -> None:
+    run(tiny_config(), tiny)
+    run(tiny_config(seed=1), tiny, progress=False)
+    assert capsys.readouterr() == ("", "")
+    run(tiny_config(seed=2), tiny, progress=True)
+    shown = capsys.readouterr().err
+    assert "12/12" in shown and all(word in shown for word in ("loss ", "valid MRR 0.", "triples/s"))
+
+
+# ---- what goes wrong leaves earlier results alone -------------------------------------------------------------------
+def test_a_loss_that_is_not_finite_stops_the_run(tiny: Graph, folders: Path) -> None:
+    teacher = build_model("TransE", 30, 4, 4)
+    with torch.no_grad():
+        teacher.entities.fill_(3e38)  # finite, but no distance between such entities is
+        teacher.entities[::2] *= -1
+    save_model(folders / "wild", teacher, tiny)
+    config = tiny_config(model="TransE", role="stage1", teacher=str(folders / "wild"))
+    with pytest.raises(
+        KgdistilError, match=r"the loss of epoch 1 is not finite; lower the learning rate \(lr is 0\.05"
+    ):
+        run(config, tiny, progress=False)
+    assert not results.record_path(config.run_id).exists()
+    assert not (results.model_folder(config.run_id) / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_earlier_result_survives_a_run_that_diverges(
+    tiny: Graph, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    first = run(tiny_config(), tiny, progress=False)
+    before = outcome(first)
+    for engine in (training.NativeEngine, training.ReferenceEngine):
+        monkeypatch.setattr(engine, "epoch", lambda *_: {"student_soft": 0.0, "student_hard": value})
+    with pytest.raises(KgdistilError, match="is not finite; lower the learning rate"):
+        run(tiny_config(), tiny, progress=False, again=True)
+    assert outcome(first) == before and run(tiny_config(), tiny, progress=False).record == first.record
+
+
+def test_weights_that_are_not_finite_stop_the_run(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poisoned(engine: Any, *_: object) -> dict[str, float]:
+        (engine.models["student"] if hasattr(engine, "models") else engine.student).entities.data[3] = math.nan
+        return {"student_hard": 1.0}
+
+    for engine in (training.NativeEngine, training.ReferenceEngine):
+        monkeypatch.setattr(engine, "epoch", poisoned)
+    with pytest.raises(KgdistilError, match="diverged; lower its learning rate"):
+        run(tiny_config(), tiny, progress=False)
+    assert not results.record_path(tiny_config().run_id).exists()
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "model", "record"])
+def test_a_full_disk_stops_the_run_and_it_goes_on_once_there_is_room(
+    tiny: Graph, monkeypatch: pytest.MonkeyPatch, folders: Path, what: str
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    undisturbed = outcome(run(tiny_config(), tiny, progress=False))
+    elsewhere(monkeypatch, folders / "again")
+    real, left = os.replace, itertools.count()
+    name = {"checkpoint": CHECKPOINT, "model": WEIGHTS, "record": f"{tiny_config().run_id}.json"}[what]
+
+    def replace_file(source: Any, target: Any) -> None:
+        if Path(target).name == name and (what != "checkpoint" or next(left) == 3):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "replace", replace_file)
+        with pytest.raises(
+            KgdistilError, match="^cannot write .*: No space left on device; earlier files are untouched"
+        ):
+            run(tiny_config(), tiny, progress=False)
+    assert not results.record_path(tiny_config().run_id).exists()
+    assert outcome(run(tiny_config(), tiny, progress=False)) == undisturbed
+
+
+@pytest.mark.parametrize("variable", ["KGDISTIL_RUNS", "KGDISTIL_RESULTS"])
+def test_a_folder_that_cannot_be_made(
+    tiny: Graph, monkeypatch: pytest.MonkeyPatch, folders: Path, variable: str
+) -> None:
+    (folders / "file").write_text("in the way")
+    monkeypatch.setenv(variable, str(folders / "file" / "below"))
+    with pytest.raises(KgdistilError) as caught:
+        run(tiny_config(), tiny, progress=False)
+    assert str(folders / "file") in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ---- interrupted and resumed, in this process -----------------------------------------------------------------------
+def choose_engine(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    if engine == "reference":
+        monkeypatch.setattr(training.kernels, "usable", lambda *_: False)
+
+
+class Stop(Exception):
+    pass
+
+
+def run_in_pieces(config: RunConfig, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, int]:
+    """Stopped right after every checkpoint, one each epoch, until done: the run, and how often it was stopped."""
+    real, stops = training.save, 0
+
+    def save_then_stop(*args: Any) -> None:
+        real(*args)
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(training, "save", save_then_stop)
+        while True:
+            try:
+                return run(config, graph, progress=False), stops
+            except Stop:
+                stops += 1
+
+
+@pytest.mark.parametrize(
+    ("role", "engine"),
+    [
+        *((role, "native") for role in ROLES),
+        ("no-ds", "reference"),
+        ("stage2", "reference"),
+        pytest.param("no-ds", "cuda", marks=pytest.mark.gpu),
+        pytest.param("stage2", "cuda", marks=pytest.mark.gpu),
+    ],
+)
+def test_a_run_stopped_after_every_epoch_ends_with_the_same_bits(
+    tiny: Graph, tiny_teacher: str, monkeypatch: pytest.MonkeyPatch, folders: Path, role: str, engine: str
+) -> None:
+    choose_engine(monkeypatch, engine)
+    values = {"role": role, "check_every": 1, "epochs": 40, "patience": 11, "lr": 0.2}
+    values |= {"teacher": tiny_teacher} if role.startswith("stage") else {}
+    config = tiny_config(device="cuda" if engine == "cuda" else "cpu", **values)
+    undisturbed = run(config, tiny, progress=False)
+    # what must be remembered besides weights and moments: the best weights, the fallen rate, the checks without gain
+    assert undisturbed.record["best_epoch"] < undisturbed.record["epochs"] < 40
+    assert undisturbed.record["curve"][-1]["lr"] < 0.2
+    expected = outcome(undisturbed)
+    elsewhere(monkeypatch, folders / "pieces")
+    pieces, stops = run_in_pieces(config, tiny, monkeypatch)
+    assert stops == undisturbed.record["epochs"]
+    assert outcome(pieces) == expected
+    assert not (pieces.folder / CHECKPOINT).exists(), "a finished run needs no checkpoint"
+
+
+def test_work_between_checkpoints_is_done_again_with_the_same_bits(
+    tiny: Graph, monkeypatch: pytest.MonkeyPatch, folders: Path
+) -> None:
+    config = tiny_config(check_every=1)
+    expected = outcome(run(config, tiny, progress=False))
+    elsewhere(monkeypatch, folders / "pieces")
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    real, calls = training.NativeEngine.epoch, itertools.count(1)
+
+    def stop_in_the_fifth_epoch(self: Any, *args: Any) -> dict[str, float]:
+        losses = real(self, *args)
+        if next(calls) == 5:
+            raise Stop
+        return losses
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.NativeEngine, "epoch", stop_in_the_fifth_epoch)
+        with pytest.raises(Stop):
+            run(config, tiny, progress=False)
+    assert read_tensors(results.model_folder(config.run_id) / CHECKPOINT)[1]["epoch"] == 4
+    finished = run(config, tiny, progress=False)
+    assert outcome(finished) == expected and next(calls) == 6, "the second sitting used the real engine"
+
+
+def test_a_checkpoint_is_not_written_every_epoch(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1e9)
+    done = []
+    monkeypatch.setattr(training, "save", lambda *args: done.append(args))
+    run(tiny_config(), tiny, progress=False)
+    assert len(done) == 1, "only when the run is over"
+
+
+def stopped(config: RunConfig, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Train until the third checkpoint, stop, and give its path."""
+    real, saves = training.save, itertools.count(1)
+
+    def save_then_stop(*args: Any) -> None:
+        real(*args)
+        if next(saves) == 3:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(training, "save", save_then_stop)
+        with pytest.raises(Stop):
+            run(config, graph, progress=False)
+    return results.model_folder(config.run_id) / CHECKPOINT
+
+
+def test_again_starts_over(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(tiny_config(), tiny, monkeypatch)
+    rates = []
+    monkeypatch.setattr(training, "restore", lambda *args: rates.append(args))
+    run(tiny_config(), tiny, progress=False, again=True)
+    assert not rates, "no checkpoint was looked at"
+
+
+def test_a_checkpoint_cut_anywhere_is_refused(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stopped(tiny_config(), tiny, monkeypatch)
+    whole = path.read_bytes()
+    for length in [0, 1, 8, *random.Random(0).sample(range(len(whole)), 20), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors is damaged .* delete it"):
+            run(tiny_config(), tiny, progress=False)
+    path.write_bytes(whole)
+    assert run(tiny_config(), tiny, progress=False).record["epochs"] == 12
+
+
+def test_a_checkpoint_of_another_config_is_refused(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stopped(tiny_config(), tiny, monkeypatch)
+    other = tiny_config(seed=1)
+    results.model_folder(other.run_id).mkdir(parents=True)
+    path.rename(results.model_folder(other.run_id) / CHECKPOINT)
+    with pytest.raises(CheckpointError, match="belongs to another configuration; delete it to start over"):
+        run(other, tiny, progress=False)
+
+
+def test_a_checkpoint_of_another_engine_is_refused(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(tiny_config(), tiny, monkeypatch)
+    choose_engine(monkeypatch, "reference")
+    with pytest.raises(CheckpointError, match="was made by another engine than ReferenceEngine"):
+        run(tiny_config(), tiny, progress=False)
+
+
+def test_a_checkpoint_of_other_data_is_refused(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a data set may change between two sittings; half a run on each would be of neither."""
+    stopped(tiny_config(), tiny, monkeypatch)
+    changed = replace(tiny, train=tiny.train.flip(0), sha256="1" * 64)
+    with pytest.raises(CheckpointError, match="another graph"):
+        run(tiny_config(), changed, progress=False)
+
+
+@pytest.mark.parametrize("lost", ["weights.student.entities", "moments.student.relations.v", "best.student.entities"])
+def test_a_checkpoint_with_something_missing_is_refused(
+    tiny: Graph, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    path = stopped(tiny_config(), tiny, monkeypatch)
+    tensors, about = read_tensors(path)
+    del tensors[lost]
+    write_tensors(path, tensors, about)
+    with pytest.raises(CheckpointError, match=r"is damaged .* delete it to start over"):
+        run(tiny_config(), tiny, progress=False)
+
+
+# ---- killed, for real -----------------------------------------------------------------------------------------------
+DRIVER = """
+import json, os, sys, time
+import torch
+torch.set_num_threads(2)
+from kgdistil import checkpoint, load, make_config, results, run, training
+
+values, moment, marker = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+training.CHECKPOINT_SECONDS = 0.0  # many checkpoints a second
+
+def hang(*_):
+    open(marker, "w").close()
+    time.sleep(600)
+
+def half_of_the_fifth(tensors, path, metadata, real=checkpoint.save_file, seen=[]):
+    seen.append(path)
+    real(tensors, path, metadata=metadata)
+    if len(seen) == 5:
+        os.truncate(path, os.path.getsize(path) // 2)
+        hang()
+
+if moment == "half a checkpoint":
+    checkpoint.save_file = half_of_the_fifth
+if moment == "before the first epoch":
+    training.make_engine = hang
+if moment == "between weights and record":
+    results.write_record = hang
+run(make_config(**values), load("umls"), progress=False)
+"""
+
+
+class Killer:
+    """Starts a real process that trains, kills it at a given moment with SIGKILL, and counts."""
+
+    def __init__(self, values: dict[str, Any], marker: Path):
+        self.values, self.marker = values, marker
+        self.folder = results.model_folder(make_config(**values).run_id)
+
+    def start(self, moment: str) -> subprocess.Popen:
+        self.marker.unlink(missing_ok=True)
+        command = [sys.executable, "-c", DRIVER, json.dumps(self.values), moment, str(self.marker)]
+        environment = {**os.environ, "PYTHONPATH": HOME}
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    def epoch(self) -> int:
+        """Epochs done according to the checkpoint; reading it at any time must succeed."""
+        if not (path := self.folder / CHECKPOINT).exists():
+            return 0
+        try:
+            return read_tensors(path)[1]["epoch"]
+        except CheckpointError:
+            assert not path.exists(), "half a file was read"  # else the run has ended just now
+            return 0
+
+    def kill(self, process: subprocess.Popen) -> bool:
+        """Whether it was still running."""
+        process.kill()
+        return process.wait() == -9
+
+    def kill_at(self, moment: str) -> None:
+        """At a moment that the driver holds still for us."""
+        process = self.start(moment)
+        deadline = time.monotonic() + 120
+        while not self.marker.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert self.kill(process) and self.marker.exists(), process.stderr.read()
+
+    def kill_after(self, epochs: int, delay: float) -> bool:
+        """Once that many more epochs are done, and a little later; whether it was still running."""
+        before, process = self.epoch(), self.start("whenever")
+        deadline = time.monotonic() + 120
+        while self.epoch() < before + epochs and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(delay)
+        return self.kill(process)
+
+
+def values_of(role: str, **more: Any) -> dict[str, Any]:
+    return {"dim": 4, "role": role, "epochs": 60, "check_every": 3, "lr": 0.05, "negatives": 8, **more}
+
+
+def test_kill_9_at_random_moments(umls: Graph, monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
+    torch.set_num_threads(2)  # as the driver: with another number the losses of the curve are summed in another order
+    values, moments = values_of("no-ds"), random.Random()
+    expected = outcome(run(make_config(**values), umls, progress=False))
+    elsewhere(monkeypatch, folders / "killed")
+    killer = Killer(values, folders / "marker")
+    killed = [killer.kill_after(moments.randint(1, 15), moments.uniform(0, 0.03)) for _ in range(2)]
+    assert any(killed) and not results.record_path(make_config(**values).run_id).exists()
+    assert outcome(run(make_config(**values), umls, progress=False)) == expected
+
+
+def test_kill_9_in_stage_two_at_the_worst_moments(umls: Graph, monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
+    save_model(folders / "teacher", build_model("RotatE", umls.num_entities, umls.num_relations, 8, offset=6.0), umls)
+    torch.set_num_threads(2)  # as the driver
+    values, moments = values_of("stage2", teacher=str(folders / "teacher")), random.Random()
+    config = make_config(**values)
+    undisturbed = run(config, umls, progress=False)
+    expected = outcome(undisturbed)
+    assert sorted(expected[0]) == [WEIGHTS, f"teacher/{WEIGHTS}"]
+    elsewhere(monkeypatch, folders / "killed")
+    killer = Killer(values, folders / "marker")
+
+    killer.kill_at("before the first epoch")
+    assert killer.epoch() == 0
+
+    process = killer.start("half a checkpoint")
+    while not killer.marker.exists() and process.poll() is None:
+        time.sleep(0.005)
+    with pytest.raises(KgdistilError, match="another process is training this run; wait for it or stop it"):
+        run(config, umls, progress=False)
+    assert killer.kill(process), process.stderr.read()
+    strays = [path for path in killer.folder.iterdir() if path.name.startswith(f".{CHECKPOINT}.")]
+    assert killer.epoch() == 4 and len(strays) == 1, "the half file lies beside the whole one"
+
+    killer.kill_after(moments.randint(1, 30), moments.uniform(0, 0.05))
+    assert not results.record_path(config.run_id).exists()
+    killer.kill_at("between weights and record")
+    assert (killer.folder / WEIGHTS).exists() and not results.record_path(config.run_id).exists()
+
+    finished = run(config, umls, progress=False)  # the lock died with its holder
+    assert outcome(finished) == expected
+    assert finished.record["seconds"] > 0
+    left = {path.name for path in killer.folder.iterdir() if path.is_file()}
+    assert left == {".lock", WEIGHTS, DESCRIPTION}, "what the killed left half-written is gone"
