@@ -4,6 +4,10 @@
 class KgdistilError(Exception):
     """Base of every error this package raises on purpose."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython, and so a notebook, shows: the one line instead of a page of traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class DataError(KgdistilError):
     """A graph cannot be read, fetched or used."""

@@ -192,11 +192,6 @@ def check_parameters(namespace: Mapping[str, Any], function: Any = distillation)
             raise ConfigError(f"unknown parameter {name} (= {short(namespace.get(name))}): {hint}")
 
 
-def one_line_errors() -> None:
-    """Let IPython, and so papermill, show this package's errors as one line instead of a page."""
-    KgdistilError._render_traceback_ = lambda self: [f"{type(self).__name__}: {self}"]  # type: ignore[attr-defined]
-
-
 def bytes_per_entity(model: KGEModel) -> int:
     return model.entities.shape[1] * model.entities.element_size()
 

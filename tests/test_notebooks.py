@@ -1,0 +1,137 @@
+"""Notebooks: what is committed, and what they do with other parameters, good and bad. nbval runs their defaults."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+import kgdistil
+from kgdistil import recipes, results
+
+NOTEBOOKS = sorted((results.root() / "notebooks").glob("*.ipynb"))
+DISTILL = results.root() / "notebooks" / "03_distill.ipynb"
+QUICK = {"model": "TransE", "dim": 4, "teacher_dim": 16, "stages": 1, "epochs": 10}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory):
+    """Empty folders for runs and records, so that no run of an earlier test session is found."""
+    folder = tmp_path_factory.mktemp("fresh")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KGDISTIL_RUNS", str(folder / "runs"))
+        patch.setenv("KGDISTIL_RESULTS", str(folder / "results"))
+        patch.setenv("PYTHONPATH", str(results.root()), prepend=":")
+        yield folder
+
+
+def execute(folder: Path, **parameters: object) -> nbformat.NotebookNode:
+    return papermill.execute_notebook(
+        DISTILL, folder / "out.ipynb", parameters, kernel_name="python3", progress_bar=False
+    )
+
+
+def text(notebook: nbformat.NotebookNode) -> str:
+    return "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in (folder / "results" / "runs").glob("*.json")]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_notebook_is_executed_and_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    tags = [tag for cell in cells for tag in cell.metadata.get("tags", [])]
+    assert tags.count("parameters") == 1
+    assert "injected-parameters" not in tags
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))  # nbval skips cells without one
+    outputs = [out for cell in cells for out in cell.outputs]
+    assert outputs and not [out for out in outputs if out.output_type == "error"]
+    assert not [out for out in outputs if out.get("name") == "stderr"]
+    assert str(results.root()) not in path.read_text()
+    if "nbval-ignore-output" in tags:
+        assert any("nbval-ignore-output" in c.source for c in notebook.cells if c.cell_type == "markdown"), "no reason"
+
+
+def test_default_run(fresh):
+    """Bounds are wide: numbers differ between processors."""
+    notebook = execute(fresh)
+    by_role = {record["config"]["role"]: record for record in records(fresh)}
+    assert set(by_role) == {"teacher", "no-ds", "stage1", "stage2"}
+    mrr = {role: record["test"]["both"]["mrr"] for role, record in by_role.items()}
+    assert mrr["teacher"] > 0.85 and mrr["teacher"] > max(mrr["no-ds"], mrr["stage1"], mrr["stage2"])
+    assert min(mrr["no-ds"], mrr["stage1"], mrr["stage2"]) > 0.74
+    assert (fresh / "runs" / "03_distill_umls_RotatE_dim8.png").stat().st_size > 10_000
+    assert f"{by_role['stage2']['id']}.json" in text(notebook)
+    assert f"{mrr['teacher']:.3f}" in text(notebook)
+
+
+def test_other_parameters(fresh):
+    notebook = execute(fresh, **QUICK)
+    mine = {r["config"]["role"]: r for r in records(fresh) if r["config"]["model"] == "TransE"}
+    assert set(mine) == {"teacher", "no-ds", "stage1"}
+    assert [mine[role]["epochs"] for role in ("no-ds", "stage1")] == [10, 10]
+    assert (fresh / "runs" / "03_distill_umls_TransE_dim4.png").is_file()
+    assert mine["stage1"]["id"] in text(notebook)
+
+    saved = fresh / "runs" / "models" / mine["teacher"]["id"]
+    again = recipes.distillation(**QUICK, teacher=str(saved))  # a folder of a run is that run
+    assert again.stage1.run_id == mine["stage1"]["id"]
+    graph = kgdistil.load("umls")
+    assert again.step("teacher", graph).test() == pytest.approx(mine["teacher"]["test"]["both"]["mrr"])
+
+
+@pytest.mark.parametrize(
+    "parameters, says",
+    [
+        ({"dim": 0}, "dim is 0"),
+        ({"teacher_dim": 0}, "teacher_dim is 0"),
+        ({"model": "TransX"}, "model is 'TransX'"),
+        ({"stages": 3}, "stages is 3"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"alpha": 2}, "alpha is 2"),
+        ({"teacher": "nowhere"}, "'nowhere'"),
+    ],
+    ids=str,
+)
+def test_impossible_parameter(fresh, parameters, says):
+    with pytest.raises(kgdistil.KgdistilError) as caught:
+        recipes.distillation(**parameters)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_only_the_injected_cell_is_checked():
+    """So that a cell can be run again in JupyterLab, where by then there are other variables."""
+    recipes.check_parameters({"In": ["", "dims = 8", "# Parameters\ndim = 8\n"], "dims": 8})
+    with pytest.raises(kgdistil.ConfigError, match="unknown parameter dims"):
+        recipes.check_parameters({"In": ["", "# Parameters\ndims = 8\n"], "dims": 8})
+
+
+def test_notebook_shows_an_error_as_one_line(fresh):
+    with pytest.raises(PapermillExecutionError) as caught:
+        execute(fresh, dim="eight")
+    shown = caught.value.traceback  # a list of what the kernel showed
+    assert len(shown) == 1 and "\n" not in shown[0] and "dim is 'eight'" in shown[0]
+
+
+def test_teacher_of_another_graph(fresh, tiny_graph):
+    folder = fresh / "foreign"
+    model = kgdistil.build_model("RotatE", tiny_graph.num_entities, tiny_graph.num_relations, 8)
+    kgdistil.save_model(folder, model, tiny_graph)
+    with pytest.raises(PapermillExecutionError) as caught:
+        execute(fresh, teacher=str(folder))
+    shown = caught.value.traceback
+    assert len(shown) == 1 and "another graph (tiny" in shown[0]
+
+
+def test_unknown_parameter_on_the_command_line(fresh):
+    command = [sys.executable, "-m", "papermill", str(DISTILL), str(fresh / "cli.ipynb"), "-k", "python3"]
+    done = subprocess.run([*command, "-p", "dims", "8"], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1] == "ConfigError: unknown parameter dims (= 8): did you mean dim?"
