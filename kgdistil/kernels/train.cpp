@@ -49,6 +49,7 @@ struct Epoch {
     float margin, temperature;
     Learner *student, *teacher;  // teacher may be null
     double losses[5];  // out, means over the epoch: L_soft^S, L_hard^S, L_soft^T, L_hard^T, penalties
+    double phases[4];  // out, seconds of the first thread: sample (with the order), bucket, loss, update (with flush)
 };
 
 // ---- random numbers: SplitMix64 of a counter, as in sampling.py ---------------------------------------------------
@@ -459,6 +460,8 @@ extern "C" int kgd_epoch(Epoch* given) {
     Epoch& e = *given;
     const int64_t E = e.student->num_entities, R = e.student->num_relations, steps = (e.n + e.batch - 1) / e.batch;
     const int T = std::max(1, e.threads), k = e.k, slots = k + 2;
+    std::fill(e.phases, e.phases + 4, 0);
+    double clock = omp_get_wtime();
     const auto order = epoch_order(e.seed, e.epoch, e.n);
     const auto student = make_work(e.student, e, steps), teacher = make_work(e.teacher, e, steps);
     std::vector<Work*> trained;
@@ -490,6 +493,12 @@ extern "C" int kgd_epoch(Epoch* given) {
                 if (r % T == owner) work(r, s.by_relation.data() + from, int(to - from));
             }
         };
+        const auto lap = [&](int phase) {  // after a barrier: what the first thread did and waited for since the last
+            if (me != 0) return;
+            const double now = omp_get_wtime();
+            e.phases[phase] += now - clock;
+            clock = now;
+        };
         const auto refresh = [&](const Step& s, int owner, int step) {
             for (Work* w : trained) {
                 w->learner->ops->refresh(*w, s.buckets[owner], step);
@@ -514,6 +523,7 @@ extern "C" int kgd_epoch(Epoch* given) {
                     sample(e, order.data() + (step - 1) * e.batch, base, worker, T, window[step - first]);
             }
 #pragma omp barrier
+            lap(0);
             for (int owner = me; owner < T; owner += all) {  // bucket
                 const int64_t from = std::min(E, share * owner), to = std::min(E, share * (owner + 1));
                 std::fill(next_use.begin() + from, next_use.begin() + to, int32_t(last + 1));
@@ -536,6 +546,7 @@ extern "C" int kgd_epoch(Epoch* given) {
 #pragma omp barrier
             for (int owner = me; owner < T; owner += all) refresh(window[0], owner, int(first));
 #pragma omp barrier
+            lap(1);
             for (int64_t step = first; step <= last; step++) {
                 const Step& s = window[step - first];
                 const Batch& batch = s.batch;
@@ -556,6 +567,7 @@ extern "C" int kgd_epoch(Epoch* given) {
                             backward(*teacher, other.data(), own.data(), sums[T + worker]);
                     }
 #pragma omp barrier
+                lap(2);
                 for (int owner = me; owner < T; owner += all) {  // update
                     for (Work* w : trained) {
                         w->learner->ops->update(*w, batch, s.buckets[owner], int(step));
@@ -566,6 +578,7 @@ extern "C" int kgd_epoch(Epoch* given) {
                     if (step < last) refresh(window[step + 1 - first], owner, int(step + 1));
                 }
 #pragma omp barrier
+                lap(3);
             }
         }
         for (Work* w : trained) {
@@ -573,6 +586,7 @@ extern "C" int kgd_epoch(Epoch* given) {
             w->learner->ops->flush_rows(*w, R * me / all, R * (me + 1) / all, int(steps), true);
         }
     }
+    e.phases[3] += omp_get_wtime() - clock;
     std::fill(e.losses, e.losses + 5, 0);
     for (int worker = 0; worker < T; worker++) {
         e.losses[0] += sums[worker].soft / e.n, e.losses[1] += sums[worker].hard / e.n;
