@@ -2,9 +2,7 @@
 PYTHON ?= python3
 DIM ?= 8
 DATASET ?=
-TABLE ?=
 NOTEBOOK ?= notebooks/03_distill.ipynb
-PORT ?= 8000
 
 BIN := .venv/bin
 DEMO := runs/03_distill$(if $(DATASET),_$(DATASET))_dim$(DIM).ipynb
@@ -13,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips must not write into .venv at once
-.PHONY: help demo test lint lab bench reproduce book serve clean
+.PHONY: help demo test lint lab bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,19 +33,8 @@ lab: .venv/.installed-notebooks ## open JupyterLab on a notebook [NOTEBOOK=noteb
 bench: .venv/.installed-notebooks,bench ## measure speed beside PyKEEN and TorchKGE
 	$(BIN)/python -m kgdistil.bench
 
-reproduce: .venv/.installed-notebooks ## run what one table of the paper needs [TABLE=3]
-	@test -n "$(TABLE)" || { echo "make reproduce: name a table of the paper, for example: make reproduce TABLE=3" >&2; exit 2; }
-	$(BIN)/python -m kgdistil.reproduce --table $(TABLE)
-
-book: .venv/.installed-notebooks,book ## build the book into _build/html
-	$(BIN)/jupyter-book build -W --keep-going .
-
-serve: ## show the built book at http://localhost:8000 [PORT=8000]
-	@test -f _build/html/index.html || { echo "make serve: _build/html is not there yet; run 'make book' first" >&2; exit 2; }
-	$(PYTHON) -m http.server --bind 127.0.0.1 -d _build/html $(PORT)
-
-clean: ## delete the built book and all caches; .venv, runs and results stay
-	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis .jupyter_cache
+clean: ## delete all caches; .venv, runs and results stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .jupyter_cache
 	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
 
 # One stamp for each list of extras: set-up runs again only when the dependencies or their pins change.

@@ -153,7 +153,11 @@ class KGEModel(nn.Module):
 
 
 class TransE(KGEModel):
-    """Bordes et al. 2013: f = −‖h + r − t‖ₚ."""
+    """Bordes et al. 2013: f = −‖h + r − t‖ₚ.
+
+    Entities start at unit length and are free after that: DistilE does not say that it restores the length in each
+    step as the TransE paper does, and most implementations since do not.
+    """
 
     loss, distance = "margin", True
 

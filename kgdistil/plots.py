@@ -53,7 +53,7 @@ def distillation(runs: Mapping[str, Run]) -> Figure:
     right.barh(names, values, color=[COLOURS[name] for name in names], height=0.65)
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         right.annotate(f"{value:.3f}", (value, i), (4, 0), textcoords="offset points", va="center", weight="bold")
-        size = f"{bytes_per_entity(runs[name].load())} bytes"
+        size = f"{bytes_per_entity(runs[name].config)} bytes"
         dark = name in ("teacher", "stage 2")
         right.annotate(size, (0, i), (6, 0), textcoords="offset points", va="center", fontsize=10,
                        color="white" if dark else "black")  # fmt: skip

@@ -18,7 +18,7 @@ from .config import RunConfig, make_config, short
 from .data import Graph
 from .errors import ConfigError, KgdistilError
 from .evaluation import KnownTriples, evaluate, rank
-from .models import KGEModel
+from .models import MODELS, KGEModel
 from .predict import predict
 from .training import Run, resolve, run
 
@@ -192,8 +192,9 @@ def check_parameters(namespace: Mapping[str, Any], function: Any = distillation)
             raise ConfigError(f"unknown parameter {name} (= {short(namespace.get(name))}): {hint}")
 
 
-def bytes_per_entity(model: KGEModel) -> int:
-    return model.entities.shape[1] * model.entities.element_size()
+def bytes_per_entity(config: RunConfig) -> int:
+    """Bytes of one entity's float32 embedding."""
+    return 4 * MODELS[config.model].entity_factor * config.dim
 
 
 def summary(done: Run) -> str:
@@ -215,7 +216,7 @@ def table(runs: Mapping[str, Run]) -> pd.DataFrame:
         rows[name] = {
             "dim": done.config.dim,
             "parameters": f"{done.record['parameters']:,}",
-            "bytes per entity": bytes_per_entity(done.load()),
+            "bytes per entity": bytes_per_entity(done.config),
             **{label: f"{metrics[label.lower()]:.3f}" for label in ("MRR", "Hits@1", "Hits@3", "Hits@10")},
         }
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -255,7 +256,7 @@ def verdict(runs: Mapping[str, Run]) -> str:
     """The answer in one sentence, whichever way it came out."""
     teacher, alone, last = runs["teacher"], runs["no-DS"], list(runs.values())[-1]
     gain = last.test() - alone.test()
-    small, large = (bytes_per_entity(x.load()) for x in (last, teacher))
+    small, large = (bytes_per_entity(x.config) for x in (last, teacher))
     if abs(gain) < 0.005:
         what = f"made no difference worth naming (test MRR {last.test():.3f}, {alone.test():.3f} without a teacher)"
     else:

@@ -193,6 +193,12 @@ ODD = {
     "an entity in every triple": {"triples": STAR, "sizes": (20, 2), "batch_size": 8},
     "one entity and relation": {"triples": torch.tensor([[0, 0, 0]]), "sizes": (1, 1)},
     "every corruption is true": {"triples": COMPLETE, "sizes": (4, 1), "batch_size": 5},
+    "half of the corruptions are true": {
+        "triples": random_triples(200, 20, 1),
+        "sizes": (20, 1),
+        "negatives": 20,
+        "batch_size": 128,
+    },
     "duplicates": {"triples": LOOPS.repeat(5, 1)[:, [0, 1, 1]], "sizes": (20, 2), "batch_size": 16},
     "unused entities and relations": {"triples": STAR, "sizes": (500, 40)},
     "one triple": {"triples": torch.tensor([[3, 1, 2]]), "sizes": (7, 2)},

@@ -1,0 +1,131 @@
+"""What the README shows, made from the files under `results/` and nothing else.
+
+`python -m kgdistil.report` writes the marked blocks of README.md and the picture anew; a test fails when they differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from . import recipes, results
+from .checkpoint import write_atomically
+from .config import RunConfig
+from .errors import KgdistilError
+from .training import Run
+
+SHOWN = ("wn18rr", "RotatE", 8)  # the distillation the README opens with: graph, model, student's dimension
+PICTURE = "figures/wn18rr_rotate_d8.png"
+
+
+def recorded(record: dict[str, Any]) -> Run:
+    """A run known by its record alone."""
+    return Run(RunConfig(**record["config"]), record, results.model_folder(record["id"]))
+
+
+def distillation(dataset: str, model: str, dim: int) -> dict[str, Run]:
+    """The newest recorded distillation that `notebooks/03_distill.ipynb` made: the runs by their names for people.
+
+    Raises:
+        KgdistilError: there is none.
+    """
+    records = {r["id"]: r for r in results.read_records() if r["config"]["protocol"] == "notebook"}
+    wanted = {"dataset": dataset, "model": model, "dim": dim}
+    mine = [r for r in records.values() if wanted.items() <= r["config"].items()]
+    try:
+        stage2 = max((r for r in mine if r["config"]["role"] == "stage2"), key=lambda r: r["finished"])
+        stage1, teacher = records[stage2["config"]["student"]], records[stage2["config"]["teacher"]]
+        epochs = stage1["epochs"] + stage2["epochs"]
+        alone = next(r for r in mine if r["config"]["role"] == "no-ds" and r["epochs"] == epochs)
+    except (ValueError, KeyError, StopIteration):
+        raise KgdistilError(f"no recorded distillation of {model} to dim {dim} on {dataset}: run "
+                            f"`make demo DATASET={dataset} DIM={dim}`") from None  # fmt: skip
+    found = zip(recipes.STEPS.values(), (teacher, alone, stage1, stage2), strict=True)
+    return {name: recorded(record) for name, record in found}
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table; all but the first column are aligned right."""
+    head = list(head)
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def result_block() -> str:
+    """The README's opening: picture, table, and what came out in one sentence."""
+    runs = distillation(*SHOWN)
+    frame = recipes.table(runs)
+    links = {name: f"[{name}](results/runs/{run.id}.json)" for name, run in runs.items()}
+    table = markdown([SHOWN[1], *frame.columns], ([links[i], *row] for i, row in zip(frame.index, frame.values)))
+    seconds = sum(run.record["seconds"] for run in runs.values())
+    return (
+        f"![{alt(runs)}](results/{PICTURE})\n\n{table}\n\n{recipes.verdict(runs)}\n"
+        f"WN18RR, filtered ranks of both sides, realistic ties; all four runs took {seconds / 60:.0f} minutes on "
+        f"{runs['teacher'].record['device']}."
+    )
+
+
+def alt(runs: dict[str, Run]) -> str:
+    from .plots import alt_text
+
+    return alt_text(runs)
+
+
+def bench_block() -> str:
+    """The README's table of speeds, from `results/bench/bench.json`."""
+    report = json.loads((results.results_folder() / "bench" / "bench.json").read_text(encoding="utf-8"))
+    ratio = {(r["peer"], r["model"], r["dim"]): r for r in report["ratios"]}
+    peers = list(dict.fromkeys(r["peer"] for r in report["ratios"]))
+    own = [r for r in report["contenders"] if r["contender"] == "kgdistil"]
+
+    def times(peer: str, row: dict[str, Any], what: str) -> str:
+        found = ratio.get((peer, row["model"], row["dim"]))
+        return f"{found[what]:.0f}×" if found else "–"
+
+    blocks = []
+    for what, name, value in (
+        ("training", "Training", lambda r: f"{r['epoch_seconds']:.3f} s/epoch"),
+        ("ranking", "Filtered ranking", lambda r: f"{r['ranking_queries_per_second']:,.0f} queries/s"),
+    ):
+        rows = ([f"{r['model']} d={r['dim']}", value(r), *(times(p, r, what) for p in peers)] for r in own)
+        blocks.append(markdown([name, "kgdistil", *(f"vs {p}" for p in peers)], rows))
+    floors = [f["times_floor"] for f in report["floors"] if f["dim"] == 64]
+    return (
+        f"WN18RR, batch 1024, Adam, medians of one interleaved run on {report['device']} (`make bench`, "
+        f"[results/bench/bench.json](results/bench/bench.json)):\n\n" + "\n\n".join(blocks) + "\n\n"
+        f"A d=64 training step takes {min(floors):.1f} to {max(floors):.1f} times what moving its bytes once would take."
+    )
+
+
+def update(text: str) -> str:
+    """README.md's text with its marked blocks made anew."""
+    for name, block in (("result", result_block), ("bench", bench_block)):
+        pattern = rf"(<!-- {name}: start -->\n).*?(<!-- {name}: end -->)"
+        if not re.search(pattern, text, re.DOTALL):
+            raise KgdistilError(f"README.md has no block {name}: put back the two comments that mark it")
+        text = re.sub(pattern, lambda m, b=block: f"{m[1]}{b()}\n{m[2]}", text, flags=re.DOTALL)
+    return text
+
+
+def main() -> int:
+    """Write the README's blocks and picture from the records."""
+    from . import plots
+
+    readme = results.root() / "README.md"
+    text = update(readme.read_text(encoding="utf-8"))
+    write_atomically(readme, lambda scratch: open(scratch, "w", encoding="utf-8").write(text))
+    figure = plots.distillation(distillation(*SHOWN))
+    path = results.results_folder() / PICTURE
+    write_atomically(path, lambda scratch: figure.savefig(scratch, format="png", dpi=120))
+    print(f"written: README.md and {results.shown(path)}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KgdistilError as error:
+        sys.exit(str(error))

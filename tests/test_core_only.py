@@ -1,0 +1,47 @@
+"""With only the core dependencies (a GPU machine without Jupyter) the package imports, trains, ranks and answers."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+EXTRAS = ("IPython", "jupyterlab", "matplotlib", "nbformat", "papermill", "pykeen", "seaborn", "torchkge")
+
+SCRIPT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {extras}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+
+sys.meta_path.insert(0, Missing())
+import pathlib
+
+import kgdistil
+
+folder = pathlib.Path(sys.argv[1])
+names = ["a", "b", "c", "d", "e"]
+lines = [f"{{h}}\\tr\\t{{t}}" for h in names for t in names if h < t]
+for split, part in (("train", lines), ("valid", ["e\\tr\\ta"]), ("test", ["e\\tr\\tb"])):
+    (folder / f"{{split}}.txt").write_text("\\n".join(part) + "\\n")
+graph = kgdistil.load(folder)
+config = kgdistil.make_config(dataset=str(folder), model="TransE", dim=4, epochs=2, patience=0)
+done = kgdistil.run(config, graph)
+print(len(kgdistil.predict(done.load(graph), graph, head="a", relation="r", k=3)), done.record["epochs"])
+loaded = set(sys.modules) & {extras}
+assert not loaded, loaded
+"""
+
+
+def test_core_dependencies_are_enough(tmp_path):
+    env = {"KGDISTIL_RUNS": str(tmp_path / "runs"), "KGDISTIL_RESULTS": str(tmp_path / "results")}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT).format(extras=set(EXTRAS)), str(tmp_path)],
+        capture_output=True, text=True, env={**os.environ, **env},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["3", "2"]
