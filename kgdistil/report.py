@@ -96,7 +96,7 @@ def bench_block() -> str:
     return (
         f"WN18RR, batch 1024, Adam, medians of one interleaved run on {report['device']} (`make bench`, "
         f"[results/bench/bench.json](results/bench/bench.json)):\n\n" + "\n\n".join(blocks) + "\n\n"
-        f"A d=64 training step takes {min(floors):.1f} to {max(floors):.1f} times what moving its bytes once would take."
+        f"A d=64 training step takes {min(floors):.1f} to {max(floors):.1f} times as long as moving its bytes once."
     )
 
 
