@@ -86,13 +86,26 @@ def make_record(
         "seconds": round(seconds, 2),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "engine": engine,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "device": describe_device(config.device),
         **provenance(),
         "valid": metrics["valid"],
         "test": metrics["test"],
         "curve": curve,
     }
+
+
+def command() -> str:
+    """What was typed to get here; in a notebook's kernel, what started the kernel (papermill, pytest, Jupyter)."""
+    arguments = sys.argv
+    if Path(arguments[0]).name.startswith("ipykernel"):
+        try:
+            arguments = Path(f"/proc/{os.getppid()}/cmdline").read_text().rstrip("\0").split("\0")
+        except OSError:
+            return "a Jupyter kernel"
+        if Path(arguments[0]).name.startswith("python") and len(arguments) > 1:
+            arguments = arguments[1:]  # an installed script: its interpreter says nothing
+    return shlex.join([Path(arguments[0]).name, *arguments[1:]])
 
 
 def provenance() -> dict[str, Any]:

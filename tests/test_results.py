@@ -247,3 +247,15 @@ def test_last_from_the_command_line_says_in_one_line_what_is_damaged(folders: Pa
     ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HOME)})
     assert ran.returncode == 1 and ran.stdout == ""
     assert len(ran.stderr.splitlines()) == 1 and f"{path} is no run record" in ran.stderr
+
+
+def test_the_command_of_a_notebook_is_what_started_its_kernel(monkeypatch):
+    """A kernel's own command line names a temporary file; its parent's says how to run it again."""
+    assert results.command().startswith(Path(sys.argv[0]).name)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/ipykernel_launcher.py", "-f", "/tmp/kernel.json"])
+    child = f"import sys; sys.argv = {sys.argv!r}; from kgdistil import results; print(results.command())"
+    shell = f'"{sys.executable}" -c "$CHILD"; true'  # without `true` the shell would become the child
+    done = subprocess.run(
+        ["sh", "-c", shell, "papermill", "-p dim 8"], capture_output=True, text=True, env={**os.environ, "CHILD": child}
+    )
+    assert done.stdout.startswith("sh -c ") and "papermill" in done.stdout, done.stderr
