@@ -73,8 +73,11 @@ class KnownTriples:
         for side, (anchor, entity) in {"head": (2, 0), "tail": (0, 2)}.items():
             by_entity = triples[triples[:, entity].argsort()]
             keys = by_entity[:, anchor] * num_relations + by_entity[:, 1]
-            self.keys[side], order = keys.sort(stable=True)
-            self.ids[side] = by_entity[order, entity].to(torch.int32).contiguous()
+            keys, order = keys.sort(stable=True)
+            ids = by_entity[order, entity].to(torch.int32)
+            first = torch.ones(len(ids), dtype=torch.bool)  # a triple may stand in two splits
+            first[1:] = (keys[1:] != keys[:-1]) | (ids[1:] != ids[:-1])
+            self.keys[side], self.ids[side] = keys[first], ids[first]
 
     def spans(self, anchor: Tensor, relation: Tensor, side: Side) -> kernels.Known:
         """start, end int64 [n] and ids int32: query i leaves out ids[start[i]:end[i]], ascending."""
@@ -124,6 +127,7 @@ def count_readable(model: KGEModel, queries: Tensor, target: Tensor, known: kern
         within = torch.arange(len(row)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         entity = ids[start[part].repeat_interleave(lengths) + within].long()
         scores[row.to(device), entity.to(device)] = -torch.inf
+        scores.scatter_(1, target[part, None].to(device), -torch.inf)  # the true entity does not tie with itself
         greater[part] = (scores > goal).sum(1, dtype=torch.int32)
         equal[part] = (scores == goal).sum(1, dtype=torch.int32)
     return greater, equal

@@ -249,7 +249,9 @@ class RotatE(KGEModel):
         return (self.offset + self.epsilon) / self.dim
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Entities and relations uniform in ±(γ + ε)/d."""
+        """Entities and relations uniform in ±(γ + ε)/d; ConfigError where that is nothing."""
+        if self.range <= 0:
+            raise ConfigError(f"RotatE: offset + epsilon is {self.offset + self.epsilon}; it must be above 0")
         for table in (self.entities, self.relations):
             nn.init.uniform_(table, -self.range, self.range, generator=generator)
 

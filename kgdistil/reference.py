@@ -123,14 +123,14 @@ class ReferenceEngine:
         """One batch of `size` triples, the `place`-th of the epoch."""
         index = self.place * self.objective.batch_size + torch.arange(size, device=self.device)
         batch = self.triples[self.order[index]]
-        total, parts = self.losses(batch, self.bases[self.place])
+        total, parts = self.losses(batch, self.bases.take(self.place))
         self.sums += parts * (size / len(self.triples))
         for role, optimizer in self.optimizers.items():
             optimizer.zero_grad(set_to_none=True)
             if isinstance(optimizer.param_groups[0]["lr"], Tensor):
-                optimizer.param_groups[0]["lr"].copy_(self.rates[role][self.place])
+                optimizer.param_groups[0]["lr"].copy_(self.rates[role].take(self.place))
             else:
-                optimizer.param_groups[0]["lr"] = float(self.rates[role][self.place])
+                optimizer.param_groups[0]["lr"] = float(self.rates[role].take(self.place))
         total.backward()
         for optimizer in self.optimizers.values():
             optimizer.step()

@@ -153,18 +153,13 @@ def test_large_embeddings_that_are_ranked_have_an_order(name, native):
 
 
 @pytest.mark.parametrize("native", PATHS)
-def test_a_triple_that_stands_in_two_splits_counts_once(native, request):
-    if native:
-        request.applymarker(
-            pytest.mark.xfail(strict=True, reason="native ranks take a repeated known triple off twice")
-        )
+def test_a_triple_that_stands_in_two_splits_counts_once(native):
     model, (triples, known) = tied_model("DistMult"), graph(37)
     ranks = [rank(model, triples, KnownTriples(x, 2), native=native) for x in (known, known.repeat(2, 1))]
     assert_same(*ranks)
 
 
 @pytest.mark.parametrize("native", PATHS)
-@pytest.mark.xfail(strict=True, reason="a triple that is not among the known ones ties with itself")
 def test_a_triple_does_not_compete_with_itself(native):
     """As with `KnownTriples` of the training triples only."""
     model, (triples, _) = build_model("RotatE", 37, 2, 8, offset=2.0), graph(37)

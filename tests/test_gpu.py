@@ -65,9 +65,6 @@ class IntegersRead(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="bases[place] and rates[place] read `place`: on CUDA that stops the queue and ends a capture"
-)
 def test_a_step_reads_no_index_on_the_host(tiny_graph):
     """What the host reads while a step is captured would be frozen into every replay; CUDA refuses it."""
     engine = make_engine("cpu", "RotatE", tiny_graph)

@@ -198,7 +198,6 @@ def test_bad_norms(norm):
         build_model("TransE", 9, 3, 4, norm=norm)
 
 
-@pytest.mark.xfail(strict=True, reason="RotatE: range (γ + ε)/d = 0 is accepted, then scoring divides by zero")
 def test_rotate_needs_a_range():
     with pytest.raises(ConfigError, match="epsilon"):
         build_model("RotatE", 9, 3, 4, offset=0.0, epsilon=0.0)

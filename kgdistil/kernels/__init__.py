@@ -85,8 +85,14 @@ def compiled(source: str, *defines: str) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
-        log.warning("compiled kernels are not available, using PyTorch: %s", detail.strip().splitlines()[-1])
+        warn_once(detail.strip().splitlines()[-1])
         return None
+
+
+@functools.cache
+def warn_once(reason: str) -> None:
+    """One line, however many libraries cannot be built for the same reason."""
+    log.warning("compiled kernels are not available, using PyTorch: %s", reason)
 
 
 def run(*command: str) -> None:
@@ -239,7 +245,7 @@ class NativeEngine:
                 model.num_entities,
                 model.num_relations,
                 pointer(rate),
-                model.offset,
+                model.offset if model.distance else 0.0,
                 torch.pi / model.range if isinstance(model, RotatE) else 1.0,
                 o.penalty,
                 role in self.trained,

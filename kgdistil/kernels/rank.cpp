@@ -103,6 +103,9 @@ void rank_task(const Job& job, int64_t from, int64_t to) {
             const int64_t e = job.target[std::min(from + b * QUERIES + j, to - 1)];
             score<QUERIES>(table + e / LANES * W, q.data() + size_t(b) * QUERIES * QW, s);
             target[b * QUERIES + j] = s[j][e % LANES];
+            // the true entity does not tie with itself: it is known, or taken off here
+            const bool is_known = std::binary_search(job.known + next[b * QUERIES + j], job.known + last[b * QUERIES + j], e);
+            equal[b * QUERIES + j] = is_known ? 0 : -1;
         }
     for (int64_t first = 0; first < tiles; first += group)
         for (int b = 0; b < blocks; b++) {
