@@ -83,7 +83,7 @@ def bench_block() -> str:
 
     def times(peer: str, row: dict[str, Any], what: str) -> str:
         found = ratio.get((peer, row["model"], row["dim"]))
-        return f"{found[what]:.0f}×" if found else "–"
+        return f"{found[what]:.{1 if found[what] < 10 else 0}f}×" if found else "–"
 
     blocks = []
     for what, name, value in (
