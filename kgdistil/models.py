@@ -105,8 +105,10 @@ class KGEModel(nn.Module):
     def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         """What the regulariser adds to each positive triple [B] of embeddings [B, ·] (weight left out).
 
-        Dot-product models: N3 of Lacroix et al. 2018, Σ|h|³ + Σ|r|³ + Σ|t|³. TransH overrides it.
+        Dot-product models: N3 of Lacroix et al. 2018, Σ|h|³ + Σ|r|³ + Σ|t|³. Distances have none but TransH's own.
         """
+        if self.distance:
+            return 0 * h.sum(-1)  # nothing, yet with a gradient
         return sum(self.modulus(x).pow(3).sum(-1) for x in (h, r, t))
 
     def modulus(self, x: Tensor) -> Tensor:

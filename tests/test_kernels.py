@@ -427,3 +427,14 @@ def test_compiled_files_are_kept_and_reused(fresh, tmp_path, tiny_graph):
     kernels.warn_once.cache_clear()  # as a new process
     fresh.setattr(kernels, "run", lambda *command: pytest.fail(f"compiles again: {command}"))
     assert distil(tiny_graph) == "NativeEngine"
+
+
+def test_a_model_of_ones_own_never_meets_the_kernels():
+    """Not even where it bears the name of one that they know."""
+
+    class DistMult(KGEModel):
+        def score(self, h, r, t):
+            return -(h + r - t).square().sum(-1)
+
+    assert kernels.usable(build_model("DistMult", ENTITIES, RELATIONS, 8))
+    assert not kernels.usable(DistMult(ENTITIES, RELATIONS, 8))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..losses import Objective
-from ..models import KGEModel, RotatE, TransE, TransH
+from ..models import MODELS, KGEModel, RotatE, TransE, TransH
 from ..sampling import TripleSet
 
 log = logging.getLogger("kgdistil")
@@ -110,10 +110,13 @@ def pointer(x: Tensor | None) -> int | None:
 
 def usable(*models: KGEModel | None) -> bool:
     """Whether every model given is float32 on the CPU, of a kind the kernels know."""
-    known = ("TransE", "TransH", "ComplEx", "RotatE", "DistMult", "SimplE")
     return all(
         m is None
-        or (type(m).__name__ in known and m.entities.device.type == "cpu" and m.entities.dtype == torch.float32)
+        or (
+            type(m) is MODELS.get(type(m).__name__)  # a class of one's own may bear the same name
+            and m.entities.device.type == "cpu"
+            and m.entities.dtype == torch.float32
+        )
         for m in models
     )
 
