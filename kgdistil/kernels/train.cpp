@@ -87,7 +87,7 @@ inline bool is_known(const Epoch& e, int64_t num_relations, int64_t num_entities
 }
 
 // ---- Adam ---------------------------------------------------------------------------------------------------------
-constexpr float BETA1 = 0.9f, BETA2 = 0.999f, EPS = 1e-8f;
+constexpr float NEW1 = .1f, NEW2 = .001f, EPS = 1e-8f;  // 1 − β₁ and 1 − β₂, rounded once: β₁ = .9, β₂ = .999
 constexpr int REMEMBERED = 160;  // β₁^160 < 5e-8: the momentum of older gradients is below float32's resolution
 struct Adam {  // of one learner for one epoch; steps count from 1 within the epoch
     std::vector<float> size, root, beta1, beta2, beta2_root;
@@ -118,8 +118,8 @@ template <int W> void drift(const Adam& a, float* p, const float* m, const float
 template <int W> void adam(const Adam& a, float* p, float* m, float* v, const float* g, int last, int now) {
     const float b1 = a.beta1[now - last], b2 = a.beta2[now - last], c = a.size[now], d = a.root[now];
     VECTOR for (int i = 0; i < W; i++) {
-        m[i] = b1 * m[i] + (1 - BETA1) * g[i];
-        v[i] = b2 * v[i] + (1 - BETA2) * g[i] * g[i];
+        m[i] = b1 * m[i] + NEW1 * g[i];
+        v[i] = b2 * v[i] + NEW2 * g[i] * g[i];
         p[i] -= c * m[i] / (std::sqrt(v[i]) * d + EPS);
     }
 }
