@@ -2,6 +2,10 @@
 PYTHON ?= python3
 DIM ?= 8
 DATASET ?=
+TABLE ?=
+FIGURE ?=
+PROTOCOL ?= tuned
+JOBS ?= 2
 NOTEBOOK ?= notebooks/03_distill.ipynb
 
 BIN := .venv/bin
@@ -11,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips must not write into .venv at once
-.PHONY: help demo test lint lab bench clean
+.PHONY: help demo reproduce test lint lab bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +24,10 @@ demo: .venv/.installed-notebooks ## distil a student, show table and picture [DI
 	@mkdir -p runs
 	$(BIN)/papermill notebooks/03_distill.ipynb $(DEMO) $(if $(DATASET),-p dataset $(DATASET) )-p dim $(DIM)
 	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m kgdistil.results last
+
+reproduce: .venv/.installed-notebooks ## train what the paper's tables lack [TABLE=3 FIGURE=2 PROTOCOL=paper JOBS=2]
+	$(BIN)/python -m kgdistil.reproduce $(if $(TABLE),--table $(TABLE) )$(if $(FIGURE),--figure $(FIGURE) )--protocol $(PROTOCOL) --jobs $(JOBS)
+	$(BIN)/python -m kgdistil.tables
 
 test: .venv/.installed-notebooks,dev ## run all tests and all notebooks, as CI does
 	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600

@@ -107,12 +107,13 @@ class RunConfig(BaseModel):
 
     @property
     def run_id(self) -> str:
-        """A name that is the same for the same config and another for any other.
+        """A name that is the same for the same config on any device and another for any other.
 
         A field at its default does not count, so that records keep their names when a field is added; a default
         must therefore never change.
         """
-        digest = hashlib.sha256(json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True).encode()).hexdigest()
+        decisive = self.model_dump(exclude_defaults=True, exclude={"device"})
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         graph = re.sub("[^a-z0-9-]+", "_", Path(self.dataset).name.lower())[:40].strip("_-") or "graph"
         return f"{graph}-{self.model.lower()}-d{self.dim}-{self.role}-s{self.seed}-{digest[:8]}"
 

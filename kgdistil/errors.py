@@ -23,3 +23,7 @@ class CheckpointError(KgdistilError):
 
 class DeviceError(KgdistilError):
     """The device asked for is not there or cannot do the work."""
+
+
+class BusyError(KgdistilError):
+    """Another process is doing this very work."""

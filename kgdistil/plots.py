@@ -9,10 +9,12 @@ from .recipes import bytes_per_entity
 from .training import Run
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by every kind of colour vision
 COLOURS = {"teacher": "#555555", "no-DS": "#E69F00", "stage 1": "#56B4E9", "stage 2": "#0072B2"}
+COLOURS |= {"DS": COLOURS["stage 2"], "-S2": COLOURS["stage 1"], "-S1": "#CC79A7"}  # the same by the paper's names
 
 
 def distillation(runs: Mapping[str, Run]) -> Figure:
@@ -71,3 +73,120 @@ def alt_text(runs: Mapping[str, Run]) -> str:
     """`distillation` in words."""
     scores = ", ".join(f"{name} {done.test():.3f}" for name, done in runs.items())
     return f"Left: validation MRR of the student over its epochs. Right: bars of test MRR: {scores}."
+
+
+# ---- the paper's tables and figures, from the frames of tables.py ---------------------------------------------------
+def beside_the_paper(frame: pd.DataFrame, protocol: str = "tuned", metric: str = "mrr") -> Figure:
+    """A results table as curves over the dimension: one panel for each model, the paper dashed, ours solid.
+
+    Args:
+        frame: Table 3, 4 or 6 as `tables.results_table` makes it.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+    from matplotlib.lines import Line2D
+
+    frame = frame[(frame["protocol"] == protocol) & (frame["metric"] == metric)]
+    models, methods = list(frame["model"].unique()), [m for m in frame["method"].unique() if m != "teacher"]
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axes = plt.subplots(1, len(models), figsize=(3.1 * len(models), 3.9), layout="constrained")
+    for axis, model in zip(axes, models, strict=True):
+        of_model = frame[frame["model"] == model]
+        for method in methods:
+            rows = of_model[of_model["method"] == method]
+            axis.plot(rows["dim"], rows["paper"], color=COLOURS[method], ls="--", lw=1.3, marker="o", mfc="white")
+            done = rows.dropna(subset=["ours"])
+            axis.plot(done["dim"], done["ours"].astype(float), color=COLOURS[method], lw=2.2, marker="o")
+        for row in of_model[of_model["method"] == "teacher"].itertuples():
+            axis.plot(row.dim, row.paper, color=COLOURS["teacher"], marker="D", mfc="white", ls="")
+            if row.run != "not run":
+                axis.plot(row.dim, row.ours, color=COLOURS["teacher"], marker="D", ls="")
+        dims = sorted(of_model["dim"].unique())
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(dims, [str(d) for d in dims])
+        axis.minorticks_off()
+        axis.set_ylim(bottom=0)
+        axis.set_title(model, loc="left")
+        axis.set_xlabel("dimension")
+    axes[0].set_ylabel({"mrr": "test MRR"}.get(metric, f"test {metric.capitalize()}"))
+    marks = [Line2D([], [], color=COLOURS[m], lw=2.2, marker="o", label=m) for m in methods]
+    if (frame["method"] == "teacher").any():
+        marks.append(Line2D([], [], color=COLOURS["teacher"], marker="D", ls="", label="teacher"))
+    marks += [Line2D([], [], color="#777777", lw=2.2, label="ours"),
+              Line2D([], [], color="#777777", lw=1.3, ls="--", marker="o", mfc="white", label="the paper")]  # fmt: skip
+    fig.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def figure1(frame: pd.DataFrame) -> Figure:
+    """MRR, size and, where given, ranking time over the dimension (the paper's Figure 1).
+
+    Args:
+        frame: `tables.figure1`: dim, mrr, parameters, seconds.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    panels = {"mrr": "test MRR", "parameters": "parameters", "seconds": "seconds to rank the test triples"}
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    for axis, (column, label), colour in zip(axes, panels.items(), ("#0072B2", "#E69F00", "#CC79A7"), strict=True):
+        axis.plot(frame["dim"], frame[column], marker="o", lw=2, color=colour)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(list(frame["dim"]), [str(d) for d in frame["dim"]])
+        axis.minorticks_off()
+        axis.set_ylim(bottom=0)
+        axis.set(xlabel="dimension")
+        axis.set_title(label, loc="left")
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def figure2(frame: pd.DataFrame) -> Figure:
+    """Students by the dimension of their teacher (the paper's Figure 2).
+
+    Args:
+        frame: `tables.figure2`: teacher_dim, dim, mrr.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    shown = frame.assign(student=[f"d = {d}" for d in frame["dim"]], teacher=frame["teacher_dim"].astype(str))
+    sns.barplot(shown, x="student", y="mrr", hue="teacher", palette="viridis", ax=axis)
+    axis.set(xlabel="student", ylabel="test MRR")
+    axis.legend(title="teacher's dimension", frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.18))
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def figure3(frame: pd.DataFrame) -> Figure:
+    """Validation (thin) and test MRR (thick) over epochs, with and without the teacher (the paper's Figure 3).
+
+    Args:
+        frame: `tables.figure3`: method, epoch, valid_mrr, test_mrr.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    names = {"no-DS": "without a teacher", "-S2": "stage 1", "DS": "stage 2"}
+    for method, label in names.items():
+        rows = frame[frame["method"] == method]
+        axis.plot(rows["epoch"], rows["test_mrr"], color=COLOURS[method], lw=2.4, label=f"{label}, test")
+        axis.plot(rows["epoch"], rows["valid_mrr"], color=COLOURS[method], lw=1, ls=":", label=f"{label}, validation")
+    begin = frame.loc[frame["method"] == "-S2", "epoch"].max()
+    axis.axvline(begin, color="#777777", lw=1, ls="--")
+    axis.annotate("stage 2 begins", (begin, 0), (5, 6), xycoords=("data", "axes fraction"), textcoords="offset points")
+    axis.set(xlabel="epochs of the student", ylabel="MRR")
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, loc="lower right", ncols=3, fontsize=9)
+    sns.despine(fig)
+    plt.close(fig)
+    return fig

@@ -24,7 +24,7 @@ from . import kernels, results
 from .checkpoint import WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from .config import RunConfig, check_device
 from .data import Graph, load
-from .errors import CheckpointError, ConfigError, KgdistilError
+from .errors import BusyError, CheckpointError, ConfigError, KgdistilError
 from .evaluation import KnownTriples, Ranks, evaluate, rank
 from .kernels import NativeEngine
 from .models import KGEModel, build_model
@@ -89,7 +89,8 @@ def run(
         again: train even if a record and weights exist.
     Raises:
         ConfigError, CheckpointError, DataError, DeviceError: with one line that says what to do.
-        KgdistilError: training diverged, or another process is training this very run.
+        BusyError: another process is training this very run.
+        KgdistilError: training diverged.
     """
     graph = load(config.dataset) if graph is None else graph
     folder, record = results.model_folder(config.run_id), results.record_path(config.run_id)
@@ -97,7 +98,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(folder / ".lock", timeout=0).acquire()
     except filelock.Timeout:
-        raise KgdistilError(f"{folder}: another process is training this run; wait for it or stop it") from None
+        raise BusyError(f"{folder}: another process is training this run; wait for it or stop it") from None
     except OSError as error:
         raise KgdistilError(f"cannot write {folder}: {error.strerror}; earlier files are untouched") from error
     with held:

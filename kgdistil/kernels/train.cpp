@@ -167,8 +167,9 @@ struct Ops {
 using Compare = Model::Compare;
 constexpr int W = Model::ENTITY, RW = Model::RELATION, PW = Model::PREPARED, QW = Compare::QUERY;
 
-inline void prefetch(const float* row) {
-    for (int i = 0; i < W; i += 16) __builtin_prefetch(row + i);
+constexpr int AHEAD = 8, AHEAD_SCORED = 12;  // rows asked for before their turn
+inline void prefetch(const float* row) {  // into the second cache: the first one's few slots would be the limit
+    for (int i = 0; i < W; i += 16) __builtin_prefetch(row + i, 0, 2);
 }
 
 void op_prepare(Work& w, int32_t r) {
@@ -178,8 +179,8 @@ void op_refresh(Work& w, const Bucket& b, int step) {
     Learner& l = *w.learner;
     for (int j = 0; j < b.size; j++) {
         const int64_t e = b.entity[j], at = e * W;
-        if (j + 8 < b.size && w.entity_row[b.entity[j + 8]].drifted < step - 1) {
-            const int64_t ahead = int64_t(b.entity[j + 8]) * W;
+        if (j + AHEAD < b.size && w.entity_row[b.entity[j + AHEAD]].drifted < step - 1) {
+            const int64_t ahead = int64_t(b.entity[j + AHEAD]) * W;
             prefetch(l.entity + ahead), prefetch(l.entity_m + ahead), prefetch(l.entity_v + ahead);
         }
         Row& row = w.entity_row[e];
@@ -209,7 +210,7 @@ void op_score(Work& w, const Batch& b, int i, float* out) {
     out[0] = l.offset + Compare::score(q_tail, t);
     for (int j = 0; j < b.k; j++) {
         // the batch's own rows follow each other in memory order of use, so the next triple's can be asked for too
-        const int64_t ahead = int64_t(i) * b.k + j + 6;
+        const int64_t ahead = int64_t(i) * b.k + j + AHEAD_SCORED;
         if (ahead < int64_t(b.size) * b.k) prefetch(l.entity + int64_t(b.entity[ahead]) * W);
         out[1 + j] = l.offset + Compare::score(tail[j] ? q_tail : q_head, l.entity + int64_t(entity[j]) * W);
     }
@@ -243,8 +244,8 @@ void op_update(Work& w, const Batch& b, const Bucket& bucket, int step) {
     const int slots = b.k + 2;
     for (int j = 0; j < bucket.size; j++) {
         const int64_t e = bucket.entity[j], at = e * W;
-        if (j + 4 < bucket.size) {
-            const int64_t ahead = int64_t(bucket.entity[j + 4]) * W;
+        if (j + AHEAD < bucket.size) {
+            const int64_t ahead = int64_t(bucket.entity[j + AHEAD]) * W;
             prefetch(l.entity + ahead), prefetch(l.entity_m + ahead), prefetch(l.entity_v + ahead);
         }
         float g[W] = {}, *p = l.entity + at, *m = l.entity_m + at, *v = l.entity_v + at;

@@ -1,0 +1,501 @@
+"""The paper's runs, each a cell with an address: `python -m kgdistil.reproduce tuned/wn18rr/RotatE/DS/8`.
+
+`reproduction.toml` says how a cell is trained. What is recorded is skipped, what was begun goes on, and several
+processes, on one folder or started by `--jobs`, never train the same run twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import logging
+import multiprocessing
+import shutil
+import sys
+import time
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from tqdm import tqdm
+
+from . import results
+from .checkpoint import WEIGHTS, write_atomically
+from .config import RunConfig, make_config
+from .data import Graph, load
+from .errors import BusyError, CheckpointError, ConfigError, KgdistilError
+from .models import build_model
+from .training import Run, make_engine, run
+
+log = logging.getLogger("kgdistil")
+RECIPES = Path(__file__).with_name("reproduction.toml")
+GRAPHS, MODELS, DIMS = ("wn18rr", "fb15k-237"), ("TransE", "TransH", "ComplEx", "RotatE"), (32, 16, 8)
+PROTOCOLS = ("tuned", "paper")
+# The name of a method in the paper's tables, and in reproduction.toml
+METHODS = {"teacher": "teacher", "no-DS": "no-DS", "DS": "stage2", "-S1": "only2", "-S2": "stage1"}
+ROLES = {"teacher": "teacher", "no-DS": "no-ds", "DS": "stage2", "-S1": "stage2", "-S2": "stage1"}
+SEARCH = "search"  # the protocol of a trial's config, so that a trial is never taken for a cell
+OWN = ("search_epochs", "share", "checks")  # keys of the recipe that are no parameters of a run
+
+
+# ---- cells ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Cell:
+    """One model of one table: what is trained, not yet how."""
+
+    protocol: str
+    dataset: str
+    model: str
+    method: str  # a key of METHODS
+    dim: int
+    teacher_dim: int = 64  # of the teacher that a distilled student has
+    seed: int = 0
+
+    def __str__(self) -> str:
+        more = f"/{self.teacher_dim}" if self.distilled and self.teacher_dim != 64 else ""
+        return f"{self.protocol}/{self.dataset}/{self.model}/{self.method}/{self.dim}{more}" + (
+            f"@{self.seed}" if self.seed else ""
+        )
+
+    @property
+    def distilled(self) -> bool:
+        return self.method in ("DS", "-S1", "-S2")
+
+    @property
+    def teacher(self) -> Cell | None:
+        """The cell of its teacher, which has seed 0 whatever the student's seed is."""
+        if not self.distilled:
+            return None
+        return replace(self, method="teacher", dim=self.teacher_dim, teacher_dim=64, seed=0)
+
+    @property
+    def needs(self) -> list[Cell]:
+        """Cells that have to be there before this one can be trained."""
+        if self.method == "DS":
+            return [self.teacher, replace(self, method="-S2")]
+        return [self.teacher] if self.distilled else []
+
+
+def parse(text: str) -> Cell:
+    """The cell of an address "protocol/graph/model/method/dim[/teacher's dim][@seed]".
+
+    Raises:
+        ConfigError: with the part that is wrong.
+    """
+    address, _, seed = text.partition("@")
+    parts = address.split("/")
+    allowed = (PROTOCOLS, GRAPHS, MODELS, tuple(METHODS))
+    try:
+        numbers = [int(x) for x in [*parts[4:6], seed or 0]]
+        if len(parts) not in (5, 6) or any(x < 0 for x in numbers):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"{text!r} is no cell: write protocol/graph/model/method/dim, "
+                          "as in tuned/wn18rr/RotatE/DS/8") from None  # fmt: skip
+    for part, choice in zip(parts, allowed):
+        if part not in choice:
+            raise ConfigError(f"{text!r}: {part!r} is none of {', '.join(choice)}")
+    return Cell(*parts[:4], numbers[0], numbers[1] if len(parts) == 6 else 64, numbers[-1])
+
+
+def table_cells(protocol: str, dataset: str, methods: Iterable[str] = ("no-DS", "DS")) -> list[Cell]:
+    """The cells of a table like Table 3: a teacher of 64 dimensions, students of 32, 16 and 8, four models."""
+    cells = []
+    for model in MODELS:
+        cells.append(Cell(protocol, dataset, model, "teacher", 64))
+        cells += [Cell(protocol, dataset, model, method, dim) for dim in DIMS for method in methods]
+    return cells
+
+
+def cells_of(what: str, protocol: str) -> list[Cell]:
+    """The cells behind "table3", "table4", "table6", "figure1", "figure2" or "figure3".
+
+    Raises:
+        ConfigError: nothing of that name is trained.
+    """
+    if what in ("table3", "table4"):
+        return table_cells(protocol, GRAPHS[what == "table4"])
+    if what == "table6":
+        return [c for c in table_cells(protocol, "wn18rr", ("DS", "-S1", "-S2")) if c.method != "teacher"]
+    if what == "figure1":
+        return [Cell(protocol, "wn18rr", "TransE", "no-DS", dim) for dim in (8, 16, 32, 64, 128, 256, 512)]
+    if what == "figure2":
+        return [Cell(protocol, "wn18rr", "TransE", "DS", dim, large) for large in (64, 128, 256) for dim in DIMS]
+    if what == "figure3":
+        return [Cell(protocol, "fb15k-237", "RotatE", method, 32) for method in ("no-DS", "-S2", "DS")]
+    raise ConfigError(f"{what!r}: nothing of that name is trained; choose table 3, 4 or 6, or figure 1, 2 or 3")
+
+
+def with_needs(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells and all they need, each once, what is needed first."""
+    ordered: dict[Cell, None] = {}
+
+    def add(cell: Cell) -> None:
+        for need in cell.needs:
+            add(need)
+        ordered[cell] = None
+
+    for cell in cells:
+        add(cell)
+    return list(ordered)
+
+
+# ---- from a cell to its runs ----------------------------------------------------------------------------------------
+@functools.cache
+def recipes() -> dict[str, Any]:
+    """`reproduction.toml` as nested dictionaries."""
+    return tomllib.loads(RECIPES.read_text(encoding="utf-8"))
+
+
+def recipe(cell: Cell) -> dict[str, Any]:
+    """What `reproduction.toml` says about a cell; lists are still to be searched.
+
+    A second stage takes its parameters from the first, so that an [all] does not speak for it.
+    """
+    method, merged = METHODS[cell.method], {}
+    second = method in ("stage2", "only2")
+    table = recipes()[cell.protocol]
+    of_model = table.get(cell.model, {})
+    for layer in (table, table.get(cell.dataset, {}), of_model, of_model.get(cell.dataset, {})):
+        shared = layer.get("all", {})
+        merged |= {k: v for k, v in shared.items() if not second or k in OWN} | layer.get(method, {})
+    return merged
+
+
+def base(cell: Cell, **values: Any) -> dict[str, Any]:
+    """What identifies the cell, as parameters of a run."""
+    return {
+        "protocol": cell.protocol,
+        "dataset": cell.dataset,
+        "model": cell.model,
+        "dim": cell.dim,
+        "role": ROLES[cell.method],
+        "seed": cell.seed,
+        **values,
+    }
+
+
+def finish(values: dict[str, Any]) -> RunConfig:
+    """A config from a recipe's values: `checks` becomes the epochs between two validations."""
+    values = dict(values)
+    checks, epochs = values.pop("checks", None), values.get("epochs", 1000)
+    if checks:
+        values["check_every"] = max(1, epochs // checks)
+    return make_config(**{k: v for k, v in values.items() if k not in OWN})
+
+
+def inherited(cell: Cell, device: str) -> dict[str, Any] | None:
+    """What a second stage takes over from the first: all its settings, rates made slower. None: not known yet."""
+    first = config(replace(cell, method="-S2"), device)
+    teacher = config(cell.teacher, device)
+    if first is None or teacher is None:
+        return None
+    share, kept = recipe(cell)["share"], first.model_dump(exclude={"role", "epochs", "check_every", "student"})
+    rates = {"lr": first.lr * share if cell.method == "DS" else first.lr, "teacher_lr": teacher.lr * share}
+    return {**kept, **rates, **({"student": first.run_id} if cell.method == "DS" else {})}
+
+
+def trials(cell: Cell, device: str = "cpu") -> list[RunConfig] | None:
+    """The runs of the cell's search, [] where nothing is searched, None while what they need is not known.
+
+    They have seed 0 and two validations; every seed of a cell shares them.
+    """
+    cell, spec = replace(cell, seed=0), recipe(cell)
+    axes = {key: value for key, value in spec.items() if isinstance(value, list)}
+    if not axes:
+        return []
+    start = start_values(cell, spec, device)
+    if start is None:
+        return None
+    short = {"protocol": SEARCH, "epochs": spec["search_epochs"], "checks": 2, "test_curve": False}
+    return [
+        finish({**start, **short, **dict(zip(axes, values, strict=True))})
+        for values in itertools.product(*axes.values())
+    ]
+
+
+def start_values(cell: Cell, spec: dict[str, Any], device: str) -> dict[str, Any] | None:
+    """Everything but what is searched; None while the teacher or the first stage is not decided."""
+    values = base(cell, device=device)
+    if cell.method in ("DS", "-S1"):
+        above = inherited(cell, device)
+        if above is None:
+            return None
+        values = {**above, **values}
+    elif cell.distilled:
+        teacher = config(cell.teacher, device)
+        if teacher is None:
+            return None
+        values["teacher"] = teacher.run_id
+    return {**values, **spec}
+
+
+def config(cell: Cell, device: str = "cpu") -> RunConfig | None:
+    """The cell's run, None while its search or one it depends on is unfinished.
+
+    Raises:
+        ConfigError: the recipe is wrong.
+    """
+    spec = recipe(cell)
+    start, searched = start_values(cell, spec, device), trials(cell, device)
+    if start is None or searched is None:
+        return None
+    if searched:
+        found = read_search(cell)
+        if any(t.run_id not in found for t in searched):
+            return None
+        best = max(searched, key=lambda t: found[t.run_id]["valid"]["both"]["mrr"])
+        start |= {key: getattr(best, key) for key, value in spec.items() if isinstance(value, list)}
+    return finish(start)
+
+
+def search_path(cell: Cell) -> Path:
+    return results.results_folder() / "search" / f"{cell.protocol}-{cell.dataset}-{cell.model.lower()}.jsonl"
+
+
+def read_search(cell: Cell) -> dict[str, dict[str, Any]]:
+    """The recorded trials of the cell's model and graph, by run id.
+
+    Raises:
+        CheckpointError: with the line that is no trial.
+    """
+    path, found = search_path(cell), {}
+    if not path.is_file():
+        return found
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            record["valid"]["both"]["mrr"]
+            found[record["id"]] = record
+        except (ValueError, LookupError, TypeError):
+            raise CheckpointError(f"{path}, line {number}: no trial; delete the line to run it again") from None
+    return found
+
+
+# ---- what is to be done ---------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Task:
+    """One training that can start now."""
+
+    cell: Cell
+    config: RunConfig
+    trial: bool
+
+    def __str__(self) -> str:
+        return f"{self.cell} trial {self.config.run_id[-8:]}" if self.trial else str(self.cell)
+
+
+def recorded(run_config: RunConfig) -> bool:
+    return results.record_path(run_config.run_id).is_file()
+
+
+def has_weights(run_config: RunConfig) -> bool:
+    return (results.model_folder(run_config.run_id) / WEIGHTS).is_file()
+
+
+def outstanding(cells: Iterable[Cell], device: str = "cpu") -> Iterator[Task | Cell]:
+    """Tasks that can start now, and cells that still wait for others, in the cells' order.
+
+    A recorded run whose weights are gone is trained again only where another cell waits for them.
+    """
+    cells = with_needs(cells)
+    waiting: set[Cell] = set()  # cells whose weights a missing run needs
+    for cell in reversed(cells):
+        own = config(cell, device)
+        if own is None or not recorded(own):
+            waiting |= set(cell.needs)
+        elif cell in waiting and not has_weights(own):
+            waiting |= set(cell.needs)
+    for cell in cells:
+        own = config(cell, device)
+        if own and recorded(own) and (cell not in waiting or has_weights(own)):
+            continue
+        ready = all((c := config(need, device)) and recorded(c) and has_weights(c) for need in cell.needs)
+        if own:
+            yield Task(cell, own, False) if ready else cell
+            continue
+        # a trial of stage 1 needs the trained teacher as well
+        if not ready or (searched := trials(cell, device)) is None:
+            yield cell
+            continue
+        found = read_search(cell)
+        yield from (Task(cell, t, True) for t in searched if t.run_id not in found)
+
+
+def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
+    """Train one task and leave its record: a cell's under `results/runs/`, a trial's as a line of its search.
+
+    Raises:
+        BusyError: another process is at it.
+    """
+    if not task.trial:
+        done = run(task.config, graph, progress=progress, save_ranks=True)
+        if replace(task.cell, model="", dataset="") == Cell("tuned", "", "", "DS", 8):
+            publish(done)
+        return
+    done = run(task.config, graph, progress=progress)
+    path = search_path(task.cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(results.runs_folder() / f".{path.name}.lock"):
+        kept = {key: value for key, value in done.record.items() if key not in ("curve", "test")}
+        found = {**read_search(task.cell), done.id: kept}
+        lines = "".join(json.dumps(found[key], ensure_ascii=False) + "\n" for key in sorted(found))
+        write_atomically(path, lambda scratch: Path(scratch).write_text(lines, encoding="utf-8"))
+    results.record_path(done.id).unlink(missing_ok=True)
+    shutil.rmtree(done.folder, ignore_errors=True)
+
+
+def publish(done: Run) -> None:
+    """Keep a student's weights under `results/students/`, where `load_model` reads them."""
+    name = f"{done.config.dataset}-{done.config.model.lower()}-d{done.config.dim}"
+    target = results.results_folder() / "students" / name / WEIGHTS
+    write_atomically(target, lambda scratch: shutil.copyfile(done.folder / WEIGHTS, scratch))
+
+
+# ---- what it costs --------------------------------------------------------------------------------------------------
+class Costs:
+    """Seconds of an epoch by what decides them, from records of this device or else from one timed epoch."""
+
+    def __init__(self, device: str):
+        self.device, self.known = device, {}
+        here = results.describe_device(device)
+        for record in results.read_records():
+            if record["device"] == here and record["epochs"]:
+                self.known[self.key(record["config"])] = record["seconds"] / record["epochs"]
+
+    @staticmethod
+    def key(values: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(values[k] for k in ("dataset", "model", "dim", "role", "negatives"))
+
+    def epoch(self, run_config: RunConfig) -> float:
+        key = self.key(run_config.model_dump())
+        if key not in self.known:
+            graph, sizes = graph_of(run_config.dataset), (run_config.model_options,)
+            args = (graph.num_entities, graph.num_relations)
+            student = build_model(run_config.model, *args, run_config.dim, **sizes[0])
+            teacher = build_model(run_config.model, *args, 64, **sizes[0]) if run_config.teacher else None
+            engine = make_engine(student.to(self.device), teacher and teacher.to(self.device), run_config, graph)
+            rates = torch.full((engine.steps,), run_config.lr, dtype=torch.float64)
+            for epoch in range(2):  # the first one warms up
+                began = time.perf_counter()
+                engine.epoch(epoch, rates, rates)
+            self.known[key] = time.perf_counter() - began
+        return self.known[key]
+
+    def cell(self, cell: Cell, left: bool = True) -> float:
+        """Seconds the cell takes, its search included; `left`: without what is recorded. Chains are judged by shape."""
+        spec, own = recipe(cell), config(cell, self.device)
+        if left and own and recorded(own):
+            return 0.0
+        axes = [value for value in spec.values() if isinstance(value, list)]
+        shape = {k: v[0] if isinstance(v, list) else v for k, v in spec.items()}
+        link = {"teacher": "64"} if cell.distilled else {}
+        like = finish({**shape, **base(cell, device=self.device), **link, **({"lr": 0.01})})
+        number = functools.reduce(lambda n, axis: n * len(axis), axes, 1) if axes else 0
+        if left and number:
+            found, mine = read_search(cell), trials(cell, self.device) or []
+            number -= sum(t.run_id in found for t in mine)
+        return self.epoch(like) * (like.epochs + number * spec["search_epochs"])
+
+
+@functools.cache
+def graph_of(name: str) -> Graph:
+    return load(name)
+
+
+# ---- doing it -------------------------------------------------------------------------------------------------------
+def work(cells: list[Cell], device: str, threads: int, show: bool) -> None:
+    """Take tasks until none is left; one that another process has is left to it, and looked at again."""
+    torch.set_num_threads(threads)
+    costs = Costs(device)
+    everything = with_needs(cells)
+    total = sum(costs.cell(c) for c in everything)
+    with tqdm(total=round(total), unit="s", desc="reproduce", disable=None if show else True,
+              bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}") as bar:  # fmt: skip
+        while True:
+            left = list(outstanding(cells, device))
+            if not left:
+                break
+            for task in left:
+                if isinstance(task, Cell):
+                    continue
+                bar.set_postfix_str(str(task))
+                try:
+                    perform(task, graph_of(task.cell.dataset), progress=False)
+                except BusyError:
+                    continue
+                log.info("done: %s", task)
+                break
+            else:
+                time.sleep(2)  # all that could start is being trained elsewhere
+            bar.n = round(total - sum(costs.cell(c) for c in everything))
+            bar.refresh()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m kgdistil.reproduce --table 3`: train what is missing.
+
+    Returns:
+        0 when everything asked for is recorded.
+    """
+    parser = argparse.ArgumentParser(prog="python -m kgdistil.reproduce", description=__doc__.split("\n")[0])
+    parser.add_argument("cells", nargs="*", type=parse, help="single cells, as tuned/wn18rr/RotatE/DS/8")
+    parser.add_argument("--table", type=int, nargs="+", default=[], help="tables of the paper: 3, 4, 6")
+    parser.add_argument("--figure", type=int, nargs="+", default=[], help="figures of the paper: 1, 2, 3")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="tuned")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; the threads are divided among them")
+    parser.add_argument("--plan", action="store_true", help="say what is left and what it costs, and stop")
+    options = parser.parse_args(arguments)
+    cells = list(options.cells)
+    for name in [*(f"table{n}" for n in options.table), *(f"figure{n}" for n in options.figure)]:
+        cells += [replace(c, seed=options.seed) for c in cells_of(name, options.protocol) if c.model in options.models]
+    if not cells:
+        parser.error("nothing asked for: name cells, --table or --figure")
+    threads = max(1, torch.get_num_threads() // options.jobs)
+    print_plan(cells, options.device, threads, options.jobs)
+    if options.plan:
+        return 0
+    if options.jobs == 1:
+        work(cells, options.device, threads, True)
+        return 0
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=work, args=(cells, options.device, threads, number == 0))
+        for number in range(options.jobs)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return max(abs(worker.exitcode) for worker in workers)
+
+
+def print_plan(cells: list[Cell], device: str, threads: int, jobs: int) -> None:
+    """What is left and what it costs on this machine."""
+    torch.set_num_threads(threads)
+    costs, everything = Costs(device), with_needs(cells)
+    seconds = {cell: costs.cell(cell) for cell in everything}
+    missing = [cell for cell in everything if seconds[cell]]
+    print(f"{len(everything) - len(missing)} of {len(everything)} cells are recorded.")
+    for cell in missing:
+        print(f"  {str(cell):40s} {seconds[cell] / 60:6.1f} min")
+    if missing:
+        print(f"Together about {sum(seconds.values()) / 60 / jobs:.0f} min with {jobs} process(es) of {threads} "
+              "thread(s); validations come on top.", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        sys.exit(main())
+    except KgdistilError as error:
+        sys.exit(str(error))

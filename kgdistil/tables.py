@@ -1,0 +1,348 @@
+"""Every table and figure of the paper beside ours, from `results/` and nothing else.
+
+`build` makes the frames; `python -m kgdistil.tables` writes them to `results/tables/`, and a test fails when what is
+committed there differs.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import results
+from .checkpoint import write_atomically
+from .errors import CheckpointError, KgdistilError
+from .reproduce import DIMS, GRAPHS, MODELS, PROTOCOLS, Cell, cells_of, config, with_needs
+
+METRICS = ("mrr", "hits@10", "hits@3", "hits@1")  # in the paper's order
+RESAMPLES = 2000  # of the paired bootstrap
+TABLES = {3: "wn18rr", 4: "fb15k-237", 6: "wn18rr"}
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+def folder() -> Path:
+    return results.results_folder() / "tables"
+
+
+def paper() -> pd.DataFrame:
+    """The paper's numbers, one a row: table, dataset, model, dim, method, metric, value."""
+    return pd.read_csv(results.results_folder() / "paper.csv", dtype={"dim": "Int64"})
+
+
+def record_of(cell: Cell) -> dict[str, Any] | None:
+    """The cell's record; None where it has not been run."""
+    found = config(cell)
+    return found and results.read_record(results.record_path(found.run_id))
+
+
+class Ours:
+    """Our records by cell, read once."""
+
+    def __init__(self) -> None:
+        self.records: dict[Cell, dict[str, Any] | None] = {}
+
+    def __call__(self, cell: Cell) -> dict[str, Any] | None:
+        if cell not in self.records:
+            self.records[cell] = record_of(cell)
+        return self.records[cell]
+
+    def seeds(self, cell: Cell, most: int = 10) -> list[dict[str, Any]]:
+        """Records of the cell with seeds 0, 1, 2, … as far as they go."""
+        found = []
+        for seed in range(most):
+            record = self(replace(cell, seed=seed))
+            if record is None:
+                break
+            found.append(record)
+        return found
+
+
+def value(record: dict[str, Any] | None, metric: str, side: str = "both") -> float | None:
+    return record and record["test"][side][metric]
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+def table2(ours: Ours, said: pd.DataFrame) -> pd.DataFrame:
+    """Sizes of the graphs as their loaded files give them."""
+    rows = said[said["table"] == 2][["dataset", "metric", "value"]].rename(columns={"value": "paper"})
+    sizes: dict[str, dict[str, int]] = {}
+    for protocol in PROTOCOLS:
+        for name, dataset in (("table3", "wn18rr"), ("table4", "fb15k-237")):
+            for cell in cells_of(name, protocol):
+                if dataset not in sizes and (record := ours(cell)):
+                    sizes[dataset] = record["graph"]
+    counted = [sizes.get(r.dataset, {}).get(r.metric) for r in rows.itertuples()]
+    return rows.assign(paper=rows["paper"].astype(int), ours=pd.array(counted, dtype="Int64"))
+
+
+def results_table(ours: Ours, said: pd.DataFrame, number: int) -> pd.DataFrame:
+    """Table 3, 4 or 6: one row for each protocol, cell and metric of the paper, ours beside it.
+
+    `ours` is the mean over `seeds` seeds, `deviation` their standard deviation; both are empty where nothing ran.
+    """
+    rows = []
+    for protocol in PROTOCOLS:
+        for r in said[said["table"] == number].itertuples():
+            records = ours.seeds(Cell(protocol, r.dataset, r.model, r.method, int(r.dim)))
+            values = [value(record, r.metric) for record in records]
+            mean = float(np.mean(values)) if values else None
+            rows.append({
+                "protocol": protocol, "dataset": r.dataset, "model": r.model, "dim": int(r.dim), "method": r.method,
+                "metric": r.metric, "paper": r.value, "ours": mean,
+                "difference": None if mean is None else mean - r.value,
+                "seeds": len(values), "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "run": records[0]["id"] if records else "not run",
+                "cell": str(Cell(protocol, r.dataset, r.model, r.method, int(r.dim))),
+            })  # fmt: skip
+    return pd.DataFrame(rows).convert_dtypes()
+
+
+def table5(said: pd.DataFrame) -> pd.DataFrame:
+    """Parameters and inference time of 93,003 triples, from the benchmark's file."""
+    report = json.loads((results.results_folder() / "bench" / "bench.json").read_text(encoding="utf-8"))
+    measured = {(r["model"], r["dim"]): r for r in report["inference"]}
+    wide = said[said["table"] == 5].pivot_table(index=["model", "dim"], columns="metric", values="value", sort=False)
+    rows = []
+    for (model, dim), theirs in wide.iterrows():
+        own = measured[model, dim]
+        rows.append({
+            "model": model, "dim": dim,
+            "parameters_paper": theirs["parameters"], "parameters": own["parameters"],
+            "seconds_paper": theirs["seconds"], "seconds": own["seconds"],
+            "speedup_paper": theirs["speedup"], "speedup": own["speedup"],
+            "bytes": own["bytes"], "latency_p50_us": own["latency_p50_us"], "latency_p99_us": own["latency_p99_us"],
+        })  # fmt: skip
+    return pd.DataFrame(rows).convert_dtypes()
+
+
+def sides(ours: Ours) -> pd.DataFrame:
+    """Test metrics of every run of Tables 3, 4 and 6 on the head side, the tail side, both, and the mean of two ranks.
+
+    The last is what the paper's text describes. This table settles which one its numbers can be.
+    """
+    rows = []
+    for protocol in PROTOCOLS:
+        cells = dict.fromkeys(c for n in TABLES for c in cells_of(f"table{n}", protocol))
+        for cell in cells:
+            if record := ours(cell):
+                for side, found in record["test"].items():
+                    about = {"cell": str(cell), "dataset": cell.dataset, "model": cell.model, "dim": cell.dim}
+                    rows.append({**about, "method": cell.method, "side": side, **found, "run": record["id"]})
+    return pd.DataFrame(rows)
+
+
+def bootstrap(first: np.ndarray, second: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float, float]:
+    """Paired bootstrap of mean(second) − mean(first): the 95 % interval, and a two-sided p.
+
+    Args:
+        first, second: one value for each test triple, in the same order; float [n].
+    Returns:
+        Low and high end of the interval; p, at least 1 / resamples, for a difference of zero.
+    """
+    gain = second - first
+    draws = np.random.default_rng(0).integers(0, len(gain), (resamples, len(gain)), dtype=np.int32)
+    means = np.concatenate([gain[part].mean(1) for part in np.array_split(draws, max(1, draws.size >> 22))])
+    low, high = np.quantile(means, [0.025, 0.975])
+    p = 2 * min((means <= 0).mean(), (means >= 0).mean())
+    return float(low), float(high), float(min(1.0, max(p, 1 / resamples)))
+
+
+def reciprocal_ranks(record: dict[str, Any]) -> np.ndarray:
+    """Mean of a test triple's two reciprocal ranks, float [n]: their mean is the MRR."""
+    return (1 / results.read_ranks(record["id"]).ranks()).mean(1)
+
+
+def significance(ours: Ours) -> pd.DataFrame:
+    """DS against no-DS and against −S2 for every student, by a paired bootstrap over test triples (seed 0)."""
+    rows = []
+    for protocol in PROTOCOLS:
+        for dataset in GRAPHS:
+            for model in MODELS:
+                for dim in DIMS:
+                    for rival in ("no-DS", "-S2"):
+                        pair = [Cell(protocol, dataset, model, method, dim) for method in (rival, "DS")]
+                        records = [ours(cell) for cell in pair]
+                        if None in records:
+                            continue
+                        low, high, p = bootstrap(*map(reciprocal_ranks, records))
+                        before, after = (value(r, "mrr") for r in records)
+                        rows.append({
+                            "protocol": protocol, "dataset": dataset, "model": model, "dim": dim, "rival": rival,
+                            "rival_mrr": before, "ds_mrr": after, "difference": after - before, "low": low,
+                            "high": high, "p": p, "rival_run": records[0]["id"], "ds_run": records[1]["id"],
+                        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# ---- figures --------------------------------------------------------------------------------------------------------
+def figure1(ours: Ours, protocol: str = "tuned") -> pd.DataFrame:
+    """MRR and size over the dimension, of a model trained alone."""
+    rows = []
+    for cell in cells_of("figure1", protocol):
+        if record := ours(cell):
+            rows.append({"model": cell.model, "dim": cell.dim, "mrr": value(record, "mrr"),
+                         "parameters": record["parameters"], "run": record["id"]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def figure2(ours: Ours, protocol: str = "tuned") -> pd.DataFrame:
+    """Students of one size from teachers of several."""
+    rows = []
+    for cell in cells_of("figure2", protocol):
+        record, teacher = ours(cell), ours(cell.teacher)
+        if record and teacher:
+            rows.append({"teacher_dim": cell.teacher_dim, "dim": cell.dim, "mrr": value(record, "mrr"),
+                         "teacher_mrr": value(teacher, "mrr"), "run": record["id"]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def figure3(ours: Ours, protocol: str = "tuned") -> pd.DataFrame:
+    """Validation and test MRR over epochs with and without the teacher; stage 2 goes on where stage 1 ends."""
+    rows, start = [], 0
+    for cell in cells_of("figure3", protocol):
+        record = ours(cell)
+        if record is None:
+            continue
+        offset = start if cell.method == "DS" else 0
+        start = record["epochs"] if cell.method == "-S2" else start
+        for point in record["curve"]:
+            rows.append({"method": cell.method, "epoch": offset + point["epoch"], "valid_mrr": point["valid_mrr"],
+                         "test_mrr": point.get("test_mrr"), "run": record["id"]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# ---- the sentences with numbers in them -----------------------------------------------------------------------------
+Find = Callable[..., float]  # find(model, dim, method, metric="mrr"): a number of Table 3 or 6
+
+
+def gain(find: Find, model: str, dim: int, metric: str = "mrr") -> float:
+    """By how many per cent DS is above no-DS."""
+    return 100 * (find(model, dim, "DS", metric) / find(model, dim, "no-DS", metric) - 1)
+
+
+def share(find: Find, model: str, dim: int, method: str, metric: str, *whole: Any) -> float:
+    """A number as a percentage of another: the teacher's, or that of `whole` (dim, method)."""
+    return 100 * find(model, dim, method, metric) / find(model, *(whole or (64, "teacher")), metric)
+
+
+def claims() -> list[tuple[str, str, float, Callable[[Find], float]]]:
+    """Section, sentence, the number it prints (per cent), and how the number follows from Tables 3 and 6."""
+    found: list[tuple[str, str, float, Callable[[Find], float]]] = []
+
+    def add(where: str, sentence: str, said: float, how: Callable[[Find], float]) -> None:
+        found.append((where, sentence, said, how))
+
+    names = {"mrr": "MRR", "hits@10": "Hits@10", "hits@3": "Hits@3", "hits@1": "Hits@1"}
+    for metric, said in zip(METRICS, (39, 47, 29, 24)):
+        add("Q1", f"TransE d=8 no-DS reaches this share of its teacher's {names[metric]}", said,
+            lambda f, m=metric: share(f, "TransE", 8, "no-DS", m))  # fmt: skip
+    for model, said in (("TransH", 71.0), ("ComplEx", 85.3)):
+        add("Q1", f"{model} MRR falls by this much from the teacher to d=8 no-DS", said,
+            lambda f, x=model: 100 - share(f, x, 8, "no-DS", "mrr"))  # fmt: skip
+    for model, metric, said in (
+        ("TransE", "mrr", 64.5), ("TransE", "hits@1", 255.6), ("ComplEx", "mrr", 197.8),
+        ("ComplEx", "hits@10", 155.2), ("ComplEx", "hits@1", 209.1), ("RotatE", "mrr", 96.4),
+        ("RotatE", "hits@1", 127.7),
+    ):  # fmt: skip
+        add("Q1", f"{model} d=8: distillation improves {names[metric]} by", said,
+            lambda f, x=model, m=metric: gain(f, x, 8, m))  # fmt: skip
+    for metric, said in zip(METRICS, (98.8, 63.4, 69.6, 162.0)):
+        add("Q1", f"d=8, average improvement of {names[metric]} over the four models", said,
+            lambda f, m=metric: float(np.mean([gain(f, x, 8, m) for x in MODELS])))  # fmt: skip
+    for metric, said in (("mrr", 10), ("hits@3", 10), ("hits@1", 25)):
+        add("Q1", f"TransH d=32 student surpasses its teacher's {names[metric]} by", said,
+            lambda f, m=metric: share(f, "TransH", 32, "DS", m) - 100)  # fmt: skip
+    for metric, said in zip(METRICS, (91, 93, 94, 94)):
+        add("Q1", f"RotatE d=16 student reaches this share of its teacher's {names[metric]}", said,
+            lambda f, m=metric: share(f, "RotatE", 16, "DS", m))  # fmt: skip
+    for metric, said in (("mrr", 23), ("hits@10", 28)):
+        add("Q3", f"RotatE d=8 without stage 1 reaches this share of DS's {names[metric]}", said,
+            lambda f, m=metric: share(f, "RotatE", 8, "-S1", m, 8, "DS"))  # fmt: skip
+    for dim, said in ((32, 4), (16, 5), (8, 10)):
+        add("Q3", f"TransE d={dim}: MRR falls by this much without stage 2", said,
+            lambda f, d=dim: 100 - share(f, "TransE", d, "-S2", "mrr", d, "DS"))  # fmt: skip
+    return found
+
+
+def claims_table(ours: Ours, said: pd.DataFrame) -> pd.DataFrame:
+    """Each claim: what the sentence says, what the paper's own tables give, what ours give; per cent."""
+    theirs = said[said["table"].isin([3, 6]) & (said["dataset"] == "wn18rr")]
+    lookup = {(r.model, int(r.dim), r.method, r.metric): r.value for r in theirs[::-1].itertuples()}  # Table 3 wins
+
+    def of_paper(model: str, dim: int, method: str, metric: str = "mrr") -> float:
+        return lookup[model, dim, method, metric]
+
+    def of_ours(protocol: str) -> Find:
+        def find(model: str, dim: int, method: str, metric: str = "mrr") -> float:
+            record = ours(Cell(protocol, "wn18rr", model, method, dim))
+            if record is None:
+                raise LookupError(f"{protocol}/{model}/{method}/{dim} not run")
+            return value(record, metric)
+
+        return find
+
+    def recomputed(how: Callable[[Find], float], find: Find) -> float | None:
+        try:
+            return how(find)
+        except LookupError:
+            return None
+
+    rows = []
+    for where, sentence, number, how in claims():
+        own = {protocol: recomputed(how, of_ours(protocol)) for protocol in PROTOCOLS}
+        rows.append({"section": where, "sentence": sentence, "paper_says": number,
+                     "from_its_tables": how(of_paper), **own})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+def build() -> dict[str, pd.DataFrame]:
+    """All frames by the name of their file."""
+    ours, said = Ours(), paper()
+    return {
+        "table2": table2(ours, said),
+        **{f"table{n}": results_table(ours, said, n) for n in TABLES},
+        "table5": table5(said),
+        "sides": sides(ours),
+        "significance": significance(ours),
+        "figure1": figure1(ours),
+        "figure2": figure2(ours),
+        "figure3": figure3(ours),
+        "claims": claims_table(ours, said),
+    }
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """CSV with six significant digits, so that it reads and compares well."""
+    text = io.StringIO()
+    frame.to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
+    return text.getvalue()
+
+
+def not_run(cells: Iterable[Cell]) -> list[str]:
+    """Addresses of the cells, and of those they need, that have no record."""
+    return [str(cell) for cell in with_needs(cells) if record_of(cell) is None]
+
+
+def main() -> int:
+    """Write `results/tables/*.csv`."""
+    for name, frame in build().items():
+        path = folder() / f"{name}.csv"
+        write_atomically(path, lambda scratch, f=frame: Path(scratch).write_text(as_csv(f), encoding="utf-8"))
+        print(f"written: {results.shown(path)}, {len(frame)} rows")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (KgdistilError, CheckpointError) as error:
+        sys.exit(str(error))

@@ -1,0 +1,234 @@
+"""Cells, their runs and their searches, on a graph small enough to train in a moment."""
+
+import itertools
+import threading
+from dataclasses import replace
+
+import filelock
+import pytest
+import torch
+
+from kgdistil import KgdistilError, reproduce, results
+from kgdistil.errors import BusyError, CheckpointError, ConfigError
+from kgdistil.reproduce import METHODS, PROTOCOLS, Cell, Task, cells_of, config, outstanding, parse, trials, with_needs
+
+EVERYTHING = [
+    *(f"table{n}" for n in (3, 4, 6)),
+    *(f"figure{n}" for n in (1, 2, 3)),
+]
+SMALL = {
+    "tuned": {
+        "all": {"schedule": "linear", "patience": 0, "checks": 2, "search_epochs": 2, "negatives": 2, "lr": 0.01},
+        "teacher": {"epochs": 3, "gamma": [1.0, 2.0]},
+        "no-DS": {"epochs": 5, "lr": [0.01, 0.05]},
+        "stage1": {"epochs": 3, "alpha": [0.3, 0.7]},
+        "stage2": {"epochs": 2, "share": 0.5},
+        "only2": {"epochs": 5, "share": 0.5},
+    }
+}
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Recipes of a few epochs, and folders of their own."""
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(reproduce, "recipes", lambda: SMALL)
+    return tmp_path
+
+
+def cell(method: str, dim: int = 4, **more) -> Cell:
+    large = 64 if method in ("teacher", "no-DS") else 8  # said of the distilled alone
+    return Cell("tuned", "nations", "TransE", method, dim, **{"teacher_dim": large, **more})
+
+
+def all_cells(protocol: str) -> list[Cell]:
+    return with_needs(itertools.chain(*(cells_of(name, protocol) for name in EVERYTHING)))
+
+
+# ---- cells ----------------------------------------------------------------------------------------------------------
+def test_the_tables_have_the_papers_cells():
+    assert len(cells_of("table3", "tuned")) == len(cells_of("table4", "tuned")) == 28
+    assert len(cells_of("table6", "tuned")) == 36
+    assert len(cells_of("figure2", "tuned")) == 9
+    with pytest.raises(ConfigError, match="table9"):
+        cells_of("table9", "tuned")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_cell_has_an_address_that_leads_back(protocol: str):
+    cells = [*all_cells(protocol), replace(all_cells(protocol)[3], seed=2)]
+    assert [parse(str(c)) for c in cells] == cells
+    assert len({str(c) for c in cells}) == len(cells)
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("tuned/wn18rr/RotatE/DS", "no cell"),
+        ("tuned/wn18rr/RotatE/DS/x", "no cell"),
+        ("tuned/wn18rr/RotatE/DS/8/64/3", "no cell"),
+        ("tuned/wn18rr/RotatE/DS/8@x", "no cell"),
+        ("tuned/wn18/RotatE/DS/8", "'wn18' is none of wn18rr, fb15k-237"),
+        ("other/wn18rr/RotatE/DS/8", "'other' is none of"),
+        ("tuned/wn18rr/RotatE/ds/8", "'ds' is none of"),
+    ],
+)
+def test_a_wrong_address_is_explained(text: str, named: str):
+    with pytest.raises(ConfigError, match=named):
+        parse(text)
+
+
+def test_what_is_needed_comes_first():
+    ordered = with_needs([cell("DS"), cell("-S1")])
+    assert [c.method for c in ordered] == ["teacher", "-S2", "DS", "-S1"]
+    assert ordered[0].dim == 8
+
+
+# ---- the recipe file ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_cell_has_a_recipe(protocol: str, small, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(small / "nothing"))
+    for c in all_cells(protocol):
+        spec = reproduce.recipe(c)
+        if not c.distilled:
+            found = trials(c)
+            assert found and len({t.run_id for t in found}) == len(found)
+            assert {t.protocol for t in found} == {"search"} and {t.dim for t in found} == {c.dim}
+        else:
+            assert trials(c) is None or trials(c) == [], c
+        assert spec.get("epochs", 1000) >= spec["search_epochs"]
+
+
+@pytest.mark.parametrize("cells", ["table3", "table4"])
+def test_both_sides_get_as_many_trials_and_updates(cells: str):
+    """What is compared is tuned alike: no-DS against stage 1 and stage 2 together."""
+
+    def size(c: Cell) -> int:
+        axes = [v for v in reproduce.recipe(c).values() if isinstance(v, list)]
+        return torch.tensor([len(a) for a in axes]).prod().item() if axes else 0
+
+    for alone in (c for c in cells_of(cells, "tuned") if c.method == "no-DS"):
+        first, last = replace(alone, method="-S2"), replace(alone, method="DS")
+        assert size(alone) == size(first) + size(last), alone
+        epochs = [reproduce.recipe(c)["epochs"] for c in (alone, first, last, replace(alone, method="-S1"))]
+        assert epochs[0] == epochs[1] + epochs[2] == epochs[3], alone
+        assert len({reproduce.recipe(c)["search_epochs"] for c in (alone, first)}) == 1
+
+
+def test_the_papers_grid_is_the_papers():
+    rates, weights = [0.0005, 0.005, 0.05, 0.01], [0.3, 0.5, 0.7]
+    for c in cells_of("table3", "paper"):
+        spec = reproduce.recipe(c)
+        assert spec["beta" if c.method == "DS" else "lr"] == (weights if c.method == "DS" else rates)
+    assert reproduce.recipe(Cell("paper", "wn18rr", "TransE", "-S2", 8))["alpha"] == weights
+    alone = trials(Cell("paper", "wn18rr", "TransE", "no-DS", 8))[0]
+    assert (alone.batch_size, alone.negatives, alone.gamma, alone.schedule) == (1024, 5, 1.0, "plateau")
+
+
+# ---- running --------------------------------------------------------------------------------------------------------
+def test_a_table_is_run_once_and_then_skipped(small, monkeypatch):
+    cells = [cell("teacher", 8), cell("no-DS"), cell("DS"), cell("-S1")]
+    began = []
+    train = reproduce.run
+    monkeypatch.setattr(reproduce, "run", lambda c, *a, **k: began.append(c.run_id) or train(c, *a, **k))
+    first = list(outstanding(cells))
+    assert sum(isinstance(t, Task) for t in first) == 4 and all(t.trial for t in first if isinstance(t, Task))
+    reproduce.work(cells, "cpu", 1, False)
+    assert len(began) == len(set(began)) == 3 * 2 + 5  # trials of teacher, no-DS and stage 1, then each cell
+    assert list(outstanding(cells)) == []
+    reproduce.work(cells, "cpu", 1, False)
+    assert len(began) == 11
+
+    for c in with_needs(cells):
+        record = results.read_record(results.record_path(config(c).run_id))
+        assert record["config"]["protocol"] == "tuned"
+        assert results.read_ranks(record["id"]).greater.shape == (record["graph"]["test"], 2)
+        found = reproduce.read_search(c)
+        if searched := trials(c):
+            scores = {t.run_id: found[t.run_id]["valid"]["both"]["mrr"] for t in searched}
+            best = next(t for t in searched if scores[t.run_id] == max(scores.values()))
+            axis = next(k for k, v in reproduce.recipe(c).items() if isinstance(v, list))
+            assert record["config"][axis] == getattr(best, axis)
+    assert all("test" not in trial for trial in found.values()), "a search must not see the test split"
+    assert len(list((small / "results/runs").iterdir())) == 5, "trials stand in the search file alone"
+    chain = config(cell("DS"))
+    assert chain.student == config(cell("-S2")).run_id and chain.teacher == config(cell("teacher", 8)).run_id
+    assert chain.lr == config(cell("-S2")).lr / 2 and config(cell("-S1")).student is None
+
+
+def test_lost_weights_are_made_again_only_for_those_who_wait(small):
+    reproduce.work([cell("DS")], "cpu", 1, False)
+    teacher = config(cell("teacher", 8))
+    (results.model_folder(teacher.run_id) / "model.safetensors").unlink()
+    assert list(outstanding([cell("DS")])) == []
+    results.record_path(config(cell("DS")).run_id).unlink()
+    first = next(iter(outstanding([cell("DS")])))
+    assert first.config == teacher and not first.trial
+
+
+def test_two_workers_share_a_folder_without_doing_anything_twice(small, monkeypatch):
+    began, train = [], reproduce.run
+
+    def count(c, *arguments, **keywords):
+        done = train(c, *arguments, **keywords)
+        began.append((c.run_id, done.ranks is not None))
+        return done
+
+    monkeypatch.setattr(reproduce, "run", count)
+    cells = [cell("teacher", 8), cell("no-DS"), cell("DS")]
+    workers = [threading.Thread(target=reproduce.work, args=(cells, "cpu", 1, False)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+    assert list(outstanding(cells)) == []
+    trained = [name for name, fresh in began if fresh]
+    assert len(trained) == len(set(trained)) == 10
+
+
+def test_a_run_that_another_process_has_is_left_to_it(small, umls):
+    task = next(iter(outstanding([cell("no-DS")])))
+    folder = results.model_folder(task.config.run_id)
+    folder.mkdir(parents=True)
+    with filelock.FileLock(folder / ".lock"), pytest.raises(BusyError):
+        reproduce.perform(task, reproduce.graph_of("nations"))
+
+
+def test_a_damaged_search_names_its_line(small):
+    reproduce.work([cell("no-DS")], "cpu", 1, False)
+    path = reproduce.search_path(cell("no-DS"))
+    path.write_text(path.read_text() + "{not json\n")
+    with pytest.raises(CheckpointError, match="line 3"):
+        config(cell("no-DS"))
+
+
+def test_a_seed_shares_the_search_and_the_teacher(small):
+    reproduce.work([cell("DS")], "cpu", 1, False)
+    other = [t for t in outstanding([cell("DS", seed=1)]) if isinstance(t, Task)]
+    assert [t.cell.method for t in other] == ["-S2"] and not other[0].trial
+    assert other[0].config.seed == 1 and other[0].config.teacher == config(cell("teacher", 8)).run_id
+
+
+def test_the_command_says_the_cost_first(small, capsys, monkeypatch):
+    monkeypatch.setattr(reproduce, "GRAPHS", ("nations",))
+    address = "tuned/nations/TransE/no-DS/4"
+    assert reproduce.main([address, "--plan"]) == 0
+    out = capsys.readouterr().out
+    assert "0 of 1 cells are recorded" in out and address in out and "min" in out
+    assert not (small / "results" / "search").exists()
+    assert reproduce.main([address]) == 0
+    assert reproduce.main([address, "--plan"]) == 0
+    assert "1 of 1 cells are recorded" in capsys.readouterr().out
+
+
+def test_asking_for_nothing_is_an_error(capsys):
+    with pytest.raises(SystemExit):
+        reproduce.main([])
+    assert "nothing asked for" in capsys.readouterr().err
+
+
+def test_methods_are_the_papers():
+    assert set(METHODS) == {"teacher", "no-DS", "DS", "-S1", "-S2"}
+    assert issubclass(BusyError, KgdistilError)

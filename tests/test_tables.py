@@ -1,0 +1,101 @@
+"""The paper's numbers, and the tables made of them and of our records."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kgdistil import reproduce, results, tables
+
+# Sums added up from the paper's text by hand of another parser: rows from the teacher down, columns TransE MRR, H@10,
+# H@3, H@1, TransH MRR, … (Table 6: MRR, H@10)
+ROWS = {
+    3: [5.363, 4.747, 5.429, 3.735, 4.742, 1.618, 2.635],
+    4: [5.912, 5.095, 5.621, 4.252, 5.079, 3.565, 4.502],
+    6: [3.153, 2.957, 3.086, 2.8, 1.889, 2.703, 1.714, 0.696, 1.66],
+}
+COLUMNS = {
+    3: [1.083, 2.649, 1.734, 0.199, 0.965, 2.431, 1.584, 0.102, 1.429, 2.32, 1.614, 0.99, 2.597, 3.41, 2.947, 2.215],
+    4: [1.799, 3.021, 1.96, 1.149, 2.227, 3.473, 2.478, 1.569, 1.274, 2.468, 1.396, 0.727, 2.41, 3.72, 2.675, 1.68],
+    6: [1.38, 3.376, 1.119, 2.891, 1.923, 3.069, 3.003, 3.897],
+}
+SECONDS = {64: 2053.8, 32: 748.4, 16: 415.3, 8: 240.1}  # Table 5, over the four models
+PARAMETERS = {64: 15_726_336, 32: 7_863_168, 16: 3_931_584, 8: 1_965_792}
+
+
+@pytest.fixture(scope="module")
+def said() -> pd.DataFrame:
+    return tables.paper()
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, pd.DataFrame]:
+    return tables.build()
+
+
+@pytest.mark.parametrize("number", [3, 4, 6])
+def test_the_papers_numbers_add_up_both_ways(number: int, said):
+    table = said[said["table"] == number]
+    rows = table.groupby(["dim", "method"], sort=False)["value"].sum()
+    columns = table.groupby(["model", "metric"], sort=False)["value"].sum()
+    wanted = [(64, "teacher")] if number != 6 else []
+    methods = ("DS", "-S1", "-S2") if number == 6 else ("no-DS", "DS")
+    wanted += [(dim, method) for dim in (32, 16, 8) for method in methods]
+    assert [rows[key] for key in wanted] == pytest.approx(ROWS[number], abs=1e-9)
+    metrics = ("mrr", "hits@10") if number == 6 else tables.METRICS
+    order = [(model, metric) for model in reproduce.MODELS for metric in metrics]
+    assert [columns[key] for key in order] == pytest.approx(COLUMNS[number], abs=1e-9)
+
+
+def test_table_5_adds_up(said):
+    table = said[said["table"] == 5].pivot_table(index="dim", columns="metric", values="value", aggfunc="sum")
+    assert table["seconds"].to_dict() == pytest.approx(SECONDS)
+    assert table["parameters"].to_dict() == PARAMETERS
+
+
+def test_every_claim_follows_from_the_papers_own_tables(built):
+    """Printed to whole per cents or one decimal: a misread cell of Table 3 or 6 would show here."""
+    claims = built["claims"]
+    assert (claims["paper_says"] - claims["from_its_tables"]).abs().max() < 0.5
+
+
+def test_what_is_committed_is_what_the_records_give(built):
+    for name, frame in built.items():
+        path = tables.folder() / f"{name}.csv"
+        assert path.is_file() and path.read_text(encoding="utf-8") == tables.as_csv(frame), (
+            f"{path} is stale: run `python -m kgdistil.tables`"
+        )
+
+
+def test_no_cell_shows_a_dirty_record(built):
+    for name in ("table3", "table4", "table6", "sides", "significance"):
+        for column in (c for c in built[name].columns if c == "run" or c.endswith("_run")):
+            for run in built[name][column].unique():
+                if run != "not run":
+                    record = results.read_record(results.record_path(run))
+                    assert record["dirty"] is False and len(record["commit"]) == 40, run
+
+
+def test_a_cell_without_a_record_is_said_to_be_not_run(built):
+    for number in tables.TABLES:
+        frame = built[f"table{number}"]
+        missing = frame["run"] == "not run"
+        assert frame.loc[missing, "ours"].isna().all() and frame.loc[~missing, "ours"].notna().all()
+
+
+def test_a_changed_record_changes_the_tables(tmp_path, monkeypatch, built):
+    """The comparison above can fail."""
+    monkeypatch.setattr(tables, "record_of", lambda cell: None)
+    empty = tables.build()
+    assert empty["table3"]["ours"].isna().all() and empty["table3"]["run"].eq("not run").all()
+    assert empty["claims"]["tuned"].isna().all()
+    assert tables.as_csv(empty["table5"]) == tables.as_csv(built["table5"]), "Table 5 is the benchmark's"
+
+
+def test_the_bootstrap_finds_a_difference_and_only_a_difference():
+    generator = np.random.default_rng(1)
+    before = generator.random(500)
+    low, high, p = tables.bootstrap(before, before + generator.normal(0.05, 0.1, 500))
+    assert 0 < low < 0.05 < high and p < 0.01
+    low, high, p = tables.bootstrap(before, before + generator.normal(0, 0.1, 500))
+    assert low < 0 < high and p > 0.05
+    assert tables.bootstrap(before, before) == (0.0, 0.0, 1.0)
