@@ -75,11 +75,16 @@ class Cell:
         return replace(self, method="teacher", dim=self.teacher_dim, teacher_dim=64, seed=0)
 
     @property
+    def searched_as(self) -> Cell:
+        """The cell whose search this one shares: that of seed 0, and of 64 dimensions for larger ones."""
+        return replace(self, seed=0, dim=min(self.dim, 64), teacher_dim=64)
+
+    @property
     def needs(self) -> list[Cell]:
         """Cells that have to be there before this one can be trained."""
         if self.method == "DS":
             return [self.teacher, replace(self, method="-S2")]
-        return [self.teacher] if self.distilled else []
+        return list(dict.fromkeys([self.teacher, self.searched_as.teacher])) if self.distilled else []
 
 
 def parse(text: str) -> Cell:
@@ -165,7 +170,7 @@ def recipe(cell: Cell) -> dict[str, Any]:
     for layer in (table, table.get(cell.dataset, {}), of_model, of_model.get(cell.dataset, {})):
         shared = layer.get("all", {})
         merged |= {k: v for k, v in shared.items() if not second or k in OWN} | layer.get(method, {})
-    return merged
+    return merged | (table.get("large", {}) if cell.dim > 64 else {})
 
 
 def base(cell: Cell, **values: Any) -> dict[str, Any]:
@@ -204,9 +209,9 @@ def inherited(cell: Cell, device: str) -> dict[str, Any] | None:
 def trials(cell: Cell, device: str = "cpu") -> list[RunConfig] | None:
     """The runs of the cell's search, [] where nothing is searched, None while what they need is not known.
 
-    They have seed 0 and two validations; every seed of a cell shares them.
+    They have two validations, and are those of `Cell.searched_as`.
     """
-    cell, spec = replace(cell, seed=0), recipe(cell)
+    cell, spec = cell.searched_as, recipe(cell.searched_as)
     axes = {key: value for key, value in spec.items() if isinstance(value, list)}
     if not axes:
         return []
@@ -339,16 +344,24 @@ def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
         if replace(task.cell, model="", dataset="") == Cell("tuned", "", "", "DS", 8):
             publish(done)
         return
-    done = run(task.config, graph, progress=progress)
-    path = search_path(task.cell)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(results.runs_folder() / f".{path.name}.lock"):
+    name, path = task.config.run_id, search_path(task.cell)
+    for folder in (results.runs_folder(), path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        held = filelock.FileLock(results.runs_folder() / f".{name}.lock", timeout=0).acquire()
+    except filelock.Timeout:
+        raise BusyError(f"another process is at trial {name}") from None
+    with held:
+        if name in read_search(task.cell):  # since this task was listed
+            return
+        done = run(task.config, graph, progress=progress)
         kept = {key: value for key, value in done.record.items() if key not in ("curve", "test")}
-        found = {**read_search(task.cell), done.id: kept}
-        lines = "".join(json.dumps(found[key], ensure_ascii=False) + "\n" for key in sorted(found))
-        write_atomically(path, lambda scratch: Path(scratch).write_text(lines, encoding="utf-8"))
-    results.record_path(done.id).unlink(missing_ok=True)
-    shutil.rmtree(done.folder, ignore_errors=True)
+        with filelock.FileLock(results.runs_folder() / f".{path.name}.lock"):
+            found = {**read_search(task.cell), name: kept}
+            lines = "".join(json.dumps(found[key], ensure_ascii=False) + "\n" for key in sorted(found))
+            write_atomically(path, lambda scratch: Path(scratch).write_text(lines, encoding="utf-8"))
+        results.record_path(name).unlink(missing_ok=True)
+        shutil.rmtree(done.folder, ignore_errors=True)
 
 
 def publish(done: Run) -> None:
@@ -422,6 +435,8 @@ def work(cells: list[Cell], device: str, threads: int, show: bool) -> None:
             left = list(outstanding(cells, device))
             if not left:
                 break
+            if not any(isinstance(task, Task) for task in left):
+                raise KgdistilError(f"{left[0]} waits for what nothing trains: its recipe is wrong")
             for task in left:
                 if isinstance(task, Cell):
                     continue

@@ -105,10 +105,14 @@ def results_table(ours: Ours, said: pd.DataFrame, number: int) -> pd.DataFrame:
     return pd.DataFrame(rows).convert_dtypes()
 
 
+def benchmark() -> dict[str, Any]:
+    """What `python -m kgdistil.bench` left."""
+    return json.loads((results.results_folder() / "bench" / "bench.json").read_text(encoding="utf-8"))
+
+
 def table5(said: pd.DataFrame) -> pd.DataFrame:
     """Parameters and inference time of 93,003 triples, from the benchmark's file."""
-    report = json.loads((results.results_folder() / "bench" / "bench.json").read_text(encoding="utf-8"))
-    measured = {(r["model"], r["dim"]): r for r in report["inference"]}
+    measured = {(r["model"], r["dim"]): r for r in benchmark()["inference"]}
     wide = said[said["table"] == 5].pivot_table(index=["model", "dim"], columns="metric", values="value", sort=False)
     rows = []
     for (model, dim), theirs in wide.iterrows():
@@ -184,12 +188,13 @@ def significance(ours: Ours) -> pd.DataFrame:
 
 # ---- figures --------------------------------------------------------------------------------------------------------
 def figure1(ours: Ours, protocol: str = "tuned") -> pd.DataFrame:
-    """MRR and size over the dimension, of a model trained alone."""
-    rows = []
+    """MRR, size and seconds to rank the test split over the dimension, of a model trained alone."""
+    seconds, rows = {(r["model"], r["dim"]): r["seconds"] for r in benchmark().get("growth", [])}, []
     for cell in cells_of("figure1", protocol):
         if record := ours(cell):
             rows.append({"model": cell.model, "dim": cell.dim, "mrr": value(record, "mrr"),
-                         "parameters": record["parameters"], "run": record["id"]})  # fmt: skip
+                         "parameters": record["parameters"], "seconds": seconds.get((cell.model, cell.dim)),
+                         "run": record["id"]})  # fmt: skip
     return pd.DataFrame(rows)
 
 

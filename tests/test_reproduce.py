@@ -38,8 +38,7 @@ def small(tmp_path, monkeypatch):
 
 
 def cell(method: str, dim: int = 4, **more) -> Cell:
-    large = 64 if method in ("teacher", "no-DS") else 8  # said of the distilled alone
-    return Cell("tuned", "nations", "TransE", method, dim, **{"teacher_dim": large, **more})
+    return Cell("tuned", "nations", "TransE", method, dim, **more)
 
 
 def all_cells(protocol: str) -> list[Cell]:
@@ -82,7 +81,8 @@ def test_a_wrong_address_is_explained(text: str, named: str):
 def test_what_is_needed_comes_first():
     ordered = with_needs([cell("DS"), cell("-S1")])
     assert [c.method for c in ordered] == ["teacher", "-S2", "DS", "-S1"]
-    assert ordered[0].dim == 8
+    ordered = with_needs([cell("DS", teacher_dim=128)])
+    assert [c.dim for c in ordered[:2]] == [128, 64], "the search is shared with students of the usual teacher"
 
 
 # ---- the recipe file ------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_every_cell_has_a_recipe(protocol: str, small, monkeypatch):
         if not c.distilled:
             found = trials(c)
             assert found and len({t.run_id for t in found}) == len(found)
-            assert {t.protocol for t in found} == {"search"} and {t.dim for t in found} == {c.dim}
+            assert {t.protocol for t in found} == {"search"} and {t.dim for t in found} == {min(c.dim, 64)}
         else:
             assert trials(c) is None or trials(c) == [], c
         assert spec.get("epochs", 1000) >= spec["search_epochs"]
@@ -129,7 +129,7 @@ def test_the_papers_grid_is_the_papers():
 
 # ---- running --------------------------------------------------------------------------------------------------------
 def test_a_table_is_run_once_and_then_skipped(small, monkeypatch):
-    cells = [cell("teacher", 8), cell("no-DS"), cell("DS"), cell("-S1")]
+    cells = [cell("teacher", 64), cell("no-DS"), cell("DS"), cell("-S1")]
     began = []
     train = reproduce.run
     monkeypatch.setattr(reproduce, "run", lambda c, *a, **k: began.append(c.run_id) or train(c, *a, **k))
@@ -154,13 +154,13 @@ def test_a_table_is_run_once_and_then_skipped(small, monkeypatch):
     assert all("test" not in trial for trial in found.values()), "a search must not see the test split"
     assert len(list((small / "results/runs").iterdir())) == 5, "trials stand in the search file alone"
     chain = config(cell("DS"))
-    assert chain.student == config(cell("-S2")).run_id and chain.teacher == config(cell("teacher", 8)).run_id
+    assert chain.student == config(cell("-S2")).run_id and chain.teacher == config(cell("teacher", 64)).run_id
     assert chain.lr == config(cell("-S2")).lr / 2 and config(cell("-S1")).student is None
 
 
 def test_lost_weights_are_made_again_only_for_those_who_wait(small):
     reproduce.work([cell("DS")], "cpu", 1, False)
-    teacher = config(cell("teacher", 8))
+    teacher = config(cell("teacher", 64))
     (results.model_folder(teacher.run_id) / "model.safetensors").unlink()
     assert list(outstanding([cell("DS")])) == []
     results.record_path(config(cell("DS")).run_id).unlink()
@@ -177,7 +177,7 @@ def test_two_workers_share_a_folder_without_doing_anything_twice(small, monkeypa
         return done
 
     monkeypatch.setattr(reproduce, "run", count)
-    cells = [cell("teacher", 8), cell("no-DS"), cell("DS")]
+    cells = [cell("teacher", 64), cell("no-DS"), cell("DS")]
     workers = [threading.Thread(target=reproduce.work, args=(cells, "cpu", 1, False)) for _ in range(2)]
     for worker in workers:
         worker.start()
@@ -196,6 +196,14 @@ def test_a_run_that_another_process_has_is_left_to_it(small, umls):
         reproduce.perform(task, reproduce.graph_of("nations"))
 
 
+def test_a_larger_teacher_takes_the_search_of_the_usual_one(small):
+    reproduce.work([cell("DS", teacher_dim=72)], "cpu", 1, False)
+    found = reproduce.read_search(cell("DS"))
+    assert sorted(t["config"]["dim"] for t in found.values()) == [4, 4, 64, 64]
+    assert config(cell("teacher", 72)).gamma == config(cell("teacher", 64)).gamma
+    assert config(cell("DS", teacher_dim=72)).teacher == config(cell("teacher", 72)).run_id
+
+
 def test_a_damaged_search_names_its_line(small):
     reproduce.work([cell("no-DS")], "cpu", 1, False)
     path = reproduce.search_path(cell("no-DS"))
@@ -208,7 +216,7 @@ def test_a_seed_shares_the_search_and_the_teacher(small):
     reproduce.work([cell("DS")], "cpu", 1, False)
     other = [t for t in outstanding([cell("DS", seed=1)]) if isinstance(t, Task)]
     assert [t.cell.method for t in other] == ["-S2"] and not other[0].trial
-    assert other[0].config.seed == 1 and other[0].config.teacher == config(cell("teacher", 8)).run_id
+    assert other[0].config.seed == 1 and other[0].config.teacher == config(cell("teacher", 64)).run_id
 
 
 def test_the_command_says_the_cost_first(small, capsys, monkeypatch):

@@ -33,6 +33,7 @@ from .peers import MODELS, CompiledTorch, EagerTorch, PyKEEN, TorchKGE, Work
 OURS = "kgdistil"
 BATCH, RATE = 1024, 0.005
 PAPER_TABLE5 = {"dims": (64, 32, 16, 8), "repeats": 3}
+PAPER_FIGURE1 = ("TransE", (8, 16, 32, 64, 128, 256, 512))
 
 
 class Ours:
@@ -216,6 +217,22 @@ def inference(graph: Graph, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
+def growth(graph: Graph, repeats: int) -> list[dict[str, Any]]:
+    """Seconds to rank the test split over the dimension (the paper's Figure 1); best of `repeats`."""
+    known, rows = KnownTriples(graph.known, graph.num_relations), []
+    name, dims = PAPER_FIGURE1
+    for dim in dims:
+        model = build_model(name, graph.num_entities, graph.num_relations, dim, **make_config(model=name).model_options)
+        rank(model, graph.test[:64], known)
+        taken = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            rank(model, graph.test, known)
+            taken.append(time.perf_counter() - began)
+        rows.append({"model": name, "dim": dim, "parameters": model.num_parameters, "seconds": min(taken)})
+    return rows
+
+
 def floors(graph: Graph, rows: list[dict[str, Any]], flops: float) -> list[dict[str, Any]]:
     """Our training step beside its floor, for each model and dimension measured, by that round's copy bandwidth."""
     out = []
@@ -298,7 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dims", nargs="+", type=int, default=[64, 8])
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; the median counts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--skip-inference", action="store_true", help="leave out the paper's Table 5")
+    parser.add_argument("--skip-inference", action="store_true", help="leave out the paper's Table 5 and Figure 1")
     parser.add_argument("--output", default="bench", help="name of the files under results/bench/")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -325,10 +342,11 @@ def main(arguments: list[str] | None = None) -> int:
     }
     if not options.skip_inference:
         report["inference"] = inference(graph, PAPER_TABLE5["repeats"])
+        report["growth"] = growth(graph, PAPER_TABLE5["repeats"])
     report["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(folder / f"{options.output}.json", report)
     plot(report, folder / f"{options.output}.png")
-    for name in ("ratios", "floors", "distillation", "inference"):
+    for name in ("ratios", "floors", "distillation", "inference", "growth"):
         if name in report:
             table = pd.DataFrame(report[name]).drop(columns="seconds_all", errors="ignore").round(3)
             print(f"\n{name}\n{table.to_string()}")
