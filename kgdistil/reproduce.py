@@ -425,6 +425,7 @@ def graph_of(name: str) -> Graph:
 # ---- doing it -------------------------------------------------------------------------------------------------------
 def work(cells: list[Cell], device: str, threads: int, show: bool) -> None:
     """Take tasks until none is left; one that another process has is left to it, and looked at again."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(threads)
     costs = Costs(device)
     everything = with_needs(cells)
@@ -445,12 +446,18 @@ def work(cells: list[Cell], device: str, threads: int, show: bool) -> None:
                     perform(task, graph_of(task.cell.dataset), progress=False)
                 except BusyError:
                     continue
-                log.info("done: %s", task)
+                log.info("done: %s%s", task, shown_score(task))
                 break
             else:
                 time.sleep(2)  # all that could start is being trained elsewhere
             bar.n = round(total - sum(costs.cell(c) for c in everything))
             bar.refresh()
+
+
+def shown_score(task: Task) -> str:
+    """A finished cell's test MRR, for the log."""
+    record = None if task.trial else results.read_record(results.record_path(task.config.run_id))
+    return f", test MRR {record['test']['both']['mrr']:.3f}" if record else ""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -509,7 +516,6 @@ def print_plan(cells: list[Cell], device: str, threads: int, jobs: int) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         sys.exit(main())
     except KgdistilError as error:

@@ -27,7 +27,7 @@ from ..kernels import Ranker
 from ..models import build_model
 from ..predict import top
 from ..training import make_engine
-from .machine import copy_bandwidth, peak_flops, training_floor
+from .machine import copy_bandwidth, peak_flops, ranking_floor, training_floor
 from .peers import MODELS, CompiledTorch, EagerTorch, PyKEEN, TorchKGE, Work
 
 OURS = "kgdistil"
@@ -234,7 +234,7 @@ def growth(graph: Graph, repeats: int) -> list[dict[str, Any]]:
 
 
 def floors(graph: Graph, rows: list[dict[str, Any]], flops: float) -> list[dict[str, Any]]:
-    """Our training step beside its floor, for each model and dimension measured, by that round's copy bandwidth."""
+    """Our training step and ranking query beside their floors, by the copy bandwidth of the same rounds."""
     out = []
     for row in (r for r in rows if r["contender"] == OURS):
         config = make_config(model=row["model"], dim=row["dim"])
@@ -257,6 +257,8 @@ def floors(graph: Graph, rows: list[dict[str, Any]], flops: float) -> list[dict[
                 "ops_seconds": floor.ops / flops,
                 "step_seconds": step,
                 "times_floor": step / least,
+                "ranking_ops": ranking_floor(model),
+                "ranking_times_floor": flops / ranking_floor(model) / row["ranking_queries_per_second"],
                 **shares,
             }
         )

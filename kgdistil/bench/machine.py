@@ -57,6 +57,14 @@ class Floor:
         return max(self.bytes / bandwidth, self.ops / flops)
 
 
+def ranking_floor(model: KGEModel) -> float:
+    """Operations of one filtered-ranking query: it has to be compared with every entity.
+
+    The table is read once for many queries, so bytes do not count.
+    """
+    return model.entities.numel() * SCORE_OPS[type(model).__name__]
+
+
 def training_floor(model: KGEModel, train: torch.Tensor, negatives: int, batch_size: int) -> Floor:
     """Bytes and operations of one step of `model` on this graph.
 
