@@ -28,6 +28,7 @@ demo: .venv/.installed-notebooks ## distil a student, show table and picture [DI
 reproduce: .venv/.installed-notebooks ## train what the paper's tables lack [TABLE=3 FIGURE=2 PROTOCOL=paper JOBS=2]
 	$(BIN)/python -m kgdistil.reproduce $(if $(TABLE),--table $(TABLE) )$(if $(FIGURE),--figure $(FIGURE) )--protocol $(PROTOCOL) --jobs $(JOBS)
 	$(BIN)/python -m kgdistil.tables
+	$(BIN)/python -m kgdistil.report
 
 test: .venv/.installed-notebooks,dev ## run all tests and all notebooks, as CI does
 	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import pandas as pd
+
 from . import recipes, results
 from .checkpoint import write_atomically
 from .config import RunConfig
@@ -98,9 +100,30 @@ def bench_block() -> str:
     )
 
 
+def reproduction_block() -> str:
+    """The README's short form of Tables 3 and 4: test MRR under the tuned protocol, the paper's in brackets."""
+    from . import tables
+
+    blocks = []
+    for number, dataset in ((3, "WN18RR"), (4, "FB15k-237")):
+        path = tables.folder() / f"table{number}.csv"
+        frame = pd.read_csv(path)
+        frame = frame[(frame["protocol"] == "tuned") & (frame["metric"] == "mrr")]
+        done = int((frame["run"] != "not run").sum())
+        cells = {
+            (r.model, r.method, r.dim): f"{'–' if pd.isna(r.ours) else f'{r.ours:.3f}'} ({r.paper:.3f})"
+            for r in frame.itertuples()
+        }
+        columns = [("teacher", 64), *((method, dim) for dim in (32, 16, 8) for method in ("no-DS", "DS"))]
+        rows = ([model, *(cells[model, *column] for column in columns)] for model in frame["model"].unique())
+        head = [f"{dataset}, {done} of {len(frame)} run", *(f"{method} {dim}" for method, dim in columns)]
+        blocks.append(markdown(head, rows))
+    return "\n\n".join(blocks)
+
+
 def update(text: str) -> str:
     """README.md's text with its marked blocks made anew."""
-    for name, block in (("result", result_block), ("bench", bench_block)):
+    for name, block in (("result", result_block), ("reproduction", reproduction_block), ("bench", bench_block)):
         pattern = rf"(<!-- {name}: start -->\n).*?(<!-- {name}: end -->)"
         if not re.search(pattern, text, re.DOTALL):
             raise KgdistilError(f"README.md has no block {name}: put back the two comments that mark it")
