@@ -113,10 +113,11 @@ def bars(axis: Axes, runs: Mapping[str, Run]) -> None:
 
 
 # ---- pictures of the other notebooks --------------------------------------------------------------------------------
-def teacher(done: Run, shares: pd.DataFrame) -> Figure:
+def teacher(done: Run, shares: pd.DataFrame, untrained: float) -> Figure:
     """Validation MRR over epochs (left) and where the true entity of a test triple ranks (right).
 
     Args:
+        untrained: the validation MRR before the first epoch.
         shares: `story.rank_shares`: percentages by bin of ranks (rows) and side (columns).
     """
     import matplotlib.pyplot as plt
@@ -125,6 +126,9 @@ def teacher(done: Run, shares: pd.DataFrame) -> Figure:
     with sns.axes_style("ticks"), sns.plotting_context("notebook"):
         fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     curve(left, done, color=COLOURS["teacher"])
+    first = done.record["curve"][0]
+    left.plot([0, first["epoch"]], [untrained, first["valid_mrr"]], color=COLOURS["teacher"], lw=1, ls=":", marker="o",
+              ms=4, mfc="white")  # fmt: skip
     left.set(xlabel="epochs", ylabel="validation MRR", ylim=(0, None))
     left.set_title("While it learns", loc="left")
     sides = {"head": "#56B4E9", "tail": "#0072B2"}
@@ -209,8 +213,9 @@ def ablation(runs: Mapping[str, Run], first: Run) -> Figure:
     second_stage(left, first)
     for name in ("no-DS", "-S2", "-S1"):
         curve(left, runs[name], color=COLOURS[name], label=name)
-    curve(left, runs["DS"], first, color=COLOURS["DS"], label="DS, from stage 1 on")
-    left.legend(frameon=False, loc="lower right", ncols=2)
+    curve(left, first, color=COLOURS["DS"], lw=1, ls="--", marker="")
+    curve(left, runs["DS"], first, color=COLOURS["DS"], label="DS (its stage 1 dashed)")
+    left.legend(frameon=False, loc="center right")
     left.set(xlabel="epochs of the student", ylabel="validation MRR")
     left.set_title("While it learns", loc="left")
     bars(right, runs)
@@ -235,9 +240,8 @@ def table5(frame: pd.DataFrame) -> Figure:
         fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     colours = dict(zip(frame["model"].unique(), ("#0072B2", "#E69F00", "#009E73", "#CC79A7")))
     dims = sorted(frame["dim"].unique())
-    for axis, column, title in zip(
-        axes, ("seconds", "speedup"), ("Seconds", f"Times faster than {dims[-1]} dimensions")
-    ):
+    titles = {"seconds": "Seconds to rank the paper's triples", "speedup": f"Times faster than {dims[-1]} dimensions"}
+    for axis, (column, title) in zip(axes, titles.items()):
         for model, colour in colours.items():
             rows = frame[frame["model"] == model]
             axis.plot(rows["dim"], rows[f"{column}_paper"], color=colour, ls="--", lw=1.3, marker="o", mfc="white")
@@ -248,6 +252,7 @@ def table5(frame: pd.DataFrame) -> Figure:
         axis.set_xlabel("dimension")
         axis.set_title(title, loc="left")
     axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter("{x:g}")
     marks = [Line2D([], [], color=colour, lw=2.2, marker="o", label=model) for model, colour in colours.items()]
     marks += [Line2D([], [], color="#777777", lw=2.2, label="ours"),
               Line2D([], [], color="#777777", lw=1.3, ls="--", marker="o", mfc="white", label="the paper")]  # fmt: skip
@@ -277,6 +282,7 @@ def peers(ratios: pd.DataFrame) -> Figure:
             axis.plot(getattr(row, column), y, marks[row.dim], color=colours[row.model], ms=7)
         axis.axvline(1, color="#777777", lw=1, ls="--")
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xlabel("times faster (1: the same)")
         axis.set_title(column.capitalize(), loc="left")
     axes[0].set_yticks(range(len(names)), names)
@@ -346,9 +352,10 @@ def figure1(frame: pd.DataFrame) -> Figure:
     import seaborn as sns
 
     panels = {"mrr": "test MRR", "parameters": "parameters", "seconds": "seconds to rank the test triples"}
+    panels = {column: label for column, label in panels.items() if column in frame}
     with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
-    for axis, (column, label), colour in zip(axes, panels.items(), ("#0072B2", "#E69F00", "#CC79A7"), strict=True):
+        fig, axes = plt.subplots(1, len(panels), figsize=(3.7 * len(panels), 3.6), layout="constrained")
+    for axis, (column, label), colour in zip(axes, panels.items(), ("#0072B2", "#E69F00", "#CC79A7")):
         axis.plot(frame["dim"], frame[column], marker="o", lw=2, color=colour)
         axis.set_xscale("log", base=2)
         axis.set_xticks(list(frame["dim"]), [str(d) for d in frame["dim"]])

@@ -19,7 +19,7 @@ from .bench.machine import seconds
 from .config import RunConfig, make_config, short
 from .data import Graph, load
 from .errors import ConfigError, DataError
-from .evaluation import KnownTriples, Ranks, rank
+from .evaluation import KnownTriples, Ranks, evaluate, rank
 from .models import KGEModel, build_model
 from .recipes import Recipe, bytes_per_entity
 from .sampling import NEGATIVE_STREAM, TripleSet, corrupt, stream
@@ -34,9 +34,8 @@ def candidates(model: KGEModel, graph: Graph, triple: tuple[int, int, int], k: i
     """The k tails of (h, r, ?) that the model scores highest, and what each is in the filtered setting."""
     h, r, t = triple
     with torch.no_grad():
-        score, entity = (
-            model.cpu().score_tails(torch.tensor([h]), torch.tensor([r]))[0].topk(min(k, graph.num_entities))
-        )
+        scores = model.cpu().score_tails(torch.tensor([h]), torch.tensor([r]))[0]
+    score, entity = scores.topk(min(k, len(scores)))
     known = TripleSet(graph.known.cpu(), graph.num_entities, graph.num_relations)
     true = known.contains(torch.tensor(h), torch.tensor(r), entity)
     what = ["the answer" if e == t else "true too: left out" if yes else "" for e, yes in zip(entity.tolist(), true)]
@@ -91,6 +90,13 @@ def rank_shares(ranks: Ranks) -> pd.DataFrame:
     return pd.DataFrame(shares, index=list(BINS))
 
 
+def untrained(config: RunConfig, graph: Graph) -> float:
+    """The validation MRR of the config's model before its first epoch."""
+    sizes = (graph.num_entities, graph.num_relations, config.dim)
+    model = build_model(config.model, *sizes, seed=config.seed, **config.model_options)
+    return evaluate(model, graph, "valid").metrics()["both"]["mrr"]
+
+
 def of_teacher(done: Run, graph: Graph) -> str:
     """The answer of 01."""
     n = graph.num_entities
@@ -129,18 +135,19 @@ def what_labels_say(frame: pd.DataFrame, loss: str) -> str:
     if loss == "margin":
         overlap = (true < wrong.quantile(0.99)).mean()
         return (
-            f"The scores of true triples have a mean of {true.mean():.2f}, those of corrupted ones of {wrong.mean():.2f}; "
-            f"{overlap:.0%} of the true ones lie below the best 1% of the corrupted ones. A score has no 0 or 1 to "
-            "repeat: the student is to copy the distance itself."
+            f"The scores of true triples have a mean of {true.mean():.2f}, those of corrupted ones of "
+            f"{wrong.mean():.2f}; {overlap:.0%} of the true ones lie below the best 1% of the corrupted ones. A score "
+            "has no 0 or 1 to repeat: the student is to copy the teacher's distance itself."
         )
     sure = ((true > 0.9).mean(), (wrong < 0.1).mean())
     said = (
-        f"{sure[0]:.0%} of the true triples have a soft label above 0.9, and {sure[1]:.0%} of the corrupted below 0.1"
+        f"{sure[0]:.0%} of the true triples have a soft label above 0.9, and {sure[1]:.0%} of the corrupted ones have "
+        "one below 0.1"
     )
     if min(sure) > 0.8:
         return f"{said}: by and large the soft labels repeat the hard ones, 1 and 0, and have little to add."
-    which = "the true triples" if sure[0] < sure[1] else "the corrupted triples"
-    return f"{said}: the soft labels say more than 1 and 0, most of it about {which}."
+    which = "true" if sure[0] < sure[1] else "corrupted"
+    return f"{said}: the soft labels say more than 1 and 0 do, most of it about the {which} triples."
 
 
 def of_alphas(runs: Mapping[str, Run]) -> str:
@@ -148,10 +155,11 @@ def of_alphas(runs: Mapping[str, Run]) -> str:
     students = {name: done for name, done in runs.items() if done.config.role == "stage1"}
     name = max(students, key=lambda n: students[n].record["valid"]["both"]["mrr"])
     scores = [done.test() for done in students.values()]
+    best, alone = students[name].test(), runs["no-DS"].test()
     return (
-        f"With this one seed, validation chooses {name}; its student has a test MRR of {students[name].test():.3f}, "
-        f"{against(students[name].test() - runs['no-DS'].test())} the {runs['no-DS'].test():.3f} of the student that "
-        f"learns as long without a teacher. Over all α the test MRR lies between {min(scores):.3f} and {max(scores):.3f}."
+        f"With this one seed, validation chooses {name}; its student has a test MRR of {best:.3f}, "
+        f"{against(best - alone)} the {alone:.3f} of the student that learns as long without a teacher. Over all α the "
+        f"test MRR lies between {min(scores):.3f} and {max(scores):.3f}."
     )
 
 
@@ -322,12 +330,11 @@ def of_figure2(frame: pd.DataFrame) -> str:
         return "Figure 2 has not been run here: `make reproduce FIGURE=2`."
     said = []
     for dim, rows in frame.groupby("dim", sort=False):
-        best, last = rows.loc[rows["mrr"].idxmax()], rows.loc[rows["teacher_dim"].idxmax()]
-        spread = rows["mrr"].max() - rows["mrr"].min()
+        best, spread = rows.loc[rows["mrr"].idxmax()], rows["mrr"].max() - rows["mrr"].min()
+        text = f"the student of {dim} dimensions does best with the teacher of {int(best['teacher_dim'])} "
+        text += f"(test MRR {best['mrr']:.3f}, {spread:.3f} above its worst"
         if spread < SAME:
-            said.append(f"for {dim} dimensions the teacher's size makes no difference worth naming ({best['mrr']:.3f})")
-        else:
-            largest = " the largest," if best["teacher_dim"] == last["teacher_dim"] else ""
-            said.append(f"the student of {dim} dimensions does best with the teacher of {int(best['teacher_dim'])},"
-                        f"{largest} ({best['mrr']:.3f}, {spread:.3f} above the worst)")  # fmt: skip
-    return "With this one seed, " + "; ".join(said) + "."
+            text = f"for the student of {dim} dimensions the teacher's size makes no difference worth naming "
+            text += f"(test MRR {best['mrr']:.3f}"
+        said.append(text + (f"; {best['alone']:.3f} without a teacher)" if "alone" in rows else ")"))
+    return f"With one seed, {', and '.join(said)}."
