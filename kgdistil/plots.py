@@ -67,7 +67,7 @@ def show(figure: Figure, name: str, alt: str) -> Image:
     path = results.runs_folder() / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
-    return Image(filename=path, width=900, alt=alt)
+    return Image(filename=path, width=min(900, round(82 * figure.get_figwidth())), alt=alt)  # px; letters of one size
 
 
 # ---- parts of a picture ---------------------------------------------------------------------------------------------

@@ -156,8 +156,9 @@ def of_alphas(runs: Mapping[str, Run]) -> str:
     name = max(students, key=lambda n: students[n].record["valid"]["both"]["mrr"])
     scores = [done.test() for done in students.values()]
     best, alone = students[name].test(), runs["no-DS"].test()
+    deaf = "" if students[name].config.alpha else ", not to listen to the teacher"
     return (
-        f"With this one seed, validation chooses {name}; its student has a test MRR of {best:.3f}, "
+        f"With this one seed, validation chooses {name}{deaf}; its student has a test MRR of {best:.3f}, "
         f"{against(best - alone)} the {alone:.3f} of the student that learns as long without a teacher. Over all α the "
         f"test MRR lies between {min(scores):.3f} and {max(scores):.3f}."
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kgdistil
-from kgdistil import recipes, story
+from kgdistil import recipes, results, story
 from kgdistil.config import make_config
 from kgdistil.training import Run
 
@@ -94,6 +94,11 @@ def test_the_alpha_is_chosen_by_validation_and_judged_by_test(alone, word):
     assert "between 0.600 and 0.900" in said
 
 
+def test_an_alpha_of_zero_is_told_for_what_it_is():
+    runs = {"no-DS": finished("no-ds", 0.5, 0.5), "α = 0": finished("stage1", 0.5, 0.5, alpha=0, teacher="t")}
+    assert "chooses α = 0, not to listen to the teacher; its student" in story.of_alphas(runs)
+
+
 def test_the_ablation_says_above_and_below():
     runs = {"DS": 0.5, "-S1": 0.4, "-S2": 0.6, "no-DS": 0.502}
     said = story.of_ablation({name: finished("no-ds", 0.5, mrr) for name, mrr in runs.items()})
@@ -145,7 +150,8 @@ def test_figure_2_names_the_best_teacher():
     assert table.loc["the teacher itself"].tolist() == ["", "0.500", "0.600"]
 
 
-def test_the_benchmark_is_told_as_recorded():
+def test_the_benchmark_is_told_as_recorded(monkeypatch):
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(results.root() / "results"))
     report = story.benchmark()
     ratio = next(r for r in report["ratios"] if (r["peer"], r["model"], r["dim"]) == ("PyKEEN", "ComplEx", 8))
     shown = story.ratios(report, "training").loc[(8, "ComplEx"), "PyKEEN"]
