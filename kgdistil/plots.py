@@ -352,7 +352,7 @@ def figure1(frame: pd.DataFrame) -> Figure:
     import seaborn as sns
 
     panels = {"mrr": "test MRR", "parameters": "parameters", "seconds": "seconds to rank the test triples"}
-    panels = {column: label for column, label in panels.items() if column in frame}
+    panels = {column: label for column, label in panels.items() if column in frame and frame[column].notna().any()}
     with sns.axes_style("ticks"), sns.plotting_context("notebook"):
         fig, axes = plt.subplots(1, len(panels), figsize=(3.7 * len(panels), 3.6), layout="constrained")
     for axis, (column, label), colour in zip(axes, panels.items(), ("#0072B2", "#E69F00", "#CC79A7")):
