@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from . import results
 from .recipes import bytes_per_entity
 from .training import Run
 
 if TYPE_CHECKING:
     import pandas as pd
+    from IPython.display import Image
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by every kind of colour vision
@@ -28,40 +31,17 @@ def distillation(runs: Mapping[str, Run]) -> Figure:
 
     with sns.axes_style("ticks"), sns.plotting_context("notebook"):
         fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2), layout="constrained")
-    level = runs["teacher"].record["valid"]["both"]["mrr"]
-    left.axhline(level, color=COLOURS["teacher"], ls="--", lw=1.5)
-    left.annotate("teacher", (1, level), (-2, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
-                  ha="right", color=COLOURS["teacher"])  # fmt: skip
-    start = 0
-    for name in ("no-DS", "stage 1", "stage 2"):
-        if name not in runs:
-            continue
-        curve = runs[name].record["curve"]
-        if name == "stage 2":
-            start = runs["stage 1"].record["epochs"]
-            left.axvline(start, color="#999999", lw=1, ls=":")
-            left.annotate("stage 2 begins", (start, 0), (5, 6), xycoords=("data", "axes fraction"),
-                          textcoords="offset points", color="#555555", fontsize=10)  # fmt: skip
-        x, y = [start + point["epoch"] for point in curve], [point["valid_mrr"] for point in curve]
-        if start:  # stage 2 goes on from the best weights of stage 1
-            x, y = [start, *x], [runs["stage 1"].record["valid"]["both"]["mrr"], *y]
-        left.plot(x, y, color=COLOURS[name], lw=2, marker="o", ms=4, label=name)
+    level(left, runs["teacher"])
+    for name in ("no-DS", "stage 1"):
+        curve(left, runs[name], color=COLOURS[name], label=name)
+    if "stage 2" in runs:
+        second_stage(left, runs["stage 1"])
+        curve(left, runs["stage 2"], runs["stage 1"], color=COLOURS["stage 2"], label="stage 2")
     left.legend(frameon=False, loc="lower right")
     left.set(xlabel="epochs of the student", ylabel="validation MRR")
     left.set_title("While it learns", loc="left")
 
-    names = list(runs)[::-1]
-    values = [runs[name].test() for name in names]
-    right.barh(names, values, color=[COLOURS[name] for name in names], height=0.65)
-    for i, (name, value) in enumerate(zip(names, values, strict=True)):
-        right.annotate(f"{value:.3f}", (value, i), (4, 0), textcoords="offset points", va="center", weight="bold")
-        size = f"{bytes_per_entity(runs[name].config)} bytes"
-        dark = name in ("teacher", "stage 2")
-        right.annotate(size, (0, i), (6, 0), textcoords="offset points", va="center", fontsize=10,
-                       color="white" if dark else "black")  # fmt: skip
-    right.set(xlabel="test MRR", xlim=(0, max(values) * 1.18))
-    right.tick_params(axis="y", length=0)
-    right.set_title("What it ends with, and bytes per entity", loc="left")
+    bars(right, runs)
     student, teacher = runs["no-DS"].config, runs["teacher"].config
     fig.suptitle(f"{student.model} on {student.dataset}: from {teacher.dim} to {student.dim} dimensions", weight="bold")
     sns.despine(fig)
@@ -70,9 +50,251 @@ def distillation(runs: Mapping[str, Run]) -> Figure:
 
 
 def alt_text(runs: Mapping[str, Run]) -> str:
-    """`distillation` in words."""
-    scores = ", ".join(f"{name} {done.test():.3f}" for name, done in runs.items())
-    return f"Left: validation MRR of the student over its epochs. Right: bars of test MRR: {scores}."
+    """`distillation` and `ablation` in words."""
+    scores = {name: done.test() for name, done in runs.items()}
+    return in_words("Left: validation MRR of the student over its epochs. Right: bars of test MRR", scores)
+
+
+def in_words(what: str, values: Mapping[str, float]) -> str:
+    """An alt text: what is drawn, and the numbers."""
+    return f"{what}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()) + "."
+
+
+def show(figure: Figure, name: str, alt: str) -> Image:
+    """Save a notebook's picture as `runs/<name>.png`, and give it for display with its alt text."""
+    from IPython.display import Image
+
+    path = results.runs_folder() / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=160)
+    return Image(filename=path, width=min(900, round(82 * figure.get_figwidth())), alt=alt)  # px; letters of one size
+
+
+# ---- parts of a picture ---------------------------------------------------------------------------------------------
+def level(axis: Axes, teacher: Run) -> None:
+    """The teacher's validation MRR as a dashed line."""
+    y = teacher.record["valid"]["both"]["mrr"]
+    axis.axhline(y, color=COLOURS["teacher"], ls="--", lw=1.5)
+    axis.annotate("teacher", (1, y), (-2, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
+                  ha="right", color=COLOURS["teacher"])  # fmt: skip
+
+
+def curve(axis: Axes, done: Run, before: Run | None = None, **style: Any) -> None:
+    """Validation MRR over epochs. A run that goes on from the best weights of `before` is drawn behind it."""
+    x, y = [p["epoch"] for p in done.record["curve"]], [p["valid_mrr"] for p in done.record["curve"]]
+    if before:
+        start = before.record["epochs"]
+        x, y = [start, *(start + e for e in x)], [before.record["valid"]["both"]["mrr"], *y]
+    axis.plot(x, y, **{"lw": 2, "marker": "o", "ms": 4, **style})
+
+
+def second_stage(axis: Axes, first: Run) -> None:
+    """A dotted line where stage 2 begins."""
+    start = first.record["epochs"]
+    axis.axvline(start, color="#999999", lw=1, ls=":")
+    axis.annotate("stage 2 begins", (start, 0), (5, 6), xycoords=("data", "axes fraction"),
+                  textcoords="offset points", color="#555555", fontsize=10)  # fmt: skip
+
+
+def bars(axis: Axes, runs: Mapping[str, Run]) -> None:
+    """Test MRR of each run, its bar holding the bytes of an entity."""
+    names = list(runs)[::-1]
+    values = [runs[name].test() for name in names]
+    axis.barh(names, values, color=[COLOURS[name] for name in names], height=0.65)
+    for i, (name, value) in enumerate(zip(names, values, strict=True)):
+        axis.annotate(f"{value:.3f}", (value, i), (4, 0), textcoords="offset points", va="center", weight="bold")
+        size = f"{bytes_per_entity(runs[name].config)} bytes"
+        dark = name in ("teacher", "stage 2", "DS")
+        axis.annotate(size, (0, i), (6, 0), textcoords="offset points", va="center", fontsize=10,
+                      color="white" if dark else "black")  # fmt: skip
+    axis.set(xlabel="test MRR", xlim=(0, max(values) * 1.18))
+    axis.tick_params(axis="y", length=0)
+    axis.set_title("What it ends with, and bytes per entity", loc="left")
+
+
+# ---- pictures of the other notebooks --------------------------------------------------------------------------------
+def teacher(done: Run, shares: pd.DataFrame, untrained: float) -> Figure:
+    """Validation MRR over epochs (left) and where the true entity of a test triple ranks (right).
+
+    Args:
+        untrained: the validation MRR before the first epoch.
+        shares: `story.rank_shares`: percentages by bin of ranks (rows) and side (columns).
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    curve(left, done, color=COLOURS["teacher"])
+    first = done.record["curve"][0]
+    left.plot([0, first["epoch"]], [untrained, first["valid_mrr"]], color=COLOURS["teacher"], lw=1, ls=":", marker="o",
+              ms=4, mfc="white")  # fmt: skip
+    left.set(xlabel="epochs", ylabel="validation MRR", ylim=(0, None))
+    left.set_title("While it learns", loc="left")
+    sides = {"head": "#56B4E9", "tail": "#0072B2"}
+    shares.plot.bar(ax=right, rot=0, width=0.75, color=[sides[side] for side in shares.columns])
+    right.legend(title="asked for", frameon=False)
+    right.set(xlabel="filtered rank of the true entity", ylabel="% of the test triples")
+    right.set_title("What it ends with", loc="left")
+    fig.suptitle(f"{done.config.model} on {done.config.dataset}, {done.config.dim} dimensions", weight="bold")
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def alphas(runs: Mapping[str, Run]) -> Figure:
+    """Students by α: validation MRR over epochs (left), validation and test MRR at the end (right).
+
+    Args:
+        runs: of `recipes.single_stage`.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    of_alpha = sorted((r for n, r in runs.items() if r.config.role == "stage1"), key=lambda r: r.config.alpha)
+    level(left, runs["teacher"])
+    for done, colour in zip(of_alpha, sns.color_palette("viridis", len(of_alpha)), strict=True):
+        curve(left, done, color=colour, label=f"{done.config.alpha:g}")
+    curve(left, runs["no-DS"], color=COLOURS["no-DS"], label="no-DS", lw=1.2, ls="--", marker="")
+    left.legend(title="α", frameon=False, loc="lower right", ncols=2)
+    left.set(xlabel="epochs of the student", ylabel="validation MRR")
+    left.set_title("While it learns", loc="left")
+    x = [done.config.alpha for done in of_alpha]
+    right.plot(x, [done.record["valid"]["both"]["mrr"] for done in of_alpha], color=COLOURS["stage 1"], marker="o",
+               mfc="white", ls="--", label="validation")  # fmt: skip
+    right.plot(x, [done.test() for done in of_alpha], color=COLOURS["stage 2"], marker="o", lw=2, label="test")
+    right.axhline(runs["no-DS"].test(), color=COLOURS["no-DS"], lw=1.5, label="no-DS, test")
+    right.set(xlabel="α, what the soft label counts", ylabel="MRR")
+    right.legend(frameon=False)
+    right.set_title("What it ends with", loc="left")
+    student, large = runs["no-DS"].config, runs["teacher"].config
+    fig.suptitle(f"{student.model} on {student.dataset}: from {large.dim} to {student.dim} dimensions", weight="bold")
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def soft_labels(frame: pd.DataFrame, loss: str) -> Figure:
+    """Histogram of what the teacher says about true triples and about corruptions.
+
+    Args:
+        frame: `story.soft_labels`: columns triple and label.
+        loss: "cross-entropy", where a label is a probability, or "margin", where it is a score.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axis = plt.subplots(figsize=(8, 3.8), layout="constrained")
+    sns.histplot(frame, x="label", hue="triple", bins=40, stat="percent", common_norm=False, ax=axis,
+                 palette={"true": "#0072B2", "corrupted": "#E69F00"})  # fmt: skip
+    sns.move_legend(axis, "upper center", title=None, frameon=False)
+    axis.set(xlabel="the teacher's " + ("probability" if loss == "cross-entropy" else "score"), ylabel="% of its kind")
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def ablation(runs: Mapping[str, Run], first: Run) -> Figure:
+    """Validation MRR over the student's epochs (left) and test MRR (right) by the method names of Table 6.
+
+    Args:
+        runs: "teacher", "no-DS", "-S2", "-S1" and "DS".
+        first: the stage 1 that DS goes on from.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2), layout="constrained")
+    level(left, runs["teacher"])
+    second_stage(left, first)
+    for name in ("no-DS", "-S2", "-S1"):
+        curve(left, runs[name], color=COLOURS[name], label=name)
+    curve(left, first, color=COLOURS["DS"], lw=1, ls="--", marker="")
+    curve(left, runs["DS"], first, color=COLOURS["DS"], label="DS (its stage 1 dashed)")
+    left.legend(frameon=False, loc="center right")
+    left.set(xlabel="epochs of the student", ylabel="validation MRR")
+    left.set_title("While it learns", loc="left")
+    bars(right, runs)
+    student, large = runs["no-DS"].config, runs["teacher"].config
+    fig.suptitle(f"{student.model} on {student.dataset}: from {large.dim} to {student.dim} dimensions", weight="bold")
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def table5(frame: pd.DataFrame) -> Figure:
+    """Time to rank (left) and how many times faster than the teacher (right), by dimension: the paper's Table 5.
+
+    Args:
+        frame: `tables.table5`.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+    from matplotlib.lines import Line2D
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    colours = dict(zip(frame["model"].unique(), ("#0072B2", "#E69F00", "#009E73", "#CC79A7")))
+    dims = sorted(frame["dim"].unique())
+    titles = {"seconds": "Seconds to rank the paper's triples", "speedup": f"Times faster than {dims[-1]} dimensions"}
+    for axis, (column, title) in zip(axes, titles.items()):
+        for model, colour in colours.items():
+            rows = frame[frame["model"] == model]
+            axis.plot(rows["dim"], rows[f"{column}_paper"], color=colour, ls="--", lw=1.3, marker="o", mfc="white")
+            axis.plot(rows["dim"], rows[column], color=colour, lw=2.2, marker="o")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(dims, [str(d) for d in dims])
+        axis.minorticks_off()
+        axis.set_xlabel("dimension")
+        axis.set_title(title, loc="left")
+    axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    marks = [Line2D([], [], color=colour, lw=2.2, marker="o", label=model) for model, colour in colours.items()]
+    marks += [Line2D([], [], color="#777777", lw=2.2, label="ours"),
+              Line2D([], [], color="#777777", lw=1.3, ls="--", marker="o", mfc="white", label="the paper")]  # fmt: skip
+    fig.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def peers(ratios: pd.DataFrame) -> Figure:
+    """How many times faster this project is than each peer, in training (left) and in ranking (right).
+
+    Args:
+        ratios: of `results/bench/bench.json`: peer, model, dim, training, ranking.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    marks = dict(zip(sorted(ratios["dim"].unique(), reverse=True), "os^D"))
+    colours = dict(zip(ratios["model"].unique(), ("#0072B2", "#E69F00", "#009E73", "#CC79A7")))
+    names = list(ratios["peer"].unique())
+    for axis, column in zip(axes, ("training", "ranking")):
+        for row in ratios.itertuples():  # a point for each model, side by side around its peer's line
+            y = names.index(row.peer) + 0.15 * (list(colours).index(row.model) - (len(colours) - 1) / 2)
+            axis.plot(getattr(row, column), y, marks[row.dim], color=colours[row.model], ms=7)
+        axis.axvline(1, color="#777777", lw=1, ls="--")
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xlabel("times faster (1: the same)")
+        axis.set_title(column.capitalize(), loc="left")
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    for model, colour in colours.items():
+        axes[0].plot([], [], "o", color=colour, label=model)
+    for dim, mark in marks.items():
+        axes[0].plot([], [], mark, color="#777777", label=f"d = {dim}")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
 
 
 # ---- the paper's tables and figures, from the frames of tables.py ---------------------------------------------------
@@ -130,9 +352,10 @@ def figure1(frame: pd.DataFrame) -> Figure:
     import seaborn as sns
 
     panels = {"mrr": "test MRR", "parameters": "parameters", "seconds": "seconds to rank the test triples"}
+    panels = {column: label for column, label in panels.items() if column in frame and frame[column].notna().any()}
     with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
-    for axis, (column, label), colour in zip(axes, panels.items(), ("#0072B2", "#E69F00", "#CC79A7"), strict=True):
+        fig, axes = plt.subplots(1, len(panels), figsize=(3.7 * len(panels), 3.6), layout="constrained")
+    for axis, (column, label), colour in zip(axes, panels.items(), ("#0072B2", "#E69F00", "#CC79A7")):
         axis.plot(frame["dim"], frame[column], marker="o", lw=2, color=colour)
         axis.set_xscale("log", base=2)
         axis.set_xticks(list(frame["dim"]), [str(d) for d in frame["dim"]])
@@ -149,7 +372,7 @@ def figure2(frame: pd.DataFrame) -> Figure:
     """Students by the dimension of their teacher (the paper's Figure 2).
 
     Args:
-        frame: `tables.figure2`: teacher_dim, dim, mrr.
+        frame: `tables.figure2`: teacher_dim, dim, mrr; a column `alone` is the same student without a teacher.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
@@ -158,8 +381,12 @@ def figure2(frame: pd.DataFrame) -> Figure:
         fig, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
     shown = frame.assign(student=[f"d = {d}" for d in frame["dim"]], teacher=frame["teacher_dim"].astype(str))
     sns.barplot(shown, x="student", y="mrr", hue="teacher", palette="viridis", ax=axis)
+    if "alone" in frame:
+        for i, value in enumerate(frame.drop_duplicates("dim")["alone"]):
+            line = axis.hlines(value, i - 0.45, i + 0.45, color=COLOURS["no-DS"], lw=2.5)
+        line.set_label("without one")
     axis.set(xlabel="student", ylabel="test MRR")
-    axis.legend(title="teacher's dimension", frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.18))
+    axis.legend(title="teacher's dimension", frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.22))
     sns.despine(fig)
     plt.close(fig)
     return fig

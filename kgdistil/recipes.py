@@ -1,11 +1,15 @@
-"""The four runs that one distillation is compared by: teacher, the student alone, stage 1 and stage 2."""
+"""What the notebooks train: one distillation (teacher, the student alone, stage 1, stage 2) and its variations.
+
+What the other notebooks show of their runs is in `story`.
+"""
 
 from __future__ import annotations
 
 import ast
 import difflib
 import inspect
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +132,109 @@ def distillation(
         stage2 = make_config(**{**student, **slower, **links, "epochs": plain.epochs})
     no_ds = make_config(**student, epochs=plain.epochs * int(stages), role="no-ds")
     return Recipe(own, no_ds, stage1, stage2, None if own else name)
+
+
+def teacher_only(
+    dataset: str = "umls",
+    model: str = "RotatE",
+    dim: int = 64,
+    epochs: int = 150,
+    seed: int = 0,
+    device: str = "cpu",
+) -> RunConfig:
+    """The teacher of `distillation`, so that both notebooks share one run. Raises as it does."""
+    return distillation(dataset, model, dim, dim, 1, epochs=epochs, seed=seed, device=device).teacher
+
+
+def single_stage(
+    dataset: str = "umls",
+    model: str = "RotatE",
+    dim: int = 8,
+    teacher_dim: int = 64,
+    alphas: float | Iterable[float] = (0.0, 0.3, 0.5, 0.7, 1.0),
+    epochs: int = 150,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, RunConfig]:
+    """Stage 1 with several α: "teacher", "no-DS" and "α = 0.3" and so on; every student has the same updates.
+
+    Raises:
+        ConfigError, DeviceError: as `distillation`; an empty list of α.
+    """
+    shared = {"dataset": dataset, "model": model, "dim": dim, "teacher_dim": teacher_dim, "stages": 1}
+    shared |= {"epochs": epochs, "seed": seed, "device": device}
+    plain = distillation(**shared)
+    found = [distillation(**shared, alpha=alpha).stage1 for alpha in several("alphas", alphas)]
+    return {"teacher": plain.teacher, "no-DS": plain.no_ds, **{f"α = {c.alpha:g}": c for c in found}}
+
+
+def ablation(
+    dataset: str = "umls",
+    model: str = "RotatE",
+    dim: int = 8,
+    teacher_dim: int = 64,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    epochs: int = 100,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, RunConfig]:
+    """Table 6: "teacher", "no-DS", "-S2" (stage 1 alone), "-S1" (stage 2 from a random student), "first" and "DS".
+
+    "first" is the stage 1 that DS starts from. Every other student gets as many updates as the two stages of DS.
+
+    Args:
+        epochs: of the teacher and of each stage of DS; the other students get twice as many.
+    Raises:
+        ConfigError, DeviceError: as `distillation`.
+    """
+    whole = distillation(dataset, model, dim, teacher_dim, 2, alpha, beta, epochs, seed, device)
+    total = {"epochs": whole.no_ds.epochs}
+    # A student that starts at random gets the rate of stage 1, not the small one that stage 2 goes on with.
+    at_random = {"student": None, "lr": whole.stage1.lr}
+    return {
+        "teacher": whole.teacher,
+        "no-DS": whole.no_ds,
+        "-S2": make_config(**{**whole.stage1.model_dump(), **total}),
+        "-S1": make_config(**{**whole.stage2.model_dump(), **at_random, **total}),
+        "first": whole.stage1,
+        "DS": whole.stage2,
+    }
+
+
+def by_teacher(
+    dataset: str = "umls",
+    model: str = "TransE",
+    dims: int | Iterable[int] = (8, 4),
+    teacher_dims: int | Iterable[int] = (16, 32, 64),
+    epochs: int = 100,
+    seed: int = 0,
+    device: str = "cpu",
+) -> list[Recipe]:
+    """Figure 2: a two-stage distillation for each student's and each teacher's dimension.
+
+    Raises:
+        ConfigError, DeviceError: as `distillation`; an empty list of dimensions.
+    """
+    pairs = itertools.product(several("dims", dims), several("teacher_dims", teacher_dims))
+    return [distillation(dataset, model, d, large, epochs=epochs, seed=seed, device=device) for d, large in pairs]
+
+
+def several(name: str, values: Any) -> list[Any]:
+    """What a notebook's parameter lists; `-p dims 4` gives one number instead.
+
+    Raises:
+        ConfigError: nothing is listed.
+    """
+    found = list(values) if isinstance(values, list | tuple) else [values]
+    if not found:
+        raise ConfigError(f"{name} is empty: give at least one number, as in -y '{{{name}: [4]}}'")
+    return found
+
+
+def run_all(configs: Mapping[str, RunConfig], graph: Graph, progress: bool | None = None) -> dict[str, Run]:
+    """Each run by its name, found or trained, in the order given."""
+    return {name: run(config, graph, progress=progress) for name, config in configs.items()}
 
 
 def settings(config: RunConfig, part: str, base: dict[str, Any] | None = None) -> dict[str, Any]:

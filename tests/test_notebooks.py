@@ -1,6 +1,10 @@
 """Notebooks: what is committed, and what they do with other parameters, good and bad. nbval runs their defaults."""
 
+import ast
+import inspect
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +15,7 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 import kgdistil
-from kgdistil import recipes, results
+from kgdistil import recipes, results, story
 
 NOTEBOOKS = sorted((results.root() / "notebooks").glob("*.ipynb"))
 DISTILL = results.root() / "notebooks" / "03_distill.ipynb"
@@ -29,10 +33,16 @@ def fresh(tmp_path_factory: pytest.TempPathFactory):
         yield folder
 
 
-def execute(folder: Path, **parameters: object) -> nbformat.NotebookNode:
-    return papermill.execute_notebook(
-        DISTILL, folder / "out.ipynb", parameters, kernel_name="python3", progress_bar=False
-    )
+@pytest.fixture
+def empty(fresh, tmp_path, monkeypatch):
+    """Empty folders for the runs of one test; compiled kernels are shared."""
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    return tmp_path
+
+
+def execute(folder: Path, path: Path = DISTILL, **parameters: object) -> nbformat.NotebookNode:
+    return papermill.execute_notebook(path, folder / "out.ipynb", parameters, kernel_name="python3", progress_bar=False)
 
 
 def text(notebook: nbformat.NotebookNode) -> str:
@@ -57,6 +67,21 @@ def test_committed_notebook_is_executed_and_clean(path):
     assert str(results.root()) not in path.read_text()
     if "nbval-ignore-output" in tags:
         assert any("nbval-ignore-output" in c.source for c in notebook.cells if c.cell_type == "markdown"), "no reason"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_literals_and_all_others_are_refused(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    given = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}
+    call = re.search(r"check_parameters\(globals\(\)(?:, (\w+)\.(\w+))?\)", "\n".join(c.source for c in cells))
+    modules = {"recipes": recipes, "story": story, None: recipes}
+    known = inspect.signature(getattr(modules[call[1]], call[2] or "distillation")).parameters
+    assert set(given) == set(known)
+    for name, value in given.items():
+        default = known[name].default
+        assert value == (list(default) if isinstance(default, tuple) else default), name
+    assert given["dataset"] == "umls"
 
 
 def test_default_run(fresh):
@@ -135,3 +160,73 @@ def test_unknown_parameter_on_the_command_line(fresh):
     done = subprocess.run([*command, "-p", "dims", "8"], capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert done.stderr.strip().splitlines()[-1] == "ConfigError: unknown parameter dims (= 8): did you mean dim?"
+
+
+# ---- the other notebooks with a second set of parameters ------------------------------------------------------------
+SMALL = {"dataset": "nations", "model": "TransE", "epochs": 4}
+
+
+def named(number: str) -> Path:
+    return next(path for path in NOTEBOOKS if path.name.startswith(number))
+
+
+def pictures(folder: Path) -> set[str]:
+    return {path.stem for path in (folder / "runs").glob("*.png")}
+
+
+def test_teacher_notebook_with_other_parameters(empty):
+    notebook = execute(empty, named("01"), **SMALL, dim=4)
+    (record,) = records(empty)
+    config, mrr = record["config"], record["test"]["both"]["mrr"]
+    assert (config["role"], config["dataset"], config["model"], config["dim"]) == ("teacher", "nations", "TransE", 4)
+    assert record["epochs"] == 4
+    assert f"an MRR of {mrr:.3f}" in text(notebook)
+    assert pictures(empty) == {"01_teacher_nations_TransE_dim4"}
+
+
+def test_single_stage_notebook_with_other_parameters(empty):
+    notebook = execute(empty, named("02"), **SMALL, dim=4, teacher_dim=16, alphas=[0, 0.4])
+    found = records(empty)
+    assert sorted(r["config"]["role"] for r in found) == ["no-ds", "stage1", "stage1", "teacher"]
+    students = {r["config"]["alpha"]: r for r in found if r["config"]["role"] == "stage1"}
+    assert set(students) == {0, 0.4}
+    best = max(students, key=lambda alpha: students[alpha]["valid"]["both"]["mrr"])
+    assert f"validation chooses α = {best:g}" in text(notebook)
+    assert pictures(empty) == {"02_soft_labels_nations_TransE_dim4", "02_single_stage_nations_TransE_dim4"}
+
+
+def test_ablation_notebook_with_other_parameters(empty):
+    notebook = execute(empty, named("04"), **SMALL, dim=4, teacher_dim=16)
+    found = records(empty)
+    students = {(r["config"]["role"], r["config"]["student"] is None): r["epochs"] for r in found if r["epochs"] == 8}
+    assert students == {("no-ds", True): 8, ("stage1", True): 8, ("stage2", True): 8}
+    (second,) = (r for r in found if r["config"]["role"] == "stage2" and r["config"]["student"])
+    assert f"(DS) reach a test MRR of {second['test']['both']['mrr']:.3f}" in text(notebook)
+    assert "Table 6 has not been run here" in text(notebook)  # the folder of results is empty
+    assert pictures(empty) == {"04_ablation_nations_TransE_dim4"}
+
+
+def test_timing_notebook_with_other_parameters(empty):
+    (empty / "results").mkdir()
+    shutil.copytree(results.root() / "results" / "bench", empty / "results" / "bench")
+    shutil.copy(results.root() / "results" / "paper.csv", empty / "results")
+    notebook = execute(empty, named("05"), dataset="nations", model="TransE", dim=4, teacher_dim=16, repeats=1)
+    (live,) = (c for c in notebook.cells if "story.measure(" in c.source)
+    shown = live.outputs[0]["data"]["text/plain"]
+    assert "teacher" in shown and "student" in shown
+    training = [r["training"] for r in story.benchmark()["ratios"]]
+    assert f"{min(training):.1f} to {max(training):.0f} times as fast in training" in text(notebook)
+    assert records(empty) == []  # it trains nothing
+    assert pictures(empty) == {"05_table5", "05_peers"}
+
+
+def test_teacher_dimension_notebook_with_other_parameters(empty):
+    notebook = execute(empty, named("06"), **SMALL, dims=4, teacher_dims=[8, 16])  # one number is a list too
+    found = records(empty)
+    by_id = {r["id"]: r for r in found}
+    second = [r for r in found if r["config"]["role"] == "stage2"]
+    assert sorted(by_id[r["config"]["teacher"]]["config"]["dim"] for r in second) == [8, 16]
+    assert sum(r["config"]["role"] == "no-ds" for r in found) == 1  # both are compared with one student
+    assert f"test MRR {max(r['test']['both']['mrr'] for r in second):.3f}" in text(notebook)
+    assert "Figure 2 has not been run here" in text(notebook) and "Figure 1 has not been run here" in text(notebook)
+    assert pictures(empty) == {"06_teacher_dimension_nations_TransE"}

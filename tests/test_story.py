@@ -1,0 +1,210 @@
+"""What the notebooks show besides pictures, on graphs and numbers that can be worked out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import kgdistil
+from kgdistil import recipes, results, story
+from kgdistil.config import make_config
+from kgdistil.training import Run
+
+
+def finished(role: str, valid: float, test: float, **values: object) -> Run:
+    """A run that has nothing but its MRR."""
+    config = make_config(role=role, **values)
+    metrics = {"mrr": test, "hits@1": test, "hits@10": test}
+    return Run(config, {"valid": {"both": {"mrr": valid}}, "test": {"both": metrics}, "epochs": 1}, None)
+
+
+@pytest.fixture
+def model(tiny_graph):
+    return kgdistil.build_model("RotatE", tiny_graph.num_entities, tiny_graph.num_relations, 4)
+
+
+def test_raw_and_filtered_rank_count_the_entities_above(model, tiny_graph):
+    raw, filtered = story.tail_ranks(model, tiny_graph, tiny_graph.test)
+    known = {tuple(row) for row in tiny_graph.known.tolist()}
+    for (h, r, t), one, other in zip(tiny_graph.test.tolist(), raw, filtered):
+        with torch.no_grad():
+            scores = model.score_tails(torch.tensor([h]), torch.tensor([r]))[0]
+        above = [e for e in range(tiny_graph.num_entities) if scores[e] > scores[t]]
+        assert one == 1 + len(above)
+        assert other == 1 + sum((h, r, e) not in known for e in above)
+
+
+def test_candidates_name_the_answer_and_what_is_left_out(model, tiny_graph):
+    h, r, t = tiny_graph.test[0].tolist()
+    frame = story.candidates(model, tiny_graph, (h, r, t), k=tiny_graph.num_entities)
+    known = {e for a, b, e in tiny_graph.known.tolist() if (a, b) == (h, r)}
+    assert list(frame["tail"][frame[""] == "the answer"]) == [tiny_graph.readable(t)]
+    assert set(frame["tail"][frame[""] == "true too: left out"]) == {tiny_graph.readable(e) for e in known - {t}}
+    assert (frame["score"].astype(float).diff().dropna() <= 0).all()
+
+
+def test_a_corruption_replaces_one_side():
+    triples = torch.tensor([[0, 0, 1], [2, 1, 3]])
+    rows = story.corrupted(triples, torch.tensor([[7, 8], [9, 6]]), torch.tensor([[True, False], [False, True]]))
+    assert rows.tolist() == [[0, 0, 7], [8, 0, 1], [9, 1, 3], [2, 1, 6]]
+    assert triples.tolist() == [[0, 0, 1], [2, 1, 3]]
+
+
+def test_negatives_are_no_known_triples(model, tiny_graph):
+    frame = story.negatives(model, tiny_graph, tuple(tiny_graph.test[0].tolist()))
+    known = {(tiny_graph.readable(h), tiny_graph.relations[r], tiny_graph.readable(t))
+             for h, r, t in tiny_graph.known.tolist()}  # fmt: skip
+    rows = [tuple(row) for row in frame[["head", "relation", "tail"]].itertuples(index=False)]
+    assert rows[0] in known and not known & set(rows[1:])
+
+
+def test_shares_of_ranks_hold_their_upper_ends():
+    greater = np.array([[0, 1], [2, 3], [9, 10], [99, 100]], dtype=np.int32)
+    shares = story.rank_shares(kgdistil.Ranks(greater, np.zeros_like(greater)))
+    assert shares["head"].tolist() == [25, 25, 25, 25, 0]  # ranks 1, 3, 10, 100
+    assert shares["tail"].tolist() == [0, 25, 25, 25, 25]  # ranks 2, 4, 11, 101
+
+
+@pytest.mark.parametrize("name, inside", [("RotatE", True), ("TransE", False)])
+def test_a_soft_label_is_a_probability_or_a_score(tiny_graph, name, inside):
+    config = make_config(model=name, dim=4)
+    sizes = (tiny_graph.num_entities, tiny_graph.num_relations, 4)
+    frame = story.soft_labels(kgdistil.build_model(name, *sizes), tiny_graph, config)
+    assert (frame["triple"] == "true").sum() == len(tiny_graph.train)
+    assert frame["label"].between(0, 1).all() == inside
+
+
+def test_the_sentence_on_soft_labels_follows_the_numbers():
+    def said(true, wrong, loss="cross-entropy"):
+        kind = ["true"] * len(true) + ["corrupted"] * len(wrong)
+        return story.what_labels_say(pd.DataFrame({"triple": kind, "label": [*true, *wrong]}), loss)
+
+    assert "repeat the hard ones" in said([0.99] * 9, [0.01] * 9)
+    assert "most of it about the true triples" in said([0.6] * 9, [0.01] * 9)
+    assert "most of it about the corrupted triples" in said([0.99] * 9, [0.4] * 9)
+    assert "100% of the true ones lie below" in said([-9.0] * 9, [-1.0] * 9, "margin")
+
+
+@pytest.mark.parametrize("alone, word", [(0.5, "above"), (0.7, "below"), (0.601, "not worth telling from")])
+def test_the_alpha_is_chosen_by_validation_and_judged_by_test(alone, word):
+    one = finished("stage1", 0.5, 0.9, alpha=0.3, teacher="t")
+    two = finished("stage1", 0.6, 0.6, alpha=0.7, teacher="t")
+    said = story.of_alphas({"no-DS": finished("no-ds", 0.5, alone), "α = 0.3": one, "α = 0.7": two})
+    assert f"chooses α = 0.7; its student has a test MRR of 0.600, {word} the {alone:.3f}" in said
+    assert "between 0.600 and 0.900" in said
+
+
+def test_an_alpha_of_zero_is_told_for_what_it_is():
+    runs = {"no-DS": finished("no-ds", 0.5, 0.5), "α = 0": finished("stage1", 0.5, 0.5, alpha=0, teacher="t")}
+    assert "chooses α = 0, not to listen to the teacher; its student" in story.of_alphas(runs)
+
+
+def test_the_ablation_says_above_and_below():
+    runs = {"DS": 0.5, "-S1": 0.4, "-S2": 0.6, "no-DS": 0.502}
+    said = story.of_ablation({name: finished("no-ds", 0.5, mrr) for name, mrr in runs.items()})
+    assert "above -S1 (0.400), below -S2 (0.600) and not worth telling from no-DS (0.502)" in said
+
+
+def test_a_table_that_is_missing_or_empty_has_not_been_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path))
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "figure2.csv").write_text("\n")  # as an empty frame is written
+    assert story.recorded("figure2").empty and story.recorded("table6").empty
+    assert "not been run" in story.of_figure2(story.recorded("figure2"))
+    assert "not been run" in story.of_table6(story.recorded("table6"))
+    with pytest.raises(kgdistil.DataError, match="make bench"):
+        story.benchmark()
+
+
+@pytest.fixture
+def table6():
+    rows = [("RotatE", dim, method) for dim in (16, 8) for method in ("DS", "-S1", "-S2")]
+    frame = pd.DataFrame(rows, columns=["model", "dim", "method"]).assign(
+        protocol="tuned", dataset="wn18rr", metric="mrr", run="x", paper=[0.4, 0.3, 0.2, 0.2, 0.1, 0.1]
+    )
+    return frame.assign(ours=[0.4, 0.5, None, None, None, None])
+
+
+def test_table_6_shows_what_has_not_been_run(table6):
+    frame = story.table6(table6)
+    assert list(frame.columns) == [(16, "paper"), (16, "ours"), (8, "paper"), (8, "ours")]
+    assert frame.loc[("RotatE", "-S1"), (16, "ours")] == "0.500"
+    assert frame.loc[("RotatE", "-S2"), (16, "ours")] == "not run"
+
+
+def test_table_6_is_counted(table6):
+    said = story.of_table6(table6)
+    assert "2 of 6 cells ran" in said
+    assert "in the paper DS is above -S1 in 2 of 2 students" in said
+    assert "here DS is above -S1 in 0 of 1 students" in said and "here DS and -S2 have not been run" in said
+
+
+def test_figure_2_names_the_best_teacher():
+    frame = pd.DataFrame({"teacher_dim": [16, 64, 16, 64], "dim": [8, 8, 4, 4], "mrr": [0.3, 0.4, 0.2, 0.201],
+                          "teacher_mrr": [0.5, 0.6, 0.5, 0.6]})  # fmt: skip
+    said = story.of_figure2(frame)
+    assert "8 dimensions does best with the teacher of 64 (test MRR 0.400, 0.100 above its worst)" in said
+    assert "student of 4 dimensions the teacher's size makes no difference worth naming" in said
+    table = story.figure2_table(frame.assign(alone=[0.1, 0.1, 0.05, 0.05]))
+    assert table.loc["student, d = 4"].tolist() == ["0.050", "0.200", "0.201"]
+    assert table.loc["the teacher itself"].tolist() == ["", "0.500", "0.600"]
+
+
+def test_the_benchmark_is_told_as_recorded(monkeypatch):
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(results.root() / "results"))
+    report = story.benchmark()
+    ratio = next(r for r in report["ratios"] if (r["peer"], r["model"], r["dim"]) == ("PyKEEN", "ComplEx", 8))
+    shown = story.ratios(report, "training").loc[(8, "ComplEx"), "PyKEEN"]
+    assert float(shown.removesuffix("×")) == pytest.approx(ratio["training"], rel=0.05)
+    step = report["floors"][0]["step_seconds"]
+    assert story.floors(report)["step, ms"].iloc[0] == f"{1000 * step:.2f}"
+
+
+@pytest.mark.parametrize("repeats", [0, "many", True])
+def test_impossible_repeats(repeats):
+    with pytest.raises(kgdistil.ConfigError, match="repeats is"):
+        story.measure(repeats=repeats)
+
+
+def test_live_measurement_compares_with_the_teacher():
+    frame = story.measure("nations", "TransE", 4, 16, repeats=1)
+    assert frame["bytes per entity"].to_dict() == {"teacher": 64, "student": 16}
+    assert frame.loc["teacher", "times faster"] == 1 and (frame["milliseconds"] > 0).all()
+
+
+# ---- the recipes behind them ----------------------------------------------------------------------------------------
+def test_ablation_gives_every_student_the_same_updates():
+    found = recipes.ablation(epochs=30)
+    ds = found["first"].epochs + found["DS"].epochs
+    assert {found[name].epochs for name in ("no-DS", "-S1", "-S2")} == {ds} == {60}
+    assert found["-S1"].student is None and found["DS"].student == found["first"].run_id
+    assert {c.teacher for n, c in found.items() if c.role in ("stage1", "stage2")} == {found["teacher"].run_id}
+    assert found["-S1"].lr == found["first"].lr > found["DS"].lr
+
+
+def test_students_of_one_stage_differ_in_alpha_alone():
+    found = recipes.single_stage(alphas=[0, 1])
+    different = [c.model_dump(exclude={"alpha"}) for name, c in found.items() if name.startswith("α")]
+    assert list(found) == ["teacher", "no-DS", "α = 0", "α = 1"] and different[0] == different[1]
+    assert found["no-DS"].epochs == found["α = 0"].epochs
+
+
+def test_teacher_is_that_of_the_distillation():
+    assert recipes.teacher_only() == recipes.distillation().teacher
+
+
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda: recipes.teacher_only(dim=0), "dim is 0"),
+        (lambda: recipes.single_stage(alphas=[2]), "alpha is 2"),
+        (lambda: recipes.single_stage(alphas=[]), "alphas is empty"),
+        (lambda: recipes.by_teacher(dims=[]), "dims is empty"),
+        (lambda: recipes.by_teacher(teacher_dims=["large"]), "teacher_dim is 'large'"),
+        (lambda: recipes.ablation(beta=-1), "beta is -1"),
+    ],
+)
+def test_impossible_parameter_is_one_line(call, says):
+    with pytest.raises(kgdistil.ConfigError) as caught:
+        call()
+    assert says in str(caught.value) and "\n" not in str(caught.value)
