@@ -13,6 +13,7 @@ import json
 import logging
 import multiprocessing
 import shutil
+import signal
 import sys
 import time
 import tomllib
@@ -494,10 +495,15 @@ def main(arguments: list[str] | None = None) -> int:
         context.Process(target=work, args=(cells, options.device, threads, number == 0))
         for number in range(options.jobs)
     ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:  # whoever stops this process means the workers too
+        for worker in workers:
+            worker.terminate()
     return max(abs(worker.exitcode) for worker in workers)
 
 

@@ -1,8 +1,12 @@
 """Cells, their runs and their searches, on a graph small enough to train in a moment."""
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import filelock
 import pytest
@@ -229,6 +233,30 @@ def test_the_command_says_the_cost_first(small, capsys, monkeypatch):
     assert reproduce.main([address]) == 0
     assert reproduce.main([address, "--plan"]) == 0
     assert "1 of 1 cells are recorded" in capsys.readouterr().out
+
+
+def test_stopping_the_command_stops_its_workers(tmp_path):
+    places = {"KGDISTIL_RUNS": str(tmp_path / "runs"), "KGDISTIL_RESULTS": str(tmp_path / "results")}
+    command = [sys.executable, "-c", STOPPABLE]
+    with subprocess.Popen(command, env={**os.environ, **places}, stdout=subprocess.PIPE, text=True) as process:
+        workers = [int(process.stdout.readline()) for _ in range(2)]
+        process.terminate()
+        assert process.wait(timeout=60) != 0
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+STOPPABLE = """
+import os, time
+from kgdistil import reproduce
+
+def work(*_):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+reproduce.work, reproduce.print_plan = work, lambda *_: None
+reproduce.multiprocessing.get_context = lambda _: reproduce.multiprocessing  # fork: the workers know the line above
+reproduce.main(["tuned/wn18rr/TransE/no-DS/8", "--jobs", "2"])
+"""
 
 
 def test_asking_for_nothing_is_an_error(capsys):
