@@ -177,7 +177,8 @@ class Pages:
         alt = f"Test MRR of {model} on {NAMES[dataset]} against bytes per entity. {words}."
         caption = (
             f"Quality against size: {model} on {NAMES[dataset]}. Filled: our runs; hollow: the paper; crosses: "
-            f"{said['model'].nunique() - 1} models published elsewhere ([sources](published-models))."
+            f"{said['model'].nunique() - 1} models published elsewhere"
+            ' (<a href="results.html#published-models">sources</a>).'
         )
         return self.picture("quality", plots.quality_against_bytes(frame), alt, caption)
 
@@ -200,13 +201,14 @@ class Pages:
     # -- pictures
     def picture(self, name: str, figure: Figure, alt: str, caption: str = "") -> str:
         """The figure as SVG, once for a light and once for a dark page."""
-        lines = []
+        images = ""
         for theme in ("light", "dark"):
-            path = self.source / "book" / "pictures" / f"{name}-{theme}.svg"
+            path = self.source / "site" / "pictures" / f"{name}-{theme}.svg"
             write_atomically(path, functools.partial(save_svg, figure, theme))
-            lines.append(f"```{{image}} pictures/{path.name}\n:alt: {alt}\n:class: only-{theme} picture\n```")
-        caption = f"\n\n{{.caption}}\n{caption}\n" if caption else ""
-        return "\n\n" + "\n".join(lines) + caption + "\n"
+            images += f'<img class="only-{theme}" src="../pictures/{path.name}" alt="{html.escape(alt)}">'
+        wide = "picture wide" if figure.get_figwidth() > 9 else "picture"
+        box = tag("div", images, class_="scroll", tabindex="0", role="region", aria_label=f"picture {name}")
+        return "\n\n" + tag("figure", box + tag("figcaption", caption) * bool(caption), class_=wide) + "\n\n"
 
     def loss(self, name: str) -> str:
         figure, words = self.losses()[name]
@@ -567,7 +569,12 @@ def workplace() -> Path:
 
 def in_workplace(work: Path, do: Callable[[], None]) -> None:
     """Run `do` with runs and results of the book's own."""
-    own = {"KGDISTIL_RUNS": str(work / "runs"), "KGDISTIL_RESULTS": str(work / "results")}
+    paths = [str(results.root()), *filter(None, [os.environ.get("PYTHONPATH")])]  # never another checkout's package
+    own = {
+        "KGDISTIL_RUNS": str(work / "runs"),
+        "KGDISTIL_RESULTS": str(work / "results"),
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
     before = {name: os.environ.get(name) for name in own}
     os.environ |= own
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,22 @@ def export_graph(graph: Graph, folder: Path) -> None:
     names = {
         "format": FORMAT,
         "graph": graph.sha256,
-        "entities": [graph.readable(e) for e in range(graph.num_entities)],
+        "entities": unique_names(graph),
         "labels": list(graph.entities),
-        "relations": list(graph.relations),
+        "relations": [r.strip("_").replace("_", " ") for r in graph.relations],
         "splits": {split: len(getattr(graph, split)) for split in SPLITS},
     }
     triples = torch.cat([getattr(graph, split).cpu() for split in SPLITS])
     write_array(folder / "triples.i32", triples.numpy().astype("<i4"))
     write_json(folder / "names.json", names)
+
+
+def unique_names(graph: Graph) -> list[str]:
+    """A readable name for each entity; those that several share carry their label as well."""
+    names = [graph.readable(e) for e in range(graph.num_entities)]
+    names = [name.replace("_", " ") if name == label else name for name, label in zip(names, graph.entities)]
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    return [f"{name} ({label})" if name in shared else name for name, label in zip(names, graph.entities)]
 
 
 def write_array(path: Path, values: np.ndarray) -> None:

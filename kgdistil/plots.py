@@ -205,7 +205,7 @@ def quality_against_bytes(frame: pd.DataFrame) -> Figure:
     from matplotlib.lines import Line2D
 
     with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+        fig, axis = plt.subplots(figsize=(6.6, 5), layout="constrained")
     published = frame[frame["kind"] == "published"]
     placed = published.dropna(subset=["bytes"])
     axis.scatter(placed["bytes"], placed["mrr"], marker="x", color="#888888", zorder=2)
@@ -257,7 +257,7 @@ def loss_pictures() -> dict[str, tuple[Figure, str]]:
 
     def panel(label: str) -> tuple[Figure, Axes]:
         with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-            fig, axis = plt.subplots(figsize=(6.4, 3.1), layout="constrained")
+            fig, axis = plt.subplots(figsize=(5.8, 3.1), layout="constrained")
         axis.set(xlabel=label, ylabel="loss")
         return fig, axis
 
@@ -320,11 +320,11 @@ def loss_pictures() -> dict[str, tuple[Figure, str]]:
                     for a, b in ((student, teacher), (teacher, student))]  # fmt: skip
             hard = [losses.cross_entropy_hard_loss(x, silent, one * 0) for x in (student, teacher)]
             if name == "stage one":
-                loss = losses.stage_one_loss(soft[0], hard[0], 0.5)
+                loss = losses.stage_one_loss(soft[0], hard[0], 0.7)
             else:
-                loss = losses.stage_two_loss(soft[0], hard[0], soft[1], hard[1], 0.5, 0.5)
+                loss = losses.stage_two_loss(soft[0], hard[0], soft[1], hard[1], 0.7, 0.7)
             (gradient,) = torch.autograd.grad(loss, pair)
-            pair = (pair - 0.1 * gradient).detach().requires_grad_()
+            pair = (pair - 0.3 * gradient).detach().requires_grad_()
             path.append(pair.detach().clone())
         for i, (who, colour) in enumerate((("student", COLOURS["stage 2"]), ("teacher", COLOURS["teacher"]))):
             axis.plot([float(step[i]) for step in path], color=colour, ls=style, lw=2.2, label=f"{who}, {name}")

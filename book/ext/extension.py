@@ -37,6 +37,11 @@ def visit_block(self: Any, node: nodes.math_block) -> None:
 
 def as_restructured_text(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """The package's docstrings are plain text with `code`; reStructuredText would stumble over their | and *."""
+    inside = False  # a list such as "`score`      the equation, …" with its lines below
+    for i, line in enumerate(lines):
+        entry = re.match(r"(`\w+`) {2,}(\S.*)", line)
+        inside = bool(entry) or (inside and line.startswith("  "))
+        lines[i] = f"- {entry[1]}: {entry[2]}" if entry else f"  {line.strip()}" if inside else line
     table = [i for i, line in enumerate(lines) if line.lstrip().startswith("|") and line.rstrip().endswith("|")]
     for i, line in enumerate(lines):
         if i in table:
@@ -51,7 +56,14 @@ def as_restructured_text(app: Any, what: str, name: str, thing: Any, options: An
         lines[table[-1] + 3 : table[-1] + 3] = [""]
 
 
+def without_thebe(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Jupyter Book puts sphinx-thebe's script, which knows the address of a CDN, into every page; nothing uses it."""
+    scripts = context.get("script_files", [])
+    context["script_files"] = [x for x in scripts if "thebe" not in f"{x} {getattr(x, 'attributes', '')}".lower()]
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
     app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon's
+    app.connect("html-page-context", without_thebe, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

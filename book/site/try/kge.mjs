@@ -38,9 +38,17 @@ export function scoreTails(model, head, relation, out = new Float32Array(model.c
   return out;
 }
 
-/** The k ids with the highest scores, best first. */
+/** The k ids with the highest scores, best first; of equal ones the smaller id first. */
 export function best(scores, k) {
-  return Array.from(scores.keys()).sort((a, b) => scores[b] - scores[a] || a - b).slice(0, k);
+  const ids = [];
+  for (let e = 0; e < scores.length; e++) {
+    if (ids.length === k && scores[e] <= scores[ids[k - 1]]) continue;
+    let place = ids.length;
+    while (place > 0 && scores[ids[place - 1]] < scores[e]) place--;
+    ids.splice(place, 0, e);
+    if (ids.length > k) ids.pop();
+  }
+  return ids;
 }
 
 function distances(model, q, entities, out) {
