@@ -39,7 +39,8 @@ NAMES = {"wn18rr": "WN18RR", "fb15k-237": "FB15k-237", "umls": "UMLS"}
 METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "hits@3": "Hits@3", "hits@1": "Hits@1"}
 METHOD_WORDS = {"teacher": "teacher", "no-DS": "no-DS", "DS": "DS", "-S1": "−S1", "-S2": "−S2"}
 NEAR = 0.01  # a difference of MRR or Hits@k that is called the same
-IN_THE_DARK = {"#262626": "#e6e6e6", "#555555": "#b0b0b0", "#777777": "#a0a0a0", "#0072b2": "#56a8e0"}
+IN_THE_DARK = {"#262626": "#e6e6e6", "#555555": "#b0b0b0", "#777777": "#a0a0a0", "#0072b2": "#4a9fe8",
+               "#56b4e9": "#a6dcff", "#ffffff": "#121212"}  # fmt: skip
 PARTS = {
     "The paper": ("method", "try"),
     "Notebooks": (),
@@ -138,15 +139,16 @@ class Pages:
             )
         seconds = sum(run.record["seconds"] for name, run in self.shown.items() if name != "no-DS")
         return (
-            f"It buys an entity of {small} bytes instead of {large}, a {large // small}th of the memory. It costs "
+            f"It buys an entity of {small} bytes instead of {large}, {large / small:g} times less. It costs "
             f"{1 - last.test() / teacher.test():.0%} of the teacher's MRR ({last.test():.3f} instead of "
             f"{teacher.test():.3f}) and the training of teacher and student in turn ({seconds / 60:.0f} minutes on "
-            f"two cores), {told} ({report.SHOWN[1]} on {NAMES[report.SHOWN[0]]}, one seed)."
+            f"{last.record['device']}), {told} ({report.SHOWN[1]} on {NAMES[report.SHOWN[0]]}, one seed)."
         )
 
     def front_table(self) -> str:
         rows = []
         frame = recipes.table(self.shown)
+        frame = frame[["MRR", "Hits@10", "bytes per entity", "dim", "parameters", "Hits@1", "Hits@3"]]
         for name, row in zip(frame.index, frame.values):
             rows.append([run_link(self.shown[name].id, name), *map(str, row)])
         what = f"{report.SHOWN[1]} on {NAMES[report.SHOWN[0]]}, test split, filtered ranks of both sides"
@@ -447,7 +449,7 @@ def save_svg(figure: Figure, theme: str, path: str) -> None:
         text = Path(path).read_text(encoding="utf-8")
         for light, dark in IN_THE_DARK.items():
             text = text.replace(light, dark)
-        text = text.replace("<path d=", '<path fill="#e6e6e6" d=') if "fill=" not in text else text
+        text = text.replace("<svg ", '<svg fill="#e6e6e6" ', 1)  # of what has no colour, black otherwise
         Path(path).write_text(text, encoding="utf-8")
 
 
@@ -522,6 +524,25 @@ def configuration(work: Path, pages: Path) -> dict[str, Any]:
     return config
 
 
+def math_font(path: Path) -> None:
+    """STIX Two Math, which the package ziamath carries, cut down to the characters a formula may hold."""
+    import importlib.util
+
+    from fontTools import subset
+
+    carrier = importlib.util.find_spec("ziamath")
+    if carrier is None or carrier.origin is None:
+        raise KgdistilError("ziamath, which carries the font for formulas, is missing: pip install -e '.[book]'")
+    options = subset.Options(flavor="woff", notdef_outline=True, layout_features=["*"])
+    font = subset.load_font(str(Path(carrier.origin).parent / "fonts" / "STIXTwoMath-Regular.ttf"), options)
+    cut = subset.Subsetter(options)
+    spans = ((0x20, 0x17F), (0x2B0, 0x36F), (0x391, 0x3F5), (0x2010, 0x205F), (0x20D0, 0x20F0), (0x2100, 0x22FF),
+             (0x2308, 0x230B), (0x27E6, 0x27EF), (0x2A00, 0x2A10), (0x1D434, 0x1D467), (0x1D6E2, 0x1D71B))  # fmt: skip
+    cut.populate(unicodes=[code for first, last in spans for code in range(first, last + 1)])
+    cut.subset(font)
+    subset.save_font(font, str(path), options)
+
+
 def prepare(source: Path, work: Path) -> None:
     """Everything Jupyter Book reads, written anew."""
     import jinja2
@@ -536,6 +557,7 @@ def prepare(source: Path, work: Path) -> None:
     for name in ("ext", "static"):
         shutil.copytree(root / "book" / name, source / "book" / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(root / "book" / "references.bib", source / "book")
+    math_font(source / "book" / "static" / "math.woff")
     shutil.copytree(root / "book" / "site", source / "site")
     shutil.copytree(results.results_folder() / "runs", source / "site" / "runs")
     export_graphs(source / "site" / "try")

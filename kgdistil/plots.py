@@ -261,7 +261,7 @@ def loss_pictures() -> dict[str, tuple[Figure, str]]:
         axis.set(xlabel=label, ylabel="loss")
         return fig, axis
 
-    colours = [COLOURS["no-DS"], COLOURS["stage 1"], COLOURS["stage 2"]]
+    colours = [COLOURS["no-DS"], COLOURS["-S1"], COLOURS["stage 2"]]
     silent, found = one * -1e4, {}  # a negative so implausible that it costs nothing
 
     fig, axis = panel("score of the negative, the true triple having 0")

@@ -9,6 +9,8 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from latex2mathml.exceptions import NumeratorNotFoundError
 
+LONG = 60  # characters of LaTeX from which an inline formula scrolls on a narrow screen
+
 
 def mathml(latex: str, display: str) -> str:
     """A formula as MathML. ValueError, with the formula, where it cannot be read."""
@@ -19,7 +21,10 @@ def mathml(latex: str, display: str) -> str:
 
 
 def visit_inline(self: Any, node: nodes.math) -> None:
-    self.body.append(mathml(node.astext(), "inline"))
+    formula = mathml(node.astext(), "inline")
+    if len(node.astext()) > LONG:
+        formula = f'<span class="long-formula" tabindex="0" role="group" aria-label="formula">{formula}</span>'
+    self.body.append(formula)
     raise nodes.SkipNode
 
 
@@ -37,6 +42,11 @@ def visit_block(self: Any, node: nodes.math_block) -> None:
 
 def as_restructured_text(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """The package's docstrings are plain text with `code`; reStructuredText would stumble over their | and *."""
+    if what in ("property", "attribute") and lines:
+        lines[0] = lines[0].replace(": ", " – ", 1)  # napoleon would take what stands before a colon for a type
+    if name == "kgdistil":  # its docstring is a line and an example
+        lines[1:] = ["", "::", "", *(f"    {line}" for line in lines[1:])]
+        return
     inside = False  # a list such as "`score`      the equation, …" with its lines below
     for i, line in enumerate(lines):
         entry = re.match(r"(`\w+`) {2,}(\S.*)", line)
@@ -48,7 +58,7 @@ def as_restructured_text(app: Any, what: str, name: str, thing: Any, options: An
             lines[i] = "    " + line
             continue
         parts = re.split(r"(`[^`]*`)", line)
-        parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
+        parts[::2] = [re.sub(r"([|*\\])", r"\\\1", part) for part in parts[::2]]
         parts[1::2] = [f"`{part}`" for part in parts[1::2]]  # literal text
         lines[i] = "".join(parts)
     if table:
