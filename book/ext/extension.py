@@ -66,6 +66,14 @@ def as_restructured_text(app: Any, what: str, name: str, thing: Any, options: An
         lines[table[-1] + 3 : table[-1] + 3] = [""]
 
 
+def for_screen_readers(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """A list has list items: docutils calls the bibliography a list, but its entries are none."""
+    if "body" in context:
+        context["body"] = context["body"].replace(
+            '<div role="list" class="citation-list">', '<div class="citation-list">'
+        )
+
+
 def without_thebe(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Jupyter Book puts sphinx-thebe's script, which knows the address of a CDN, into every page; nothing uses it."""
     scripts = context.get("script_files", [])
@@ -76,4 +84,5 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
     app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon's
     app.connect("html-page-context", without_thebe, priority=900)
+    app.connect("html-page-context", for_screen_readers)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
