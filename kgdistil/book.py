@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from . import browser, plots, recipes, report, results, tables
-from .checkpoint import load_model, write_atomically, write_json
+from .checkpoint import WEIGHTS, load_model, write_atomically, write_json
 from .data import Graph, load
 from .errors import DataError, KgdistilError
 from .models import MODELS
-from .reproduce import GRAPHS, cells_of
+from .reproduce import GRAPHS, Cell, cells_of
+from .reproduce import config as config_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,9 +125,6 @@ class Pages:
         self.shown = report.distillation(*report.SHOWN)
 
     # -- front page
-    def verdict(self) -> str:
-        return recipes.verdict(self.shown)
-
     def price(self) -> str:
         """What distillation buys and costs, in two sentences."""
         teacher, alone, last = (self.shown[name] for name in ("teacher", "no-DS", list(self.shown)[-1]))
@@ -457,25 +455,26 @@ def save_svg(figure: Figure, theme: str, path: str) -> None:
 def export_graphs(folder: Path) -> None:
     """Students and teachers as arrays: UMLS, trained here, and every student under `results/students/`."""
     shown, missing = [umls_entry(folder)], []
-    for path in sorted((results.root() / "results" / "students").glob("*-d8/")):
-        dataset = next((name for name in GRAPHS if path.name.startswith(name)), None)
+    for path in sorted((results.results_folder() / "students").glob("*-d8/")):
+        dataset = next((name for name in GRAPHS if path.name.startswith(f"{name}-")), None)
         if dataset is None:
             continue
-        title = f"{NAMES[dataset]}, {path.name.removeprefix(dataset + '-')}"
+        entry: dict[str, Any] = {"title": f"{NAMES[dataset]}, {path.name.removeprefix(dataset + '-')}"}
         try:
             graph = load(dataset)
         except DataError as error:
-            missing.append({"title": title, "reason": str(error)})
+            missing.append({**entry, "reason": str(error)})
             continue
         student = load_model(path, graph)
         browser.export_graph(graph, folder / path.name)
         browser.export(student, graph, folder / path.name / "student")
-        shown.append({"title": title, "folder": path.name, "student": True, "example": example(student, graph)})
-        described = json.loads((path / "model.json").read_text()) if (path / "model.json").is_file() else {}
-        teacher = results.root() / "runs" / "models" / str(described.get("teacher", "none"))
-        if teacher.is_dir():
+        entry |= {"folder": path.name, "student": True, "example": example(student, graph)}
+        cell = config_of(Cell("tuned", dataset, type(student).__name__, "DS", student.dim))
+        teacher = results.root() / "runs" / "models" / str(cell and cell.teacher)
+        if (teacher / WEIGHTS).is_file():  # weights of teachers are not committed: only where it was trained here
             browser.export(load_model(teacher, graph), graph, folder / path.name / "teacher")
-            shown[-1]["teacher"] = True
+            entry["teacher"] = True
+        shown.append(entry)
     write_json(folder / "graphs.json", {"graphs": shown, "missing": missing})
 
 
@@ -507,7 +506,7 @@ def toc(notebooks: list[str]) -> dict[str, Any]:
     return {"format": "jb-book", "root": "book/index", "parts": [part for part in parts if part["chapters"]]}
 
 
-def configuration(work: Path, pages: Path) -> dict[str, Any]:
+def configuration(work: Path) -> dict[str, Any]:
     """`_config.yml` with what follows from the repository's address and from the place of this build."""
     import yaml
 
@@ -570,7 +569,7 @@ def prepare(source: Path, work: Path) -> None:
     for path in sorted((root / "book").glob("*.md")):
         text = environment.from_string(path.read_text(encoding="utf-8")).render(callable_)
         (source / "book" / path.name).write_text(text, encoding="utf-8")
-    config = configuration(work, source)
+    config = configuration(work)
     (source / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     contents = toc([path.stem for path in notebooks])
     (source / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False), encoding="utf-8")
