@@ -292,8 +292,8 @@ class Pages:
     def claims(self) -> str:
         frame = self.frames["claims"]
         rows = [
-            [html.escape(r.sentence), r.section, f"{r.paper_says:g} %", f"{r.from_its_tables:.1f} %",
-             *("not run" if pd.isna(x) else f"{x:.1f} % {difference(x - r.paper_says, 1, 3.0)}"
+            [html.escape(r.sentence), r.section, f"{r.paper_says:g}\u00a0%", f"{r.from_its_tables:.1f}\u00a0%",
+             *("not run" if pd.isna(x) else f"{x:.1f}\u00a0% {difference(x - r.paper_says, 1, 3.0)}"
                for x in (r.tuned, r.paper))]
             for r in frame.itertuples()
         ]  # fmt: skip

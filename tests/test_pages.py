@@ -25,9 +25,9 @@ def pages(tmp_path, monkeypatch):
     pd.DataFrame([{**about, "cell": "tuned/wn18rr/RotatE/DS/8", "method": "DS", "side": side, "mrr": mrr, "run": RUN}
                   for side, mrr in (("both", 0.3), ("tail", 0.22), ("mean_of_two_ranks", 0.1))]).to_csv(
         tables / "sides.csv", index=False)  # fmt: skip
-    pd.DataFrame([{**about, "protocol": "tuned", "rival": "no-DS", "rival_mrr": 0.3, "ds_mrr": 0.28,
-                   "difference": -0.02, "low": -0.03, "high": -0.01, "p": 0.0005, "rival_run": RUN, "ds_run": RUN}]).to_csv(
-        tables / "significance.csv", index=False)  # fmt: skip
+    tested = {**about, "protocol": "tuned", "rival": "no-DS", "rival_mrr": 0.3, "ds_mrr": 0.28, "difference": -0.02}
+    tested |= {"low": -0.03, "high": -0.01, "p": 0.0005, "rival_run": RUN, "ds_run": RUN}
+    pd.DataFrame([tested]).to_csv(tables / "significance.csv", index=False)
     sizes = pd.read_csv(tables / "table2.csv")
     sizes.assign(ours=sizes["paper"] + (np.arange(len(sizes)) == 0)).to_csv(tables / "table2.csv", index=False)
     curve = [{"method": m, "epoch": e, "valid_mrr": 0.2, "test_mrr": 0.3, "run": RUN}
