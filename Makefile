@@ -7,6 +7,7 @@ FIGURE ?=
 PROTOCOL ?= tuned
 JOBS ?= 2
 NOTEBOOK ?= notebooks/03_distill.ipynb
+PORT ?= 8000
 
 BIN := .venv/bin
 DEMO := runs/03_distill$(if $(DATASET),_$(DATASET))_dim$(DIM).ipynb
@@ -15,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips must not write into .venv at once
-.PHONY: help demo reproduce test lint lab bench clean
+.PHONY: help demo reproduce test lint lab bench book serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +31,7 @@ reproduce: .venv/.installed-notebooks ## train what the paper's tables lack [TAB
 	$(BIN)/python -m kgdistil.tables
 	$(BIN)/python -m kgdistil.report
 
-test: .venv/.installed-notebooks,dev ## run all tests and all notebooks, as CI does
+test: .venv/.installed-notebooks,book,dev ## run all tests and all notebooks, as CI does
 	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600
 
 lint: .venv/.installed-notebooks,dev ## check the style with ruff
@@ -42,8 +43,14 @@ lab: .venv/.installed-notebooks ## open JupyterLab on a notebook [NOTEBOOK=noteb
 bench: .venv/.installed-notebooks,bench ## measure speed beside PyKEEN and TorchKGE
 	$(BIN)/python -m kgdistil.bench
 
+book: .venv/.installed-notebooks,book ## build the book into _build/html
+	$(BIN)/python -m kgdistil.book
+
+serve: .venv/.installed-notebooks,book ## show the book, built first where it is stale [PORT=8000]
+	$(BIN)/python -m kgdistil.book --serve --port $(PORT)
+
 clean: ## delete all caches; .venv, runs and results stay
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .jupyter_cache
+	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis .jupyter_cache
 	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
 
 # One stamp for each list of extras: set-up runs again only when the dependencies or their pins change.

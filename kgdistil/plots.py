@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import results
@@ -417,3 +417,148 @@ def figure3(frame: pd.DataFrame) -> Figure:
     sns.despine(fig)
     plt.close(fig)
     return fig
+
+
+# ---- the book's own pictures ----------------------------------------------------------------------------------------
+def quality_against_bytes(frame: pd.DataFrame) -> Figure:
+    """Test MRR over the bytes of one entity: ours filled, the paper's hollow, published models as crosses.
+
+    Args:
+        frame: kind ("ours", "paper" or "published"), method, model, bytes (missing: drawn as a level), mrr.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+    from matplotlib.lines import Line2D
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axis = plt.subplots(figsize=(6.6, 5), layout="constrained")
+    published = frame[frame["kind"] == "published"]
+    placed = published.dropna(subset=["bytes"])
+    axis.scatter(placed["bytes"], placed["mrr"], marker="x", color="#888888", zorder=2)
+    for row in published[published["bytes"].isna()].itertuples():
+        axis.axhline(row.mrr, color="#888888", ls=":", lw=1)
+        axis.annotate(f"best published {row.model}: {row.mrr:.3f}", (1, row.mrr), (-2, 4), ha="right", fontsize=10,
+                      xycoords=("axes fraction", "data"), textcoords="offset points", color="#555555")  # fmt: skip
+    for kind, face, style, width in (("paper", "none", "--", 1.2), ("ours", None, "-", 2.2)):
+        for method in ("no-DS", "DS", "teacher"):
+            rows = frame[(frame["kind"] == kind) & (frame["method"] == method)].sort_values("bytes")
+            axis.plot(rows["bytes"], rows["mrr"].astype(float), color=COLOURS[method], ls=style, lw=width, ms=8,
+                      marker="D" if method == "teacher" else "o", mfc=face or COLOURS[method], zorder=3)  # fmt: skip
+    sizes = sorted(frame.loc[frame["kind"] != "published", "bytes"].astype(int).unique())
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.minorticks_off()
+    axis.set_ylim(bottom=0)
+    axis.set(xlabel="bytes per entity", ylabel="test MRR")
+    marks = [
+        Line2D([], [], color=COLOURS[m], marker=s, ls="", ms=8, label=label)
+        for m, s, label in (
+            ("teacher", "D", "teacher"),
+            ("no-DS", "o", "student alone (no-DS)"),
+            ("DS", "o", "distilled student (DS)"),
+        )
+    ]
+    marks += [Line2D([], [], color="#777777", lw=2.2, marker="o", label="ours"),
+              Line2D([], [], color="#777777", lw=1.2, ls="--", marker="o", mfc="none", label="the paper"),
+              Line2D([], [], color="#888888", marker="x", ls="", label="published elsewhere")]  # fmt: skip
+    fig.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False)
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def loss_pictures() -> dict[str, tuple[Figure, str]]:
+    """What each loss does to a score, drawn with `losses` itself: the figure and its words, by name."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+    import torch
+
+    from . import losses
+
+    scores, one = torch.linspace(-6, 6, 241), torch.ones(1, 1)
+
+    def curve(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> list[float]:
+        """The loss at each score, of one triple and one negative."""
+        return [float(loss(score.view(1), score.view(1, 1))) for score in scores]
+
+    def panel(label: str) -> tuple[Figure, Axes]:
+        with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+            fig, axis = plt.subplots(figsize=(5.8, 3.1), layout="constrained")
+        axis.set(xlabel=label, ylabel="loss")
+        return fig, axis
+
+    colours = [COLOURS["no-DS"], COLOURS["-S1"], COLOURS["stage 2"]]
+    silent, found = one * -1e4, {}  # a negative so implausible that it costs nothing
+
+    fig, axis = panel("score of the negative, the true triple having 0")
+    for gamma, colour in zip((0.5, 1.0, 6.0), colours):
+        axis.plot(scores, curve(lambda p, n, g=gamma: losses.margin_hard_loss(one[0] * 0, n, one, g)), lw=2.2,
+                  color=colour, label=f"γ = {gamma:g}")  # fmt: skip
+    found["margin_hard"] = fig, ("The margin loss over a negative's score: zero while the negative stays γ below the "
+                                 "true triple, then rising with slope one.")  # fmt: skip
+
+    fig, axis = panel("student's score")
+    for label, colour in zip((-3.0, 0.0, 3.0), colours):
+        axis.plot(scores, curve(lambda p, n, t=label: losses.margin_soft_loss(p, n, one * 0, one[0] * t, one * t)),
+                  color=colour, lw=2.2, label=f"teacher says {label:g}")  # fmt: skip
+    found["margin_soft"] = fig, ("The soft loss over the student's score: a V whose tip is the teacher's score; it "
+                                 "pulls equally hard however far the student is.")  # fmt: skip
+
+    fig, axis = panel("score")
+    axis.plot(scores, curve(lambda p, n: losses.cross_entropy_hard_loss(p, silent, one)), color=colours[2], lw=2.2,
+              label="true triple, y = 1")  # fmt: skip
+    axis.plot(scores, curve(lambda p, n: losses.cross_entropy_hard_loss(-silent[0], n, one)), color=colours[0], lw=2.2,
+              label="negative, y = 0")  # fmt: skip
+    found["cross_entropy_hard"] = fig, ("Cross entropy over the score: it falls for a true triple and rises for a "
+                                        "negative, and flattens out where the score is right.")  # fmt: skip
+
+    fig, axis = panel("student's score")
+    for share, colour in zip((0.05, 0.5, 0.95), colours):
+        label = one[0] * torch.tensor(share).logit()
+        axis.plot(scores, curve(lambda p, n, t=label: losses.cross_entropy_soft_loss(p, silent, one * 0, t, silent)),
+                  color=colour, lw=2.2, label=f"teacher says p = {share:g}")  # fmt: skip
+    found["cross_entropy_soft"] = fig, ("The soft loss over the student's score: a valley whose floor lies where the "
+                                        "student's probability is the teacher's.")  # fmt: skip
+
+    fig, axis = panel("student's score of a true triple")
+    teacher = one[0] * -1.0
+    for alpha, colour in zip((0.3, 0.5, 0.7), colours):
+
+        def weighted(p: torch.Tensor, n: torch.Tensor, alpha: float = alpha) -> torch.Tensor:
+            soft = losses.cross_entropy_soft_loss(p, silent, one * 0, teacher, silent)
+            return losses.stage_one_loss(soft, losses.cross_entropy_hard_loss(p, silent, one * 0), alpha)
+
+        axis.plot(scores, curve(weighted), color=colour, lw=2.2, label=f"α = {alpha:g}")
+    axis.axvline(float(teacher), color="#777777", lw=1, ls=":")
+    axis.annotate("the teacher's score", (float(teacher), 1), (5, -12), xycoords=("data", "axes fraction"),
+                  textcoords="offset points", color="#555555", fontsize=10)  # fmt: skip
+    found["stage_one"] = fig, ("The weighted loss over the student's score of a true triple that the teacher doubts: "
+                               "the larger α, the closer the lowest point lies to the teacher's score.")  # fmt: skip
+
+    fig, axis = panel("steps of gradient descent")
+    axis.set_ylabel("score of one true triple")
+    for name, style in (("stage one", "--"), ("stage two", "-")):
+        pair = torch.tensor([[-2.0], [1.0]], requires_grad=True)  # student, teacher
+        path = [pair.detach().clone()]
+        for _ in range(60):
+            student, teacher = pair
+            soft = [losses.cross_entropy_soft_loss(a, silent, one * 0, b, silent)
+                    for a, b in ((student, teacher), (teacher, student))]  # fmt: skip
+            hard = [losses.cross_entropy_hard_loss(x, silent, one * 0) for x in (student, teacher)]
+            if name == "stage one":
+                loss = losses.stage_one_loss(soft[0], hard[0], 0.7)
+            else:
+                loss = losses.stage_two_loss(soft[0], hard[0], soft[1], hard[1], 0.7, 0.7)
+            (gradient,) = torch.autograd.grad(loss, pair)
+            pair = (pair - 0.3 * gradient).detach().requires_grad_()
+            path.append(pair.detach().clone())
+        for i, (who, colour) in enumerate((("student", COLOURS["stage 2"]), ("teacher", COLOURS["teacher"]))):
+            axis.plot([float(step[i]) for step in path], color=colour, ls=style, lw=2.2, label=f"{who}, {name}")
+    found["stage_two"] = fig, ("Scores of one true triple while both losses are followed: in stage one the teacher "
+                               "stands still and the student comes to it; in stage two both move.")  # fmt: skip
+
+    for fig, _ in found.values():
+        fig.axes[0].legend(frameon=False, fontsize=10)
+        sns.despine(fig)
+        plt.close(fig)
+    return found

@@ -1,0 +1,143 @@
+// The score functions of kgdistil/models.py on typed arrays. No page, no network: `read` fetches the files.
+
+const FORMAT = 1;
+const LITTLE = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
+
+/** A model exported by kgdistil.browser.export. `read(path)` resolves to an ArrayBuffer. */
+export async function openModel(folder, read) {
+  const header = JSON.parse(new TextDecoder().decode(await read(`${folder}/model.json`)));
+  if (header.format !== FORMAT || !(header.model in MODELS)) {
+    throw new Error(`${folder}/model.json: format ${header.format}, model ${header.model} cannot be read here`);
+  }
+  const [entities, relations] = await Promise.all(["entities", "relations"].map(async (part) => {
+    const bytes = await read(`${folder}/${part}.f32`);
+    const [rows, width] = header[part];
+    if (bytes.byteLength !== 4 * rows * width) {
+      throw new Error(`${folder}/${part}.f32 has ${bytes.byteLength} bytes, ${4 * rows * width} expected`);
+    }
+    return floats(bytes);
+  }));
+  return { ...header, count: header.entities[0], width: header.entities[1], bytes: 4 * (entities.length + relations.length),
+           tables: { entities, relations } };
+}
+
+/** Little-endian float32 on any machine. */
+function floats(bytes) {
+  if (LITTLE) return new Float32Array(bytes);
+  const view = new DataView(bytes);
+  return Float32Array.from({ length: bytes.byteLength / 4 }, (_, i) => view.getFloat32(4 * i, true));
+}
+
+/** Scores of every tail of (head, relation), ids; Float32Array of the number of entities. Larger is more plausible. */
+export function scoreTails(model, head, relation, out = new Float32Array(model.count)) {
+  const { entities, relations } = model.tables;
+  const h = entities.subarray(head * model.width, (head + 1) * model.width);
+  const size = model.relations[1];
+  const r = relations.subarray(relation * size, (relation + 1) * size);
+  MODELS[model.model](model, h, r, entities, out);
+  return out;
+}
+
+/** The k ids with the highest scores, best first; of equal ones the smaller id first. */
+export function best(scores, k) {
+  const ids = [];
+  for (let e = 0; e < scores.length; e++) {
+    if (ids.length === k && scores[e] <= scores[ids[k - 1]]) continue;
+    let place = ids.length;
+    while (place > 0 && scores[ids[place - 1]] < scores[e]) place--;
+    ids.splice(place, 0, e);
+    if (ids.length > k) ids.pop();
+  }
+  return ids;
+}
+
+function distances(model, q, entities, out) {
+  const { width, norm, offset, count } = model;
+  for (let e = 0, at = 0; e < count; e++) {
+    let sum = 0;
+    for (let i = 0; i < width; i++, at++) {
+      const x = q[i] - entities[at];
+      sum += norm === 1 ? Math.abs(x) : x * x;
+    }
+    out[e] = offset - (norm === 1 ? sum : Math.sqrt(sum));
+  }
+}
+
+function products(model, q, entities, out) {
+  const { width, count } = model;
+  for (let e = 0, at = 0; e < count; e++) {
+    let sum = 0;
+    for (let i = 0; i < width; i++, at++) sum += q[i] * entities[at];
+    out[e] = sum;
+  }
+}
+
+/** (a + ib)(c + id) for d complex numbers stored as [real | imaginary]. */
+function complexProduct(a, b, d) {
+  const q = new Float64Array(2 * d);
+  for (let i = 0; i < d; i++) {
+    q[i] = a[i] * b[i] - a[d + i] * b[d + i];
+    q[d + i] = a[i] * b[d + i] + a[d + i] * b[i];
+  }
+  return q;
+}
+
+const dot = (a, b, d) => { let sum = 0; for (let i = 0; i < d; i++) sum += a[i] * b[i]; return sum; };
+
+export const MODELS = {
+  TransE(model, h, r, entities, out) {
+    distances(model, Float64Array.from(h, (x, i) => x + r[i]), entities, out);
+  },
+
+  TransH(model, h, r, entities, out) {
+    const { dim: d, norm, offset, count } = model;
+    const length = Math.max(Math.sqrt(dot(r.subarray(d), r.subarray(d), d)), 1e-12);
+    const w = Float64Array.from(r.subarray(d), (x) => x / length);
+    const along = dot(h, w, d);
+    const q = Float64Array.from(h, (x, i) => x - along * w[i] + r[i]);
+    for (let e = 0; e < count; e++) {
+      const t = entities.subarray(e * d, (e + 1) * d);
+      const share = dot(t, w, d);
+      let sum = 0;
+      for (let i = 0; i < d; i++) {
+        const x = q[i] - t[i] + share * w[i];
+        sum += norm === 1 ? Math.abs(x) : x * x;
+      }
+      out[e] = offset - (norm === 1 ? sum : Math.sqrt(sum));
+    }
+  },
+
+  ComplEx(model, h, r, entities, out) {
+    products(model, complexProduct(h, r, model.dim), entities, out);
+  },
+
+  RotatE(model, h, r, entities, out) {
+    const { dim: d, count, offset } = model;
+    const rotation = new Float64Array(2 * d);
+    for (let i = 0; i < d; i++) {
+      const angle = (r[i] * Math.PI) / model.range;
+      rotation[i] = Math.cos(angle);
+      rotation[d + i] = Math.sin(angle);
+    }
+    const q = complexProduct(h, rotation, d);
+    for (let e = 0; e < count; e++) {
+      const at = 2 * d * e;
+      let sum = 0;
+      for (let i = 0; i < d; i++) {
+        const a = q[i] - entities[at + i], b = q[d + i] - entities[at + d + i];
+        sum += Math.sqrt(a * a + b * b);
+      }
+      out[e] = offset - sum;
+    }
+  },
+
+  DistMult(model, h, r, entities, out) {
+    products(model, Float64Array.from(h, (x, i) => x * r[i]), entities, out);
+  },
+
+  SimplE(model, h, r, entities, out) {
+    const d = model.dim;
+    const q = Float64Array.from(h, (_, i) => (i < d ? h[d + i] * r[d + i] : h[i - d] * r[i - d]) / 2);
+    products(model, q, entities, out);
+  },
+};

@@ -1,0 +1,658 @@
+"""`make book`: gathers the book's sources under `_build/source` and has Jupyter Book build `_build/html`.
+
+Pages under `book/` are templates: `<< table("table3", "tuned") >>` calls a function of `Pages`, so that no number is
+typed. A page cannot be stale: every build starts from nothing but the repository, and what the notebooks train lies in
+`_build/work-<sum of kgdistil/, notebooks/ and results/>`, a folder that a change of any of those files leaves behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import html
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from . import browser, plots, recipes, report, results, tables
+from .checkpoint import WEIGHTS, load_model, write_atomically, write_json
+from .data import Graph, load
+from .errors import DataError, KgdistilError
+from .models import MODELS
+from .reproduce import GRAPHS, Cell, cells_of
+from .reproduce import config as config_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger("kgdistil")
+NAMES = {"wn18rr": "WN18RR", "fb15k-237": "FB15k-237", "umls": "UMLS"}
+METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "hits@3": "Hits@3", "hits@1": "Hits@1"}
+METHOD_WORDS = {"teacher": "teacher", "no-DS": "no-DS", "DS": "DS", "-S1": "−S1", "-S2": "−S2"}
+NEAR = 0.01  # a difference of MRR or Hits@k that is called the same
+IN_THE_DARK = {"#262626": "#e6e6e6", "#555555": "#b0b0b0", "#777777": "#a0a0a0", "#0072b2": "#4a9fe8",
+               "#56b4e9": "#a6dcff", "#ffffff": "#121212"}  # fmt: skip
+PARTS = {
+    "The paper": ("method", "try"),
+    "Notebooks": (),
+    "Results": ("results", "table3", "table4", "table6", "speed", "figures", "claims", "reproduced"),
+    "Reference": ("api", "status", "glossary", "bibliography", "contribute"),
+}
+EXECUTED = ("kgdistil", "notebooks", "results")  # what the outputs of notebooks depend on
+SOURCES = (*EXECUTED, "book", "_config.yml", "CITATION.cff", "CONTRIBUTING.md", "pyproject.toml", "constraints.txt")
+
+
+# ---- what a build depends on ----------------------------------------------------------------------------------------
+def digest(names: Iterable[str]) -> str:
+    """Sum of all files below the names, relative to the checkout; what runs leave and git ignores does not count."""
+    found = hashlib.sha256()
+    for name in names:
+        top = results.root() / name
+        for path in sorted([top] if top.is_file() else top.rglob("*")):
+            parts = path.relative_to(results.root()).parts
+            if path.is_file() and not ({"__pycache__", ".ipynb_checkpoints", "checkpoints"} & {*parts}) and not (
+                parts[:2] == ("results", "runs") and path.name.startswith("umls-")
+            ):  # fmt: skip
+                found.update(f"{'/'.join(parts)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()[:16]
+
+
+def site() -> Path:
+    return results.root() / "_build" / "html"
+
+
+def is_fresh() -> bool:
+    """Whether the site was built from exactly the files that are there now."""
+    stamp = site() / ".sources"
+    return stamp.is_file() and stamp.read_text() == digest(SOURCES)
+
+
+# ---- pages ----------------------------------------------------------------------------------------------------------
+def tag(name: str, text: str, **attributes: str) -> str:
+    """An HTML element; `text` is HTML, attributes are escaped; `class_` is written class."""
+    listed = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(v)}"' for key, v in attributes.items())
+    return f"<{name}{listed}>{text}</{name}>"
+
+
+def run_link(run: str, text: str = "") -> str:
+    """A link to the copy of a record on the site; "not run" as it is."""
+    if run == "not run" or not isinstance(run, str):
+        return tag("span", "not run", class_="not-run")
+    return tag("a", text or run.rsplit("-", 1)[1], href=f"../runs/{run}.json", title=run)
+
+
+def difference(value: float, digits: int = 3, near: float = NEAR) -> str:
+    """A signed number; colour, sign and, for the eye that sees neither, an arrow say which way it goes."""
+    kind, arrow = ("same", "≈") if abs(value) < near else ("above", "▲") if value > 0 else ("below", "▼")
+    return tag("span", f"{arrow} {value:+.{digits}f}".replace("-", "−"), class_=kind)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    return "–" if pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def html_table(caption: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table whose first column heads the rows, in a box that scrolls where the screen is narrow."""
+    first = tag("tr", "".join(tag("th", cell, scope="col") for cell in head))
+    body = "".join(
+        tag("tr", tag("th", row[0], scope="row") + "".join(tag("td", cell) for cell in row[1:]))
+        for row in map(list, rows)
+    )
+    inside = tag("caption", html.escape(caption)) + tag("thead", first) + tag("tbody", body)
+    box = tag("div", tag("table", inside, class_="table"), class_="scroll", tabindex="0", role="region",
+              aria_label=caption)  # fmt: skip
+    return f"\n{box}\n"
+
+
+class Pages:
+    """What the templates may call. Each public method returns Markdown or HTML made from `results/`."""
+
+    def __init__(self, source: Path):
+        self.source = source  # where pictures are written
+        self.frames = {name: read_frame(name) for name in ("table2", "table3", "table4", "table5", "table6", "sides",
+                       "significance", "figure1", "figure2", "figure3", "claims")}  # fmt: skip
+        self.records = {record["id"]: record for record in results.read_records()}
+        self.shown = report.distillation(*report.SHOWN)
+
+    # -- front page
+    def price(self) -> str:
+        """What distillation buys and costs, in two sentences."""
+        teacher, alone, last = (self.shown[name] for name in ("teacher", "no-DS", list(self.shown)[-1]))
+        small, large = (recipes.bytes_per_entity(x.config) for x in (last, teacher))
+        gain = last.test() - alone.test()
+        told = "and nothing beyond that size: the same student trained alone is as good"
+        if abs(gain) >= 0.005:
+            told = f"while the same student trained alone reaches {alone.test():.3f}" + (
+                ", so here the teacher did not pay" if gain < 0 else ", so the teacher pays"
+            )
+        seconds = sum(run.record["seconds"] for name, run in self.shown.items() if name != "no-DS")
+        return (
+            f"It buys an entity of {small} bytes instead of {large}, {large / small:g} times less. It costs "
+            f"{1 - last.test() / teacher.test():.0%} of the teacher's MRR ({last.test():.3f} instead of "
+            f"{teacher.test():.3f}) and the training of teacher and student in turn ({seconds / 60:.0f} minutes on "
+            f"{last.record['device']}), {told} ({report.SHOWN[1]} on {NAMES[report.SHOWN[0]]}, one seed)."
+        )
+
+    def front_table(self) -> str:
+        rows = []
+        frame = recipes.table(self.shown)
+        frame = frame[["MRR", "Hits@10", "bytes per entity", "dim", "parameters", "Hits@1", "Hits@3"]]
+        for name, row in zip(frame.index, frame.values):
+            rows.append([run_link(self.shown[name].id, name), *map(str, row)])
+        what = f"{report.SHOWN[1]} on {NAMES[report.SHOWN[0]]}, test split, filtered ranks of both sides"
+        return html_table(what, ["run", *frame.columns], rows)
+
+    def quality_picture(self, model: str = "RotatE", dataset: str = "wn18rr") -> str:
+        """MRR against bytes per entity: the tuned cells where they have run, else the notebook's runs."""
+        factor = 4 * MODELS[model].entity_factor
+        cells = self.frames["table3" if dataset == "wn18rr" else "table4"]
+        mine = cells[(cells["protocol"] == "tuned") & (cells["model"] == model) & (cells["metric"] == "mrr")]
+        points = [
+            {"kind": kind, "method": row.method, "bytes": factor * row.dim, "mrr": mrr}
+            for row in mine.itertuples()
+            for kind, mrr in (("paper", row.paper), ("ours", row.ours))
+            if pd.notna(mrr)
+        ]
+        if not any(point["kind"] == "ours" for point in points):
+            for name, method in (("teacher", "teacher"), ("no-DS", "no-DS"), ("stage 2", "DS")):
+                run = self.shown[name]
+                points.append({"kind": "ours", "method": method, "bytes": factor * run.config.dim, "mrr": run.test()})
+        said = pd.read_csv(results.results_folder() / "published.csv")
+        said = said[said["dataset"] == dataset]
+        frame = pd.concat([
+            pd.DataFrame(points),
+            said.assign(kind="published", bytes=4 * said["floats"])[["kind", "model", "bytes", "mrr"]],
+        ])  # fmt: skip
+        words = "; ".join(f"{p['kind']}, {p['method']}, {p['bytes']} bytes: {p['mrr']:.3f}" for p in points)
+        alt = f"Test MRR of {model} on {NAMES[dataset]} against bytes per entity. {words}."
+        caption = (
+            f"Quality against size: {model} on {NAMES[dataset]}. Filled: our runs; hollow: the paper; crosses: "
+            f"{said['model'].nunique() - 1} models published elsewhere"
+            ' (<a href="results.html#published-models">sources</a>).'
+        )
+        return self.picture("quality", plots.quality_against_bytes(frame), alt, caption)
+
+    def published(self) -> str:
+        said = pd.read_csv(results.results_folder() / "published.csv")
+        rows = [[html.escape(r.model), NAMES[r.dataset], "any" if pd.isna(r.floats) else str(int(4 * r.floats)),
+                 r.teacher, number(r.mrr), number(r._6), html.escape(r.source)] for r in said.itertuples()]  # fmt: skip
+        head = ["model", "graph", "bytes per entity", "teacher", "MRR", "Hits@10", "read in"]
+        return html_table("Models published elsewhere, as their sources state them", head, rows)
+
+    def progress(self) -> str:
+        """How much of the reproduction has run."""
+        lines = []
+        for protocol in tables.PROTOCOLS:
+            cells = dict.fromkeys(c for n in tables.TABLES for c in cells_of(f"table{n}", protocol))
+            done = sum(tables.record_of(cell) is not None for cell in cells)
+            lines.append(f"{done} of {len(cells)} cells of the protocol *{protocol}*")
+        return "Of Tables 3, 4 and 6 there have run " + " and ".join(lines) + "; the others are marked *not run*."
+
+    # -- pictures
+    def picture(self, name: str, figure: Figure, alt: str, caption: str = "") -> str:
+        """The figure as SVG, once for a light and once for a dark page."""
+        images = ""
+        for theme in ("light", "dark"):
+            path = self.source / "site" / "pictures" / f"{name}-{theme}.svg"
+            write_atomically(path, functools.partial(save_svg, figure, theme))
+            images += f'<img class="only-{theme}" src="../pictures/{path.name}" alt="{html.escape(alt)}">'
+        wide = "picture wide" if figure.get_figwidth() > 9 else "picture"
+        box = tag("div", images, class_="scroll", tabindex="0", role="region", aria_label=f"picture {name}")
+        return "\n\n" + tag("figure", box + tag("figcaption", caption) * bool(caption), class_=wide) + "\n\n"
+
+    def loss(self, name: str) -> str:
+        figure, words = self.losses()[name]
+        return self.picture(f"loss-{name}", figure, words, words)
+
+    @functools.cache  # noqa: B019 - one instance lives as long as the build
+    def losses(self) -> dict[str, tuple[Figure, str]]:
+        return plots.loss_pictures()
+
+    def beside(self, name: str, protocol: str) -> str:
+        frame = self.frames[name]
+        ran = frame[(frame["protocol"] == protocol) & frame["ours"].notna()]
+        cells = frame[frame["protocol"] == protocol]["cell"].nunique()
+        alt = (f"MRR over the dimension for each model: the paper dashed, ours solid; {ran['cell'].nunique()} of "
+               f"{cells} cells have run. The numbers are in the tables below.")  # fmt: skip
+        return self.picture(f"{name}-{protocol}", plots.beside_the_paper(frame, protocol), alt)
+
+    def figure(self, number: int) -> str:
+        """Figure 1, 2 or 3 where its runs are there, else what makes them."""
+        frame, wanted = self.frames[f"figure{number}"], cells_of(f"figure{number}", "tuned")
+        if len(frame) < (1 if number == 3 else len(wanted)) or (number == 3 and frame["method"].nunique() < 3):
+            ran = frame["run"].nunique() if len(frame) else 0
+            return (f"\n:::{{admonition}} Not run yet\n:class: note\n{ran} of {len(wanted)} runs of this figure are "
+                    f"recorded. The others: `python -m kgdistil.reproduce --figure {number}`.\n:::\n")  # fmt: skip
+        words = {1: "MRR and parameters over the dimension", 2: "students' MRR by their teacher's dimension",
+                 3: "MRR over the student's epochs with and without a teacher"}[number]  # fmt: skip
+        if number == 3:
+            last = frame.groupby("method", sort=False).last()
+            numbers = ", ".join(f"{METHOD_WORDS[m]} ends at {row.test_mrr:.3f}" for m, row in last.iterrows())
+        else:
+            label = "teacher_dim" if number == 2 else "dim"
+            numbers = ", ".join(f"d={r.dim}{f' from {getattr(r, label)}' if number == 2 else ''}: {r.mrr:.3f}"
+                                for r in frame.itertuples())  # fmt: skip
+        if number == 1 and "seconds" not in frame:
+            frame = frame.assign(seconds=float("nan"))
+        drawn = getattr(plots, f"figure{number}")(frame)
+        listed = ", ".join(run_link(run) for run in dict.fromkeys(frame["run"]))
+        return self.picture(f"figure{number}", drawn, f"{words}: {numbers}.") + f"\nRecords: {listed}.\n"
+
+    # -- tables of results
+    def table(self, name: str, protocol: str) -> str:
+        """Table 3, 4 or 6, one table for each model: ours, below it the paper's and the difference."""
+        frame = self.frames[name][self.frames[name]["protocol"] == protocol]
+        metrics = list(dict.fromkeys(frame["metric"]))
+        blocks = []
+        for model, rows in frame.groupby("model", sort=False):
+            lines = []
+            for (dim, method), cell in rows.groupby(["dim", "method"], sort=False):
+                by = {r.metric: r for r in cell.itertuples()}
+                one = next(iter(by.values()))
+                lines.append([f"d={dim} {METHOD_WORDS[method]}", *(beside(by[m]) for m in metrics), again(one)])
+            what = f"{model} on {NAMES[frame['dataset'].iloc[0]]}, protocol {protocol}"
+            blocks.append(html_table(what, ["", *(METRICS[m] for m in metrics), "run"], lines))
+        return "\n".join(blocks)
+
+    def table2(self) -> str:
+        """Sizes of the graphs."""
+        frame = self.frames["table2"]
+        wide = [[f"{NAMES[r.dataset]}, {r.metric}", f"{int(r.paper):,}",
+                 "not run" if pd.isna(r.ours) else f"{int(r.ours):,}",
+                 "" if pd.isna(r.ours) else "same" if r.ours == r.paper else difference(r.ours - r.paper, 0)]
+                for r in frame.itertuples()]  # fmt: skip
+        return html_table("Table 2: sizes of the graphs", ["graph", "the paper", "ours", "difference"], wide)
+
+    def table5(self) -> str:
+        rows = [
+            [f"{r.model} d={r.dim}", f"{int(r.parameters):,}",
+             "same" if r.parameters == r.parameters_paper else f"paper {int(r.parameters_paper):,}",
+             number(r.seconds, 2), number(r.seconds_paper, 1), f"{r.speedup:.2f}×", f"{r.speedup_paper:.2f}×",
+             f"{r.latency_p50_us:,.0f}", f"{r.latency_p99_us:,.0f}"]
+            for r in self.frames["table5"].itertuples()
+        ]  # fmt: skip
+        head = ["model", "parameters", "the paper's", "seconds, ours", "the paper", "speed-up, ours", "the paper",
+                "one query: median µs", "99th percentile µs"]  # fmt: skip
+        return html_table("Table 5: parameters and inference time of 93,003 triples", head, rows)
+
+    def bench_device(self) -> str:
+        bench = json.loads((results.results_folder() / "bench" / "bench.json").read_text(encoding="utf-8"))
+        return str(bench["device"])
+
+    def claims(self) -> str:
+        frame = self.frames["claims"]
+        rows = [
+            [html.escape(r.sentence), r.section, f"{r.paper_says:g}\u00a0%", f"{r.from_its_tables:.1f}\u00a0%",
+             *("not run" if pd.isna(x) else f"{x:.1f}\u00a0% {difference(x - r.paper_says, 1, 3.0)}"
+               for x in (r.tuned, r.paper))]
+            for r in frame.itertuples()
+        ]  # fmt: skip
+        head = ["sentence", "section", "it says", "its tables give", "ours, tuned", "ours, as printed"]
+        return html_table("Sentences with numbers", head, rows)
+
+    def sides(self) -> str:
+        """Teachers, or whatever has run, on each side, beside the paper's number."""
+        frame, words = self.frames["sides"], {"mean_of_two_ranks": "mean of two ranks"}
+        if not len(frame):
+            return self.none_yet("python -m kgdistil.reproduce --table 3")
+        paper = tables.paper()
+        said = {(r.dataset, r.model, int(r.dim), r.method): r.value
+                for r in paper[paper["table"].isin([3, 4]) & (paper["metric"] == "mrr")].itertuples()}  # fmt: skip
+        wide = frame.pivot_table(index=["cell", "dataset", "model", "dim", "method"], columns="side", values="mrr",
+                                 sort=False).reset_index()  # fmt: skip
+        sides = [side for side in frame["side"].unique()]
+        rows = []
+        for r in wide.to_dict("records"):
+            theirs = said.get((r["dataset"], r["model"], r["dim"], r["method"]))
+            near = min(sides, key=lambda s, r=r, p=theirs: abs(r[s] - p)) if theirs is not None else "–"
+            rows.append([f"<code>{r['cell']}</code>", number(theirs if theirs is not None else float("nan")),
+                         *(number(r[s]) for s in sides), words.get(near, near)])  # fmt: skip
+        return html_table("MRR by side of the query", ["cell", "the paper", *(words.get(s, s) for s in sides),
+                          "nearest to the paper"], rows)  # fmt: skip
+
+    def significance(self) -> str:
+        frame = self.frames["significance"]
+        if not len(frame):
+            return self.none_yet("python -m kgdistil.reproduce --table 3")
+        rows = [[f"{r.model} d={r.dim} on {NAMES[r.dataset]}, {r.protocol}", METHOD_WORDS[r.rival],
+                 f"{number(r.rival_mrr)} {run_link(r.rival_run, 'record')}",
+                 f"{number(r.ds_mrr)} {run_link(r.ds_run, 'record')}",
+                 difference(r.difference), f"{r.low:+.3f} … {r.high:+.3f}", f"{r.p:.4f}"]
+                for r in frame.itertuples()]  # fmt: skip
+        head = ["student", "rival", "its MRR", "MRR of DS", "difference", "95 % interval", "p"]
+        return html_table("Distilled (DS) against its rivals, paired bootstrap over test triples", head, rows)
+
+    def not_reproduced(self, protocol: str) -> str:
+        """Cells of Tables 3 and 4 whose MRR is not the paper's, the farthest first."""
+        frame = pd.concat([self.frames["table3"], self.frames["table4"]])
+        frame = frame[(frame["protocol"] == protocol) & (frame["metric"] == "mrr")].dropna(subset=["ours"])
+        if frame.empty:
+            return self.none_yet("make reproduce TABLE=3" + (" PROTOCOL=paper" if protocol == "paper" else ""))
+        far = frame[frame["difference"].abs() >= NEAR]
+        far = far.reindex(far["difference"].astype(float).abs().sort_values(ascending=False).index)
+        rows = [[f"{r.model} d={r.dim} {METHOD_WORDS[r.method]}, {NAMES[r.dataset]}", number(r.paper), number(r.ours),
+                 difference(r.difference), again(r)] for r in far.itertuples()]  # fmt: skip
+        above = int((far["difference"] > 0).sum())
+        counts = (
+            f"Of {len(frame)} cells that have run, {len(frame) - len(far)} are within {NEAR:g} of the paper's MRR, "
+            f"{above} lie above and {len(far) - above} below it."
+        )
+        return counts + "\n" + html_table(f"MRR that differs, protocol {protocol}",
+                                          ["cell", "the paper", "ours", "difference", "run"], rows)  # fmt: skip
+
+    def does_it_pay(self) -> str:
+        """In how many cells distillation beat the student alone: the paper and ours."""
+        lines = []
+        for name, dataset in (("table3", "WN18RR"), ("table4", "FB15k-237")):
+            frame = self.frames[name]
+            for protocol in tables.PROTOCOLS:
+                mine = frame[(frame["protocol"] == protocol) & (frame["metric"] == "mrr")]
+                wins = [f"{dataset}, {protocol}"]
+                for who in ("paper", "ours"):
+                    pairs = mine.pivot(index=["model", "dim"], columns="method", values=who)[["no-DS", "DS"]].dropna()
+                    count = f"{int((pairs['DS'] > pairs['no-DS']).sum())} of {len(pairs)}"
+                    wins.append(count if len(pairs) else "not run")
+                lines.append(wins)
+        return html_table("Students whose MRR is higher with a teacher than without",
+                          ["graph, protocol", "the paper", "ours"], lines)  # fmt: skip
+
+    def none_yet(self, command: str) -> str:
+        return (f"\n:::{{admonition}} Not run yet\n:class: note\nNo run of this kind is recorded. To make them: "
+                f"`{command}`.\n:::\n")  # fmt: skip
+
+    # -- reference
+    def modules(self) -> list[str]:
+        """The package's modules that carry public functions, in reading order."""
+        first = ["data", "models", "losses", "sampling", "config", "training", "reference", "evaluation", "predict"]
+        there = {p.stem for p in Path(__file__).parent.glob("*.py")} - {"__init__", "_version"}
+        return ["kgdistil"] + [f"kgdistil.{name}" for name in [*first, *sorted(there - set(first))]]
+
+    def runs(self) -> str:
+        rows = [
+            [run_link(r["id"], r["id"]), r["finished"].replace("T", " ").rstrip("Z"),
+             f"<code>{(r['commit'] or 'none')[:10]}</code>" + (" + changes" if r["dirty"] else ""),
+             f"{r['seconds']:,.0f}", str(r["epochs"]), number(r["test"]["both"]["mrr"]), html.escape(r["device"]),
+             f"{r['versions']['torch']}, {r['versions']['numpy']}"]
+            for r in sorted(self.records.values(), key=lambda r: r["finished"], reverse=True)
+            if r["config"]["dataset"] != "umls"
+        ]  # fmt: skip
+        head = ["run", "finished (UTC)", "commit", "seconds", "epochs", "test MRR", "device", "torch, numpy"]
+        return html_table("Recorded runs, the newest first", head, rows)
+
+    def build(self) -> str:
+        """What this very book was built with."""
+        from importlib.metadata import version
+
+        made = {"commit": (results.git("rev-parse", "HEAD") or "none")[:10], "sum of the sources": digest(SOURCES),
+                "python": platform.python_version(), "processor": results.describe_device("cpu")}  # fmt: skip
+        for name in ("kgdistil", "torch", "numpy", "pandas", "jupyter-book", "sphinx", "sphinx-book-theme"):
+            made[name] = version(name)
+        return html_table("This build", ["what", "value"], ([k, f"<code>{v}</code>"] for k, v in made.items()))
+
+    def contributing(self) -> str:
+        """CONTRIBUTING.md below a heading of this page."""
+        text = (results.root() / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n", 1)[1]
+        return text.replace("\n## ", "\n### ")
+
+    def citation(self) -> str:
+        return (results.root() / "CITATION.cff").read_text(encoding="utf-8")
+
+    def try_missing(self) -> str:
+        missing = json.loads((self.source / "site" / "try" / "graphs.json").read_text(encoding="utf-8"))["missing"]
+        return "".join(f"\n- {entry['title']}: {entry['reason']}" for entry in missing)
+
+
+def beside(row: Any) -> str:
+    """Ours, and below it the paper's and the difference."""
+    theirs = tag("small", f"paper {row.paper:.3f}")
+    if pd.isna(row.ours):
+        return tag("span", "–", class_="not-run") + "<br>" + theirs
+    spread = "" if pd.isna(row.deviation) else tag("small", f" ± {row.deviation:.3f}")
+    return f"{tag('strong', number(row.ours))}{spread}<br>{difference(row.difference)}<br>{theirs}"
+
+
+def again(row: Any) -> str:
+    """The record of a cell and the command that makes it."""
+    seeds = f", {row.seeds} seeds" if row.seeds > 1 else ""
+    command = tag("details", tag("summary", "command", aria_label=f"command for {row.cell}")
+                  + tag("code", f"python -m kgdistil.reproduce {row.cell}"))  # fmt: skip
+    return f"{run_link(row.run)}{seeds}{command}"
+
+
+def read_frame(name: str) -> pd.DataFrame:
+    """One of `results/tables/*.csv`; an empty frame for a table that has no row yet."""
+    try:
+        return pd.read_csv(tables.folder() / f"{name}.csv")
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+
+
+def save_svg(figure: Figure, theme: str, path: str) -> None:
+    """The figure on nothing; its greys and dark blue turned light for a dark page."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "kgdistil"}):
+        figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})
+    if theme == "dark":
+        text = Path(path).read_text(encoding="utf-8")
+        for light, dark in IN_THE_DARK.items():
+            text = text.replace(light, dark)
+        text = text.replace("<svg ", '<svg fill="#e6e6e6" ', 1)  # of what has no colour, black otherwise
+        Path(path).write_text(text, encoding="utf-8")
+
+
+# ---- the page "Try it" ----------------------------------------------------------------------------------------------
+def export_graphs(folder: Path) -> None:
+    """Students and teachers as arrays: UMLS, trained here, and every student under `results/students/`."""
+    shown, missing = [umls_entry(folder)], []
+    for path in sorted((results.results_folder() / "students").glob("*-d8/")):
+        dataset = next((name for name in GRAPHS if path.name.startswith(f"{name}-")), None)
+        if dataset is None:
+            continue
+        entry: dict[str, Any] = {"title": f"{NAMES[dataset]}, {path.name.removeprefix(dataset + '-')}"}
+        try:
+            graph = load(dataset)
+        except DataError as error:
+            missing.append({**entry, "reason": str(error)})
+            continue
+        student = load_model(path, graph)
+        browser.export_graph(graph, folder / path.name)
+        browser.export(student, graph, folder / path.name / "student")
+        entry |= {"folder": path.name, "student": True, "example": example(student, graph)}
+        cell = config_of(Cell("tuned", dataset, type(student).__name__, "DS", student.dim))
+        teacher = results.root() / "runs" / "models" / str(cell and cell.teacher)
+        if (teacher / WEIGHTS).is_file():  # weights of teachers are not committed: only where it was trained here
+            browser.export(load_model(teacher, graph), graph, folder / path.name / "teacher")
+            entry["teacher"] = True
+        shown.append(entry)
+    write_json(folder / "graphs.json", {"graphs": shown, "missing": missing})
+
+
+def umls_entry(folder: Path) -> dict[str, Any]:
+    """Distil UMLS, in seconds, and write both models."""
+    graph = load("umls")
+    runs = recipes.distillation("umls").run(graph, progress=False)
+    models = {"student": runs["stage 2"], "teacher": runs["teacher"]}
+    browser.export_graph(graph, folder / "umls")
+    for role, run in models.items():
+        browser.export(run.load(graph), graph, folder / "umls" / role, {"run": run.id, "test_mrr": run.test()})
+    first = example(models["teacher"].load(graph), graph)
+    return {"title": "UMLS (biomedicine)", "folder": "umls", "student": True, "teacher": True, "example": first}
+
+
+def example(model: Any, graph: Graph) -> dict[str, int]:
+    """A test triple that the model answers well, to begin with."""
+    h, r, _ = recipes.example_query(model, graph)
+    return {"head": h, "relation": r}
+
+
+# ---- building -------------------------------------------------------------------------------------------------------
+def toc(notebooks: list[str]) -> dict[str, Any]:
+    """The table of contents: the pages of PARTS, and the notebooks that are there."""
+    parts = []
+    for caption, pages in PARTS.items():
+        files = [f"book/{page}" for page in pages] or [f"notebooks/{name}" for name in notebooks]
+        parts.append({"caption": caption, "chapters": [{"file": file} for file in files]})
+    return {"format": "jb-book", "root": "book/index", "parts": [part for part in parts if part["chapters"]]}
+
+
+def configuration(work: Path) -> dict[str, Any]:
+    """`_config.yml` with what follows from the repository's address and from the place of this build."""
+    import yaml
+
+    config = yaml.safe_load((results.root() / "_config.yml").read_text(encoding="utf-8"))
+    if config["repository"]["url"]:
+        config["html"] |= {"use_repository_button": True, "use_edit_page_button": True, "use_issues_button": True}
+        config["launch_buttons"] = {"binderhub_url": "https://mybinder.org",
+                                    "colab_url": "https://colab.research.google.com"}  # fmt: skip
+    else:
+        del config["repository"]
+    config["execute"] |= {"execute_notebooks": "cache", "cache": str(work / "cache")}
+    config["sphinx"]["config"]["html_extra_path"] = ["site"]
+    config["sphinx"]["config"]["html_static_path"] = ["book/static"]
+    return config
+
+
+def math_font(path: Path) -> None:
+    """STIX Two Math, which the package ziamath carries, cut down to the characters a formula may hold."""
+    import importlib.util
+
+    from fontTools import subset
+
+    carrier = importlib.util.find_spec("ziamath")
+    if carrier is None or carrier.origin is None:
+        raise KgdistilError("ziamath, which carries the font for formulas, is missing: pip install -e '.[book]'")
+    options = subset.Options(flavor="woff", notdef_outline=True, layout_features=["*"])
+    font = subset.load_font(str(Path(carrier.origin).parent / "fonts" / "STIXTwoMath-Regular.ttf"), options)
+    cut = subset.Subsetter(options)
+    spans = ((0x20, 0x17F), (0x2B0, 0x36F), (0x391, 0x3F5), (0x2010, 0x205F), (0x20D0, 0x20F0), (0x2100, 0x22FF),
+             (0x2308, 0x230B), (0x27E6, 0x27EF), (0x2A00, 0x2A10), (0x1D434, 0x1D467), (0x1D6E2, 0x1D71B))  # fmt: skip
+    cut.populate(unicodes=[code for first, last in spans for code in range(first, last + 1)])
+    cut.subset(font)
+    subset.save_font(font, str(path), options)
+
+
+def prepare(source: Path, work: Path) -> None:
+    """Everything Jupyter Book reads, written anew."""
+    import jinja2
+    import yaml
+
+    root = results.root()
+    shutil.rmtree(source, ignore_errors=True)
+    (source / "notebooks").mkdir(parents=True)
+    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
+    for path in notebooks:
+        shutil.copy(path, source / "notebooks")
+    for name in ("ext", "static"):
+        shutil.copytree(root / "book" / name, source / "book" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "book" / "references.bib", source / "book")
+    math_font(source / "book" / "static" / "math.woff")
+    shutil.copytree(root / "book" / "site", source / "site")
+    shutil.copytree(results.results_folder() / "runs", source / "site" / "runs")
+    export_graphs(source / "site" / "try")
+
+    pages = Pages(source)
+    environment = jinja2.Environment(variable_start_string="<<", variable_end_string=">>", block_start_string="<%",
+                                     block_end_string="%>", comment_start_string="<#", comment_end_string="#>",
+                                     undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # fmt: skip
+    callable_ = {name: getattr(pages, name) for name in dir(pages) if not name.startswith("_")}
+    for path in sorted((root / "book").glob("*.md")):
+        text = environment.from_string(path.read_text(encoding="utf-8")).render(callable_)
+        (source / "book" / path.name).write_text(text, encoding="utf-8")
+    config = configuration(work)
+    (source / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    contents = toc([path.stem for path in notebooks])
+    (source / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False), encoding="utf-8")
+
+
+def workplace() -> Path:
+    """A copy of `results/` and room for runs, for these very files of EXECUTED; those of earlier ones are removed."""
+    work = results.root() / "_build" / f"work-{digest(EXECUTED)}"
+    for old in work.parent.glob("work-*"):
+        if old != work:
+            shutil.rmtree(old)
+    if not (work / "results").is_dir():
+        kept = shutil.ignore_patterns("umls-*", "checkpoints")
+        shutil.copytree(results.root() / "results", work / "copying", ignore=kept, dirs_exist_ok=True)
+        (work / "copying").rename(work / "results")
+    return work
+
+
+def in_workplace(work: Path, do: Callable[[], None]) -> None:
+    """Run `do` with runs and results of the book's own."""
+    paths = [str(results.root()), *filter(None, [os.environ.get("PYTHONPATH")])]  # never another checkout's package
+    own = {
+        "KGDISTIL_RUNS": str(work / "runs"),
+        "KGDISTIL_RESULTS": str(work / "results"),
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    before = {name: os.environ.get(name) for name in own}
+    os.environ |= own
+    try:
+        do()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def build() -> Path:
+    """The built site, `_build/html`.
+
+    Raises:
+        KgdistilError: Jupyter Book found something wrong; its own lines are above.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("jupyter_book") is None:
+        raise KgdistilError("Jupyter Book is missing: pip install -c constraints.txt -e '.[notebooks,book]'")
+    source, work, stamp = results.root() / "_build" / "source", workplace(), digest(SOURCES)
+    shutil.rmtree(site(), ignore_errors=True)
+    shutil.rmtree(site().parent / ".doctrees", ignore_errors=True)
+
+    def make() -> None:
+        tables.main()
+        prepare(source, work)
+        jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+        command = [*jupyter_book, "build", str(source), "--path-output", str(results.root()),
+                   "--toc", str(source / "_toc.yml"), "--all", "-W", "--keep-going"]  # fmt: skip
+        if subprocess.run(command, cwd=source).returncode:
+            raise KgdistilError("the book has warnings or errors: see the lines above")
+
+    in_workplace(work, make)
+    (site() / ".sources").write_text(stamp)
+    return site()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m kgdistil.book`: build; `--serve`: show what is built, or build it first."""
+    parser = argparse.ArgumentParser(prog="python -m kgdistil.book", description="Build the book, or show it.")
+    parser.add_argument("--serve", action="store_true", help="serve _build/html, built first where it is stale")
+    parser.add_argument("--port", type=int, default=8000)
+    asked = parser.parse_args(arguments)
+    if not asked.serve or not is_fresh():
+        print(f"built: {results.shown(build())}/index.html; `make serve` shows it")
+    if asked.serve:
+        command = [sys.executable, "-m", "http.server", str(asked.port), "--bind", "127.0.0.1", "-d", str(site())]
+        print(f"http://127.0.0.1:{asked.port}/ - stop with Ctrl+C")
+        try:
+            subprocess.run(command)
+        except KeyboardInterrupt:
+            pass
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KgdistilError as error:
+        sys.exit(str(error))

@@ -1,0 +1,132 @@
+"""The book's pages from results that are full, partly there, or missing: no page needs an edit when runs land."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kgdistil import DataError, book, build_model, results, save_model
+
+RUN = "wn18rr-rotate-d8-stage2-s0-d8523e7a"
+
+
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """Pages of a copy of `results/` in which every cell has run, ours being .05 above the paper."""
+    shutil.copytree(results.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns("umls-*"))
+    tables = tmp_path / "results" / "tables"
+    for name in ("table3", "table4", "table6"):
+        frame = pd.read_csv(tables / f"{name}.csv")
+        frame = frame.assign(ours=frame["paper"] + 0.05, difference=0.05, seeds=3, deviation=0.002, run=RUN)
+        frame.to_csv(tables / f"{name}.csv", index=False)
+    about = {"dataset": "wn18rr", "model": "RotatE", "dim": 8}
+    pd.DataFrame([{**about, "cell": "tuned/wn18rr/RotatE/DS/8", "method": "DS", "side": side, "mrr": mrr, "run": RUN}
+                  for side, mrr in (("both", 0.3), ("tail", 0.22), ("mean_of_two_ranks", 0.1))]).to_csv(
+        tables / "sides.csv", index=False)  # fmt: skip
+    tested = {**about, "protocol": "tuned", "rival": "no-DS", "rival_mrr": 0.3, "ds_mrr": 0.28, "difference": -0.02}
+    tested |= {"low": -0.03, "high": -0.01, "p": 0.0005, "rival_run": RUN, "ds_run": RUN}
+    pd.DataFrame([tested]).to_csv(tables / "significance.csv", index=False)
+    sizes = pd.read_csv(tables / "table2.csv")
+    sizes.assign(ours=sizes["paper"] + (np.arange(len(sizes)) == 0)).to_csv(tables / "table2.csv", index=False)
+    curve = [{"method": m, "epoch": e, "valid_mrr": 0.2, "test_mrr": 0.3, "run": RUN}
+             for m in ("no-DS", "-S2", "DS") for e in (10, 20)]  # fmt: skip
+    pd.DataFrame(curve).to_csv(tables / "figure3.csv", index=False)
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    return book.Pages(tmp_path / "source")
+
+
+def test_a_full_table_shows_ours_the_difference_the_record_and_the_command(pages):
+    text = pages.table("table3", "tuned")
+    assert text.count("<table") == 4 and "not run" not in text
+    assert "<strong>0.268</strong>" in text, "RotatE d=8 DS is .218 in the paper"
+    assert "▲ +0.050" in text and "± 0.002" in text and f'href="../runs/{RUN}.json"' in text
+    assert "python -m kgdistil.reproduce tuned/wn18rr/RotatE/DS/8" in text
+
+
+def test_what_differs_is_counted_and_listed(pages):
+    text = pages.not_reproduced("tuned")
+    assert "Of 56 cells that have run, 0 are within 0.01 of the paper's MRR, 56 lie above and 0 below it." in text
+    assert "24 of 24" not in pages.not_reproduced("paper")
+    assert "12 of 12" in pages.does_it_pay()
+
+
+def test_the_side_that_explains_the_paper_is_named(pages):
+    assert "tail</td></tr>" in pages.sides(), ".22 on the tail side is nearest to the paper's .218"
+
+
+def test_other_pages_read_well_when_full(pages):
+    assert "▼ −0.020" in pages.significance() and "0.0005" in pages.significance()
+    assert "▲ +1" in pages.table2() and "same" in pages.table2()
+    assert "DS ends at 0.300" in pages.figure(3) and (pages.source / "site/pictures/figure3-dark.svg").is_file()
+    assert "ours, DS, 64 bytes: 0.268" in pages.quality_picture()
+    assert RUN in pages.runs()
+
+
+def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
+    shutil.copytree(results.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns("umls-*"))
+    tables = tmp_path / "results" / "tables"
+    for name in ("table3", "table4", "table6"):
+        frame = pd.read_csv(tables / f"{name}.csv")
+        frame = frame.assign(ours=np.nan, difference=np.nan, seeds=0, deviation=np.nan, run="not run")
+        frame.to_csv(tables / f"{name}.csv", index=False)
+    for name in ("sides", "significance", "figure1", "figure2", "figure3"):
+        (tables / f"{name}.csv").write_text("\n")
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    pages = book.Pages(tmp_path / "source")
+    assert "python -m kgdistil.reproduce --figure 1" in pages.figure(1)
+    for text in (pages.sides(), pages.significance(), pages.not_reproduced("tuned")):
+        assert "Not run yet" in text
+    assert "not run" in pages.does_it_pay() and "not run" in pages.table("table6", "paper")
+    assert "nan" not in pages.table("table3", "tuned").lower()
+    assert "0.385" in pages.quality_picture(), "the notebook's runs stand in"
+
+
+def test_every_number_of_the_front_page_follows_the_records(tmp_path, monkeypatch):
+    shutil.copytree(results.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns("umls-*"))
+    path = tmp_path / "results" / "runs" / f"{RUN}.json"
+    record = json.loads(path.read_text())
+    before = book.Pages(tmp_path).price()
+    record["test"]["both"]["mrr"] = 0.4444
+    path.write_text(json.dumps(record))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    after = book.Pages(tmp_path).price()
+    assert "0.444" in after and after != before
+
+
+def test_the_contents_list_the_notebooks_that_are_there():
+    with_two, without = book.toc(["01_teacher", "03_distill"]), book.toc([])
+    files = [c["file"] for part in with_two["parts"] for c in part["chapters"]]
+    assert "notebooks/01_teacher" in files and "book/method" in files
+    assert all(part["caption"] != "Notebooks" for part in without["parts"])
+
+
+def test_launch_buttons_wait_for_the_address(tmp_path, monkeypatch):
+    (tmp_path / "_config.yml").write_text((results.root() / "_config.yml").read_text())
+    monkeypatch.setattr(results, "root", lambda: tmp_path)
+    assert "launch_buttons" not in book.configuration(tmp_path)
+    text = (tmp_path / "_config.yml").read_text().replace('url: ""', "url: https://github.com/someone/kgdistil")
+    (tmp_path / "_config.yml").write_text(text)
+    filled = book.configuration(tmp_path)
+    assert filled["launch_buttons"] and filled["html"]["use_edit_page_button"]
+
+
+def test_students_of_other_graphs_appear_where_their_weights_are(wn18rr, tmp_path, monkeypatch):
+    student = build_model("TransE", wn18rr.num_entities, wn18rr.num_relations, 8)
+    save_model(tmp_path / "results" / "students" / "wn18rr-transe-d8", student, wn18rr)
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(book, "umls_entry", lambda folder: {"title": "UMLS"})
+    book.export_graphs(tmp_path / "try")
+    written = json.loads((tmp_path / "try" / "graphs.json").read_text())
+    assert [entry["title"] for entry in written["graphs"]] == ["UMLS", "WN18RR, transe-d8"]
+    header = json.loads((tmp_path / "try" / "wn18rr-transe-d8" / "student" / "model.json").read_text())
+    assert header["entities"] == [wn18rr.num_entities, 8]
+
+    def absent(name):
+        raise DataError("no network")
+
+    monkeypatch.setattr(book, "load", absent)
+    book.export_graphs(tmp_path / "try")
+    written = json.loads((tmp_path / "try" / "graphs.json").read_text())
+    assert written["missing"] == [{"title": "WN18RR, transe-d8", "reason": "no network"}]
