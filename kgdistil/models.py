@@ -50,7 +50,7 @@ class KGEModel(nn.Module):
     Args:
         num_entities, num_relations: sizes E and R of the graph.
         dim: d of the paper. ComplEx, RotatE and SimplE hold 2·d floats an entity.
-        norm: p of the distance, 1 or 2 (TransE and TransH; ignored by the others).
+        norm: p of the distance, 1 or 2; RotatE takes that norm of the moduli; the dot products ignore it.
         offset: γ of `γ − distance`, zero where the loss is the margin loss, in which it cancels.
         epsilon: ε of RotatE's initialisation.
     Raises:
@@ -240,7 +240,8 @@ class ComplEx(KGEModel):
 class RotatE(KGEModel):
     """Sun et al. 2019: f = γ − Σᵢ|hᵢ rᵢ − tᵢ| with |rᵢ| = 1, so a relation is d angles.
 
-    Table 1 prints the squared norm; the RotatE paper's experiments, its code and this class sum the moduli.
+    Table 1 prints the squared norm; the RotatE paper's experiments, its code and this class sum the moduli
+    (norm 1). Norm 2, the Euclidean distance, is PyKEEN's RotatE: for teachers that were trained there.
     A stored relation value x means the angle π·x/range, range = (γ + ε)/d, as in the RotatE paper's code.
     """
 
@@ -263,16 +264,22 @@ class RotatE(KGEModel):
         return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        real, imaginary = complex_parts(complex_product(h, self.rotation(r)) - t)
-        return self.offset - safe_hypot(real, imaginary).sum(-1)
+        return self.offset - self.distance_from_zero(complex_product(h, self.rotation(r)) - t)
 
     def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
         rotation = self.rotation(r)
         return complex_product(anchor, rotation if side == "tail" else conjugate(rotation))
 
     def compare(self, q: Tensor, candidates: Tensor) -> Tensor:
-        real, imaginary = complex_parts(q[:, None] - candidates)
-        return self.offset - safe_hypot(real, imaginary).sum(-1)
+        if self.norm == 2:
+            return self.offset - torch.cdist(q, candidates, compute_mode="donot_use_mm_for_euclid_dist")
+        return self.offset - self.distance_from_zero(q[:, None] - candidates)
+
+    def distance_from_zero(self, x: Tensor) -> Tensor:
+        """Norm p of the moduli of complex vectors [..., 2·d]."""
+        if self.norm == 2:
+            return torch.linalg.vector_norm(x, dim=-1)
+        return safe_hypot(*complex_parts(x)).sum(-1)
 
 
 class DistMult(KGEModel):
