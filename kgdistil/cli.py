@@ -45,6 +45,7 @@ def fail(line: str, code: int) -> None:
 
 
 @click.group(
+    "kgdistil",
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=EXIT_CODES,
@@ -66,16 +67,24 @@ def main() -> None:
     logging.basicConfig(format="kgdistil: %(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
 
 
+trust = click.option(
+    "--trust-pickle",
+    is_flag=True,
+    help="I trust the teacher's file: PyKEEN's is a pickle, which can run any code when it is read.",
+)
+
+
 def graph_options(command: Any) -> Any:
     """How triples are read: what `distill` and `import` have in common."""
-    for option in (
+    options = (
         click.option("--valid", type=click.Path(path_type=Path), help="Validation triples; then --test is needed too."),
         click.option("--test", type=click.Path(path_type=Path), help="Test triples."),
         click.option("--split-seed", default=0, show_default=True, help="Seed of the split of a single file."),
         click.option("--held-out", default=0.1, show_default=True, help="Share for validation, and again for test."),
         click.option("--columns", metavar="HEAD,RELATION,TAIL", help="Names of the three columns in the first line."),
         click.option("--names", type=click.Path(path_type=Path), help="Readable names: a file of label, tab, name."),
-    ):
+    )
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -99,8 +108,13 @@ def read(source: str, options: dict[str, Any]) -> Any:
 @click.option("--precision", help="float32, float16 or int8: the numbers of the student's file.  [default: int8]")
 @click.option("--budget", metavar="SIZE", help="In place of --dim and --precision: what the weights may take, as 2MB.")
 @click.option("--model", help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE.  [default: the teacher's, RotatE]")
-@click.option("--teacher", type=click.Path(path_type=Path, exists=True), help="A trained teacher: a folder of "
-              "kgdistil, a result folder of PyKEEN, a checkpoint of LibKGE, an .npz. Left out: one is trained.")  # fmt: skip
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path, exists=True),
+    help="A trained teacher: a folder of kgdistil, a result folder of PyKEEN, a checkpoint of LibKGE, an .npz. "
+    "Left out: one is trained.",
+)
+@trust
 @click.option("--teacher-dim", default=64, show_default=True, help="Dimension of the teacher that is trained here.")
 @click.option(
     "--stages", type=click.IntRange(1, 2), default=2, show_default=True, help="1: the teacher stays as it is."
@@ -113,7 +127,7 @@ def read(source: str, options: dict[str, Any]) -> Any:
 @graph_options
 def distill(
     graph: str, output: Path, dim: int | None, precision: str | None, budget: str | None, model: str | None,
-    teacher: Path | None, replace: bool, as_json: bool, **options: Any,
+    teacher: Path | None, trust_pickle: bool, replace: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Make a small student of GRAPH, with a teacher and without one, and keep the better one.
 
@@ -123,16 +137,18 @@ def distill(
     \b
       kgdistil distill triples.tsv --dim 8 -o student/
       kgdistil distill triples.csv --columns from,type,to --budget 2MB -o student/
-      kgdistil distill triples.tsv --teacher my_pykeen_results/ --dim 8 -o student/
+      kgdistil distill triples.tsv --teacher my_pykeen_results/ --trust-pickle --dim 8 -o student/
 
     Teacher, checkpoints and records go to a folder beside the student, OUTPUT.training, which you may delete when you
     have what you want; until then the same command goes on where it was stopped.
     """
     from .checkpoint import WEIGHTS
-    from .distil import distil, plan
+    from .distil import distil, parse_size, plan
+    from .quantise import check_precision
 
     if budget is not None and (dim is not None or precision is not None):
         raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
+    parse_size(budget or 1), check_precision(precision or "int8")  # before a large graph is read
     if (output / WEIGHTS).exists() and not replace:
         raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
     if output.exists() and not (output / WEIGHTS).exists() and any(output.iterdir()):
@@ -151,7 +167,7 @@ def distill(
                 click.echo(f"the budget of {budget} buys {expected}")
         wanted = {name: options[name] for name in ("teacher_dim", "stages", "epochs", "seed", "device")}
         done = distil(
-            found, model=model, teacher=teacher, **wanted,
+            found, model=model, teacher=teacher, trust_pickle=trust_pickle, **wanted,
             dim=expected.dim if expected else 8 if dim is None else dim,
             precision=expected.precision if expected else precision or "int8",
         )  # fmt: skip
@@ -280,19 +296,27 @@ def export(student: Path, form: str, output: Path) -> None:
 @click.option("--graph", required=True, help="The graph whose entities the teacher knows; as in distill.")
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the model.")
 @click.option("--model", help="For .npz: RotatE, TransE, TransH, ComplEx, DistMult or SimplE.")
+@trust
 @click.option("--replace", is_flag=True, help="Replace a model that the folder holds already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @graph_options
 def import_(
-    teacher: Path, graph: str, output: Path, model: str | None, replace: bool, as_json: bool, **options
+    teacher: Path,
+    graph: str,
+    output: Path,
+    model: str | None,
+    trust_pickle: bool,
+    replace: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Bring a TEACHER trained elsewhere into a folder that `predict`, `evaluate` and `distill --teacher` read.
 
     TEACHER is a result folder of PyKEEN, a checkpoint of LibKGE or an .npz with entities, relations, entity_labels
-    and relation_labels. No code in these files is ever run. Entities are matched by label.
+    and relation_labels. Entities are matched by label. Only PyKEEN's file can run code, so it needs --trust-pickle.
 
     \b
-      kgdistil import my_pykeen_results/ --graph triples.tsv -o teacher/
+      kgdistil import my_pykeen_results/ --trust-pickle --graph triples.tsv -o teacher/
       kgdistil import weights.npz --model ComplEx --graph triples.tsv -o teacher/
     """
     from .checkpoint import WEIGHTS
@@ -302,7 +326,7 @@ def import_(
     if (output / WEIGHTS).exists() and not replace:
         raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
     found = read(graph, options)
-    brought = import_teacher(teacher, found, model=model)
+    brought = import_teacher(teacher, found, model=model, trust_pickle=trust_pickle)
     student = Student(brought.model, found, about={"source": brought.source})
     metrics = student.evaluate()["both"]
     student.about["metrics"] = [{"model": type(brought.model).__name__, "dim": brought.model.dim, **metrics}]
@@ -312,8 +336,9 @@ def import_(
         return
     for line in brought.notes:
         click.echo(line)
-    click.echo(f"{output} holds the {type(brought.model).__name__} of dimension {brought.model.dim}; test MRR "
-               f"{metrics['mrr']:.3f} (too good where the teacher was trained on triples that are test triples here)")  # fmt: skip
+    kind = f"{type(brought.model).__name__} of dimension {brought.model.dim}"
+    click.echo(f"{output} holds the {kind}; test MRR {metrics['mrr']:.3f}")
+    click.echo("(too good where the teacher was trained on triples that are test triples here)")
 
 
 # ---- what is printed ------------------------------------------------------------------------------------------------

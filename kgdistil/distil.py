@@ -14,9 +14,10 @@ import pandas as pd
 import torch
 
 from . import recipes, results
-from .checkpoint import WEIGHTS, load_model, save_model
+from .checkpoint import load_model, save_model
 from .data import NAMES, Graph
 from .errors import ConfigError
+from .importers import import_teacher
 from .models import MODELS, KGEModel, RotatE
 from .quantise import PRECISIONS, check_precision, compare_precisions, quantised, weight_bytes
 from .student import Student
@@ -59,6 +60,7 @@ def distil(
     epochs: int = 150,
     seed: int = 0,
     device: str = "cpu",
+    trust_pickle: bool = False,
     progress: bool | None = None,
 ) -> Distilled:
     """A small student of a graph, with a teacher and without one; the one with the better validation MRR is kept.
@@ -67,7 +69,9 @@ def distil(
 
     Args:
         model: the kind of student; that of the teacher where left out, else RotatE.
-        teacher: a model of this graph (`importers`), or a folder of one; trained here with `teacher_dim` where None.
+        teacher: a model of this graph, or what `importers.import_teacher` reads; trained here with `teacher_dim` where
+            None. One that was trained elsewhere may have seen triples that are held out here.
+        trust_pickle: as `importers.import_teacher`.
         stages, epochs, seed, device: as `recipes.distillation`.
         precision: of the student's file.
     Raises:
@@ -76,12 +80,10 @@ def distil(
     check_precision(precision)
     if isinstance(teacher, KGEModel):
         teacher = _keep(teacher, graph)
-    elif teacher is not None and not Path(teacher, WEIGHTS).is_file() and Path(teacher).exists():
-        from .importers import import_teacher
-
-        teacher = _keep(import_teacher(teacher, graph).model, graph)
+    elif teacher is not None and Path(teacher).exists():
+        teacher = _keep(import_teacher(teacher, graph, trust_pickle=trust_pickle).model, graph)
     if model is None:
-        model = "RotatE" if teacher is None else type(load_model(resolve(str(teacher)), graph)).__name__
+        model = "RotatE" if teacher is None else recipes.family(load_model(resolve(str(teacher)), graph))
     recipe = recipes.distillation(
         dataset=graph.name if graph.name in NAMES else f"{graph.name or 'graph'}-{graph.sha256[:8]}",
         model=model, dim=dim, teacher_dim=teacher_dim, stages=stages, epochs=epochs, seed=seed, device=device,

@@ -222,6 +222,18 @@ class TransH(TransE):
         return lengths + (orthogonality - 1e-6).relu()
 
 
+class FreeTransH(TransH):
+    """TransH as PyKEEN 1.11 computes it: the vector w that stands for the normal has any length, and is not scaled.
+
+    For teachers that were trained there: readable path only, and not a model to train here.
+    """
+
+    @staticmethod
+    def parts(r: Tensor) -> tuple[Tensor, Tensor]:
+        translation, normal = r.chunk(2, dim=-1)
+        return translation, normal
+
+
 class ComplEx(KGEModel):
     """Trouillon et al. 2016: f = Re(hᵀ diag(r) t̄)."""
 
@@ -320,6 +332,8 @@ def safe_hypot(a: Tensor, b: Tensor) -> Tensor:
 
 MODELS: dict[str, type[KGEModel]] = {c.__name__: c for c in (TransE, TransH, ComplEx, RotatE, DistMult, SimplE)}
 
+IMPORTED: dict[str, type[KGEModel]] = {"FreeTransH": FreeTransH}  # teachers of other libraries; never trained from here
+
 
 def build_model(name: str, num_entities: int, num_relations: int, dim: int, *, seed: int = 0, **options) -> KGEModel:
     """A freshly drawn model, the same for the same seed on every device.
@@ -330,7 +344,7 @@ def build_model(name: str, num_entities: int, num_relations: int, dim: int, *, s
     Raises:
         ConfigError: no such model, or impossible sizes.
     """
-    classes = {key.lower(): c for key, c in MODELS.items()}
+    classes = {key.lower(): c for key, c in (MODELS | IMPORTED).items()}
     if str(name).lower() not in classes:
         raise ConfigError(f"model is {name!r}; choose one of {', '.join(MODELS)}")
     model = classes[name.lower()](num_entities, num_relations, dim, **options)

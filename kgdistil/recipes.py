@@ -167,11 +167,16 @@ def read_teacher(name: str, graph: Graph) -> Run:
     model = load_model(folder, graph)
     known = KnownTriples(graph.known.cpu(), graph.num_relations)
     found = results.read_record(results.record_path(folder.name)) or {}
-    config = make_config(dataset=found.get("config", {}).get("dataset", graph.name), model=type(model).__name__,
+    config = make_config(dataset=found.get("config", {}).get("dataset", graph.name), model=family(model),
                          dim=model.dim, role="teacher")  # fmt: skip
     measured = {split: evaluate(model, graph, split, known=known).metrics() for split in ("valid", "test")}
     record = {"id": folder.name, "seconds": 0.0, "epochs": 0, "curve": [], **found}
     return Run(config, {**record, "parameters": model.num_parameters, **measured}, folder)
+
+
+def family(model: KGEModel) -> str:
+    """Which of `MODELS` a model is, or is a variant of."""
+    return next(c.__name__ for c in type(model).__mro__ if c in MODELS.values())
 
 
 # ---- what a notebook shows ------------------------------------------------------------------------------------------

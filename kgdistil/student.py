@@ -93,7 +93,7 @@ class Student:
         ]
         lines += [f"- {name}: {value}" for name, value in self.about.items() if isinstance(value, str | int | float)]
         for name, rows in self.about.items():
-            if isinstance(rows, list) and rows:
+            if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
                 lines += ["", f"## {name.capitalize()}", "", *markdown_table(rows)]
         lines += [
             "",
