@@ -115,10 +115,16 @@ def export_onnx(student: Student, folder: Path) -> list[Path]:
 def export_browser(student: Student, folder: Path) -> list[Path]:
     """The files that the browser page of the book reads, written by `kgdistil.browser`."""
     try:
-        from .browser import export_student
+        from . import browser
     except ImportError:
         raise KgdistilError("this kgdistil has no browser page; install one that has kgdistil/browser.py") from None
-    return list(export_student(student, folder))
+    if isinstance(student.model, RotatE) and student.model.norm != 1:
+        raise ConfigError(
+            "the browser page sums the moduli of RotatE, this one has the Euclidean norm: use onnx or npz"
+        )
+    browser.export(student.model, student.graph, folder)
+    browser.export_graph(student.graph, folder)
+    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 @contextlib.contextmanager
