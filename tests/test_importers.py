@@ -1,6 +1,10 @@
 """Teachers of other libraries: their own scores and metrics, matched by label, and no file's code is ever run."""
 
+import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +234,33 @@ def test_arrays_that_do_not_fit(nations: Graph, change: dict, line: str) -> None
     from_arrays(**good, graph=nations)
     with pytest.raises(CheckpointError, match=line):
         from_arrays(**{**good, **change}, graph=nations)
+
+
+@pytest.mark.parametrize("name", ["TransH", "RotatE"])
+def test_a_pykeen_users_model_becomes_a_student_with_one_command(trained: dict, tmp_path: Path, name: str) -> None:
+    """The two whose equations differ from this package's own."""
+    out = tmp_path / "student"
+    environment = {k: v for k, v in os.environ.items() if k not in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS")}
+    done = subprocess.run(
+        [sys.executable, "-m", "kgdistil.cli", "distill", "pykeen:nations", "--teacher", str(trained[name][1]),
+         "--trust-pickle", "--dim", "2", "--epochs", "2", "--stages", "2", "--json", "-o", str(out)],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    theirs = trained[name][0].get_metric("both.realistic.inverse_harmonic_mean_rank")
+    assert told["metrics"][0]["model"] == "teacher" and told["metrics"][0]["mrr"] == pytest.approx(theirs, abs=1e-6)
+    assert type(kgdistil.load_student(out).model).__name__ == name
+    saved = next((tmp_path / "student.training" / "teachers").iterdir())
+    teacher = kgdistil.load_model(saved)
+    if name == "RotatE":  # a soft label σ(f) needs a zero between true and false; the ranks stay
+        scores = torch.cat([teacher.score_triples(x) for x in corrupted(kgdistil.load("nations"))])
+        assert teacher.offset > 0 and 0.3 < scores.sigmoid().mean() < 0.7
+    assert kgdistil.load_model(saved, read_graph("pykeen:nations")).norm == 2
+
+
+def corrupted(graph: Graph) -> tuple[torch.Tensor, torch.Tensor]:
+    """Test triples, and the same with other tails."""
+    false = graph.test.clone()
+    false[:, 2] = (false[:, 2] + 5) % graph.num_entities
+    return graph.test, false
