@@ -164,7 +164,7 @@ def distill(
         if budget is not None:
             expected = plan(found, budget, model or "RotatE", options["teacher_dim"])
             if not as_json:
-                click.echo(f"the budget of {budget} buys {expected}")
+                click.echo(f"the budget of {budget} buys {expected}\n{expected.expected}")
         wanted = {name: options[name] for name in ("teacher_dim", "stages", "epochs", "seed", "device")}
         done = distil(
             found, model=model, teacher=teacher, trust_pickle=trust_pickle, **wanted,
@@ -173,8 +173,15 @@ def distill(
         )  # fmt: skip
         done.student.save(output)
     if as_json:
-        about = {"student": str(output), "dim": done.student.model.dim, "precision": done.student.precision,
-                 "run_id": done.student.run_id, "chosen": done.chosen, "verdict": done.verdict}  # fmt: skip
+        about = {
+            "student": str(output),
+            "dim": done.student.model.dim,
+            "precision": done.student.precision,
+            "run_id": done.student.run_id,
+            "chosen": done.chosen,
+            "verdict": done.verdict,
+            "expected": expected and expected.expected,
+        }
         emit({**about, **{key: done.student.about[key] for key in ("metrics", "precisions")}})
         return
     click.echo("\nTest triples, filtered ranks of both sides:")

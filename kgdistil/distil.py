@@ -129,10 +129,16 @@ class Plan:
     share: float  # of the teacher's numbers per entity
 
     def __str__(self) -> str:
-        return (
-            f"dimension {self.dim}, {self.precision}: {self.bytes:,} bytes of weights, 1/{1 / self.share:.0f} of the \
-numbers of the teacher"
-        )
+        return f"dimension {self.dim}, {self.precision}: {self.bytes:,} bytes of weights"
+
+    @property
+    def expected(self) -> str:
+        """What it is expected to lose: what was measured on other graphs."""
+        from .advice import kept  # which needs `distil` to measure
+
+        if self.share == 1:
+            return "the budget holds a model as large as the teacher, so no student is needed"
+        return kept(self.share)
 
 
 def plan(graph: Graph, budget: str | int, model: str = "RotatE", teacher_dim: int = 64) -> Plan:

@@ -122,6 +122,11 @@ class _Numbers:
         if not ids[0]:
             raise DataError(f"{what} holds no triple: it needs at least one with head, relation and tail")
         triples = np.stack([np.frombuffer(column, np.int32) for column in ids], axis=1).astype(np.int64)
+        if len(triples) >= 10 and not (triples[1:] == triples[0]).any():
+            entities, relations = list(self.entities), list(self.relations)
+            first = ", ".join(words[i] for words, i in zip((entities, relations, entities), triples[0]))
+            log.warning("%s: no part of the first triple (%s) occurs again; are these the names of the columns? Then "
+                        "give them as columns", what, _show(first))  # fmt: skip
         kept = _unique(triples)
         self.left_out["duplicate(s)"] += len(triples) - len(kept)
         return kept
@@ -163,7 +168,8 @@ class _Numbers:
                     kind = "commas" if commas else "tabs"
                     raise DataError(
                         f"{path}, line {first[0]}: {width} column(s), separated by {kind}, in place of 3: "
-                        f"{_show(str(first[1]))}; give head, relation and tail, or a first line with their names"
+                        f"{_show(str(first[1]))}; give head, relation and tail, or say which columns these are "
+                        "(columns)"
                     )
             while block := list(itertools.islice(lines, BLOCK)):
                 full = [(number, row) for number, row in block if row not in ([], [""])]

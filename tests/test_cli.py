@@ -10,10 +10,11 @@ from pathlib import Path
 
 import filelock
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from kgdistil import cli, load_student
+from kgdistil import advice, cli, load_student
 from kgdistil.checkpoint import WEIGHTS
 from kgdistil.data import Graph
 from kgdistil.distil import parse_size, plan
@@ -181,7 +182,15 @@ def test_the_budget(tiny_graph: Graph, triples: Path, tmp_path: Path) -> None:
     told = json.loads(result.stdout)
     assert (told["dim"], told["precision"]) == (4, "int8") or told["dim"] < 8
     assert {row["model"] for row in told["metrics"]} == {"teacher", "no-DS", "stage 1", "stage 2"}  # both were trained
-    assert "validation MRR" in told["verdict"]
+    assert "validation MRR" in told["verdict"] and "of their teacher's MRR on" in told["expected"]
+
+
+def test_what_a_budget_is_expected_to_cost_is_what_was_measured(tiny_graph: Graph) -> None:
+    table = pd.read_csv(advice.MEASURED)
+    assert (table["kept"] - table["student_mrr"] / table["teacher_mrr"]).abs().max() < 1e-3
+    eighth = table[table["dim"] * 8 == table["teacher_dim"]]["kept"]
+    assert f"1/8 of the dimension kept {eighth.min():.0%} to {eighth.max():.0%}" in plan(tiny_graph, 700).expected
+    assert "no student is needed" in plan(tiny_graph, "1MB").expected
 
 
 def test_a_teacher_from_elsewhere_in_one_command(triples: Path, tmp_path: Path) -> None:

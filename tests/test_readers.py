@@ -85,6 +85,15 @@ def test_columns_names_and_numbers(tmp_path: Path, frame: pd.DataFrame) -> None:
         read_graph(frame, columns=("subject", "nein", "object"))
 
 
+def test_column_names_that_are_read_as_a_triple(frame: pd.DataFrame, tmp_path: Path, caplog) -> None:
+    frame.to_csv(tmp_path / "g.csv", index=False, header=["von", "wie", "nach"])
+    with caplog.at_level(logging.WARNING):
+        read_graph(tmp_path / "g.csv", columns=("von", "wie", "nach"))
+        assert caplog.text == ""
+        read_graph(tmp_path / "g.csv")
+    assert "no part of the first triple ('von, wie, nach') occurs again; are these the names" in caplog.text
+
+
 def test_three_parts_and_a_folder(tmp_path: Path, frame: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "family"
     folder.mkdir()
