@@ -185,6 +185,8 @@ def top(
         ranker: a `kernels.Ranker(model)` made before, for many small calls.
     """
     k, device = min(k, model.num_entities), model.entities.device
+    if not len(anchor):
+        return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
     if ranker is None and kernels.usable(model) and kernels.rank_library(model) is not None:
         ranker = kernels.Ranker(model)
     rows = max(1, evaluation.MEMORY_LIMIT // 2 // (12 * (k if ranker else model.num_entities)))

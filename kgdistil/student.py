@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from dataclasses import dataclass, field, replace
@@ -46,7 +47,7 @@ class Student:
         Raises:
             ConfigError: as `kgdistil.predict`, and `new` where the triples are not at hand.
         """
-        return answers.predict(self.model, self.graph, known=self._known() if new else None, **query)
+        return answers.predict(self.model, self.graph, known=self._known if new else None, **query)
 
     def similar(self, entity: str | int, k: int = 10) -> pd.DataFrame:
         """The k most similar entities: `kgdistil.predict.similar`."""
@@ -60,7 +61,7 @@ class Student:
         """
         if split not in SPLITS:
             raise ConfigError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
-        return evaluate(self.model, self.graph, split, known=self._known()).metrics()
+        return evaluate(self.model, self.graph, split, known=self._known).metrics()
 
     def quantised(self, precision: str) -> Student:
         """The same student at another precision."""
@@ -109,6 +110,7 @@ class Student:
         ]
         return "\n".join(lines)
 
+    @functools.cached_property
     def _known(self) -> KnownTriples:
         if not self.has_triples:
             raise ConfigError(f"this student came without its triples ({TRIPLES}), which are needed here")

@@ -188,6 +188,13 @@ def test_what_is_wrong_with_a_source(source, line: str) -> None:
         read_graph(source)
 
 
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "g.nt").write_text("")
+    monkeypatch.setitem(sys.modules, "pyoxigraph", None)
+    with pytest.raises(KgdistilError, match=r'reading .nt needs pyoxigraph: pip install "kgdistil\[own\]"'):
+        read_graph(tmp_path / "g.nt")
+
+
 def test_known_graphs_by_name() -> None:
     pytest.importorskip("pykeen")
     ours, theirs = kgdistil.load("nations"), read_graph("pykeen:nations")
