@@ -42,9 +42,11 @@ def kept(share: float) -> str:
     shares = table["dim"] / table["teacher_dim"]
     near = min(shares.unique(), key=lambda x: abs(x - share))
     there = table[shares == near]
+    low, high = f"{there['kept'].min():.0%}", f"{there['kept'].max():.0%}"
+    span = low if low == high else f"{low} to {high}"
     return (
-        f"students of 1/{1 / near:.0f} of the dimension kept {there['kept'].min():.0%} to {there['kept'].max():.0%} of "
-        f"their teacher's MRR on {', '.join(there['graph'])}; what it is on this graph is measured below"
+        f"students of 1/{1 / near:.0f} of the dimension kept {span} of their teacher's MRR on "
+        f"{', '.join(there['graph'])}; what it is on this graph is measured below"
     )
 
 

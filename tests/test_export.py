@@ -14,7 +14,7 @@ from kgdistil.importers import import_teacher
 from kgdistil.models import build_model
 from kgdistil.student import Student
 
-KINDS = [("TransE", 1), ("TransE", 2), ("TransH", 1), ("ComplEx", 1), ("RotatE", 1), ("RotatE", 2)]
+KINDS = [("TransE", 1), ("TransH", 1), ("ComplEx", 1), ("RotatE", 1), ("RotatE", 2)]
 
 
 def a_student(graph: Graph, name: str, precision: str = "int8", norm: int = 1) -> Student:

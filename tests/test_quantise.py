@@ -130,7 +130,7 @@ def test_a_damaged_student_is_one_line_or_still_works(tmp_path_factory, whole: d
         assert "\n" not in str(error)
 
 
-@settings(max_examples=250)
+@settings(max_examples=100)
 @given(st.sampled_from(["version", "model", "dim", "norm", "offset", "epsilon", "num_entities", "precision", "about",
                         "entities", "relations", "names", "graph", "run_id", "graph_sha256"]),
        st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
