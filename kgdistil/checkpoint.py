@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .data import Graph
 from .errors import CheckpointError, ConfigError, KgdistilError
-from .models import KGEModel, build_model
+from .models import KGEModel, RotatE, build_model
+from .quantise import pack, unpack
 
-VERSION = 1  # of the saved model's layout
+VERSION = 2  # of the saved model's layout: 2 adds precisions, and norms of RotatE; what needs neither is written as 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
@@ -85,14 +85,27 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, description
 
 
-def save_model(folder: Path, model: KGEModel, graph: Graph, run_id: str | None = None) -> None:
+def save_model(
+    folder: str | os.PathLike,
+    model: KGEModel,
+    graph: Graph,
+    run_id: str | None = None,
+    *,
+    precision: str = "float32",
+    about: dict[str, Any] | None = None,
+) -> None:
     """A model that `load_model` reads: weights, how to build it, and the graph's labels.
 
+    Args:
+        precision: "float32", "float16" or "int8" (`quantise.pack`).
+        about: JSON values that the description keeps: metrics, where the model comes from.
     Raises:
         KgdistilError: the folder cannot be written.
     """
+    folder = Path(folder)
+    newer = precision != "float32" or (isinstance(model, RotatE) and model.norm != 1)
     description = {
-        "version": VERSION,
+        "version": 2 if newer else 1,
         "model": type(model).__name__,
         "dim": model.dim,
         "norm": model.norm,
@@ -103,10 +116,13 @@ def save_model(folder: Path, model: KGEModel, graph: Graph, run_id: str | None =
         "graph": graph.name,
         "graph_sha256": graph.sha256,
         "run_id": run_id,
+        **({"precision": precision} if newer else {}),
+        **({"about": about} if about else {}),
     }
     labels = {"entities": list(graph.entities), "relations": list(graph.relations)}
-    write_tensors(folder / WEIGHTS, dict(model.state_dict()), description)
-    write_json(folder / DESCRIPTION, {**description, **labels})
+    names = {"names": dict(graph.descriptions)} if graph.descriptions else {}
+    write_tensors(folder / WEIGHTS, pack(dict(model.state_dict()), precision), description)
+    write_json(folder / DESCRIPTION, {**description, **labels, **names})
 
 
 def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEModel:
@@ -118,7 +134,11 @@ def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEMode
     Raises:
         CheckpointError: missing, damaged, of a newer version, or trained on another graph.
     """
-    path = Path(folder) / WEIGHTS
+    return read_model(Path(folder) / WEIGHTS, graph)[0]
+
+
+def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[str, Any]]:
+    """`load_model` with the description that stands beside the weights in their file."""
     tensors, about = read_tensors(path)
     version = about.get("version")
     if not isinstance(version, int):
@@ -134,8 +154,7 @@ def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEMode
         sizes = len(tensors["entities"]), len(tensors["relations"])  # looked at before any memory is taken
         if sizes != (about["num_entities"], about["num_relations"]) or about["dim"] > tensors["entities"].shape[1]:
             raise ValueError("the sizes differ")
-        if any(x.dtype != torch.float32 for x in tensors.values()):
-            raise ValueError("the numbers are not float32")
+        tensors = unpack(tensors, about.get("precision", "float32"))
         model = build_model(
             about["model"],
             about["num_entities"],
@@ -149,4 +168,4 @@ def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEMode
     except (LookupError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not hold the model it describes ({reason}); train it again") from None
-    return model
+    return model, about

@@ -50,7 +50,7 @@ class KGEModel(nn.Module):
     Args:
         num_entities, num_relations: sizes E and R of the graph.
         dim: d of the paper. ComplEx, RotatE and SimplE hold 2·d floats an entity.
-        norm: p of the distance, 1 or 2 (TransE and TransH; ignored by the others).
+        norm: p of the distance, 1 or 2; RotatE takes that norm of the moduli; the dot products ignore it.
         offset: γ of `γ − distance`, zero where the loss is the margin loss, in which it cancels.
         epsilon: ε of RotatE's initialisation.
     Raises:
@@ -222,6 +222,18 @@ class TransH(TransE):
         return lengths + (orthogonality - 1e-6).relu()
 
 
+class FreeTransH(TransH):
+    """TransH as PyKEEN 1.11 computes it: the vector w that stands for the normal has any length, and is not scaled.
+
+    For teachers that were trained there: readable path only, and not a model to train here.
+    """
+
+    @staticmethod
+    def parts(r: Tensor) -> tuple[Tensor, Tensor]:
+        translation, normal = r.chunk(2, dim=-1)
+        return translation, normal
+
+
 class ComplEx(KGEModel):
     """Trouillon et al. 2016: f = Re(hᵀ diag(r) t̄)."""
 
@@ -240,7 +252,8 @@ class ComplEx(KGEModel):
 class RotatE(KGEModel):
     """Sun et al. 2019: f = γ − Σᵢ|hᵢ rᵢ − tᵢ| with |rᵢ| = 1, so a relation is d angles.
 
-    Table 1 prints the squared norm; the RotatE paper's experiments, its code and this class sum the moduli.
+    Table 1 prints the squared norm; the RotatE paper's experiments, its code and this class sum the moduli
+    (norm 1). Norm 2, the Euclidean distance, is PyKEEN's RotatE: for teachers that were trained there.
     A stored relation value x means the angle π·x/range, range = (γ + ε)/d, as in the RotatE paper's code.
     """
 
@@ -263,16 +276,22 @@ class RotatE(KGEModel):
         return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        real, imaginary = complex_parts(complex_product(h, self.rotation(r)) - t)
-        return self.offset - safe_hypot(real, imaginary).sum(-1)
+        return self.offset - self.distance_from_zero(complex_product(h, self.rotation(r)) - t)
 
     def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
         rotation = self.rotation(r)
         return complex_product(anchor, rotation if side == "tail" else conjugate(rotation))
 
     def compare(self, q: Tensor, candidates: Tensor) -> Tensor:
-        real, imaginary = complex_parts(q[:, None] - candidates)
-        return self.offset - safe_hypot(real, imaginary).sum(-1)
+        if self.norm == 2:
+            return self.offset - torch.cdist(q, candidates, compute_mode="donot_use_mm_for_euclid_dist")
+        return self.offset - self.distance_from_zero(q[:, None] - candidates)
+
+    def distance_from_zero(self, x: Tensor) -> Tensor:
+        """Norm p of the moduli of complex vectors [..., 2·d]."""
+        if self.norm == 2:
+            return torch.linalg.vector_norm(x, dim=-1)
+        return safe_hypot(*complex_parts(x)).sum(-1)
 
 
 class DistMult(KGEModel):
@@ -313,6 +332,8 @@ def safe_hypot(a: Tensor, b: Tensor) -> Tensor:
 
 MODELS: dict[str, type[KGEModel]] = {c.__name__: c for c in (TransE, TransH, ComplEx, RotatE, DistMult, SimplE)}
 
+IMPORTED: dict[str, type[KGEModel]] = {"FreeTransH": FreeTransH}  # teachers of other libraries; never trained from here
+
 
 def build_model(name: str, num_entities: int, num_relations: int, dim: int, *, seed: int = 0, **options) -> KGEModel:
     """A freshly drawn model, the same for the same seed on every device.
@@ -323,7 +344,7 @@ def build_model(name: str, num_entities: int, num_relations: int, dim: int, *, s
     Raises:
         ConfigError: no such model, or impossible sizes.
     """
-    classes = {key.lower(): c for key, c in MODELS.items()}
+    classes = {key.lower(): c for key, c in (MODELS | IMPORTED).items()}
     if str(name).lower() not in classes:
         raise ConfigError(f"model is {name!r}; choose one of {', '.join(MODELS)}")
     model = classes[name.lower()](num_entities, num_relations, dim, **options)

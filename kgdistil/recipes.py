@@ -93,12 +93,14 @@ def distillation(
     seed: int = 0,
     device: str = "cpu",
     teacher: str = "",
+    batch_size: int | None = None,
 ) -> Recipe:
     """The recipe of one distillation.
 
     Args:
         epochs: of the teacher and of each stage; the student alone gets as many as its stages together.
         teacher: a run id or the folder of a saved model, which then replaces the teacher of `teacher_dim`.
+        batch_size: of all runs; None takes 1,024, or less for the graphs of `SMALL_GRAPHS`.
     Raises:
         ConfigError, CheckpointError, DeviceError: one line with the parameter, its value and what to do.
     """
@@ -114,8 +116,8 @@ def distillation(
     except ConfigError as error:
         raise ConfigError(str(error).replace("dim is", "teacher_dim is")) from None
     shared |= {"schedule": "linear", "patience": 0, "check_every": max(1, plain.epochs // 10)}
-    if plain.dataset in SMALL_GRAPHS:
-        shared["batch_size"] = SMALL_GRAPHS[plain.dataset]
+    if batch_size := batch_size or SMALL_GRAPHS.get(plain.dataset):
+        shared["batch_size"] = batch_size
 
     of_student = settings(plain, "student")
     student = {**shared, **of_student, "dim": plain.dim, "alpha": plain.alpha, "beta": plain.beta}
@@ -272,11 +274,16 @@ def read_teacher(name: str, graph: Graph) -> Run:
     model = load_model(folder, graph)
     known = KnownTriples(graph.known.cpu(), graph.num_relations)
     found = results.read_record(results.record_path(folder.name)) or {}
-    config = make_config(dataset=found.get("config", {}).get("dataset", graph.name), model=type(model).__name__,
+    config = make_config(dataset=found.get("config", {}).get("dataset", graph.name), model=family(model),
                          dim=model.dim, role="teacher")  # fmt: skip
     measured = {split: evaluate(model, graph, split, known=known).metrics() for split in ("valid", "test")}
     record = {"id": folder.name, "seconds": 0.0, "epochs": 0, "curve": [], **found}
     return Run(config, {**record, "parameters": model.num_parameters, **measured}, folder)
+
+
+def family(model: KGEModel) -> str:
+    """Which of `MODELS` a model is, or is a variant of."""
+    return next(c.__name__ for c in type(model).__mro__ if c in MODELS.values())
 
 
 # ---- what a notebook shows ------------------------------------------------------------------------------------------

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from kgdistil import kernels
+from kgdistil import evaluation, kernels
 from kgdistil.data import Graph
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples
 from kgdistil.models import KGEModel, build_model
-from kgdistil.predict import predict, top
+from kgdistil.predict import predict, similar, top
 
 
 @pytest.fixture(params=["compiled", "torch"])
@@ -133,6 +133,67 @@ def test_a_question_that_cannot_be_asked(tiny_graph: Graph, question: dict, line
 def test_a_model_of_another_graph(tiny_graph: Graph, umls: Graph) -> None:
     with pytest.raises(ConfigError, match="the model knows 135 entities and 46 relations, tiny has 30 and 4; give the"):
         predict(a_model(umls), tiny_graph, relation=0, head=0)
+
+
+def test_a_batch_asks_each_of_its_queries(tiny_graph: Graph, path: str) -> None:
+    model, heads = a_model(tiny_graph), [f"e{i:02}" for i in range(20)]
+    table = predict(model, tiny_graph, head=heads, relation="r1", k=4)
+    assert list(table["query"]) == [i for i in range(20) for _ in range(4)]
+    for i, head in enumerate(heads):
+        one = predict(model, tiny_graph, head=head, relation=1, k=4)
+        rows = table[table["query"] == i]
+        assert list(rows["entity"]) == list(one["entity"])
+        np.testing.assert_allclose(rows["score"], one["score"], atol=1e-6)
+    pairs = predict(model, tiny_graph, relation=[0, "r3"], tail=[5, 6], k=1, ids=True)
+    assert [tiny_graph.entities[i] for i in pairs["id"]] == list(pairs["entity"])
+    assert len(predict(model, tiny_graph, head=[], relation="r1")) == 0
+    with pytest.raises(ConfigError, match="head and relation have different lengths: 2, 1"):
+        predict(model, tiny_graph, head=[0, 1], relation=[0])
+
+
+def test_many_queries_stay_within_the_memory_limit(
+    tiny_graph: Graph, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, anchor = a_model(tiny_graph), torch.arange(30)
+    whole = top(model, anchor, anchor % 4, "tail", 30)
+    monkeypatch.setattr(evaluation, "MEMORY_LIMIT", 12 * 30 * 7 * 2)  # seven queries at a time
+    parts = top(model, anchor, anchor % 4, "tail", 30)
+    torch.testing.assert_close(parts[0], whole[0])
+
+
+@pytest.mark.parametrize("name", ["RotatE", "TransE", "ComplEx"])
+def test_the_relation_between_two_entities(tiny_graph: Graph, name: str) -> None:
+    model = a_model(tiny_graph, name)
+    scores = torch.stack([model.score_triples(torch.tensor([[3, r, 8]]))[0] for r in range(4)]).detach()
+    table = predict(model, tiny_graph, head=3, tail="e08", k=3)
+    assert list(table.columns) == ["rank", "relation", "score"]
+    expected = scores.sort(descending=True)
+    assert list(table["relation"]) == [tiny_graph.relations[r] for r in expected.indices[:3].tolist()]
+    np.testing.assert_allclose(table["score"], expected.values[:3], atol=1e-5)
+    h, r, t = tiny_graph.train[0].tolist()
+    known = KnownTriples(tiny_graph.known, tiny_graph.num_relations)
+    there = {x for a, x, b in tiny_graph.known.tolist() if (a, b) == (h, t)}
+    left = predict(model, tiny_graph, head=h, tail=t, known=known)
+    assert set(left["relation"]) == {tiny_graph.relations[x] for x in range(4)} - {
+        tiny_graph.relations[x] for x in there
+    }
+
+
+def test_probabilities_only_where_the_loss_gives_them(tiny_graph: Graph) -> None:
+    for name in ("RotatE", "ComplEx"):
+        table = predict(a_model(tiny_graph, name), tiny_graph, head=0, relation=0, probability=True)
+        np.testing.assert_allclose(table["probability"], 1 / (1 + np.exp(-table["score"])), rtol=1e-6)
+    with pytest.raises(ConfigError, match="margin loss, whose scores have no zero"):
+        predict(a_model(tiny_graph, "TransE"), tiny_graph, head=0, relation=0, probability=True)
+
+
+def test_similar_entities(tiny_graph: Graph) -> None:
+    model = a_model(tiny_graph)
+    with torch.no_grad():
+        model.entities[7] = 3 * model.entities[4]
+    table = similar(model, tiny_graph, "e04", k=40)
+    assert table["entity"][0] == "e07" and table["cosine"][0] == pytest.approx(1)
+    assert sorted([*table["entity"], "e04"]) == sorted(tiny_graph.entities)
 
 
 @pytest.mark.gpu

@@ -114,6 +114,7 @@ def usable(*models: KGEModel | None) -> bool:
         m is None
         or (
             type(m) is MODELS.get(type(m).__name__)  # a class of one's own may bear the same name
+            and not (type(m) is RotatE and m.norm == 2)  # an imported teacher's; they sum the moduli
             and m.entities.device.type == "cpu"
             and m.entities.dtype == torch.float32
         )

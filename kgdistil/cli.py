@@ -1,0 +1,379 @@
+"""The command `kgdistil`: distill, predict, similar, evaluate, export, import; tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import filelock
+import pandas as pd
+
+from ._version import __version__
+from .errors import BusyError, ConfigError, KgdistilError
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+EXIT_CODES = "Exit codes: 0 done, 1 an error that the last line explains, 2 a wrong option, 130 stopped with Ctrl-C."
+
+
+class Commands(click.Group):
+    """Errors as one line, never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KgdistilError as error:
+            fail(str(error), 1)
+        except KeyboardInterrupt:
+            fail("stopped; the same command goes on where its last checkpoint stands", 130)
+        except MemoryError:
+            fail("out of memory: take a smaller graph or dimension", 1)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise  # click ends quietly
+            fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+
+
+def fail(line: str, code: int) -> None:
+    click.echo(f"kgdistil: {line}", err=True)
+    sys.exit(code)
+
+
+@click.group(
+    "kgdistil",
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=EXIT_CODES,
+)
+@click.version_option(__version__, prog_name="kgdistil")
+def main() -> None:
+    """Small knowledge-graph embeddings from large ones.
+
+    A graph is a file of triples, one "head, relation, tail" a line: .tsv, .csv, .parquet, .nt or .ttl. In three steps
+    from such a file to answers:
+
+    \b
+      kgdistil distill triples.tsv --dim 8 -o student/
+      kgdistil predict student/ --head "Ada Lovelace" --relation wrote -k 5
+      kgdistil evaluate student/
+
+    `kgdistil COMMAND --help` explains each command with examples.
+    """
+    logging.basicConfig(format="kgdistil: %(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
+
+
+trust = click.option(
+    "--trust-pickle",
+    is_flag=True,
+    help="I trust the teacher's file: PyKEEN's is a pickle, which can run any code when it is read.",
+)
+
+
+def graph_options(command: Any) -> Any:
+    """How triples are read: what `distill` and `import` have in common."""
+    options = (
+        click.option("--valid", type=click.Path(path_type=Path), help="Validation triples; then --test is needed too."),
+        click.option("--test", type=click.Path(path_type=Path), help="Test triples."),
+        click.option("--split-seed", default=0, show_default=True, help="Seed of the split of a single file."),
+        click.option("--held-out", default=0.1, show_default=True, help="Share for validation, and again for test."),
+        click.option("--columns", metavar="HEAD,RELATION,TAIL", help="Names of the three columns in the first line."),
+        click.option("--names", type=click.Path(path_type=Path), help="Readable names: a file of label, tab, name."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read(source: str, options: dict[str, Any]) -> Any:
+    from .readers import read_graph
+
+    columns = options["columns"]
+    return read_graph(
+        source, options["valid"], options["test"],
+        held_out=options["held_out"], seed=options["split_seed"], names=options["names"],
+        columns=tuple(columns.split(",")) if columns else None,
+    )  # fmt: skip
+
+
+# ---- distill --------------------------------------------------------------------------------------------------------
+@main.command()
+@click.argument("graph")
+@click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the student.")
+@click.option("--dim", type=int, help="Dimension of the student.  [default: 8]")
+@click.option("--precision", help="float32, float16 or int8: the numbers of the student's file.  [default: int8]")
+@click.option("--budget", metavar="SIZE", help="In place of --dim and --precision: what the weights may take, as 2MB.")
+@click.option("--model", help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE.  [default: the teacher's, RotatE]")
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path, exists=True),
+    help="A trained teacher: a folder of kgdistil, a result folder of PyKEEN, a checkpoint of LibKGE, an .npz. "
+    "Left out: one is trained.",
+)
+@trust
+@click.option("--teacher-dim", default=64, show_default=True, help="Dimension of the teacher that is trained here.")
+@click.option(
+    "--stages", type=click.IntRange(1, 2), default=2, show_default=True, help="1: the teacher stays as it is."
+)
+@click.option("--epochs", default=150, show_default=True, help="Of the teacher, and of each stage.")
+@click.option("--seed", default=0, show_default=True, help="Of all training.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--replace", is_flag=True, help="Replace a student that the folder holds already.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@graph_options
+def distill(
+    graph: str, output: Path, dim: int | None, precision: str | None, budget: str | None, model: str | None,
+    teacher: Path | None, trust_pickle: bool, replace: bool, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Make a small student of GRAPH, with a teacher and without one, and keep the better one.
+
+    GRAPH is a file of triples, a folder with train, valid and test, a known graph (umls, wn18rr, …) or
+    pykeen:NAME. A single file is split: every entity stays in the training part.
+
+    \b
+      kgdistil distill triples.tsv --dim 8 -o student/
+      kgdistil distill triples.csv --columns from,type,to --budget 2MB -o student/
+      kgdistil distill triples.tsv --teacher my_pykeen_results/ --trust-pickle --dim 8 -o student/
+
+    Teacher, checkpoints and records go to a folder beside the student, OUTPUT.training, which you may delete when you
+    have what you want; until then the same command goes on where it was stopped.
+    """
+    from .checkpoint import WEIGHTS
+    from .distil import distil, parse_size, plan
+    from .quantise import check_precision
+
+    if budget is not None and (dim is not None or precision is not None):
+        raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
+    parse_size(budget or 1), check_precision(precision or "int8")  # before a large graph is read
+    if (output / WEIGHTS).exists() and not replace:
+        raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
+    if output.exists() and not (output / WEIGHTS).exists() and any(output.iterdir()):
+        raise ConfigError(f"{output} holds other files; name a new or empty folder")
+    training = output.resolve().with_name(f"{output.resolve().name}.training")
+    os.environ.setdefault("KGDISTIL_RUNS", str(training))
+    os.environ.setdefault("KGDISTIL_RESULTS", str(training))
+    with only_one(training):
+        found = read(graph, options)
+        if not as_json:
+            click.echo(found)
+        expected = None
+        if budget is not None:
+            expected = plan(found, budget, model or "RotatE", options["teacher_dim"])
+            if not as_json:
+                click.echo(f"the budget of {budget} buys {expected}\n{expected.expected}")
+        wanted = {name: options[name] for name in ("teacher_dim", "stages", "epochs", "seed", "device")}
+        done = distil(
+            found, model=model, teacher=teacher, trust_pickle=trust_pickle, **wanted,
+            dim=expected.dim if expected else 8 if dim is None else dim,
+            precision=expected.precision if expected else precision or "int8",
+        )  # fmt: skip
+        done.student.save(output)
+    if as_json:
+        about = {
+            "student": str(output),
+            "dim": done.student.model.dim,
+            "precision": done.student.precision,
+            "run_id": done.student.run_id,
+            "chosen": done.chosen,
+            "verdict": done.verdict,
+            "expected": expected and expected.expected,
+        }
+        emit({**about, **{key: done.student.about[key] for key in ("metrics", "precisions")}})
+        return
+    click.echo("\nTest triples, filtered ranks of both sides:")
+    show(done.comparison.reset_index(names="model"))
+    click.echo(f"\n{done.verdict[0].upper()}{done.verdict[1:]} (one seed).")
+    click.echo(f"\nThe student that is kept ({done.chosen}), at each precision:")
+    show(done.precisions)
+    h, r, _ = found.label_triple(*found.test[0].tolist())
+    click.echo(f"\n{output} holds the {done.student.precision} student. Ask it:")
+    click.echo(f"  kgdistil predict {shlex.quote(str(output))} --head {shlex.quote(h)} --relation {shlex.quote(r)}")
+
+
+def only_one(folder: Path) -> filelock.BaseFileLock:
+    """A lock on a folder, made where it is not there.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(folder / ".lock", timeout=0).acquire()
+    except filelock.Timeout:
+        raise BusyError(f"{folder}: another process is at work here; wait for it or name another folder") from None
+    except OSError as error:
+        raise KgdistilError(f"cannot write {folder}: {error.strerror or error}; name another folder") from None
+
+
+# ---- asking ---------------------------------------------------------------------------------------------------------
+@main.command()
+@click.argument("student", type=FOLDER)
+@click.option("--head", help="Label of the head.")
+@click.option("--relation", help="Label of the relation.")
+@click.option("--tail", help="Label of the tail.")
+@click.option("-k", default=10, show_default=True, help="How many answers.")
+@click.option("--new", is_flag=True, help="Leave out what the graph says already.")
+@click.option("--probability", is_flag=True, help="Add how likely each answer is true rather than random.")
+@click.option("--ids", is_flag=True, help="Head, relation and tail are numbers, not labels.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def predict(student: Path, as_json: bool, ids: bool, **query: Any) -> None:
+    """Ask a STUDENT for what is missing: give two of head, relation and tail.
+
+    \b
+      kgdistil predict student/ --head "Ada Lovelace" --relation wrote -k 5
+      kgdistil predict student/ --relation wrote --tail "Notes" --new
+      kgdistil predict student/ --head "Ada Lovelace" --tail "Notes" --json
+    """
+    from .student import load_student
+
+    if ids:
+        for place in ("head", "relation", "tail"):
+            if (value := query[place]) is not None:
+                if not (value.isascii() and value.isdigit()):
+                    raise ConfigError(f"{place} is {value!r}: with --ids it must be a number")
+                query[place] = int(value)
+    found = load_student(student).predict(ids=ids or as_json, **query)
+    emit(found.to_dict("records")) if as_json else show(found)
+
+
+@main.command()
+@click.argument("student", type=FOLDER)
+@click.argument("entity")
+@click.option("-k", default=10, show_default=True, help="How many entities.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def similar(student: Path, entity: str, k: int, as_json: bool) -> None:
+    """The entities whose embeddings in STUDENT are most like that of ENTITY, by cosine.
+
+    \b
+      kgdistil similar student/ "Ada Lovelace" -k 5
+    """
+    from .student import load_student
+
+    found = load_student(student).similar(entity, k)
+    emit(found.to_dict("records")) if as_json else show(found)
+
+
+@main.command()
+@click.argument("student", type=FOLDER)
+@click.option("--split", default="test", show_default=True, help="train, valid or test.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(student: Path, split: str, as_json: bool) -> None:
+    """Rank the triples that STUDENT came with: MRR, Hits@k, filtered, realistic ties.
+
+    \b
+      kgdistil evaluate student/ --split valid
+    """
+    from .student import load_student
+
+    metrics = load_student(student).evaluate(split)
+    metrics.pop("mean_of_two_ranks")
+    emit(metrics) if as_json else show(pd.DataFrame(metrics).T.reset_index(names="side"))
+
+
+# ---- in and out -----------------------------------------------------------------------------------------------------
+@main.command()
+@click.argument("student", type=FOLDER)
+@click.option("--to", "form", required=True, help="onnx, npz or browser.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File for npz, folder for others.")
+def export(student: Path, form: str, output: Path) -> None:
+    """Write STUDENT for other programs.
+
+    \b
+      onnx     tails.onnx and heads.onnx, checked in onnxruntime, and labels.json
+      npz      one file of numpy arrays: the numbers, the scales and the labels
+      browser  the files that the browser page of the book reads
+
+    \b
+      kgdistil export student/ --to onnx -o onnx/
+      kgdistil export student/ --to npz -o student.npz
+    """
+    from .export import export as write
+    from .student import load_student
+
+    for path in write(load_student(student), form, output):
+        click.echo(f"{path}  {path.stat().st_size:,} bytes")
+
+
+@main.command("import")
+@click.argument("teacher", type=click.Path(path_type=Path, exists=True))
+@click.option("--graph", required=True, help="The graph whose entities the teacher knows; as in distill.")
+@click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the model.")
+@click.option("--model", help="For .npz: RotatE, TransE, TransH, ComplEx, DistMult or SimplE.")
+@trust
+@click.option("--replace", is_flag=True, help="Replace a model that the folder holds already.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@graph_options
+def import_(
+    teacher: Path,
+    graph: str,
+    output: Path,
+    model: str | None,
+    trust_pickle: bool,
+    replace: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Bring a TEACHER trained elsewhere into a folder that `predict`, `evaluate` and `distill --teacher` read.
+
+    TEACHER is a result folder of PyKEEN, a checkpoint of LibKGE or an .npz with entities, relations, entity_labels
+    and relation_labels. Entities are matched by label. Only PyKEEN's file can run code, so it needs --trust-pickle.
+
+    \b
+      kgdistil import my_pykeen_results/ --trust-pickle --graph triples.tsv -o teacher/
+      kgdistil import weights.npz --model ComplEx --graph triples.tsv -o teacher/
+    """
+    from .checkpoint import WEIGHTS
+    from .importers import import_teacher
+    from .student import Student
+
+    if (output / WEIGHTS).exists() and not replace:
+        raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
+    found = read(graph, options)
+    brought = import_teacher(teacher, found, model=model, trust_pickle=trust_pickle)
+    student = Student(brought.model, found, about={"source": brought.source})
+    metrics = student.evaluate()["both"]
+    student.about["metrics"] = [{"model": type(brought.model).__name__, "dim": brought.model.dim, **metrics}]
+    student.save(output)
+    if as_json:
+        emit({"model": str(output), "source": brought.source, "notes": brought.notes, "test": metrics})
+        return
+    for line in brought.notes:
+        click.echo(line)
+    kind = f"{type(brought.model).__name__} of dimension {brought.model.dim}"
+    click.echo(f"{output} holds the {kind}; test MRR {metrics['mrr']:.3f}")
+    click.echo("(too good where the teacher was trained on triples that are test triples here)")
+
+
+# ---- what is printed ------------------------------------------------------------------------------------------------
+def show(table: pd.DataFrame) -> None:
+    """A table for people; the readable name only where it says more than the label."""
+    if "name" in table and "entity" in table and (table["name"] == table["entity"]).all():
+        table = table.drop(columns="name")
+    cells = {str(c): [cell(x) for x in table[c]] for c in table}
+    numeric = {str(c): pd.api.types.is_numeric_dtype(table[c]) for c in table}
+    widths = {c: max(map(len, [c, *x])) for c, x in cells.items()}
+    for row in [list(cells), *zip(*cells.values())]:
+        line = "  ".join(x.rjust(w) if numeric[c] else x.ljust(w) for x, (c, w) in zip(row, widths.items()))
+        click.echo(line.rstrip())
+    if table.empty:
+        click.echo("(no answer is left)")
+
+
+def cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "".join(c if c.isprintable() else "\ufffd" for c in str(value))  # a label must not steer the terminal
+
+
+def emit(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=1, default=float))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The command line as a user meets it: tables, JSON, exit codes, one line for each error, and nothing lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from kgdistil import advice, cli, load_student
+from kgdistil.checkpoint import WEIGHTS
+from kgdistil.data import Graph
+from kgdistil.distil import parse_size, plan
+from kgdistil.errors import ConfigError
+from kgdistil.models import build_model
+from kgdistil.quantise import size
+from kgdistil.student import Student
+
+QUICK = ["--epochs", "3", "--teacher-dim", "8", "--dim", "2", "--stages", "1"]
+
+
+@pytest.fixture(autouse=True)
+def no_folders_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`distill` sets these where they are not set; afterwards they are gone again."""
+    for name in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(cli.main, [str(x) for x in arguments])
+
+
+def refused(*arguments: object) -> str:
+    """The one line of an error."""
+    result = call(*arguments)
+    assert result.exit_code == 1 and result.stdout == "", result.output
+    lines = [line for line in result.stderr.splitlines() if "left out" not in line]
+    assert len(lines) == 1 and lines[0].startswith("kgdistil: "), result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def triples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two families, with spaces and Unicode in every name."""
+    people = [
+        f"{name} {family}" for family in ("O'Brien", "Çelik 王") for name in "Zoë José Ольга Łukasz Aïsha Björn".split()
+    ]
+    rows = [f"{a}\tverwandt mit\t{b}" for a in people for b in people if a.split(" ", 1)[1] == b.split(" ", 1)[1]]
+    rows += [f"{a}\tknows\t{b}" for a, b in zip(people, people[1:])]
+    path = tmp_path_factory.mktemp("my graph") / "família.tsv"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory, triples: Path) -> Path:
+    folder = tmp_path_factory.mktemp("out") / "my student"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS"):
+            patch.setenv(name, "")
+            patch.delenv(name)
+        result = call("distill", triples, *QUICK, "-o", folder)
+    assert result.exit_code == 0, result.output
+    assert "Graph('família', 12 entities, 2 relations" in result.stdout and "mrr_loss" in result.stdout
+    return folder
+
+
+def test_the_student_lies_apart_from_what_its_training_left(student: Path) -> None:
+    assert sorted(x.name for x in student.iterdir()) == ["README.md", "model.json", WEIGHTS, "triples.safetensors"]
+    assert list((student.with_name("my student.training") / "runs").glob("*.json"))
+    found = load_student(student)
+    assert found.precision == "int8" and found.model.dim == 2 and found.about["metrics"][0]["model"] == "teacher"
+
+
+def test_the_command_that_distill_suggests_works(student: Path) -> None:
+    result = call("predict", student, "--head", "Zoë Çelik 王", "--relation", "verwandt mit", "-k", 3)
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0 and lines[0].split() == ["rank", "entity", "score"] and len(lines) == 4
+
+
+def test_json_and_tables_say_the_same(student: Path) -> None:
+    query = ["--relation", "knows", "--tail", "Zoë O'Brien", "-k", 12, "--probability"]
+    rows = json.loads(call("predict", student, *query, "--json").stdout)
+    ours = load_student(student).predict(relation="knows", tail="Zoë O'Brien", k=12, probability=True, ids=True)
+    assert rows == ours.to_dict("records") and set(rows[0]) == {"rank", "id", "entity", "name", "score", "probability"}
+    by_id = call("predict", student, "--ids", "--relation", 0, "--tail", rows[0]["id"], "-k", 1, "--json")
+    assert by_id.exit_code == 0 and len(json.loads(by_id.stdout)) == 1
+    assert len(json.loads(call("similar", student, "Zoë O'Brien", "-k", 4, "--json").stdout)) == 4
+    assert json.loads(call("evaluate", student, "--json").stdout)["both"]["mrr"] > 0
+
+
+def test_relations_and_new_facts(student: Path) -> None:
+    rows = json.loads(call("predict", student, "--head", "Zoë O'Brien", "--tail", "José O'Brien", "--json").stdout)
+    assert {row["relation"] for row in rows} == {"knows", "verwandt mit"}
+    both = ["--head", "Zoë O'Brien", "--tail", "José O'Brien", "--new", "--json"]
+    assert json.loads(call("predict", student, *both).stdout) == []  # the graph says both
+    rows = json.loads(call("predict", student, "--head", "Zoë O'Brien", "--relation", "verwandt mit", "--new", "--json",
+                           "-k", 12).stdout)  # fmt: skip
+    assert {row["entity"].split(" ", 1)[1] for row in rows} == {"Çelik 王"}
+
+
+def test_errors_are_one_line(student: Path, triples: Path, tmp_path: Path) -> None:
+    assert "did you mean 'Zoë O'Brien'?" in refused(
+        "predict", student, "--head", "Zoe O'Brien", "--relation", "knows"
+    ).replace('"', "'")
+    assert "give exactly two of head, relation and tail" in refused("predict", student, "--head", "x")
+    assert "is not there" in refused("predict", tmp_path, "--head", "x", "--relation", "y")
+    assert "holds a model already" in refused("distill", triples, "-o", student)
+    assert "is missing or no regular file" in refused("distill", tmp_path / "no.tsv", "-o", tmp_path / "a")
+    assert "the budget decides both" in refused("distill", triples, "--budget", "1MB", "--dim", 4, "-o", tmp_path / "a")
+    assert "budget is '2 elephants'" in refused("distill", triples, "--budget", "2 elephants", "-o", tmp_path / "a")
+    assert "split is 'all'" in refused("evaluate", student, "--split", "all")
+    (tmp_path / "file").write_text("precious")
+    assert "holds other files" in refused("distill", triples, "-o", tmp_path)
+    assert (tmp_path / "file").read_text() == "precious"
+    assert call("predict", student, "--haed", "x").exit_code == 2
+
+
+def test_two_runs_in_one_output_folder(triples: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.training").mkdir()
+    with filelock.FileLock(tmp_path / "s.training" / ".lock"):
+        assert "another process is at work here" in refused("distill", triples, *QUICK, "-o", tmp_path / "s")
+
+
+def test_an_output_folder_that_cannot_be(triples: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    assert "kgdistil: " in refused("distill", triples, *QUICK, "-o", tmp_path / "file" / "s")
+    if Path("/proc/1").exists():
+        assert "cannot write" in refused("distill", triples, *QUICK, "-o", "/proc/kgdistil-student")
+
+
+def test_a_full_disk_leaves_the_old_student(student: Path, triples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in student.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        line = refused("distill", triples, *QUICK, "--seed", 1, "--replace", "--json", "-o", student)
+    assert "No space left on device; earlier files are untouched" in line
+    assert {path.name: path.read_bytes() for path in student.iterdir()} == before
+
+
+def test_ctrl_c_and_the_same_command_again(triples: Path, tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS")}
+    slow = ["--stages", "1", "--epochs", "1000000", "--teacher-dim", "8", "--dim", "2"]
+    command = [sys.executable, "-m", "kgdistil.cli", "distill", str(triples), *slow, "-o", str(tmp_path / "s")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if list(tmp_path.glob("s.training/models/*/.lock")):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("kgdistil: stopped; the same command goes on")
+    assert call("distill", triples, *QUICK, "-o", tmp_path / "s").exit_code == 0
+
+
+def test_the_budget(tiny_graph: Graph, triples: Path, tmp_path: Path) -> None:
+    assert [parse_size(x) for x in ("2MB", "500 kB", "1.5GiB", 1234)] == [2_000_000, 500_000, 3 << 29, 1234]
+    for budget in (200, 1000, 4000, 10**9):
+        bought = plan(tiny_graph, budget)
+        model = build_model("RotatE", tiny_graph.num_entities, tiny_graph.num_relations, bought.dim)
+        assert size(model, bought.precision) == bought.bytes <= budget
+    assert (bought.dim, bought.precision) == (64, "float32")
+    with pytest.raises(ConfigError, match="the smallest RotatE of this graph takes"):
+        plan(tiny_graph, 50)
+    result = call(
+        "distill", triples, "--budget", "200B", "--teacher-dim", 8, "--epochs", 3, "-o", tmp_path / "s", "--json"
+    )
+    told = json.loads(result.stdout)
+    assert (told["dim"], told["precision"]) == (4, "int8") or told["dim"] < 8
+    assert {row["model"] for row in told["metrics"]} == {"teacher", "no-DS", "stage 1", "stage 2"}  # both were trained
+    assert "validation MRR" in told["verdict"] and "of their teacher's MRR on" in told["expected"]
+
+
+def test_what_a_budget_is_expected_to_cost_is_what_was_measured(tiny_graph: Graph) -> None:
+    table = pd.read_csv(advice.MEASURED)
+    assert (table["kept"] - table["student_mrr"] / table["teacher_mrr"]).abs().max() < 1e-3
+    eighth = table[table["dim"] * 8 == table["teacher_dim"]]["kept"]
+    told = plan(tiny_graph, 700).expected
+    assert (
+        told.startswith(f"students of 1/8 of the dimension kept {eighth.min():.0%}")
+        and f"{eighth.max():.0%} of" in told
+    )
+    assert "no student is needed" in plan(tiny_graph, "1MB").expected
+
+
+def test_a_teacher_from_elsewhere_in_one_command(triples: Path, tmp_path: Path) -> None:
+    graph = cli.read(
+        str(triples), dict.fromkeys(("valid", "test", "columns", "names")) | {"held_out": 0.1, "split_seed": 0}
+    )
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "t.npz", entities=rng.normal(size=(12, 8)), relations=rng.normal(size=(2, 8)),
+             entity_labels=graph.entities, relation_labels=graph.relations, model="ComplEx")  # fmt: skip
+    result = call("import", tmp_path / "t.npz", "--graph", triples, "-o", tmp_path / "teacher", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["test"]["mrr"] > 0
+    for teacher in (tmp_path / "t.npz", tmp_path / "teacher"):
+        out = tmp_path / f"student of {teacher.name}"
+        result = call("distill", triples, "--teacher", teacher, "--dim", 2, "--epochs", 3, "-o", out)
+        assert result.exit_code == 0, result.output
+        assert type(load_student(out).model).__name__ == "ComplEx"  # as its teacher
+
+
+def test_export(student: Path, tmp_path: Path) -> None:
+    result = call("export", student, "--to", "npz", "-o", tmp_path / "s.npz")
+    assert result.exit_code == 0 and result.stdout.startswith(str(tmp_path / "s.npz"))
+    assert "choose one of onnx, npz, browser" in refused("export", student, "--to", "pdf", "-o", tmp_path)
+
+
+def test_help_teaches() -> None:
+    for command in ((), ("distill",), ("predict",), ("similar",), ("evaluate",), ("export",), ("import",)):
+        result = call(*command, "--help")
+        assert result.exit_code == 0 and "\n    kgdistil " in result.stdout
+    assert "130 stopped with Ctrl-C" in call("--help").stdout
+
+
+def test_a_label_does_not_steer_the_terminal(tiny_graph: Graph, tmp_path: Path) -> None:
+    labels = ("\x1b[31mred", *tiny_graph.entities[1:])
+    graph = Graph("tiny", tiny_graph.train, tiny_graph.valid, tiny_graph.test, labels, tiny_graph.relations, "0" * 64)
+    Student(build_model("RotatE", 30, 4, 2), graph).save(tmp_path)
+    result = call("predict", tmp_path, "--head", "e03", "--relation", "r0", "-k", 30)
+    assert "\x1b" not in result.stdout and "\ufffd[31mred" in result.stdout

@@ -1,0 +1,61 @@
+"""What other programs get is what PyTorch answers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kgdistil.data import Graph
+from kgdistil.errors import ConfigError
+from kgdistil.export import export
+from kgdistil.importers import import_teacher
+from kgdistil.models import build_model
+from kgdistil.student import Student
+
+KINDS = [("TransE", 1), ("TransH", 1), ("ComplEx", 1), ("RotatE", 1), ("RotatE", 2)]
+
+
+def a_student(graph: Graph, name: str, precision: str = "int8", norm: int = 1) -> Student:
+    offset = 6.0 if name == "RotatE" else 0.0
+    model = build_model(name, graph.num_entities, graph.num_relations, 4, seed=2, norm=norm, offset=offset)
+    return Student(model, graph).quantised(precision)
+
+
+@pytest.mark.parametrize(("name", "norm"), KINDS)
+def test_onnx_gives_pytorchs_scores(tiny_graph: Graph, tmp_path: Path, name: str, norm: int) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    student = a_student(tiny_graph, name, norm=norm)
+    files = export(student, "onnx", tmp_path / "onnx")
+    assert [path.name for path in files] == ["tails.onnx", "heads.onnx", "labels.json"]
+    ids, relations = torch.arange(30), torch.arange(30) % 4
+    wanted = student.model.score_tails(ids, relations), student.model.score_heads(relations, ids)
+    for path, place, scores in zip(files, ("head", "tail"), wanted):
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {place: ids.numpy(), "relation": relations.numpy()})
+        np.testing.assert_allclose(found, scores.detach(), atol=1e-5)
+    labels = json.loads(files[2].read_text())
+    assert labels["entities"] == list(tiny_graph.entities) and labels["relations"] == list(tiny_graph.relations)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_npz_comes_back(tiny_graph: Graph, tmp_path: Path, precision: str) -> None:
+    student = a_student(tiny_graph, "RotatE", precision)
+    (path,) = export(student, "npz", tmp_path / "s.npz")
+    again = import_teacher(path, tiny_graph).model
+    torch.testing.assert_close(again.score_triples(tiny_graph.test), student.model.score_triples(tiny_graph.test))
+    with np.load(path, allow_pickle=False) as file:
+        assert file["entities"].dtype == precision and str(file["model"]) == "RotatE"
+
+
+def test_a_form_or_place_that_cannot_be(tiny_graph: Graph, tmp_path: Path) -> None:
+    student = a_student(tiny_graph, "TransE")
+    with pytest.raises(ConfigError, match="no form 'pdf': choose one of onnx, npz, browser"):
+        export(student, "pdf", tmp_path)
+    with pytest.raises(ConfigError, match="name a file that ends in .npz"):
+        export(student, "npz", tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file: onnx needs a folder"):
+        export(student, "onnx", tmp_path / "file")
