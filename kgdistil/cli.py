@@ -106,7 +106,11 @@ def read(source: str, options: dict[str, Any]) -> Any:
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the student.")
 @click.option("--dim", type=int, help="Dimension of the student.  [default: 8]")
 @click.option("--precision", help="float32, float16 or int8: the numbers of the student's file.  [default: int8]")
-@click.option("--budget", metavar="SIZE", help="In place of --dim and --precision: what the weights may take, as 2MB.")
+@click.option(
+    "--budget",
+    metavar="LIMIT",
+    help="In place of --dim and --precision: bytes of weights, as 2MB, or time of a query, as 2ms.",
+)
 @click.option("--model", help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE.  [default: the teacher's, RotatE]")
 @click.option(
     "--teacher",
@@ -143,12 +147,12 @@ def distill(
     have what you want; until then the same command goes on where it was stopped.
     """
     from .checkpoint import WEIGHTS
-    from .distil import distil, parse_size, plan
+    from .distil import distil, parse_budget, plan
     from .quantise import check_precision
 
     if budget is not None and (dim is not None or precision is not None):
         raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
-    parse_size(budget or 1), check_precision(precision or "int8")  # before a large graph is read
+    parse_budget(budget or 1), check_precision(precision or "int8")  # before a large graph is read
     if (output / WEIGHTS).exists() and not replace:
         raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
     if output.exists() and not (output / WEIGHTS).exists() and any(output.iterdir()):

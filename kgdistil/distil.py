@@ -6,6 +6,8 @@ import copy
 import hashlib
 import math
 import re
+import statistics
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,21 @@ from typing import Any
 import pandas as pd
 import torch
 
-from . import recipes, results
+from . import kernels, recipes, results
 from .checkpoint import load_model, save_model
+from .config import make_config
 from .data import NAMES, Graph
 from .errors import ConfigError
 from .importers import import_teacher
-from .models import MODELS, KGEModel, RotatE
+from .models import MODELS, KGEModel, RotatE, build_model
+from .predict import top
 from .quantise import PRECISIONS, check_precision, compare_precisions, quantised, weight_bytes
 from .student import Student
 from .training import Run, resolve
 
 SAME = 0.005  # of validation MRR: below it, two students do equally well
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -127,9 +132,11 @@ class Plan:
     precision: str
     bytes: int
     share: float  # of the teacher's numbers per entity
+    seconds: float | None = None  # of one query, where time is the budget
 
     def __str__(self) -> str:
-        return f"dimension {self.dim}, {self.precision}: {self.bytes:,} bytes of weights"
+        time = "" if self.seconds is None else f", {self.seconds * 1e3:.3g} ms for the ten best answers here"
+        return f"dimension {self.dim}, {self.precision}: {self.bytes:,} bytes of weights{time}"
 
     @property
     def expected(self) -> str:
@@ -142,29 +149,68 @@ class Plan:
 
 
 def plan(graph: Graph, budget: str | int, model: str = "RotatE", teacher_dim: int = 64) -> Plan:
-    """The largest dimension, and for it the finest precision, whose weights fit into a budget.
+    """The largest dimension, and for it the finest precision, whose weights or whose answers fit into a budget.
 
     Dimension comes first: int8 costs a student little, which `distil` measures, and halving the dimension costs much.
 
     Args:
-        budget: bytes, or a text such as "2MB", "500 kB" or "1GiB".
+        budget: bytes, or a text such as "2MB", "500 kB" or "1GiB"; or the time of one query on this machine, as "2ms".
     Raises:
-        ConfigError: not a size, or too small for any student.
+        ConfigError: neither a size nor a time, or too small for any student.
     """
-    limit = parse_size(budget)
+    limit, seconds = parse_budget(budget)
     kind = MODELS.get(model)
     if kind is None:
         raise ConfigError(f"model is {model!r}: choose one of {', '.join(MODELS)}")
+    dims = sorted({d for d in DIMENSIONS if d < teacher_dim} | {teacher_dim})
+    waits: dict[int, float] = {}
+    if seconds is not None:  # larger ones are slower still, so the first that is too slow ends the search
+        for dim in dims:
+            waits[dim] = query_seconds(graph, model, dim)
+            if waits[dim] > seconds:
+                break
+        dims = [dim for dim in waits if waits[dim] <= seconds]
+        if not dims:
+            raise ConfigError(f"budget is {budget}: the smallest {model} of this graph takes "
+                              f"{1e3 * min(waits.values()):.3g} ms a query here")  # fmt: skip
     sizes = {}
-    for dim in sorted({d for d in DIMENSIONS if d < teacher_dim} | {teacher_dim}):
+    for dim in dims:
         for precision in reversed(PRECISIONS):  # the finest that fits stays
             relations = graph.num_relations * kind.relation_factor * dim
             sizes[dim, precision] = weight_bytes(graph.num_entities, kind.entity_factor * dim, relations, precision)
-    fitting = [key for key, size in sizes.items() if size <= limit]
+    fitting = [key for key, size in sizes.items() if limit is None or size <= limit]
     if not fitting:
         raise ConfigError(f"budget is {budget}: the smallest {model} of this graph takes {min(sizes.values()):,} bytes")
     dim, precision = fitting[-1]
-    return Plan(dim, precision, sizes[dim, precision], dim / teacher_dim)
+    return Plan(dim, precision, sizes[dim, precision], dim / teacher_dim, waits.get(dim))
+
+
+def query_seconds(graph: Graph, model: str, dim: int, queries: int = 30) -> float:
+    """Median seconds to find the ten best tails of one query, by an untrained model of that size."""
+    config = make_config(model=model, dim=dim)
+    asked = build_model(model, graph.num_entities, graph.num_relations, dim, **config.model_options)
+    ranker = kernels.Ranker(asked) if kernels.usable(asked) and kernels.rank_library(asked) else None
+    heads, relations, taken = graph.train[:, 0], graph.train[:, 1], []
+    for i in range(queries + 1):
+        at = slice(i % len(heads), i % len(heads) + 1)
+        began = time.perf_counter()
+        top(asked, heads[at], relations[at], "tail", 10, None, ranker)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:])
+
+
+def parse_budget(budget: str | int) -> tuple[int | None, float | None]:
+    """Bytes or seconds of a budget such as "2MB" or "2ms"; the other one is None.
+
+    Raises:
+        ConfigError: neither.
+    """
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(us|µs|ms|s)", str(budget).strip())
+    if found is None:
+        return parse_size(budget), None
+    if float(found[1]) == 0:
+        raise ConfigError(f"budget is {budget!r}: it must be more than no time at all")
+    return None, float(found[1]) * SECONDS[found[2]]
 
 
 def parse_size(budget: str | int) -> int:
@@ -175,7 +221,7 @@ def parse_size(budget: str | int) -> int:
     """
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]{0,3})", str(budget).strip())
     if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
-        raise ConfigError(f"budget is {str(budget)[:80]!r}: it must be a size such as 2MB, 500kB or 1GiB")
+        raise ConfigError(f"budget is {str(budget)[:80]!r}: it must be a size, as 2MB, or a time, as 2ms")
     return int(float(found[1]) * UNITS[found[2].lower()])
 
 

@@ -23,6 +23,7 @@ from kgdistil.models import build_model
 from kgdistil.quantise import size
 from kgdistil.student import Student
 
+distil_module = sys.modules["kgdistil.distil"]  # the package has a function of that name
 QUICK = ["--epochs", "3", "--teacher-dim", "8", "--dim", "2", "--stages", "1"]
 
 
@@ -183,6 +184,17 @@ def test_the_budget(tiny_graph: Graph, triples: Path, tmp_path: Path) -> None:
     assert (told["dim"], told["precision"]) == (4, "int8") or told["dim"] < 8
     assert {row["model"] for row in told["metrics"]} == {"teacher", "no-DS", "stage 1", "stage 2"}  # both were trained
     assert "validation MRR" in told["verdict"] and "of their teacher's MRR on" in told["expected"]
+
+
+def test_a_budget_of_time_is_measured(tiny_graph: Graph, monkeypatch) -> None:
+    monkeypatch.setattr(distil_module, "query_seconds", lambda graph, model, dim: dim * 1e-4)
+    for budget, dim in (("1ms", 8), ("450 us", 4), ("1s", 64)):
+        bought = plan(tiny_graph, budget)
+        assert (bought.dim, bought.precision) == (dim, "float32") and f"{dim / 10:.3g} ms" in str(bought)
+    with pytest.raises(ConfigError, match="takes 0.1 ms a query here"):
+        plan(tiny_graph, "50us")
+    monkeypatch.undo()
+    assert 0 < distil_module.query_seconds(tiny_graph, "RotatE", 4) < 60
 
 
 def test_what_a_budget_is_expected_to_cost_is_what_was_measured(tiny_graph: Graph) -> None:
