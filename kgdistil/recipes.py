@@ -93,6 +93,7 @@ def distillation(
     seed: int = 0,
     device: str = "cpu",
     teacher: str = "",
+    *,
     batch_size: int | None = None,
 ) -> Recipe:
     """The recipe of one distillation.
@@ -287,6 +288,12 @@ def family(model: KGEModel) -> str:
 
 
 # ---- what a notebook shows ------------------------------------------------------------------------------------------
+def parameters(function: Any) -> dict[str, inspect.Parameter]:
+    """What a notebook may set: a function's parameters but those that can only be named."""
+    known = inspect.signature(function).parameters
+    return {name: x for name, x in known.items() if x.kind is not inspect.Parameter.KEYWORD_ONLY}
+
+
 def check_parameters(namespace: Mapping[str, Any], function: Any = distillation) -> None:
     """Refuse a name that papermill injected and `function` does not take; papermill itself only warns.
 
@@ -295,7 +302,7 @@ def check_parameters(namespace: Mapping[str, Any], function: Any = distillation)
     Raises:
         ConfigError: with the name, its value and the nearest parameter.
     """
-    known = inspect.signature(function).parameters
+    known = parameters(function)
     for cell in namespace.get("In", ()):
         if not cell.startswith("# Parameters"):  # how papermill heads the cell it injects
             continue
