@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import quantise
+from . import browser, quantise
 from .checkpoint import write_atomically, write_json
 from .errors import ConfigError, KgdistilError
 from .models import KGEModel, RotatE
@@ -114,14 +114,6 @@ def export_onnx(student: Student, folder: Path) -> list[Path]:
 
 def export_browser(student: Student, folder: Path) -> list[Path]:
     """The files that the browser page of the book reads, written by `kgdistil.browser`."""
-    try:
-        from . import browser
-    except ImportError:
-        raise KgdistilError("this kgdistil has no browser page; install one that has kgdistil/browser.py") from None
-    if isinstance(student.model, RotatE) and student.model.norm != 1:
-        raise ConfigError(
-            "the browser page sums the moduli of RotatE, this one has the Euclidean norm: use onnx or npz"
-        )
     browser.export(student.model, student.graph, folder)
     browser.export_graph(student.graph, folder)
     return sorted(path for path in folder.iterdir() if path.is_file())

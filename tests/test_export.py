@@ -50,6 +50,17 @@ def test_npz_comes_back(tiny_graph: Graph, tmp_path: Path, precision: str) -> No
         assert file["entities"].dtype == precision and str(file["model"]) == "RotatE"
 
 
+@pytest.mark.parametrize(("name", "norm"), KINDS)
+def test_the_browsers_files_hold_the_student(tiny_graph: Graph, tmp_path: Path, name: str, norm: int) -> None:
+    student = a_student(tiny_graph, name, norm=norm)
+    files = {path.name: path for path in export(student, "browser", tmp_path / "page")}
+    header = json.loads(files["model.json"].read_text())
+    assert (header["model"], header["norm"], header["graph"]) == (name, norm, tiny_graph.sha256)
+    written = np.fromfile(files["entities.f32"], "<f4").reshape(header["entities"])
+    np.testing.assert_array_equal(written, student.model.entities.detach())
+    assert json.loads(files["names.json"].read_text())["labels"] == list(tiny_graph.entities)
+
+
 def test_a_form_or_place_that_cannot_be(tiny_graph: Graph, tmp_path: Path) -> None:
     student = a_student(tiny_graph, "TransE")
     with pytest.raises(ConfigError, match="no form 'pdf': choose one of onnx, npz, browser"):

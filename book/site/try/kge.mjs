@@ -120,6 +120,7 @@ export const MODELS = {
       rotation[d + i] = Math.sin(angle);
     }
     const q = complexProduct(h, rotation, d);
+    if (model.norm === 2) return distances(model, q, entities, out); // PyKEEN's RotatE
     for (let e = 0; e < count; e++) {
       const at = 2 * d * e;
       let sum = 0;
