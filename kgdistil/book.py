@@ -61,7 +61,7 @@ def digest(names: Iterable[str]) -> str:
         for path in sorted([top] if top.is_file() else top.rglob("*")):
             parts = path.relative_to(results.root()).parts
             if path.is_file() and not ({"__pycache__", ".ipynb_checkpoints", "checkpoints"} & {*parts}) and not (
-                parts[:2] == ("results", "runs") and path.name.startswith("umls-")
+                parts[:2] == ("results", "runs") and any(path.match(pattern) for pattern in results.EMBEDDED)
             ):  # fmt: skip
                 found.update(f"{'/'.join(parts)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()[:16]
@@ -582,7 +582,7 @@ def workplace() -> Path:
         if old != work:
             shutil.rmtree(old)
     if not (work / "results").is_dir():
-        kept = shutil.ignore_patterns("umls-*", "checkpoints")
+        kept = shutil.ignore_patterns(*results.EMBEDDED, "checkpoints")
         shutil.copytree(results.root() / "results", work / "copying", ignore=kept, dirs_exist_ok=True)
         (work / "copying").rename(work / "results")
     return work

@@ -171,6 +171,10 @@ def test_libkge_scores(libkge, nations: Graph, labels: bool) -> None:
     torch.testing.assert_close(
         model.score_triples(triples).detach(), (h * c * t.conj()).sum(1).real, atol=1e-5, rtol=1e-5
     )
+    h, r, t = (x for x in (entity[triples[:, 0]], relation[triples[:, 1]], entity[triples[:, 2]]))
+    for name, wanted in (("transe", -torch.linalg.vector_norm(h + r - t, dim=1)), ("distmult", (h * r * t).sum(1))):
+        model = import_teacher(libkge(name, entity, relation, labels), nations).model
+        torch.testing.assert_close(model.score_triples(triples).detach(), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_libkge_models_that_cannot_be_imported(libkge, nations: Graph) -> None:

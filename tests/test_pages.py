@@ -15,7 +15,7 @@ RUN = "wn18rr-rotate-d8-stage2-s0-d8523e7a"
 @pytest.fixture
 def pages(tmp_path, monkeypatch):
     """Pages of a copy of `results/` in which every cell has run, ours being .05 above the paper."""
-    shutil.copytree(results.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns("umls-*"))
+    shutil.copytree(results.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns(*results.EMBEDDED))
     tables = tmp_path / "results" / "tables"
     for name in ("table3", "table4", "table6"):
         frame = pd.read_csv(tables / f"{name}.csv")
@@ -65,7 +65,7 @@ def test_other_pages_read_well_when_full(pages):
 
 
 def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
-    shutil.copytree(results.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns("umls-*"))
+    shutil.copytree(results.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns(*results.EMBEDDED))
     tables = tmp_path / "results" / "tables"
     for name in ("table3", "table4", "table6"):
         frame = pd.read_csv(tables / f"{name}.csv")
@@ -84,7 +84,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
 
 
 def test_every_number_of_the_front_page_follows_the_records(tmp_path, monkeypatch):
-    shutil.copytree(results.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns("umls-*"))
+    shutil.copytree(results.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns(*results.EMBEDDED))
     path = tmp_path / "results" / "runs" / f"{RUN}.json"
     record = json.loads(path.read_text())
     before = book.Pages(tmp_path).price()
