@@ -193,6 +193,14 @@ def test_a_budget_of_time_is_measured(tiny_graph: Graph, monkeypatch) -> None:
         assert (bought.dim, bought.precision) == (dim, "float32") and f"{dim / 10:.3g} ms" in str(bought)
     with pytest.raises(ConfigError, match="takes 0.1 ms a query here"):
         plan(tiny_graph, "50us")
+    asked: list[int] = []
+
+    def busy_at_first(graph: Graph, model: str, dim: int) -> float:
+        asked.append(dim)
+        return 1.0 if asked.count(dim) == 1 else dim * 1e-4
+
+    monkeypatch.setattr(distil_module, "query_seconds", busy_at_first)
+    assert plan(tiny_graph, "1ms").dim == 8
     monkeypatch.undo()
     assert 0 < distil_module.query_seconds(tiny_graph, "RotatE", 4) < 60
 
