@@ -96,6 +96,22 @@ def second_stage(axis: Axes, first: Run) -> None:
                   textcoords="offset points", color="#555555", fontsize=10)  # fmt: skip
 
 
+def over_dimensions(axis: Axes, dims: list[int]) -> None:
+    """A logarithmic x axis with a tick at each dimension and nowhere else."""
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(dims, [str(d) for d in dims])
+    axis.minorticks_off()
+
+
+def legend_beside_the_paper(fig: Figure, marks: list[Any]) -> None:
+    """A legend below the picture: `marks`, and that solid is ours and dashed is the paper's."""
+    from matplotlib.lines import Line2D
+
+    marks = [*marks, Line2D([], [], color="#777777", lw=2.2, label="ours"),
+             Line2D([], [], color="#777777", lw=1.3, ls="--", marker="o", mfc="white", label="the paper")]  # fmt: skip
+    fig.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+
+
 def bars(axis: Axes, runs: Mapping[str, Run]) -> None:
     """Test MRR of each run, its bar holding the bytes of an entity."""
     names = list(runs)[::-1]
@@ -246,17 +262,13 @@ def table5(frame: pd.DataFrame) -> Figure:
             rows = frame[frame["model"] == model]
             axis.plot(rows["dim"], rows[f"{column}_paper"], color=colour, ls="--", lw=1.3, marker="o", mfc="white")
             axis.plot(rows["dim"], rows[column], color=colour, lw=2.2, marker="o")
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(dims, [str(d) for d in dims])
-        axis.minorticks_off()
+        over_dimensions(axis, dims)
         axis.set_xlabel("dimension")
         axis.set_title(title, loc="left")
     axes[0].set_yscale("log")
     axes[0].yaxis.set_major_formatter("{x:g}")
     marks = [Line2D([], [], color=colour, lw=2.2, marker="o", label=model) for model, colour in colours.items()]
-    marks += [Line2D([], [], color="#777777", lw=2.2, label="ours"),
-              Line2D([], [], color="#777777", lw=1.3, ls="--", marker="o", mfc="white", label="the paper")]  # fmt: skip
-    fig.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    legend_beside_the_paper(fig, marks)
     sns.despine(fig)
     plt.close(fig)
     return fig
@@ -324,9 +336,7 @@ def beside_the_paper(frame: pd.DataFrame, protocol: str = "tuned", metric: str =
             if row.run != "not run":
                 axis.plot(row.dim, row.ours, color=COLOURS["teacher"], marker="D", ls="")
         dims = sorted(of_model["dim"].unique())
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(dims, [str(d) for d in dims])
-        axis.minorticks_off()
+        over_dimensions(axis, dims)
         axis.set_ylim(bottom=0)
         axis.set_title(model, loc="left")
         axis.set_xlabel("dimension")
@@ -334,9 +344,7 @@ def beside_the_paper(frame: pd.DataFrame, protocol: str = "tuned", metric: str =
     marks = [Line2D([], [], color=COLOURS[m], lw=2.2, marker="o", label=m) for m in methods]
     if (frame["method"] == "teacher").any():
         marks.append(Line2D([], [], color=COLOURS["teacher"], marker="D", ls="", label="teacher"))
-    marks += [Line2D([], [], color="#777777", lw=2.2, label="ours"),
-              Line2D([], [], color="#777777", lw=1.3, ls="--", marker="o", mfc="white", label="the paper")]  # fmt: skip
-    fig.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    legend_beside_the_paper(fig, marks)
     sns.despine(fig)
     plt.close(fig)
     return fig
@@ -357,9 +365,7 @@ def figure1(frame: pd.DataFrame) -> Figure:
         fig, axes = plt.subplots(1, len(panels), figsize=(3.7 * len(panels), 3.6), layout="constrained")
     for axis, (column, label), colour in zip(axes, panels.items(), ("#0072B2", "#E69F00", "#CC79A7")):
         axis.plot(frame["dim"], frame[column], marker="o", lw=2, color=colour)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(list(frame["dim"]), [str(d) for d in frame["dim"]])
-        axis.minorticks_off()
+        over_dimensions(axis, list(frame["dim"]))
         axis.set_ylim(bottom=0)
         axis.set(xlabel="dimension")
         axis.set_title(label, loc="left")
