@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .data import Graph
 from .errors import CheckpointError, ConfigError, KgdistilError
-from .models import KGEModel, RotatE, build_model
+from .models import IMPORTED, MODELS, KGEModel, RotatE, build_model
 from .quantise import pack, unpack
 
 VERSION = 2  # of the saved model's layout: 2 adds precisions, and norms of RotatE; what needs neither is written as 1
@@ -97,7 +97,7 @@ def save_model(
     """A model that `load_model` reads: weights, how to build it, and the graph's labels.
 
     Args:
-        precision: "float32", "float16" or "int8" (`quantise.pack`).
+        precision: one of `quantise.PRECISIONS`.
         about: JSON values that the description keeps: metrics, where the model comes from.
     Raises:
         KgdistilError: the folder cannot be written.
@@ -121,7 +121,7 @@ def save_model(
     }
     labels = {"entities": list(graph.entities), "relations": list(graph.relations)}
     names = {"names": dict(graph.descriptions)} if graph.descriptions else {}
-    write_tensors(folder / WEIGHTS, pack(dict(model.state_dict()), precision), description)
+    write_tensors(folder / WEIGHTS, pack(model, precision), description)
     write_json(folder / DESCRIPTION, {**description, **labels, **names})
 
 
@@ -152,9 +152,10 @@ def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[s
         )
     try:
         sizes = len(tensors["entities"]), len(tensors["relations"])  # looked at before any memory is taken
+        paired = getattr((MODELS | IMPORTED).get(about["model"]), "paired", False)
+        tensors = unpack(tensors, about.get("precision", "float32"), paired)
         if sizes != (about["num_entities"], about["num_relations"]) or about["dim"] > tensors["entities"].shape[1]:
             raise ValueError("the sizes differ")
-        tensors = unpack(tensors, about.get("precision", "float32"))
         model = build_model(
             about["model"],
             about["num_entities"],

@@ -105,7 +105,10 @@ def read(source: str, options: dict[str, Any]) -> Any:
 @click.argument("graph")
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the student.")
 @click.option("--dim", type=int, help="Dimension of the student.  [default: 8]")
-@click.option("--precision", help="float32, float16 or int8: the numbers of the student's file.  [default: int8]")
+@click.option(
+    "--precision",
+    help="float32, float16, int8, 4bit, 2bit or 1bit: the numbers of the student's file.  [default: int8]",
+)
 @click.option(
     "--budget",
     metavar="LIMIT",

@@ -51,12 +51,13 @@ class RunConfig(BaseModel):
     protocol: str = "paper"  # a tag: which table the run belongs to
 
     norm: Annotated[int, Field(ge=1, le=2)] = 1  # p of TransE's and TransH's distance
-    loss: Literal["margin", "cross-entropy"]
+    loss: Literal["margin", "cross-entropy", "softmax"]  # softmax: whole lists of candidates (`lists`), not the paper's
     gamma: Weight  # γ: the margin of Eq. 1; for cross-entropy on a distance, the constant of γ − distance
+    group: Literal[0, 1, 2, 4, 8, 16] = 0  # softmax: floats of an entity that share four bits (`codes`); 0: float32
     epsilon: Annotated[Weight, Field(gt=0)] = 2.0  # ε of RotatE's initialisation
-    negatives: Size  # k
+    negatives: Size  # k; for softmax, entities drawn for a batch
     weighting: Literal["sum", "mean", "self-adversarial"] = "sum"
-    temperature: Weight = 1.0  # of self-adversarial weights
+    temperature: Weight = 1.0  # of self-adversarial weights; for softmax, of the soft labels
     penalty: Weight  # C of TransH's soft constraints; N3 weight of the dot-product models
     alpha: Share = 0.5  # Eq. 5 and 11: what the student's soft label counts
     beta: Share = 0.5  # Eq. 11: what the teacher's soft label counts
@@ -97,8 +98,15 @@ class RunConfig(BaseModel):
             raise ValueError(f"teacher is missing: {self.role} needs a run id or the folder of a saved model")
         if self.role in ("teacher", "no-ds") and self.teacher is not None:
             raise ValueError(f"teacher is {self.teacher!r}, but {self.role} trains without one")
-        if self.student is not None and self.role != "stage2":
-            raise ValueError(f"student is {self.student!r}, but only stage2 starts from a student")
+        if self.student is not None and self.role != "stage2" and not self.group:
+            raise ValueError(f"student is {self.student!r}, but only stage2 and coded students start from a model")
+        if self.group and self.loss != "softmax":
+            raise ValueError(f"group is {self.group}, but only loss softmax trains coded entities")
+        if self.group and self.dim * MODELS[self.model].entity_factor % self.group:
+            raise ValueError(f"group is {self.group}: it must divide the {self.dim} × "
+                             f"{MODELS[self.model].entity_factor} floats of an entity")  # fmt: skip
+        if self.loss == "softmax" and self.temperature == 0:
+            raise ValueError("temperature is 0: softmax needs soft labels of a temperature above 0")
         if self.penalty and self.model in ("TransE", "RotatE"):
             raise ValueError(f"penalty is {self.penalty}, but {self.model} has no regulariser: set it to 0")
         if self.batch_size * self.negatives > LARGEST_STEP:
@@ -130,6 +138,7 @@ class RunConfig(BaseModel):
             self.penalty,
             self.batch_size,
             self.seed,
+            self.group,
         )
 
     @property

@@ -23,7 +23,7 @@ from .errors import ConfigError
 from .importers import import_teacher
 from .models import MODELS, KGEModel, RotatE, build_model
 from .predict import top
-from .quantise import PRECISIONS, check_precision, compare_precisions, quantised, weight_bytes
+from .quantise import check_precision, compare_precisions, quantised, weight_bytes
 from .student import Student
 from .training import Run, resolve
 
@@ -178,7 +178,7 @@ def plan(graph: Graph, budget: str | int, model: str = "RotatE", teacher_dim: in
                               f"{1e3 * min(waits.values()):.3g} ms a query here")  # fmt: skip
     sizes = {}
     for dim in dims:
-        for precision in reversed(PRECISIONS):  # the finest that fits stays
+        for precision in ("int8", "float16", "float32"):  # the finest that fits stays
             relations = graph.num_relations * kind.relation_factor * dim
             sizes[dim, precision] = weight_bytes(graph.num_entities, kind.entity_factor * dim, relations, precision)
     fitting = [key for key, size in sizes.items() if limit is None or size <= limit]

@@ -44,12 +44,13 @@ def export(student: Student, form: str, output: str | os.PathLike) -> list[Path]
 def export_npz(student: Student, path: Path) -> list[Path]:
     """One .npz: entities, relations, entities_scale for int8, labels, and what the score needs besides.
 
-    An int8 entity is entities[i] × entities_scale[i]. The equations are in `kgdistil/models.py`.
+    An int8 entity is entities[i] × entities_scale[i]; codes are read as `kgdistil.quantise.pack` says. The equations
+    are in `kgdistil/models.py`.
     """
     if path.suffix.lower() != ".npz":
         raise ConfigError(f"{path}: name a file that ends in .npz")
     model, graph = student.model, student.graph
-    packed = quantise.pack(dict(model.state_dict()), student.precision)
+    packed = quantise.pack(model, student.precision)
     arrays = {name.replace(".", "_"): x.detach().cpu().numpy() for name, x in packed.items()}
     about = {"model": type(model).__name__, "dim": model.dim, "norm": model.norm, "offset": model.offset,
              "epsilon": model.epsilon}  # fmt: skip

@@ -37,6 +37,7 @@ class Objective:
     penalty: float = 0.0  # weight of the model's regulariser: C for TransH, N3 for the dot-product models
     batch_size: int = 1024
     seed: int = 0
+    group: int = 0  # floats of an entity that share four bits (`codes`); 0: float32
 
 
 def negative_weights(negative: Tensor, kept: Tensor, mode: str, temperature: float = 1.0) -> Tensor:
@@ -121,3 +122,27 @@ def stage_two_loss(
 ) -> Tensor:
     """Eq. 11: α L_soft^S + (1 − α) L_hard^S + β L_soft^T + (1 − β) L_hard^T. The teacher learns too."""
     return stage_one_loss(student_soft, student_hard, alpha) + beta * teacher_soft + (1 - beta) * teacher_hard
+
+
+# ---- beyond the paper: whole lists of candidates (`lists`) -----------------------------------------------------------
+def list_hard_loss(scores: Tensor, row: Tensor, place: Tensor) -> Tensor:
+    """−log softmax of each answer among all candidates, the mean over answers (Lacroix et al. 2018, Eq. 6).
+
+    Args:
+        scores: [n, m] of n queries and m candidates.
+        row, place: int64 [a], the query and the candidate of each of the a answers.
+    """
+    return (scores.logsumexp(1)[row] - scores[row, place]).mean()
+
+
+def list_soft_loss(scores: Tensor, other: Tensor, count: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of softmax(f / T) with the other model's, times T² (Hinton et al. 2015, section 2.1).
+
+    Args:
+        scores, other: [n, m].
+        count: int64 [n], what each query counts: its answers, so that hard and soft label weigh queries alike.
+    """
+    label = (other.detach() / temperature).softmax(1)
+    scores = scores / temperature
+    own = scores.logsumexp(1) - (label * scores).sum(1)
+    return temperature**2 * (own * count).sum() / count.sum()

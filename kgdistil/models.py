@@ -62,6 +62,7 @@ class KGEModel(nn.Module):
     entity_factor: ClassVar[int] = 1  # floats an entity holds, in units of dim
     relation_factor: ClassVar[int] = 1
     query_factor: ClassVar[int] = 1  # floats of a query, in units of an entity's
+    paired: ClassVar[bool] = False  # True: the halves of a row are real and imaginary parts
 
     def __init__(
         self,
@@ -238,6 +239,7 @@ class ComplEx(KGEModel):
     """Trouillon et al. 2016: f = Re(hᵀ diag(r) t̄)."""
 
     entity_factor = relation_factor = 2
+    paired = True
 
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         return (complex_product(h, r) * t).sum(-1)
@@ -246,7 +248,7 @@ class ComplEx(KGEModel):
         return complex_product(anchor, r if side == "tail" else conjugate(r))
 
     def modulus(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(torch.stack(complex_parts(x)), dim=0)
+        return safe_hypot(*complex_parts(x))
 
 
 class RotatE(KGEModel):
@@ -257,7 +259,7 @@ class RotatE(KGEModel):
     A stored relation value x means the angle π·x/range, range = (γ + ε)/d, as in the RotatE paper's code.
     """
 
-    distance, entity_factor = True, 2
+    distance, entity_factor, paired = True, 2, True
 
     @property
     def range(self) -> float:

@@ -27,6 +27,7 @@ from .data import Graph, load
 from .errors import BusyError, CheckpointError, ConfigError, KgdistilError
 from .evaluation import KnownTriples, Ranks, evaluate, rank
 from .kernels import NativeEngine
+from .lists import ListEngine
 from .models import KGEModel, build_model
 from .reference import ReferenceEngine
 
@@ -34,6 +35,7 @@ log = logging.getLogger("kgdistil")
 DECAY, TRIGGER = 0.96, 5  # the paper's "learning rate decay and trigger decay threshold"
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 30.0  # how much work a killed run may lose
+Engine = NativeEngine | ReferenceEngine | ListEngine
 
 
 @dataclass
@@ -187,20 +189,21 @@ def train(
             state.epoch += 1
             last = state.epoch == config.epochs
             if state.epoch % config.check_every == 0 or last:
+                used = {**roles, **({"student": engine.coded()} if config.group else {})}  # as their files hold them
                 point = {
                     "epoch": state.epoch,
                     "lr": float(rates[-1]),
                     **losses,
-                    "valid_mrr": rank(student, graph.valid.cpu(), known).metrics()["both"]["mrr"],
+                    "valid_mrr": rank(used["student"], graph.valid.cpu(), known).metrics()["both"]["mrr"],
                 }
                 if config.test_curve:
-                    point["test_mrr"] = rank(student, graph.test.cpu(), known).metrics()["both"]["mrr"]
+                    point["test_mrr"] = rank(used["student"], graph.test.cpu(), known).metrics()["both"]["mrr"]
                 state.curve.append(point)
                 if point["valid_mrr"] > state.best_mrr:
                     state.best_mrr, state.best_epoch, state.bad_checks = point["valid_mrr"], state.epoch, 0
                     best = {
                         f"{role}.{name}": x.detach().cpu().clone()
-                        for role, model in roles.items()
+                        for role, model in used.items()
                         for name, x in model.state_dict().items()
                     }
                 else:
@@ -269,10 +272,11 @@ def check_fit(config: RunConfig, student: KGEModel, teacher: KGEModel | None, gr
         )
 
 
-def make_engine(
-    student: KGEModel, teacher: KGEModel | None, config: RunConfig, graph: Graph
-) -> NativeEngine | ReferenceEngine:
-    """The compiled engine on a CPU with a compiler, PyTorch elsewhere."""
+def make_engine(student: KGEModel, teacher: KGEModel | None, config: RunConfig, graph: Graph) -> Engine:
+    """The engine of whole lists for softmax; else the compiled one on a CPU with a compiler, PyTorch elsewhere."""
+    if config.loss == "softmax":
+        triples = graph.train.to(student.entities.device)
+        return ListEngine(student, teacher, config.role == "stage2", triples, config.objective)
     native = kernels.usable(student, teacher) and all(
         kernels.train_library(m) is not None for m in (student, teacher) if m is not None
     )
@@ -294,7 +298,7 @@ def save(
     path: Path,
     config: RunConfig,
     graph: Graph,
-    engine: NativeEngine | ReferenceEngine,
+    engine: Engine,
     roles: dict[str, KGEModel],
     state: Progress,
     best: dict[str, Tensor],
@@ -314,7 +318,7 @@ def restore(
     path: Path,
     config: RunConfig,
     graph: Graph,
-    engine: NativeEngine | ReferenceEngine,
+    engine: Engine,
     roles: dict[str, KGEModel],
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Put a checkpoint's weights and moments in place; returns where it stood and its best weights.

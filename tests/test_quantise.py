@@ -24,9 +24,10 @@ def a_model(graph: Graph, name: str = "RotatE", **options):
 
 
 def test_int8_is_within_half_a_step(tiny_graph: Graph) -> None:
-    tables = dict(a_model(tiny_graph).state_dict())
+    model = a_model(tiny_graph)
+    tables = dict(model.state_dict())
     tables["entities"][3] = 0  # a row of zeros has no scale of its own
-    again = unpack(pack(tables, "int8"), "int8")
+    again = unpack(pack(model, "int8"), "int8", True)
     step = tables["entities"].abs().amax(1, keepdim=True) / 127
     assert ((again["entities"] - tables["entities"]).abs() <= step / 2 + 1e-7).all()
     assert (again["entities"][3] == 0).all()
@@ -61,6 +62,8 @@ def test_numbers_that_do_not_fit(tiny_graph: Graph) -> None:
     model = a_model(tiny_graph)
     with pytest.raises(ConfigError, match="precision is 'int4': choose one of"):
         quantised(model, "int4")
+    with pytest.raises(ConfigError, match="1bit: it takes 4 floats at a time, which do not divide the 6 floats"):
+        quantised(build_model("TransE", 30, 4, 6), "1bit")
     for value in (1e5, float("nan"), float("inf")):
         with torch.no_grad():
             model.entities[0, 0] = value

@@ -1,0 +1,148 @@
+"""Training against whole lists: the queries, the losses, and runs that are resumed, coded and distilled."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kgdistil.config import make_config
+from kgdistil.data import Graph
+from kgdistil.errors import ConfigError
+from kgdistil.evaluation import evaluate
+from kgdistil.lists import ListEngine, queries_of
+from kgdistil.losses import list_hard_loss, list_soft_loss
+from kgdistil.models import build_model
+from kgdistil.quantise import quantised
+from kgdistil.training import make_engine, run
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+
+
+def a_config(**values):
+    shared = {"dataset": "umls", "model": "ComplEx", "dim": 16, "loss": "softmax", "lr": 0.1, "negatives": 200,
+              "batch_size": 256, "epochs": 6, "check_every": 2, "schedule": "linear", "patience": 0}  # fmt: skip
+    return make_config(**{**shared, **values})
+
+
+def test_queries_hold_every_answer_once(tiny_graph: Graph) -> None:
+    anchor, relation, is_head, start, count, answers = queries_of(tiny_graph.train)
+    found = set()
+    for i in range(len(anchor)):
+        for other in answers[start[i] : start[i] + count[i]].tolist():
+            a, r = int(anchor[i]), int(relation[i])
+            found.add((other, r, a, "head") if is_head[i] else (a, r, other, "tail"))
+    expected = {(*t, side) for t in tiny_graph.train.tolist() for side in ("head", "tail")}
+    assert found == expected and len(answers) == 2 * len(tiny_graph.train)
+    queries = set(zip(anchor.tolist(), relation.tolist(), is_head.tolist()))
+    assert len(queries) == len(anchor)
+
+
+def test_losses_against_their_definition() -> None:
+    scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    other = torch.randn(3, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    row, place = torch.tensor([0, 0, 2]), torch.tensor([1, 5, 6])
+    p = scores.softmax(1)
+    expected = -float(torch.stack([p[0, 1], p[0, 5], p[2, 6]]).log().mean())
+    assert list_hard_loss(scores, row, place) == pytest.approx(expected)
+    count = torch.tensor([2, 0, 1])
+    label, own = (other / 2).softmax(1), (scores / 2).log_softmax(1)
+    expected = -4 * ((label * own).sum(1) * torch.tensor([2, 0, 1])).sum() / 3
+    assert list_soft_loss(scores, other, count, 2.0) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("name", ["ComplEx", "DistMult", "TransE", "RotatE"])
+def test_a_step_over_all_entities_is_adagrad_on_the_full_softmax(tiny_graph: Graph, name: str) -> None:
+    extra = {"lr": 0.1, "negatives": 30, "batch_size": 512, "penalty": 0.01 if name in ("ComplEx", "DistMult") else 0}
+    config = a_config(dataset="tiny", model=name, dim=4, **extra)
+    options = config.model_options
+    model, plain = (build_model(name, 30, 4, 4, seed=3, **options).double() for _ in range(2))
+    engine = make_engine(model, None, config, tiny_graph)
+    assert isinstance(engine, ListEngine) and engine.steps == 1
+    engine.half = torch.float64
+    for key, x in engine.tensors.items():
+        engine.tensors[key] = x.double()
+    losses = engine.epoch(0, torch.full((1,), 0.1, dtype=torch.float64))
+    h, r, t = tiny_graph.train.unbind(1)
+    hard = F.cross_entropy(plain.score_tails(h, r), t) / 2 + F.cross_entropy(plain.score_heads(r, t), h) / 2
+    penalty = config.penalty * plain.penalty(*plain.embed(h, r, t)).mean()
+    optimizer = torch.optim.Adagrad(plain.parameters(), lr=0.1)
+    (hard + penalty).backward()
+    optimizer.step()
+    assert losses["student_hard"] == pytest.approx(hard.item()) and losses["penalty"] == pytest.approx(penalty.item())
+    for mine, theirs in zip(model.parameters(), plain.parameters()):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_a_sample_stands_for_all(umls: Graph) -> None:
+    model = build_model("ComplEx", umls.num_entities, umls.num_relations, 8, seed=0)
+    engine = make_engine(model, None, a_config(dim=8, negatives=40), umls)
+    answers = torch.tensor([3, 5, 5, 9])
+    sums = []
+    for base in range(2000):
+        candidates, place, shift = engine.candidates(answers, torch.tensor(base * 1_000_003))
+        assert torch.equal(candidates[place], answers)
+        assert len(set(candidates[:3].tolist()) & set(candidates[3:].tolist())) == 0  # an answer is never drawn as well
+        sums.append(float((shift.exp() * torch.arange(135.0)[candidates]).sum()))
+    assert sum(sums) / 2000 == pytest.approx(135 * 134 / 2, rel=0.01)  # unbiased for a sum over all entities
+
+
+def test_training_learns_and_coding_costs_little(umls: Graph) -> None:
+    teacher = run(a_config(role="teacher", epochs=15, penalty=0.01, lr=0.2), umls, progress=False)
+    assert teacher.test() > 0.7
+    coded = {"group": 4, "lr": 0.02, "student": teacher.id}
+    student = run(a_config(role="stage1", teacher=teacher.id, alpha=1.0, **coded), umls, progress=False)
+    model = student.load(umls)
+    assert torch.equal(quantised(model, "1bit").entities, model.entities.half().float())  # sixteen vectors a group
+    assert evaluate(model, umls).metrics() == student.record["test"]  # what was ranked is what was saved
+    assert student.test() > teacher.test() - 0.08
+    rounded = evaluate(quantised(teacher.load(umls), "1bit"), umls).metrics()["both"]["mrr"]
+    assert student.test() > rounded - 0.01
+    second = a_config(role="stage2", teacher=teacher.id, **coded | {"student": student.id, "lr": 0.005})
+    assert run(second, umls, progress=False).test() > 0.65
+
+
+@pytest.mark.parametrize("role", ["no-ds", "stage1", "stage2"])
+def test_a_resumed_run_ends_with_the_same_bits(umls: Graph, monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    import kgdistil.training as training
+
+    teacher = run(a_config(role="teacher", epochs=2), umls, progress=False)
+    extra = {} if role == "no-ds" else {"teacher": teacher.id}
+    config = a_config(role=role, group=4, student=teacher.id, **extra)
+    whole = run(config, umls, progress=False).load(umls)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    saved = training.save
+
+    def save_and_die(*args) -> None:
+        saved(*args)
+        if args[5].epoch == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, umls, progress=False, again=True)
+    monkeypatch.setattr(training, "save", saved)
+    folder = training.results.model_folder(config.run_id)
+    assert (folder / training.CHECKPOINT).is_file()
+    training.results.record_path(config.run_id).unlink()
+    again = run(config, umls, progress=False).load(umls)
+    assert torch.equal(again.entities, whole.entities) and torch.equal(again.relations, whole.relations)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"group": 3}, "group is 3"),
+        ({"group": 8, "dim": 2}, "must divide the 2 × 2 floats"),
+        ({"group": 2, "loss": "cross-entropy"}, "only loss softmax trains coded entities"),
+        ({"student": "x"}, "only stage2 and coded students start from a model"),
+        ({"temperature": 0}, "temperature is 0"),
+    ],
+)
+def test_what_cannot_be_is_said(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        a_config(**values)
