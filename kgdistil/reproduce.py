@@ -31,6 +31,7 @@ from .checkpoint import WEIGHTS, write_atomically
 from .config import RunConfig, make_config
 from .data import Graph, load
 from .errors import BusyError, CheckpointError, ConfigError, KgdistilError
+from .models import MODELS as MODEL_CLASSES
 from .models import build_model
 from .training import Run, make_engine, run
 
@@ -41,6 +42,11 @@ PROTOCOLS = ("tuned", "paper")
 # The name of a method in the paper's tables, and in reproduction.toml
 METHODS = {"teacher": "teacher", "no-DS": "no-DS", "DS": "stage2", "-S1": "only2", "-S2": "stage1"}
 ROLES = {"teacher": "teacher", "no-DS": "no-ds", "DS": "stage2", "-S1": "stage2", "-S2": "stage1"}
+# Beyond the paper (`frontier`): cells of this protocol give the bytes of an entity in place of the dimension
+FRONTIER = "frontier"
+CODED = {"distilled": "stage1", "coded-alone": "no-ds"}  # as many floats as the teacher, of few bits
+SMALL = {"small-distilled": "stage1", "small": "no-ds"}  # float32, fewer floats
+TRAINED = {"teacher": "teacher", **CODED, **SMALL}
 SEARCH = "search"  # the protocol of a trial's config, so that a trial is never taken for a cell
 OWN = ("search_epochs", "share", "checks")  # keys of the recipe that are no parameters of a run
 
@@ -53,20 +59,25 @@ class Cell:
     protocol: str
     dataset: str
     model: str
-    method: str  # a key of METHODS
-    dim: int
+    method: str  # a key of METHODS, or of TRAINED
+    dim: int  # for FRONTIER, bytes of an entity, and so is teacher_dim
     teacher_dim: int = 64  # of the teacher that a distilled student has
     seed: int = 0
 
     def __str__(self) -> str:
-        more = f"/{self.teacher_dim}" if self.distilled and self.teacher_dim != 64 else ""
+        named = self.teacher_dim != 64 and (self.distilled or self.protocol == FRONTIER)
+        more = f"/{self.teacher_dim}" if named else ""
         return f"{self.protocol}/{self.dataset}/{self.model}/{self.method}/{self.dim}{more}" + (
             f"@{self.seed}" if self.seed else ""
         )
 
     @property
     def distilled(self) -> bool:
-        return self.method in ("DS", "-S1", "-S2")
+        return self.method in ("DS", "-S1", "-S2", "distilled", "small-distilled")
+
+    @property
+    def role(self) -> str:
+        return (ROLES | TRAINED)[self.method]
 
     @property
     def teacher(self) -> Cell | None:
@@ -78,6 +89,8 @@ class Cell:
     @property
     def searched_as(self) -> Cell:
         """The cell whose search this one shares: that of seed 0, and of 64 dimensions for larger ones."""
+        if self.protocol == FRONTIER:
+            return replace(self, seed=0)
         return replace(self, seed=0, dim=min(self.dim, 64), teacher_dim=64)
 
     @property
@@ -96,7 +109,8 @@ def parse(text: str) -> Cell:
     """
     address, _, seed = text.partition("@")
     parts = address.split("/")
-    allowed = (PROTOCOLS, GRAPHS, MODELS, tuple(METHODS))
+    beyond = parts[0] == FRONTIER
+    allowed = ((*PROTOCOLS, FRONTIER), (*GRAPHS, *["umls"] * beyond), MODELS, tuple(TRAINED if beyond else METHODS))
     try:
         numbers = [int(x) for x in [*parts[4:6], seed or 0]]
         if len(parts) not in (5, 6) or any(x < 0 for x in numbers):
@@ -164,7 +178,7 @@ def recipe(cell: Cell) -> dict[str, Any]:
 
     A second stage takes its parameters from the first, so that an [all] does not speak for it.
     """
-    method, merged = METHODS[cell.method], {}
+    method, merged = METHODS.get(cell.method, cell.method), {}
     second = method in ("stage2", "only2")
     table = recipes()[cell.protocol]
     of_model = table.get(cell.model, {})
@@ -180,11 +194,29 @@ def base(cell: Cell, **values: Any) -> dict[str, Any]:
         "protocol": cell.protocol,
         "dataset": cell.dataset,
         "model": cell.model,
-        "dim": cell.dim,
-        "role": ROLES[cell.method],
+        **shape(cell),
+        "role": cell.role,
         "seed": cell.seed,
         **values,
     }
+
+
+def shape(cell: Cell) -> dict[str, int]:
+    """The dimension, and for a coded student the floats that share four bits.
+
+    Raises:
+        ConfigError: no such number of bytes.
+    """
+    if cell.protocol != FRONTIER:
+        return {"dim": cell.dim}
+    factor = MODEL_CLASSES[cell.model].entity_factor
+    floats = (cell.teacher_dim if cell.method in CODED else cell.dim) / 4
+    group = 0 if cell.method not in CODED else floats / (2 * cell.dim)
+    if floats % factor or group % 1 or floats < factor:
+        raise ConfigError(
+            f"{cell}: {cell.dim} bytes are no {cell.method} {cell.model} beside one of {cell.teacher_dim}"
+        )
+    return {"dim": int(floats) // factor} | ({"group": int(group)} if group else {})
 
 
 def finish(values: dict[str, Any]) -> RunConfig:
@@ -238,7 +270,7 @@ def start_values(cell: Cell, spec: dict[str, Any], device: str) -> dict[str, Any
         teacher = config(cell.teacher, device)
         if teacher is None:
             return None
-        values["teacher"] = teacher.run_id
+        values |= {"teacher": teacher.run_id} | ({"student": teacher.run_id} if cell.method in CODED else {})
     return {**values, **spec}
 
 
@@ -385,7 +417,7 @@ class Costs:
 
     @staticmethod
     def key(values: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(values[k] for k in ("dataset", "model", "dim", "role", "negatives"))
+        return tuple(values.get(k) for k in ("dataset", "model", "dim", "role", "negatives", "loss", "group"))
 
     def epoch(self, run_config: RunConfig) -> float:
         key = self.key(run_config.model_dump())
@@ -393,7 +425,8 @@ class Costs:
             graph, sizes = graph_of(run_config.dataset), (run_config.model_options,)
             args = (graph.num_entities, graph.num_relations)
             student = build_model(run_config.model, *args, run_config.dim, **sizes[0])
-            teacher = build_model(run_config.model, *args, 64, **sizes[0]) if run_config.teacher else None
+            large = run_config.dim if run_config.group else 64
+            teacher = build_model(run_config.model, *args, large, **sizes[0]) if run_config.teacher else None
             engine = make_engine(student.to(self.device), teacher and teacher.to(self.device), run_config, graph)
             rates = torch.full((engine.steps,), run_config.lr, dtype=torch.float64)
             for epoch in range(2):  # the first one warms up
@@ -410,6 +443,7 @@ class Costs:
         axes = [value for value in spec.values() if isinstance(value, list)]
         shape = {k: v[0] if isinstance(v, list) else v for k, v in spec.items()}
         link = {"teacher": "64"} if cell.distilled else {}
+        link |= {"student": "64"} if cell.method == "distilled" else {}
         like = finish({**shape, **base(cell, device=self.device), **link, **({"lr": 0.01})})
         number = functools.reduce(lambda n, axis: n * len(axis), axes, 1) if axes else 0
         if left and number:

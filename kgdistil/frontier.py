@@ -1,0 +1,238 @@
+"""What a byte buys: one teacher, and everything of 256 to 16 bytes an entity that could stand in for it.
+
+| method | what an entity is | trained |
+| --- | --- | --- |
+| distilled | as many floats as the teacher's, in four-bit codes | from the rounded teacher, on the teacher's lists |
+| coded-alone | the same | without a teacher |
+| small-distilled | fewer floats, float32 | on the teacher's lists |
+| small | the same | without a teacher |
+| rounded | the teacher's row in four-bit codes | not at all |
+| FAISS | the teacher's row by product quantisation, eight bits a code | not at all |
+| PCA, random projection | the teacher's row on fewer axes, float32 | not at all |
+
+The trained ones are cells of `reproduce` (protocol "frontier"); the others are made here and recorded in
+`results/frontier/<graph>.json`. `python -m kgdistil.frontier --graph wn18rr` does what is missing of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import results
+from .checkpoint import write_json
+from .codes import assign, decode, fit, grouped, ungrouped
+from .data import Graph, load
+from .errors import ConfigError, KgdistilError
+from .evaluation import KnownTriples, Ranks, evaluate
+from .models import KGEModel
+from .reproduce import CODED, FRONTIER, SMALL, Cell, config, print_plan, recorded, work
+from .training import run
+
+log = logging.getLogger("kgdistil")
+MODEL, TEACHER = "ComplEx", {"umls": 512}  # bytes of the teacher's entity where not LARGE
+LARGE, SIZES = 2048, (256, 128, 64, 32, 16)  # bytes of an entity
+
+
+# ---- what is trained ------------------------------------------------------------------------------------------------
+def teacher_cell(dataset: str) -> Cell:
+    return Cell(FRONTIER, dataset, MODEL, "teacher", TEACHER.get(dataset, LARGE))
+
+
+def cells(dataset: str, sizes: tuple[int, ...] = SIZES) -> list[Cell]:
+    """The teacher and every trained student of a graph, the largest first."""
+    teacher = teacher_cell(dataset)
+    return [teacher] + [Cell(FRONTIER, dataset, MODEL, method, size, teacher.dim)
+                        for size in sizes for method in possible((*CODED, *SMALL), size, teacher.dim)]  # fmt: skip
+
+
+def possible(methods: Iterable[str], size: int, teacher: int) -> list[str]:
+    """Those of the methods that make `size` bytes of a teacher's row of so many: four bits a float is the most."""
+    return [m for m in methods if size * 8 <= teacher or (size < teacher and m not in (*CODED, "rounded", "FAISS"))]
+
+
+# ---- what is not ----------------------------------------------------------------------------------------------------
+def rounded(rows: Tensor, size: int, paired: bool) -> Tensor:
+    """Rows [E, W] in four-bit codes of `size` bytes each, decoded again."""
+    groups = grouped(rows, rows.shape[1] // (2 * size), paired)
+    book = fit(groups)
+    return ungrouped(decode(assign(groups, book), book), paired)
+
+
+def on_axes(rows: Tensor, axes: Tensor) -> Tensor:
+    """Rows [E, W] projected on the span of `axes` [W, k]: they keep k numbers each."""
+    basis = torch.linalg.qr(axes).Q
+    return rows @ basis @ basis.T
+
+
+def principal(rows: Tensor, size: int, paired: bool) -> Tensor:
+    """PCA without centring, since scores are inner products; size / 4 float32 numbers an entity."""
+    return on_axes(rows, torch.linalg.svd(rows, full_matrices=False).Vh[: size // 4].T)
+
+
+def random_projection(rows: Tensor, size: int, paired: bool) -> Tensor:
+    """On size / 4 random axes (Johnson and Lindenstrauss 1984), the same for the same sizes."""
+    generator = torch.Generator().manual_seed(0)
+    return on_axes(rows, torch.randn(rows.shape[1], size // 4, generator=generator))
+
+
+def product_quantised(rows: Tensor, size: int, paired: bool) -> Tensor:
+    """FAISS's product quantiser: `size` codes of eight bits; four bits, twice as many, on graphs of few entities.
+
+    Raises:
+        ConfigError: FAISS is missing.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise ConfigError("FAISS is missing: pip install faiss-cpu") from None
+    bits = 8 if len(rows) >= 39 << 8 else 4  # FAISS wants 39 rows for each of the 256 vectors
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    quantiser = faiss.ProductQuantizer(rows.shape[1], size * 8 // bits, bits)
+    quantiser.cp.seed = 0
+    x = grouped(rows, rows.shape[1], paired)[:, 0].contiguous().numpy()  # a complex number's parts side by side
+    quantiser.train(x)
+    return ungrouped(torch.from_numpy(quantiser.decode(quantiser.compute_codes(x)))[:, None], paired)
+
+
+UNTRAINED: dict[str, Callable[[Tensor, int, bool], Tensor]] = {
+    "rounded": rounded, "FAISS": product_quantised, "PCA": principal, "random projection": random_projection,
+}  # fmt: skip
+
+
+def with_entities(model: KGEModel, rows: Tensor) -> KGEModel:
+    """A copy of the model with other entities."""
+    other = copy.deepcopy(model)
+    other.entities.data = rows.float().contiguous()
+    return other
+
+
+def path(dataset: str) -> Path:
+    return results.results_folder() / "frontier" / f"{dataset}.json"
+
+
+def ranks_name(dataset: str, method: str, size: int) -> str:
+    """Under which the test ranks of something untrained are kept."""
+    return f"frontier-{dataset}-{method.replace(' ', '-')}-{size}"
+
+
+def measure(
+    dataset: str, graph: Graph, teacher: KGEModel, run_id: str, sizes: tuple[int, ...] = SIZES
+) -> dict[str, Any]:
+    """Evaluate everything untrained that is missing; the file is rewritten after each.
+
+    What was measured of another teacher is measured again.
+    """
+    found = read(dataset)
+    rows = found["rows"] if found and found["teacher"] == run_id else []
+    known = KnownTriples(graph.known, graph.num_relations)
+    for size in sizes:
+        for method in possible(UNTRAINED, size, teacher_cell(dataset).dim):
+            if any((row["method"], row["bytes"]) == (method, size) for row in rows):
+                continue
+            with torch.no_grad():
+                model = with_entities(teacher, UNTRAINED[method](teacher.entities.data, size, teacher.paired))
+            ranks = {split: evaluate(model, graph, split, known=known) for split in ("valid", "test")}
+            name = ranks_name(dataset, method, size)
+            results.write_ranks(name, ranks["test"])
+            rows.append({"method": method, "bytes": size, "ranks": name,
+                         **{split: r.metrics() for split, r in ranks.items()}})  # fmt: skip
+            log.info("%s of %d bytes: test MRR %.3f", method, size, rows[-1]["test"]["both"]["mrr"])
+            record = {"graph": {**graph.sizes(), "sha256": graph.sha256}, "teacher": run_id,
+                      "command": results.command(), "device": results.describe_device("cpu"),
+                      **results.provenance(), "rows": rows}  # fmt: skip
+            write_json(path(dataset), record)
+    return {"rows": rows}
+
+
+def read(dataset: str) -> dict[str, Any] | None:
+    """What `measure` left."""
+    place = path(dataset)
+    return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
+
+
+# ---- all of it in one table -----------------------------------------------------------------------------------------
+def points(dataset: str) -> pd.DataFrame:
+    """Everything that was measured: method, bytes, floats, trained, mrr, hits@10, valid_mrr, ranks (a name), run."""
+    rows = []
+    for cell in cells(dataset):
+        own = config(cell)
+        if own is None or not recorded(own):
+            continue
+        record = results.read_record(results.record_path(own.run_id))
+        rows.append({"method": cell.method, "bytes": cell.dim, "trained": True, "ranks": own.run_id,
+                     "run": own.run_id, **_metrics(record)})  # fmt: skip
+    for row in (read(dataset) or {"rows": []})["rows"]:
+        rows.append({"method": row["method"], "bytes": row["bytes"], "trained": False, "ranks": row["ranks"],
+                     "run": f"frontier/{dataset}.json", **_metrics(row)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _metrics(found: dict[str, Any]) -> dict[str, float]:
+    test = found["test"]["both"]
+    return {"mrr": test["mrr"], "hits@10": test["hits@10"], "valid_mrr": found["valid"]["both"]["mrr"]}
+
+
+def against_distilled(dataset: str) -> pd.DataFrame:
+    """For each size the distilled student against each other one, by a paired bootstrap over test triples."""
+    from .tables import bootstrap
+
+    def reciprocal(name: str) -> np.ndarray:
+        ranks: Ranks = results.read_ranks(name)
+        return (1 / ranks.ranks()).mean(1)
+
+    frame, rows = points(dataset), []
+    if frame.empty:
+        return frame
+    for size, there in frame.groupby("bytes", sort=False):
+        ours = there[there["method"] == "distilled"]
+        for other in there[there["method"] != "distilled"].itertuples():
+            for mine in ours.itertuples():
+                low, high, p = bootstrap(reciprocal(other.ranks), reciprocal(mine.ranks))
+                rows.append({"bytes": size, "method": other.method, "mrr": other.mrr, "distilled_mrr": mine.mrr,
+                             "gain": mine.mrr - other.mrr, "low": low, "high": high, "p": p,
+                             "run": other.run, "distilled_run": mine.run})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m kgdistil.frontier --graph wn18rr`: train and measure what is missing.
+
+    Returns:
+        0 when everything is recorded.
+    """
+    parser = argparse.ArgumentParser(prog="python -m kgdistil.frontier", description=__doc__.split("\n")[0])
+    parser.add_argument("--graph", nargs="+", default=["wn18rr", "fb15k-237"])
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="bytes of an entity")
+    parser.add_argument("--plan", action="store_true", help="say what is left and what it costs, and stop")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for dataset in options.graph:
+        todo = cells(dataset, tuple(options.sizes))
+        if options.plan:
+            print_plan(todo, "cpu", torch.get_num_threads(), 1)
+            continue
+        work(todo[:1], "cpu", torch.get_num_threads(), True)
+        graph = load(dataset)
+        teacher = run(config(todo[0]), graph, progress=False, save_ranks=True)
+        measure(dataset, graph, teacher.load(graph), teacher.id, tuple(options.sizes))
+        work(todo, "cpu", torch.get_num_threads(), True)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KgdistilError as error:
+        sys.exit(str(error))

@@ -1,0 +1,99 @@
+"""What a byte buys: cells by bytes, simpler things of the same size, and one table of all of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kgdistil import frontier, reproduce, results
+from kgdistil.checkpoint import load_model
+from kgdistil.data import load
+from kgdistil.errors import ConfigError
+from kgdistil.evaluation import evaluate
+from kgdistil.reproduce import Cell, config, parse, shape
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of its own, and recipes that train for a moment."""
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    shared = {"loss": "softmax", "schedule": "linear", "patience": 0, "checks": 1, "search_epochs": 1, "lr": 0.1}
+    shared |= {"negatives": 135, "batch_size": 512, "epochs": 2}
+    table = {"all": shared, "teacher": {"lr": [0.1, 0.2], "epochs": 8}, "distilled": {"alpha": 1.0, "lr": 0.03},
+             "small-distilled": {"alpha": 1.0}}  # fmt: skip
+    monkeypatch.setattr(reproduce, "recipes", lambda: {"frontier": table})
+
+
+def test_bytes_decide_the_shape() -> None:
+    def of(method: str, size: int, teacher: int = 2048) -> dict[str, int]:
+        return shape(Cell("frontier", "wn18rr", "ComplEx", method, size, teacher))
+
+    assert of("teacher", 2048) == {"dim": 256}
+    assert of("small", 64) == of("small-distilled", 64) == {"dim": 8}  # 16 floats of 4 bytes
+    assert [of("distilled", size)["group"] for size in frontier.SIZES] == [1, 2, 4, 8, 16]
+    assert of("coded-alone", 16) == {"dim": 256, "group": 16}
+    with pytest.raises(ConfigError, match="512 bytes are no distilled ComplEx beside one of 2048"):
+        of("distilled", 512)
+    for cell in frontier.cells("wn18rr") + frontier.cells("umls"):
+        assert parse(str(cell)) == cell
+        floats = 2 * shape(cell)["dim"]
+        assert cell.dim == (floats / 2 / shape(cell)["group"] if "group" in shape(cell) else 4 * floats)
+    assert {c.dim for c in frontier.cells("umls") if c.method == "distilled"} == {64, 32, 16}
+
+
+def test_a_teacher_comes_first_and_is_where_students_start(quick: None) -> None:
+    cell = Cell("frontier", "umls", "ComplEx", "distilled", 16, 512)
+    assert cell.needs == [frontier.teacher_cell("umls")] and config(cell) is None
+    assert Cell("frontier", "umls", "ComplEx", "coded-alone", 16, 512).needs == []
+    assert reproduce.main([str(cell)]) == 0
+    made = config(cell)
+    assert made.teacher == made.student == config(frontier.teacher_cell("umls")).run_id and made.group == 4
+
+
+@pytest.mark.parametrize("method", frontier.UNTRAINED)
+def test_more_bytes_are_nearer_to_the_row(method: str) -> None:
+    if method == "FAISS":
+        pytest.importorskip("faiss", reason="FAISS comes with the extra bench")
+    rows = torch.randn(300, 128, generator=torch.Generator().manual_seed(0)) @ torch.randn(
+        128, 128, generator=torch.Generator().manual_seed(1)
+    )
+    errors = []
+    for size in (16, 64):
+        made = frontier.UNTRAINED[method](rows, size, True)
+        assert made.shape == rows.shape
+        assert torch.equal(made, frontier.UNTRAINED[method](rows, size, True))
+        errors.append(float((made - rows).square().mean()))
+        if method in ("PCA", "random projection"):
+            assert torch.linalg.matrix_rank(made) == size // 4
+    assert 0 < errors[1] < errors[0] < float(rows.square().mean())
+
+
+def test_pca_is_the_best_projection() -> None:
+    rows = torch.randn(100, 32, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 33) / 32
+    best = (frontier.principal(rows, 32, False) - rows).norm()
+    assert best == pytest.approx(float(torch.linalg.svdvals(rows)[8:].norm()), rel=1e-4)
+    assert best < (frontier.random_projection(rows, 32, False) - rows).norm()
+
+
+def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
+    pytest.importorskip("faiss", reason="FAISS comes with the extra bench")
+    assert frontier.main(["--graph", "umls", "--sizes", "16"]) == 0
+    table = frontier.points("umls")
+    assert set(table["method"]) == set(reproduce.TRAINED) | set(frontier.UNTRAINED)
+    assert set(table["bytes"]) == {512, 16}
+    for row in table.itertuples():
+        ranks = results.read_ranks(row.ranks)
+        assert ranks.metrics()["both"]["mrr"] == pytest.approx(row.mrr)
+    graph = load("umls")
+    teacher = load_model(results.model_folder(config(frontier.teacher_cell("umls")).run_id), graph)
+    rounded = frontier.with_entities(teacher, frontier.rounded(teacher.entities.data, 16, True))
+    assert table.set_index("method").loc["rounded", "mrr"] == evaluate(rounded, graph).metrics()["both"]["mrr"]
+    beside = frontier.against_distilled("umls").set_index("method")
+    assert set(beside.index) == set(table["method"]) - {"teacher", "distilled"}
+    assert np.allclose(beside["gain"], beside["distilled_mrr"] - beside["mrr"])
+    assert (beside["low"] <= beside["gain"]).all() and (beside["gain"] <= beside["high"]).all()
+    before = frontier.path("umls").read_bytes()
+    assert frontier.main(["--graph", "umls", "--sizes", "16"]) == 0  # nothing is left to do
+    assert frontier.path("umls").read_bytes() == before
