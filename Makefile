@@ -8,7 +8,7 @@ PROTOCOL ?= tuned
 JOBS ?= 2
 NOTEBOOK ?= notebooks/03_distill.ipynb
 PORT ?= 8000
-SHOWING := notebooks/04_ablation.ipynb notebooks/05_timing.ipynb notebooks/06_teacher_dimension.ipynb
+SHOWING := notebooks/04_ablation.ipynb notebooks/05_timing.ipynb notebooks/06_teacher_dimension.ipynb notebooks/08_frontier.ipynb
 
 BIN := .venv/bin
 DEMO := runs/03_distill$(if $(DATASET),_$(DATASET))_dim$(DIM).ipynb
@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips must not write into .venv at once
-.PHONY: help demo reproduce refresh test lint lab bench book serve clean
+.PHONY: help demo reproduce frontier refresh test lint lab bench book serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ demo: .venv/.installed-notebooks ## distil a student, show table and picture [DI
 
 reproduce: .venv/.installed-notebooks ## train what the paper's tables lack [TABLE=3 FIGURE=2 PROTOCOL=paper JOBS=2]
 	$(BIN)/python -m kgdistil.reproduce $(if $(TABLE),--table $(TABLE) )$(if $(FIGURE),--figure $(FIGURE) )--protocol $(PROTOCOL) --jobs $(JOBS)
+	$(MAKE) refresh
+
+frontier: .venv/.installed-notebooks ## train and measure what a byte buys [DATASET=wn18rr]
+	$(BIN)/python -m kgdistil.frontier $(if $(DATASET),--graph $(DATASET))
 	$(MAKE) refresh
 
 refresh: .venv/.installed-notebooks ## make anew what shows records: tables, README, notebooks

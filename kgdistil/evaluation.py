@@ -19,6 +19,7 @@ from .models import KGEModel, Side
 
 HITS = (1, 3, 10)
 LARGEST = 1e10  # beyond it a float32 score may overflow to NaN, which would rank first
+RESAMPLES = 2000  # of the paired bootstrap
 MEMORY_LIMIT = 512 << 20  # bytes the readable path may use for scores and what they are made of
 
 
@@ -34,6 +35,10 @@ class Ranks:
         ("pessimistic"), or as the mean of the two ("realistic")."""
         share = {"optimistic": 0.0, "realistic": 0.5, "pessimistic": 1.0}[ties]
         return 1 + self.greater + share * self.equal
+
+    def reciprocal(self) -> np.ndarray:
+        """Mean of a triple's two reciprocal ranks, float [n]: their mean is the MRR."""
+        return (1 / self.ranks()).mean(1)
 
     def metrics(self, ties: str = "realistic") -> dict[str, dict[str, float]]:
         """MR, MRR and Hits@1/3/10 by name of the side: "head", "tail", "both", and "mean_of_two_ranks".
@@ -146,3 +151,19 @@ def evaluate(model: KGEModel, graph: Graph, split: str = "test", *, known: Known
     """Filtered ranks of one split of a graph; pass `known` to build it only once."""
     known = known or KnownTriples(graph.known.cpu(), graph.num_relations)
     return rank(model, getattr(graph, split).cpu(), known)
+
+
+def bootstrap(first: np.ndarray, second: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float, float]:
+    """Paired bootstrap of mean(second) − mean(first): the 95 % interval, and a two-sided p.
+
+    Args:
+        first, second: one value for each test triple, in the same order; float [n].
+    Returns:
+        Low and high end of the interval; p, at least 1 / resamples, for a difference of zero.
+    """
+    gain = second - first
+    draws = np.random.default_rng(0).integers(0, len(gain), (resamples, len(gain)), dtype=np.int32)
+    means = np.concatenate([gain[part].mean(1) for part in np.array_split(draws, max(1, draws.size >> 22))])
+    low, high = np.quantile(means, [0.025, 0.975])
+    p = 2 * min((means <= 0).mean(), (means >= 0).mean())
+    return float(low), float(high), float(min(1.0, max(p, 1 / resamples)))

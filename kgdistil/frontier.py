@@ -35,9 +35,9 @@ from .checkpoint import write_json
 from .codes import assign, decode, fit, grouped, ungrouped
 from .data import Graph, load
 from .errors import ConfigError, KgdistilError
-from .evaluation import KnownTriples, Ranks, evaluate
+from .evaluation import KnownTriples, bootstrap, evaluate
 from .models import KGEModel
-from .reproduce import CODED, FRONTIER, SMALL, Cell, config, print_plan, recorded, work
+from .reproduce import CODED, FRONTIER, SMALL, Cell, config, parse, print_plan, recorded, work
 from .training import run
 
 log = logging.getLogger("kgdistil")
@@ -96,7 +96,7 @@ def product_quantised(rows: Tensor, size: int, paired: bool) -> Tensor:
     try:
         import faiss
     except ImportError:
-        raise ConfigError("FAISS is missing: pip install faiss-cpu") from None
+        raise ConfigError("FAISS is missing: pip install -c constraints.txt -e '.[notebooks]'") from None
     bits = 8 if len(rows) >= 39 << 8 else 4  # FAISS wants 39 rows for each of the 256 vectors
     faiss.omp_set_num_threads(torch.get_num_threads())
     quantiser = faiss.ProductQuantizer(rows.shape[1], size * 8 // bits, bits)
@@ -186,11 +186,9 @@ def _metrics(found: dict[str, Any]) -> dict[str, float]:
 
 def against_distilled(dataset: str) -> pd.DataFrame:
     """For each size the distilled student against each other one, by a paired bootstrap over test triples."""
-    from .tables import bootstrap
 
     def reciprocal(name: str) -> np.ndarray:
-        ranks: Ranks = results.read_ranks(name)
-        return (1 / ranks.ranks()).mean(1)
+        return results.read_ranks(name).reciprocal()
 
     frame, rows = points(dataset), []
     if frame.empty:
@@ -206,6 +204,29 @@ def against_distilled(dataset: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def complete(dataset: str = "umls", sizes: str = "64 32 16", show: bool = True) -> None:
+    """Train and measure what is missing of a graph's frontier.
+
+    Args:
+        sizes: bytes of an entity, apart by spaces.
+        show: a progress bar.
+    Raises:
+        ConfigError: no such graph, or no number.
+    """
+    try:
+        wanted = tuple(int(size) for size in str(sizes).split())
+        if not wanted or min(wanted) < 2:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"sizes is {sizes!r}: give bytes of an entity, as '64 32 16'") from None
+    todo = [parse(str(cell)) for cell in cells(dataset, wanted)]  # refuses a graph that has no recipe
+    work(todo[:1], "cpu", torch.get_num_threads(), show)
+    graph = load(dataset)
+    teacher = run(config(todo[0]), graph, progress=False, save_ranks=True)
+    measure(dataset, graph, teacher.load(graph), teacher.id, wanted)
+    work(todo, "cpu", torch.get_num_threads(), show)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """`python -m kgdistil.frontier --graph wn18rr`: train and measure what is missing.
 
@@ -219,15 +240,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for dataset in options.graph:
-        todo = cells(dataset, tuple(options.sizes))
         if options.plan:
-            print_plan(todo, "cpu", torch.get_num_threads(), 1)
-            continue
-        work(todo[:1], "cpu", torch.get_num_threads(), True)
-        graph = load(dataset)
-        teacher = run(config(todo[0]), graph, progress=False, save_ranks=True)
-        measure(dataset, graph, teacher.load(graph), teacher.id, tuple(options.sizes))
-        work(todo, "cpu", torch.get_num_threads(), True)
+            print_plan(cells(dataset, tuple(options.sizes)), "cpu", torch.get_num_threads(), 1)
+        else:
+            complete(dataset, " ".join(map(str, options.sizes)))
     return 0
 
 

@@ -425,6 +425,54 @@ def figure3(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+FRONTIER = {  # method of `frontier`: how it is drawn, and what it is called
+    "distilled": ("#0072B2", "-", "o", "few bits, distilled"),
+    "coded-alone": ("#E69F00", "-", "s", "few bits, no teacher"),
+    "rounded": ("#56B4E9", "--", "v", "teacher, rounded"),
+    "FAISS": ("#CC79A7", "--", "^", "teacher, product quantised (FAISS)"),
+    "small-distilled": ("#009E73", "-", "D", "few floats, distilled"),
+    "small": ("#D55E00", "-", "P", "few floats, no teacher"),
+    "PCA": ("#999999", "--", "<", "teacher on few axes (PCA)"),
+    "random projection": ("#BBBBBB", ":", ">", "teacher on random axes"),
+}
+
+
+def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None, x: str = "bytes") -> Figure:
+    """Test MRR over the bytes of an entity, or microseconds of a query: a line for each method, the teacher a level.
+
+    Args:
+        frame: method, mrr and `x`, as `frontier.points` makes it.
+        others: kind ("paper" or "published"), model, bytes (missing: left out), mrr.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axis = plt.subplots(figsize=(7.2, 6.2), layout="constrained")
+    if others is not None:
+        placed = others.dropna(subset=["bytes"])
+        for kind, mark, label in (("published", "x", "published elsewhere"), ("paper", "*", "the paper's DS (RotatE)")):
+            rows = placed[placed["kind"] == kind]
+            axis.scatter(rows["bytes"], rows["mrr"], marker=mark, s=40 if mark == "x" else 130, color="#888888",
+                         facecolor="#888888" if mark == "x" else "none", label=label, zorder=2)  # fmt: skip
+    for row in frame[frame["method"] == "teacher"].itertuples():
+        axis.axhline(row.mrr, color=COLOURS["teacher"], ls="--", lw=1.5, label=f"teacher, {row.bytes:,} bytes")
+    for method, (colour, line, mark, label) in FRONTIER.items():
+        rows = frame[frame["method"] == method].sort_values(x)
+        if len(rows):
+            axis.plot(rows[x], rows["mrr"], color=colour, ls=line, marker=mark, ms=7, lw=2, label=label, zorder=3)
+    axis.set_xscale("log", base=2)
+    ticks = sorted(frame.loc[frame["method"] != "teacher", x].unique())
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_ylim(bottom=0)
+    axis.set(xlabel={"bytes": "bytes per entity"}.get(x, "microseconds a query"), ylabel="test MRR")
+    fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
 # ---- the book's own pictures ----------------------------------------------------------------------------------------
 def quality_against_bytes(frame: pd.DataFrame) -> Figure:
     """Test MRR over the bytes of one entity: ours filled, the paper's hollow, published models as crosses.

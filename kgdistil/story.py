@@ -339,3 +339,37 @@ def of_figure2(frame: pd.DataFrame) -> str:
             text += f"(test MRR {best['mrr']:.3f}"
         said.append(text + (f"; {best['alone']:.3f} without a teacher)" if "alone" in rows else ")"))
     return f"With one seed, {', and '.join(said)}."
+
+
+# ---- 08: what a byte buys -------------------------------------------------------------------------------------------
+def frontier_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method, a column for each number of bytes; test MRR."""
+    wide = frame.pivot(index="method", columns="bytes", values="mrr")
+    wide = wide.loc[list(frame["method"].unique()), sorted(wide.columns, reverse=True)]
+    wide.columns = [f"{size:,} bytes" for size in wide.columns]
+    return wide.map(lambda x: "" if pd.isna(x) else f"{x:.3f}").rename_axis(None)
+
+
+def of_frontier(frame: pd.DataFrame, gains: pd.DataFrame, where: str) -> str:
+    """The answer of 08 in words: the best of each size, what the teacher's lists add, and what rounding does alone."""
+    if frame.empty:
+        return f"On {where} the frontier has not been run: `make frontier`."
+    teacher = frame[frame["method"] == "teacher"].iloc[0]
+    students = frame[frame["method"] != "teacher"]
+    best = students.loc[students.groupby("bytes")["mrr"].idxmax()].sort_values("bytes", ascending=False)
+    sizes = ", ".join(f"{r.bytes} bytes {r.mrr:.3f} ({r.method})" for r in best.itertuples())
+    told = [f"On {where} the teacher has a test MRR of {teacher.mrr:.3f} with {teacher.bytes:,} bytes an entity. The "
+            f"best of each size: {sizes}."]  # fmt: skip
+    for rival, words in (("rounded", "the rounded teacher"), ("coded-alone", "the same student without a teacher")):
+        rows = gains[gains["method"] == rival]
+        if len(rows):
+            better = ((rows["gain"] > 0) & (rows["p"] < 0.05)).sum()
+            worse = ((rows["gain"] < 0) & (rows["p"] < 0.05)).sum()
+            told.append(f"The distilled few-bit student is significantly (p < .05) better than {words} at {better} of "
+                        f"{len(rows)} sizes, worse at {worse}.")  # fmt: skip
+    few = students.pivot(index="bytes", columns="method", values="mrr")
+    if {"small", "small-distilled"} <= set(few):
+        gain = (few["small-distilled"] - few["small"]).dropna()
+        told.append(f"With few floats in place of few bits, the teacher's lists change the MRR by {gain.min():+.3f} to "
+                    f"{gain.max():+.3f}.".replace("-0.", "−0."))  # fmt: skip
+    return " ".join(told)

@@ -20,10 +20,11 @@ import pandas as pd
 from . import results
 from .checkpoint import write_atomically
 from .errors import CheckpointError, KgdistilError
+from .evaluation import bootstrap
+from .frontier import against_distilled, points
 from .reproduce import DIMS, GRAPHS, MODELS, PROTOCOLS, Cell, cells_of, config, with_needs
 
 METRICS = ("mrr", "hits@10", "hits@3", "hits@1")  # in the paper's order
-RESAMPLES = 2000  # of the paired bootstrap
 TABLES = {3: "wn18rr", 4: "fb15k-237", 6: "wn18rr"}
 
 
@@ -143,25 +144,9 @@ def sides(ours: Ours) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def bootstrap(first: np.ndarray, second: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float, float]:
-    """Paired bootstrap of mean(second) − mean(first): the 95 % interval, and a two-sided p.
-
-    Args:
-        first, second: one value for each test triple, in the same order; float [n].
-    Returns:
-        Low and high end of the interval; p, at least 1 / resamples, for a difference of zero.
-    """
-    gain = second - first
-    draws = np.random.default_rng(0).integers(0, len(gain), (resamples, len(gain)), dtype=np.int32)
-    means = np.concatenate([gain[part].mean(1) for part in np.array_split(draws, max(1, draws.size >> 22))])
-    low, high = np.quantile(means, [0.025, 0.975])
-    p = 2 * min((means <= 0).mean(), (means >= 0).mean())
-    return float(low), float(high), float(min(1.0, max(p, 1 / resamples)))
-
-
 def reciprocal_ranks(record: dict[str, Any]) -> np.ndarray:
     """Mean of a test triple's two reciprocal ranks, float [n]: their mean is the MRR."""
-    return (1 / results.read_ranks(record["id"]).ranks()).mean(1)
+    return results.read_ranks(record["id"]).reciprocal()
 
 
 def significance(ours: Ours) -> pd.DataFrame:
@@ -322,7 +307,15 @@ def build() -> dict[str, pd.DataFrame]:
         "figure2": figure2(ours),
         "figure3": figure3(ours),
         "claims": claims_table(ours, said),
+        "frontier": of_both(points),
+        "frontier_gain": of_both(against_distilled),
     }
+
+
+def of_both(make: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    """A frame of `frontier` for both graphs."""
+    frames = {dataset: make(dataset) for dataset in GRAPHS}
+    return pd.concat([f.assign(dataset=d) for d, f in frames.items() if len(f)] or [pd.DataFrame({"dataset": []})])
 
 
 def as_csv(frame: pd.DataFrame) -> str:

@@ -55,7 +55,7 @@ def test_a_teacher_comes_first_and_is_where_students_start(quick: None) -> None:
 @pytest.mark.parametrize("method", frontier.UNTRAINED)
 def test_more_bytes_are_nearer_to_the_row(method: str) -> None:
     if method == "FAISS":
-        pytest.importorskip("faiss", reason="FAISS comes with the extra bench")
+        pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
     rows = torch.randn(300, 128, generator=torch.Generator().manual_seed(0)) @ torch.randn(
         128, 128, generator=torch.Generator().manual_seed(1)
     )
@@ -78,7 +78,7 @@ def test_pca_is_the_best_projection() -> None:
 
 
 def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
-    pytest.importorskip("faiss", reason="FAISS comes with the extra bench")
+    pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
     assert frontier.main(["--graph", "umls", "--sizes", "16"]) == 0
     table = frontier.points("umls")
     assert set(table["method"]) == set(reproduce.TRAINED) | set(frontier.UNTRAINED)

@@ -233,3 +233,13 @@ def test_teacher_dimension_notebook_with_other_parameters(empty):
     assert f"test MRR {max(r['test']['both']['mrr'] for r in second):.3f}" in text(notebook)
     assert "Figure 2 has not been run here" in text(notebook) and "Figure 1 has not been run here" in text(notebook)
     assert pictures(empty) == {"06_teacher_dimension_nations_TransE"}
+
+
+def test_frontier_notebook_with_other_parameters(empty):
+    notebook = execute(empty, named("08"), dataset="umls", sizes="16")
+    found = [r for r in records(empty) if r["config"]["protocol"] == "frontier"]
+    assert sorted(r["config"]["role"] for r in found) == ["no-ds", "no-ds", "stage1", "stage1", "teacher"]
+    best = max(r["test"]["both"]["mrr"] for r in found if r["config"]["role"] == "teacher")
+    assert f"a test MRR of {best:.3f} with 512 bytes" in text(notebook)
+    assert pictures(empty) == {"08_frontier_umls"}
+    assert "On wn18rr the frontier has not been run" in text(notebook)
