@@ -62,6 +62,7 @@ class KGEModel(nn.Module):
     entity_factor: ClassVar[int] = 1  # floats an entity holds, in units of dim
     relation_factor: ClassVar[int] = 1
     query_factor: ClassVar[int] = 1  # floats of a query, in units of an entity's
+    paired: ClassVar[bool] = False  # True: rows are [real | imaginary], and the two of a coordinate belong together
 
     def __init__(
         self,
@@ -238,6 +239,7 @@ class ComplEx(KGEModel):
     """Trouillon et al. 2016: f = Re(hᵀ diag(r) t̄)."""
 
     entity_factor = relation_factor = 2
+    paired = True
 
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         return (complex_product(h, r) * t).sum(-1)
@@ -257,7 +259,7 @@ class RotatE(KGEModel):
     A stored relation value x means the angle π·x/range, range = (γ + ε)/d, as in the RotatE paper's code.
     """
 
-    distance, entity_factor = True, 2
+    distance, entity_factor, paired = True, 2, True
 
     @property
     def range(self) -> float:
