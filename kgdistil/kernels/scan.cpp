@@ -117,7 +117,7 @@ inline void scores(const Job& job, const float* table, const int32_t* ids, int n
 #endif
 
 #ifdef WIDE
-// A word holds eight codes, four in the low halves of its bytes and four in the high ones. One shuffle looks four up for
+// A word holds eight codes: four in the low halves of its bytes, four in the high ones. One shuffle looks four up for
 // sixteen entities, each code in its quarter of a table of 64 bytes, and one dot product with ones adds them up.
 inline __m512i quarters(__m512i x) {
     const __m512i nibble = _mm512_set1_epi32(0x0f0f0f0f), quarter = _mm512_set1_epi32(0x30201000);
