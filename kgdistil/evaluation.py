@@ -6,6 +6,7 @@ are left out (the filtered setting of Bordes et al. 2013), and the rank is the t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,12 +121,19 @@ def rank(model: KGEModel, triples: Tensor, known: KnownTriples, *, native: bool 
 
 def count_readable(model: KGEModel, queries: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
     """`kernels.Ranker.counts` in PyTorch, on the model's device, within `MEMORY_LIMIT` bytes."""
+    return count_scores(lambda part: score_all(model, part), model.num_entities, queries, target, known)
+
+
+def count_scores(
+    score: Callable[[Tensor], Tensor], num_entities: int, queries: Tensor, target: Tensor, known: kernels.Known
+) -> tuple[Tensor, Tensor]:
+    """The same for any `score` that takes some of the queries [n, ...] and returns scores [n, E]."""
     device, (start, end, ids) = queries.device, known
-    rows = max(1, min(1024, MEMORY_LIMIT // 2 // (12 * model.num_entities)))
+    rows = max(1, min(1024, MEMORY_LIMIT // 2 // (12 * num_entities)))
     greater, equal = torch.empty(2, len(queries), dtype=torch.int32, device=device).unbind()
     for i in range(0, len(queries), rows):
         part = slice(i, i + rows)
-        scores = score_all(model, queries[part])
+        scores = score(queries[part])
         goal = scores.gather(1, target[part, None].to(device))
         lengths = end[part] - start[part]
         row = torch.arange(len(scores)).repeat_interleave(lengths)

@@ -1,8 +1,9 @@
 """Fast paths on the CPU: C++ compiled at first use for one model and dimension, loaded with ctypes.
 
-`train.cpp` runs one epoch, `rank.cpp` counts filtered ranks and finds top-k answers. Both are held to the readable
-modules by the tests. Without a C++ compiler, or with `KGDISTIL_NATIVE=0`, the callers use PyTorch, after one log
-line. `CXX` names the compiler, `KGDISTIL_CACHE` the folder of the compiled files.
+`train.cpp` runs one epoch, `rank.cpp` counts filtered ranks and finds top-k answers, `scan.cpp` does so over entities
+of four-bit codes. All are held to the readable modules by the tests. Without a C++ compiler, or with
+`KGDISTIL_NATIVE=0`, the callers use PyTorch, after one log line. `CXX` names the compiler, `KGDISTIL_CACHE` the folder
+of the compiled files.
 """
 
 from __future__ import annotations
@@ -292,7 +293,7 @@ Known = tuple[Tensor, Tensor, Tensor]
 
 # ---- ranking --------------------------------------------------------------------------------------------------------
 class Job(ctypes.Structure):
-    """Mirrors `Job` of rank.cpp."""
+    """Mirrors `Job` of rank.cpp and of scan.cpp."""
 
     _fields_ = (
         [(name, ctypes.c_void_p) for name in ("tiles", "queries", "target", "known_start", "known_end", "known")]
@@ -365,8 +366,12 @@ class Ranker:
 def rank_library(model: KGEModel) -> ctypes.CDLL | None:
     kind = {TransE: DISTANCE, TransH: HYPERPLANE, RotatE: MODULUS}.get(type(model), DOT)
     library = compiled("rank.cpp", f"KGD_KIND={kind}", f"KGD_NORM={model.norm}", f"KGD_WIDTH={model.entities.shape[1]}")
-    if library is not None:
-        library.kgd_tiles.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
-        library.kgd_rank.argtypes = library.kgd_top.argtypes = [ctypes.POINTER(Job)]
-        library.kgd_tiles.restype = library.kgd_rank.restype = library.kgd_top.restype = None
+    return library and declare(library)
+
+
+def declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    """The same library, rank.cpp's or scan.cpp's, whose functions now know their arguments."""
+    library.kgd_tiles.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
+    library.kgd_rank.argtypes = library.kgd_top.argtypes = [ctypes.POINTER(Job)]
+    library.kgd_tiles.restype = library.kgd_rank.restype = library.kgd_top.restype = None
     return library

@@ -1,0 +1,149 @@
+"""Ranking entities that are stored as four-bit codes (`codes`), without decoding them.
+
+A query becomes a table of what each code of each group would add to the score, and the score of an entity is the sum
+of the M entries that its codes choose (additive look-up tables, Jégou et al. 2011). `kernels/scan.cpp` adds up most
+entities in bytes and only those near the target in float32; the results are those of float32 throughout.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import evaluation, kernels
+from .codes import SIXTEEN, decode, grouped, ungrouped
+from .errors import ConfigError
+from .evaluation import KnownTriples, Ranks
+from .models import ComplEx, DistMult, KGEModel, RotatE, SimplE, TransE
+
+TABLE_BYTES = 64 << 20  # of the look-up tables that are made at a time
+GROUPS = (2, 512)  # the fewest and most codes of an entity
+
+
+def tables(model: KGEModel, queries: Tensor, book: Tensor) -> Tensor:
+    """Look-up tables float32 [n, M, 16] of queries [n, query width] for the codebook [M, 16, g].
+
+    Their sums are the model's scores without its offset; for TransE with norm 2 minus the square of the distance,
+    which puts the entities in the same order.
+
+    Raises:
+        ConfigError: a score that is no sum over groups of coordinates, or groups that do not fit the model.
+    """
+    kind, (groups, _, size) = type(model), book.shape
+    if kind not in (ComplEx, DistMult, SimplE, TransE, RotatE) or (kind is RotatE and model.norm == 2):
+        raise ConfigError(
+            f"{kind.__name__} with norm {model.norm} has no look-up tables: its score is no sum over the coordinates; "
+            "take ComplEx, DistMult, SimplE, TransE or RotatE with norm 1"
+        )
+    if groups * size != model.entities.shape[1] or (kind is RotatE and size % 2):
+        even = " and even, so that complex numbers stay whole" if kind is RotatE else ""
+        raise ConfigError(
+            f"{groups} groups of {size} do not make {kind.__name__}'s {model.entities.shape[1]} numbers of an entity; "
+            f"the product must be equal{even}"
+        )
+    rows = grouped(queries, size, model.paired).transpose(0, 1)  # [M, n, g]
+    if not model.distance:
+        made = torch.bmm(rows, book.transpose(1, 2))
+    elif kind is RotatE:
+        # one complex number at a time: sums over a short last dimension are slow in PyTorch
+        apart = ((rows[..., i, None] - book[:, None, :, i]).square() for i in range(size))  # [M, n, 16] each
+        made = -sum((real + imaginary).sqrt() for real, imaginary in zip(apart, apart))
+    else:
+        apart = (rows[..., i, None] - book[:, None, :, i] for i in range(size))
+        made = -sum(x.abs() if model.norm == 1 else x.square() for x in apart)
+    return made.transpose(0, 1).contiguous()
+
+
+class Scanner(kernels.Ranker):
+    """Counts and top-k answers of tables [n, M, 16] against entities of four-bit codes, laid out once.
+
+    Args:
+        codes: uint8 [E, M] from 0 to 15, on the CPU; M from 2 to 512.
+        native: False takes the readable path; None the compiled one where there is a compiler.
+    Raises:
+        ConfigError: codes of another form.
+    """
+
+    def __init__(self, codes: Tensor, native: bool | None = None):
+        least, most = GROUPS
+        if codes.ndim != 2 or codes.dtype != torch.uint8 or not least <= codes.shape[1] <= most or codes.max() > 15:
+            raise ConfigError(
+                f"codes are {codes.dtype} of shape {list(codes.shape)}; they must be uint8 [entities, groups] from 0 "
+                f"to 15, with {least} to {most} groups"
+            )
+        self.codes, self.num_entities = codes.contiguous(), len(codes)
+        self.library = None if native is False else scan_library(codes.shape[1])
+        if self.library is not None:
+            size = self.library.kgd_bytes(self.num_entities)
+            self.tiles = torch.empty(size + 64, dtype=torch.uint8)
+            self.tiles = self.tiles[-self.tiles.data_ptr() % 64 :]  # vectors of 64 bytes need an address they divide
+            self.library.kgd_tiles(self.codes.data_ptr(), len(codes), kernels.threads(), self.tiles.data_ptr())
+
+    def counts(self, tables: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
+        """How many entities score above, and how many equal to, the target of each query; int32 [n] each.
+
+        Args:
+            tables: float32 [n, M, 16], finite. target: int64 [n].
+            known: what to leave out of each query, the target among them.
+        """
+        if self.library is not None:
+            return super().counts(tables, target, known)
+        return evaluation.count_scores(self.scores, self.num_entities, tables, target, known)
+
+    def top(self, tables: Tensor, k: int, known: kernels.Known) -> tuple[Tensor, Tensor]:
+        """The k best entities of each table: scores, and ids int32 (−1: none), [n, k]; of ties the lower id first."""
+        if self.library is not None:
+            return super().top(tables, k, known)
+        best = torch.full((len(tables), k), -torch.inf), torch.full((len(tables), k), -1, dtype=torch.int32)
+        for i, (start, end) in enumerate(zip(*known[:2], strict=True)):
+            free = torch.ones(self.num_entities, dtype=torch.bool)
+            free[known[2][start:end].long()] = False
+            ids = free.nonzero()[:, 0]
+            score, order = self.scores(tables[i : i + 1])[0, ids].sort(descending=True, stable=True)
+            for into, row in zip(best, (score, ids[order].to(torch.int32))):
+                into[i, : len(ids)] = row[:k]
+        return best
+
+    def scores(self, tables: Tensor) -> Tensor:
+        """Scores [n, E] of tables [n, M, 16], added up in the order of scan.cpp: group m into partial sum m mod 4."""
+        part = torch.zeros(4, len(tables), self.num_entities)
+        for m, codes in enumerate(self.codes.T):
+            part[m % 4] += tables[:, m].index_select(1, codes.long())
+        return (part[0] + part[1]) + (part[2] + part[3])
+
+
+def scan_library(groups: int, *defines: str):
+    """The compiled scan.cpp for entities of so many codes, or None."""
+    library = kernels.compiled("scan.cpp", f"KGD_GROUPS={groups}", *defines)
+    if library is not None:
+        kernels.declare(library)
+        library.kgd_bytes.argtypes, library.kgd_bytes.restype = [kernels.ctypes.c_int64], kernels.ctypes.c_int64
+    return library
+
+
+@torch.no_grad()
+def rank_codes(
+    model: KGEModel, codes: Tensor, book: Tensor, triples: Tensor, known: KnownTriples, *, native: bool | None = None
+) -> Ranks:
+    """Filtered ranks of triples [n, 3] where every entity, the given one too, is what its codes [E, M] stand for.
+
+    Args:
+        model: float32 on the CPU; its relations and equation are used, its entities are not.
+        codes: uint8 [E, M]. book: float32 [M, 16, g], the sixteen vectors of each group.
+        native: False takes the readable path.
+    Raises:
+        ConfigError: `tables` or `Scanner` cannot take this model or these codes.
+    """
+    scanner = Scanner(codes, native)
+    block = max(1, TABLE_BYTES // (4 * SIXTEEN * codes.shape[1]))
+    counts = np.empty((2, len(triples), 2), dtype=np.int32)
+    for column, (side, anchor, target) in enumerate((("head", 2, 0), ("tail", 0, 2))):
+        for i in range(0, len(triples), block):
+            part = triples[i : i + block]
+            entities = ungrouped(decode(codes[part[:, anchor]], book), model.paired)
+            queries = model.query(entities, model.relations[part[:, 1]], side)
+            spans = known.spans(part[:, anchor], part[:, 1], side)
+            found = scanner.counts(tables(model, queries, book), part[:, target], spans)
+            counts[:, i : i + block, column] = torch.stack(found).numpy()
+    return Ranks(*counts)
