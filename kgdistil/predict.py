@@ -14,8 +14,10 @@ from .data import Graph
 from .errors import ConfigError
 from .evaluation import KnownTriples, score_all
 from .models import KGEModel, Side
+from .scan import CodedRanker
 
 Asked = str | int | Sequence[str | int]
+Ranker = kernels.Ranker | CodedRanker
 
 
 def predict(
@@ -29,6 +31,7 @@ def predict(
     known: KnownTriples | None = None,
     probability: bool = False,
     ids: bool = False,
+    ranker: Ranker | None = None,
 ) -> pd.DataFrame:
     """The k most plausible answers for the open place of one query, or of a batch of them.
 
@@ -39,6 +42,7 @@ def predict(
         probability: add that column, σ(score): how likely the model holds the triple to be true rather than a
             random corruption, which is what the cross-entropy loss trains.
         ids: add the column id, the answer's number in `graph.entities` or `graph.relations`.
+        ranker: what finds the best entities, made before (`top`).
     Returns:
         A table with columns rank, entity (label), name (readable), score; for an open relation rank, relation, score.
         Best first, fewer rows than k only where fewer candidates remain. A batch has a first column query, from 0.
@@ -81,7 +85,8 @@ def predict(
         score, answer = top_relations(model, numbers["head"], numbers["tail"], k, known)
     else:
         side: Side = missing[0]
-        score, answer = top(model, numbers["tail" if side == "head" else "head"], numbers["relation"], side, k, known)
+        score, answer = top(model, numbers["tail" if side == "head" else "head"], numbers["relation"], side, k, known,
+                            ranker)  # fmt: skip
     rows = [
         (query, i + 1, a, *((graph.relations[a],) if relation is None else (graph.entities[a], graph.readable(a))), s)
         for query, (answers, scores) in enumerate(zip(answer.tolist(), score.tolist(), strict=True))
@@ -176,13 +181,13 @@ def top(
     side: Side,
     k: int,
     known: KnownTriples | None = None,
-    ranker: kernels.Ranker | None = None,
+    ranker: Ranker | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and ids [n, k] of the best entities for n queries, ids [n]; id −1 past the last candidate.
 
     Args:
         k: how many; the number of entities where that is less.
-        ranker: a `kernels.Ranker(model)` made before, for many small calls.
+        ranker: a `kernels.Ranker(model)` or `scan.CodedRanker` made before, for many small calls.
     """
     k, device = min(k, model.num_entities), model.entities.device
     if not len(anchor):

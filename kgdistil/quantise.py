@@ -58,15 +58,26 @@ def pack(model: KGEModel, precision: str) -> dict[str, Tensor]:
         packed["entities"] = (rows / safe[:, None]).round().clamp(-127, 127).to(torch.int8)
         packed["entities.scale"] = safe
     elif precision in GROUPS:
-        if precision not in precisions_for(rows.shape[1]):
-            raise ConfigError(f"precision is {precision}: it takes {GROUPS[precision]} floats at a time, which do not "
-                              f"divide the {rows.shape[1]} floats of an entity")  # fmt: skip
-        groups = grouped(rows, GROUPS[precision], model.paired)
-        book = fit(groups)
-        codes = torch.nn.functional.pad(assign(groups, book), (0, book.shape[0] % 2))
+        codes, book = encode(model, precision)
+        codes = torch.nn.functional.pad(codes, (0, len(book) % 2))
         packed["entities"] = codes[:, 0::2] | (codes[:, 1::2] << 4)
         packed["entities.book"] = book.half()
     return packed
+
+
+def encode(model: KGEModel, precision: str) -> tuple[Tensor, Tensor]:
+    """Codes uint8 [E, M] and codebook float32 [M, 16, g] of a model's entities, for a precision of `GROUPS`.
+
+    Raises:
+        ConfigError: groups that do not divide the width.
+    """
+    rows, size = model.entities.detach(), GROUPS[precision]
+    if precision not in precisions_for(rows.shape[1]):
+        raise ConfigError(f"precision is {precision}: it takes {size} floats at a time, which do not divide the "
+                          f"{rows.shape[1]} floats of an entity")  # fmt: skip
+    groups = grouped(rows, size, model.paired)
+    book = fit(groups)
+    return assign(groups, book), book
 
 
 def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str, Tensor]:

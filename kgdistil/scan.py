@@ -113,6 +113,30 @@ class Scanner(kernels.Ranker):
         return (part[0] + part[1]) + (part[2] + part[3])
 
 
+class CodedRanker:
+    """`kernels.Ranker` for a model whose entities are codes: the same calls, with query vectors in place of tables.
+
+    Args:
+        model: float32 on the CPU, its entities what the codes stand for. codes: uint8 [E, M]. book: float32 [M, 16, g].
+    Raises:
+        ConfigError: `tables` or `Scanner` cannot take this model or these codes.
+    """
+
+    def __init__(self, model: KGEModel, codes: Tensor, book: Tensor, native: bool | None = None):
+        tables(model, model.queries(torch.zeros(1).long(), torch.zeros(1).long(), "tail"), book)  # refuses at once
+        self.model, self.book, self.scanner = model, book, Scanner(codes, native)
+
+    def counts(self, queries: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
+        """As `Scanner.counts`, of queries float32 [n, query width]."""
+        return self.scanner.counts(tables(self.model, queries, self.book), target, known)
+
+    def top(self, queries: Tensor, k: int, known: kernels.Known) -> tuple[Tensor, Tensor]:
+        """As `Scanner.top`, of queries float32 [n, query width]; scores without the model's offset."""
+        score, best = self.scanner.top(tables(self.model, queries, self.book), k, known)
+        squared = type(self.model) is TransE and self.model.norm == 2
+        return -(-score).sqrt() if squared else score, best
+
+
 def scan_library(groups: int, *defines: str):
     """The compiled scan.cpp for entities of so many codes, or None."""
     library = kernels.compiled("scan.cpp", f"KGD_GROUPS={groups}", *defines)

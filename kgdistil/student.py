@@ -19,6 +19,7 @@ from .data import SPLITS, Graph
 from .errors import CheckpointError, ConfigError
 from .evaluation import KnownTriples, evaluate
 from .models import KGEModel
+from .scan import CodedRanker
 
 TRIPLES, CARD = "triples.safetensors", "README.md"
 
@@ -47,7 +48,8 @@ class Student:
         Raises:
             ConfigError: as `kgdistil.predict`, and `new` where the triples are not at hand.
         """
-        return answers.predict(self.model, self.graph, known=self._known if new else None, **query)
+        known = self._known if new else None
+        return answers.predict(self.model, self.graph, known=known, ranker=self._ranker, **query)
 
     def similar(self, entity: str | int, k: int = 10) -> pd.DataFrame:
         """The k most similar entities: `kgdistil.predict.similar`."""
@@ -109,6 +111,16 @@ class Student:
             "",
         ]
         return "\n".join(lines)
+
+    @functools.cached_property
+    def _ranker(self) -> CodedRanker | None:
+        """Codes are scanned as they are, which is several times faster than scoring the numbers they stand for."""
+        if self.precision not in quantise.GROUPS:
+            return None
+        try:
+            return CodedRanker(self.model, *quantise.encode(self.model, self.precision))
+        except ConfigError:  # a model without tables, or of a single group
+            return None
 
     @functools.cached_property
     def _known(self) -> KnownTriples:

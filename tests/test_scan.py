@@ -246,3 +246,19 @@ def test_what_has_no_tables_says_so():
     for codes in (torch.zeros(5, 4), *(torch.zeros(5, m).byte() for m in (1, 513)), torch.full((5, 4), 16).byte()):
         with pytest.raises(ConfigError, match="codes are"):
             Scanner(codes)
+
+
+@pytest.mark.parametrize("name, norm", [("ComplEx", 1), ("RotatE", 1), ("TransE", 1), ("TransE", 2), ("DistMult", 1)])
+def test_a_coded_student_answers_as_its_numbers_do(umls, name: str, norm: int) -> None:
+    from kgdistil.predict import predict
+    from kgdistil.student import Student
+
+    model = build_model(name, umls.num_entities, umls.num_relations, 16, seed=2, norm=norm, offset=3.0)
+    student = Student(model, umls).quantised("2bit")
+    assert student._ranker is not None
+    asked = {"head": list(umls.entities[:20]), "relation": 3, "k": 12}
+    mine, plain = student.predict(**asked), predict(student.model, umls, **asked)
+    assert np.allclose(mine["score"], plain["score"], atol=1e-5)
+    close = plain.groupby("query")["score"].diff().abs().min() < 1e-5  # a tie may come in another order
+    assert close or list(mine["entity"]) == list(plain["entity"])
+    assert Student(build_model("TransH", 135, 46, 16), umls).quantised("2bit")._ranker is None
