@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from . import browser, plots, recipes, report, results, tables
+from . import browser, plots, recipes, report, results, story, tables
 from .checkpoint import WEIGHTS, load_model, write_atomically, write_json
 from .data import Graph, load
 from .errors import DataError, KgdistilError
@@ -45,7 +45,7 @@ IN_THE_DARK = {"#262626": "#e6e6e6", "#555555": "#b0b0b0", "#777777": "#a0a0a0",
 PARTS = {
     "The paper": ("method", "try"),
     "Notebooks": (),
-    "Results": ("results", "table3", "table4", "table6", "speed", "figures", "claims", "reproduced"),
+    "Results": ("results", "table3", "table4", "table6", "speed", "figures", "claims", "reproduced", "frontier"),
     "Reference": ("api", "status", "glossary", "bibliography", "contribute"),
 }
 EXECUTED = ("kgdistil", "notebooks", "results")  # what the outputs of notebooks depend on
@@ -61,7 +61,7 @@ def digest(names: Iterable[str]) -> str:
         for path in sorted([top] if top.is_file() else top.rglob("*")):
             parts = path.relative_to(results.root()).parts
             if path.is_file() and not ({"__pycache__", ".ipynb_checkpoints", "checkpoints"} & {*parts}) and not (
-                parts[:2] == ("results", "runs") and any(path.match(pattern) for pattern in results.EMBEDDED)
+                parts[0] == "results" and any(path.match(pattern) for pattern in results.EMBEDDED)
             ):  # fmt: skip
                 found.update(f"{'/'.join(parts)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()[:16]
@@ -119,8 +119,9 @@ class Pages:
 
     def __init__(self, source: Path):
         self.source = source  # where pictures are written
-        self.frames = {name: read_frame(name) for name in ("table2", "table3", "table4", "table5", "table6", "sides",
-                       "significance", "figure1", "figure2", "figure3", "claims")}  # fmt: skip
+        self.frames = {name: read_frame(name) for name in (
+            "table2", "table3", "table4", "table5", "table6", "sides", "significance", "figure1", "figure2", "figure3",
+            "claims", "frontier", "frontier_gain")}  # fmt: skip
         self.records = {record["id"]: record for record in results.read_records()}
         self.shown = report.distillation(*report.SHOWN)
 
@@ -331,6 +332,35 @@ class Pages:
                 for r in frame.itertuples()]  # fmt: skip
         head = ["student", "rival", "its MRR", "MRR of DS", "difference", "95 % interval", "p"]
         return html_table("Distilled (DS) against its rivals, paired bootstrap over test triples", head, rows)
+
+    # -- beyond the paper
+    def frontier(self, dataset: str) -> str:
+        """Picture, words and tables of a graph's frontier, or what makes them."""
+        frame, gains = (self.frames[name] for name in ("frontier", "frontier_gain"))
+        frame, gains = (f[f["dataset"] == dataset] for f in (frame, gains))
+        if frame.empty:
+            return self.none_yet(f"make frontier DATASET={dataset}")
+        said = pd.read_csv(results.results_folder() / "published.csv")
+        table = self.frames["table3" if dataset == "wn18rr" else "table4"]
+        paper = table[(table["protocol"] == "tuned") & (table["metric"] == "mrr") & (table["model"] == "RotatE")
+                      & (table["method"] == "DS")]  # fmt: skip
+        others = pd.concat([
+            said[said["dataset"] == dataset].assign(kind="published", bytes=4 * said["floats"]),
+            paper.assign(kind="paper", bytes=8 * paper["dim"], mrr=paper["paper"]),
+        ])  # fmt: skip
+        words = story.of_frontier(frame, gains, NAMES[dataset])
+        drawn = self.picture(f"frontier-{dataset}", plots.frontier(frame, others), words)
+        sizes = sorted(frame["bytes"].unique(), reverse=True)
+        cell = {(r.method, r.bytes): number(r.mrr) + " " + run_link(r.run, "record") if r.trained else number(r.mrr)
+                for r in frame.itertuples()}  # fmt: skip
+        rows = [[method, *(cell.get((method, size), "–") for size in sizes)] for method in frame["method"].unique()]
+        table = html_table(f"Test MRR on {NAMES[dataset]} by bytes of an entity",
+                           ["method", *(f"{size:,} bytes" for size in sizes)], rows)  # fmt: skip
+        rows = [[f"{r.bytes} bytes", r.method, number(r.mrr), number(r.distilled_mrr), difference(r.gain),
+                 f"{r.low:+.3f} … {r.high:+.3f}", f"{r.p:.4f}"] for r in gains.itertuples()]  # fmt: skip
+        head = ["size", "rival", "its MRR", "distilled, few bits", "difference", "95 % interval", "p"]
+        beside = html_table(f"The distilled few-bit student against every rival on {NAMES[dataset]}", head, rows)
+        return f"\n{words}\n{drawn}\n{table}\n{beside}\n"
 
     def not_reproduced(self, protocol: str) -> str:
         """Cells of Tables 3 and 4 whose MRR is not the paper's, the farthest first."""

@@ -27,7 +27,12 @@ from .data import Graph
 from .errors import CheckpointError, KgdistilError
 from .evaluation import Ranks
 
-EMBEDDED = ("umls-*", "europe-*")  # records that every demo, test and build of the book makes anew; git ignores them
+EMBEDDED = (
+    "umls-*",
+    "europe-*",
+    "frontier-umls-*",
+    "umls.json",
+)  # records that every demo, test and build of the book makes anew; git ignores them
 LIBRARIES = ("torch", "numpy", "pandas", "pydantic", "safetensors")
 
 

@@ -30,6 +30,14 @@ def pages(tmp_path, monkeypatch):
     pd.DataFrame([tested]).to_csv(tables / "significance.csv", index=False)
     sizes = pd.read_csv(tables / "table2.csv")
     sizes.assign(ours=sizes["paper"] + (np.arange(len(sizes)) == 0)).to_csv(tables / "table2.csv", index=False)
+    points = [{"dataset": "wn18rr", "method": method, "bytes": size, "trained": method != "rounded", "mrr": mrr,
+               "ranks": RUN, "run": RUN} for method, size, mrr in (("teacher", 2048, 0.5), ("distilled", 16, 0.45),
+              ("rounded", 16, 0.4), ("distilled", 64, 0.48), ("rounded", 64, 0.479))]  # fmt: skip
+    pd.DataFrame(points).to_csv(tables / "frontier.csv", index=False)
+    gains = [{"dataset": "wn18rr", "bytes": size, "method": "rounded", "mrr": mrr, "distilled_mrr": mrr + gain,
+              "gain": gain, "low": gain - 0.01, "high": gain + 0.01, "p": p, "run": RUN, "distilled_run": RUN}
+             for size, mrr, gain, p in ((16, 0.4, 0.05, 0.0005), (64, 0.479, 0.001, 0.6))]  # fmt: skip
+    pd.DataFrame(gains).to_csv(tables / "frontier_gain.csv", index=False)
     curve = [{"method": m, "epoch": e, "valid_mrr": 0.2, "test_mrr": 0.3, "run": RUN}
              for m in ("no-DS", "-S2", "DS") for e in (10, 20)]  # fmt: skip
     pd.DataFrame(curve).to_csv(tables / "figure3.csv", index=False)
@@ -62,6 +70,15 @@ def test_other_pages_read_well_when_full(pages):
     assert "DS ends at 0.300" in pages.figure(3) and (pages.source / "site/pictures/figure3-dark.svg").is_file()
     assert "ours, DS, 64 bytes: 0.268" in pages.quality_picture()
     assert RUN in pages.runs()
+
+
+def test_the_frontier_is_told_in_words_a_picture_and_tables(pages):
+    text = pages.frontier("wn18rr")
+    assert "64 bytes 0.480 (distilled), 16 bytes 0.450 (distilled)" in text
+    assert "better than the rounded teacher at 1 of 2 sizes, worse at 0" in text
+    assert (pages.source / "site/pictures/frontier-wn18rr-dark.svg").is_file()
+    assert text.count("<table") == 2 and f'href="../runs/{RUN}.json"' in text and "▲ +0.050" in text
+    assert "make frontier DATASET=fb15k-237" in pages.frontier("fb15k-237")
 
 
 def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
