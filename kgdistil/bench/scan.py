@@ -1,0 +1,137 @@
+"""`python -m kgdistil.bench.scan`: what a query costs a student of few bits, beside float models and FAISS.
+
+Filtered ranks of WN18RR's test triples and the ten best answers of the same queries, in rounds that take turns, on the
+CPU. Trained weights are used where their runs lie on this machine, else random ones, and the file says which: how many
+entities come near the target, and so have to be looked at twice, depends on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .. import frontier, kernels, results
+from ..checkpoint import WEIGHTS, load_model, write_json
+from ..codes import SIXTEEN, assign, fit, grouped
+from ..config import make_config
+from ..data import Graph, load
+from ..errors import ConfigError, KgdistilError
+from ..evaluation import KnownTriples
+from ..models import KGEModel, build_model
+from ..reproduce import Cell, config
+from ..scan import CodedRanker
+
+FLOATS = (("RotatE", 64), ("ComplEx", 64), ("RotatE", 8), ("ComplEx", 8))
+
+
+def trained(graph: Graph, model: str, dim: int) -> tuple[KGEModel, bool]:
+    """The tuned run's model of that size, or the frontier's, if it is here; else one of random weights, and False."""
+    method, size = ("teacher", 64) if dim >= 64 else ("no-DS", dim)
+    cells = [Cell("tuned", graph.name, model, method, size)]
+    if dim > 64:
+        cells = [frontier.teacher_cell(graph.name)]
+    found = config(cells[0])
+    if found is not None and found.dim == dim and (results.model_folder(found.run_id) / WEIGHTS).is_file():
+        return load_model(results.model_folder(found.run_id), graph), True
+    settings = make_config(dataset=graph.name, model=model, dim=dim)
+    return build_model(model, graph.num_entities, graph.num_relations, dim, **settings.model_options), False
+
+
+def faiss_top(codes: torch.Tensor, book: torch.Tensor, queries: torch.Tensor, k: int) -> Callable[[], Any] | None:
+    """FAISS's fast scan over the same codes; None without FAISS. It does not filter, and rounds tables to 8 bits."""
+    try:
+        import faiss
+    except ImportError:
+        return None
+    groups, _, size = book.shape
+    index = faiss.IndexPQFastScan(groups * size, groups, 4, faiss.METRIC_INNER_PRODUCT)
+    faiss.copy_array_to_vector(book.numpy().ravel(), index.pq.centroids)
+    index.is_trained = True
+    rows = torch.stack([book[m][codes[:, m].long()] for m in range(groups)], dim=1).flatten(1)
+    index.add(rows.numpy())
+    faiss.omp_set_num_threads(kernels.threads())
+    asked = queries.contiguous().numpy()
+    return lambda: index.search(asked, k)
+
+
+def measure(graph: Graph, rounds: int) -> list[dict[str, Any]]:
+    """Microseconds of a query, the median of the rounds: rank (filtered), top (ten answers), by model and size."""
+    known = KnownTriples(graph.known, graph.num_relations)
+    triples = graph.test
+    work: list[tuple[dict[str, Any], Callable[[], Any]]] = []
+
+    def add(ranker: Any, scored: KGEModel, **about: Any) -> None:
+        for side, anchor, target in (("tail", 0, 2), ("head", 2, 0)):
+            queries = scored.queries(triples[:, anchor], triples[:, 1], side).detach()
+            spans = known.spans(triples[:, anchor], triples[:, 1], side)
+            calls = {"rank": lambda q=queries, t=triples[:, target], s=spans: ranker.counts(q, t, s),
+                     "top": lambda q=queries, s=spans: ranker.top(q, 10, s)}  # fmt: skip
+            for what, call in calls.items():
+                work.append(({**about, "what": what, "side": side, "seconds": [], "queries": len(triples)}, call))
+
+    for name, dim in (*FLOATS, ("ComplEx", frontier.LARGE // 8)):
+        model, is_trained = trained(graph, name, dim)
+        if not kernels.usable(model) or kernels.rank_library(model) is None:
+            raise ConfigError("the benchmark of the scan needs the compiled kernels: install g++ or clang++")
+        add(kernels.Ranker(model), model, model=name, dim=dim, bytes=4 * model.entities.shape[1], form="float32",
+            trained=is_trained)  # fmt: skip
+    for size in frontier.SIZES:
+        groups = grouped(model.entities.detach(), model.entities.shape[1] // (2 * size), model.paired)
+        book = fit(groups)
+        codes = assign(groups, book)
+        about = {"model": name, "dim": dim, "bytes": size, "trained": is_trained}
+        add(CodedRanker(model, codes, book), model, form=f"{SIXTEEN} vectors a group", **about)
+        for side, anchor in (("tail", 0), ("head", 2)):
+            queries = model.queries(triples[:, anchor], triples[:, 1], side).detach()
+            call = faiss_top(codes, book, grouped(queries, queries.shape[1], model.paired)[:, 0], 10)
+            if call is not None:
+                row = {**about, "form": "FAISS fast scan", "what": "top", "side": side, "seconds": []}
+                work.append(({**row, "queries": len(triples)}, call))
+    for _ in tqdm(range(rounds + 1), desc="rounds"):
+        for row, call in work:
+            began = time.perf_counter()
+            call()
+            row["seconds"].append(time.perf_counter() - began)
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row, _ in work:
+        key = tuple(row[k] for k in ("model", "dim", "bytes", "form", "trained", "what"))
+        microseconds = 1e6 * statistics.median(row["seconds"][1:]) / row["queries"]
+        names = ("model", "dim", "bytes", "form", "trained", "what")
+        merged.setdefault(key, dict(zip(names, key), microseconds=0.0))["microseconds"] += microseconds / 2
+    return list(merged.values())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write `results/bench/scan.json` and print it.
+
+    Returns:
+        0.
+    """
+    parser = argparse.ArgumentParser(prog="python -m kgdistil.bench.scan", description=__doc__.split("\n")[0])
+    parser.add_argument("--graph", default="wn18rr")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args(arguments)
+    graph = load(options.graph)
+    rows = measure(graph, options.rounds)
+    report = {"graph": {**graph.sizes(), "sha256": graph.sha256}, "rounds": options.rounds,
+              "command": results.command(), "device": results.describe_device("cpu"), **results.provenance(),
+              "rows": rows}  # fmt: skip
+    write_json(results.results_folder() / "bench" / "scan.json", report)
+    for row in rows:
+        print(f"{row['model']:8s} {row['bytes']:5d} bytes  {row['form']:22s} {row['what']:5s} "
+              f"{row['microseconds']:8.1f} µs a query{'' if row['trained'] else '  (random weights)'}")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KgdistilError as error:
+        sys.exit(str(error))
