@@ -115,3 +115,38 @@ def test_ratios_divide_the_right_way():
 def test_contender_settings_are_those_of_the_paper():
     config = make_config(model="RotatE", dim=8)
     assert (config.negatives, config.batch_size, config.gamma) == (25, 1024, 6.0)
+
+
+def test_the_scan_is_measured_beside_floats_and_faiss(results_in_tmp, monkeypatch, umls):
+    from kgdistil.bench import scan
+
+    monkeypatch.setattr(scan, "load", lambda name: umls)
+    monkeypatch.setattr(scan.frontier, "SIZES", (64, 16))
+    if scan.kernels.compiler() is None:
+        pytest.skip("the scan is measured compiled, and there is no C++ compiler")
+    assert scan.main(["--graph", "umls", "--rounds", "1"]) == 0
+    report = json.loads((results_in_tmp / "bench" / "scan.json").read_text())
+    rows = report["rows"]
+    assert {(r["form"], r["bytes"]) for r in rows if r["what"] == "rank"} == {
+        ("float32", 512), ("float32", 64), ("float32", 2048), ("16 vectors a group", 64), ("16 vectors a group", 16)
+    }  # fmt: skip
+    assert all(r["microseconds"] > 0 for r in rows) and report["commit"]
+
+
+def test_faiss_scans_the_same_codes(umls):
+    pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
+    from kgdistil.bench.scan import faiss_top
+    from kgdistil.codes import assign, decode, fit, grouped
+    from kgdistil.scan import CodedRanker
+
+    model = build_model("DistMult", umls.num_entities, umls.num_relations, 64, seed=1)
+    groups = grouped(model.entities.detach(), 2, False)
+    book = fit(groups)
+    codes = assign(groups, book)
+    model.entities.data = decode(codes, book).flatten(1)
+    queries = model.queries(umls.test[:50, 0], umls.test[:50, 1], "tail").detach()
+    theirs = torch.from_numpy(faiss_top(codes, book, queries, 10)()[1])
+    nothing = (torch.zeros(50, dtype=torch.int64),) * 2 + (torch.zeros(1, dtype=torch.int32),)
+    ours = CodedRanker(model, codes, book).top(queries, 10, nothing)[1].long()
+    shared = (theirs[:, :, None] == ours[:, None]).any(1).float().mean()
+    assert shared > 0.9  # their tables have eight bits, so the last places may differ
