@@ -12,15 +12,23 @@ from .checkpoint import write_atomically, write_json
 from .data import SPLITS, Graph
 from .errors import ConfigError
 from .models import MODELS, KGEModel
+from .quantise import GROUPS, pack
 
 FORMAT = 1  # of the files; kge.mjs refuses any other
 
 
-def export(model: KGEModel, graph: Graph, folder: Path, about: dict[str, object] | None = None) -> None:
+def export(
+    model: KGEModel,
+    graph: Graph,
+    folder: Path,
+    about: dict[str, object] | None = None,
+    precision: str = "float32",
+) -> None:
     """Write `model.json`, `entities.f32` and `relations.f32` (little-endian, row after row).
 
     Args:
         about: more of what the header shall say, plain JSON values.
+        precision: one of `quantise.GROUPS` writes codes, `entities.u8` and `book.f32`, in place of `entities.f32`.
     Raises:
         ConfigError: a model that kge.mjs cannot score, or one of another graph.
     """
@@ -42,8 +50,14 @@ def export(model: KGEModel, graph: Graph, folder: Path, about: dict[str, object]
         "graph": graph.sha256,
         **(about or {}),
     }
-    for part in ("entities", "relations"):
-        write_array(folder / f"{part}.f32", getattr(model, part).detach().cpu().numpy().astype("<f4"))
+    write_array(folder / "relations.f32", model.relations.detach().cpu().numpy().astype("<f4"))
+    if precision in GROUPS:
+        packed = pack(model, precision)
+        header |= {"group": GROUPS[precision], "paired": model.paired}
+        write_array(folder / "entities.u8", packed["entities"].numpy())
+        write_array(folder / "book.f32", packed["entities.book"].numpy().astype("<f4"))
+    else:
+        write_array(folder / "entities.f32", model.entities.detach().cpu().numpy().astype("<f4"))
     write_json(folder / "model.json", header)
 
 

@@ -12,6 +12,7 @@ import torch
 from kgdistil import ConfigError, KGEModel, build_model, predict, results
 from kgdistil.browser import export, export_graph
 from kgdistil.models import MODELS
+from kgdistil.quantise import GROUPS, quantised
 
 MODULE = results.root() / "book" / "site" / "try" / "kge.mjs"
 SCRIPT = """
@@ -52,6 +53,20 @@ def test_node_gives_the_scores_and_answers_of_python(name, norm, tiny_graph, tmp
         np.testing.assert_allclose(found["scores"], expected, atol=1e-4, rtol=0)
         ours = predict(model, graph, head=h, relation=r, k=10)
         assert [graph.entities[i] for i in found["ids"]] == list(ours["entity"])
+
+
+@pytest.mark.parametrize("precision", GROUPS)
+@pytest.mark.parametrize("name", ["ComplEx", "DistMult", "SimplE", "TransE", "RotatE"])
+def test_node_reads_four_bit_codes(name, precision, umls, tmp_path):
+    dim = 4 if MODELS[name].entity_factor == 2 else 12  # 12 floats in groups of 4: an odd number of groups
+    model = build_model(name, umls.num_entities, umls.num_relations, dim, seed=1, offset=3.0)
+    model = quantised(model, precision)
+    export(model, umls, tmp_path, precision=precision)
+    assert not (tmp_path / "entities.f32").exists()
+    queries = [(0, 0), (134, 45)]
+    for (h, r), found in zip(queries, ask(tmp_path, queries), strict=True):
+        expected = model.score_tails(torch.tensor([h]), torch.tensor([r]))[0].detach().numpy()
+        np.testing.assert_allclose(found["scores"], expected, atol=1e-4, rtol=0)
 
 
 def test_names_that_several_entities_share_carry_their_label(tiny_graph, tmp_path):

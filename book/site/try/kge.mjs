@@ -9,16 +9,73 @@ export async function openModel(folder, read) {
   if (header.format !== FORMAT || !(header.model in MODELS)) {
     throw new Error(`${folder}/model.json: format ${header.format}, model ${header.model} cannot be read here`);
   }
-  const [entities, relations] = await Promise.all(["entities", "relations"].map(async (part) => {
-    const bytes = await read(`${folder}/${part}.f32`);
-    const [rows, width] = header[part];
-    if (bytes.byteLength !== 4 * rows * width) {
-      throw new Error(`${folder}/${part}.f32 has ${bytes.byteLength} bytes, ${4 * rows * width} expected`);
-    }
-    return floats(bytes);
-  }));
-  return { ...header, count: header.entities[0], width: header.entities[1], bytes: 4 * (entities.length + relations.length),
+  const file = async (name, size) => {
+    const bytes = await read(`${folder}/${name}`);
+    if (bytes.byteLength !== size) throw new Error(`${folder}/${name} has ${bytes.byteLength} bytes, ${size} expected`);
+    return bytes;
+  };
+  const [[count, width], group] = [header.entities, header.group];
+  const relations = floats(await file("relations.f32", 4 * header.relations[0] * header.relations[1]));
+  let entities, bytes = 4 * relations.length;
+  if (group) {
+    const packed = new Uint8Array(await file("entities.u8", count * Math.ceil(width / group / 2)));
+    const book = floats(await file("book.f32", 4 * 16 * width));
+    entities = new Codes(packed, book, count, width, group, header.paired);
+    bytes += packed.length + 4 * book.length;
+  } else {
+    entities = floats(await file("entities.f32", 4 * count * width));
+    bytes += 4 * entities.length;
+  }
+  return { ...header, count, width, bytes, entityBytes: group ? Math.ceil(width / group / 2) : 4 * width,
            tables: { entities, relations } };
+}
+
+/** Entities of four-bit codes, two a byte, as kgdistil/quantise.py packs them: group m of an entity is one of the sixteen
+    vectors of `size` numbers that the book [groups][16][size] holds for it. */
+export class Codes {
+  constructor(packed, book, count, width, size, paired) {
+    Object.assign(this, { packed, book, count, width, size, groups: width / size, stride: Math.ceil(width / size / 2) });
+    // where the i-th number of the groups, one after the other, stands in a row
+    this.column = Uint32Array.from({ length: width }, (_, i) => (paired ? (i % 2) * (width / 2) + (i >> 1) : i));
+  }
+
+  /** One entity's numbers, Float32Array. */
+  row(entity) {
+    const { packed, book, size, groups, stride, column } = this;
+    const out = new Float32Array(this.width);
+    for (let m = 0; m < groups; m++) {
+      const code = (packed[entity * stride + (m >> 1)] >> (4 * (m & 1))) & 15;
+      for (let i = 0; i < size; i++) out[column[m * size + i]] = book[(m * 16 + code) * size + i];
+    }
+    return out;
+  }
+
+  /** q · e for every entity e: one look-up a group in place of a product a number. */
+  products(q, out) {
+    const { packed, book, size, groups, stride, column, count } = this;
+    const table = new Float64Array(32 * stride); // an odd last group has a partner of zeros
+    for (let m = 0; m < groups; m++) {
+      for (let code = 0; code < 16; code++) {
+        let sum = 0;
+        for (let i = 0; i < size; i++) sum += q[column[m * size + i]] * book[(m * 16 + code) * size + i];
+        table[m * 16 + code] = sum;
+      }
+    }
+    for (let e = 0, at = 0; e < count; e++) {
+      let sum = 0;
+      for (let b = 0; b < stride; b++, at++) sum += table[32 * b + (packed[at] & 15)] + table[32 * b + 16 + (packed[at] >> 4)];
+      out[e] = sum;
+    }
+  }
+
+  /** All numbers, for the scores that are no products; made once. */
+  decoded() {
+    if (!this.all) {
+      this.all = new Float32Array(this.count * this.width);
+      for (let e = 0; e < this.count; e++) this.all.set(this.row(e), e * this.width);
+    }
+    return this.all;
+  }
 }
 
 /** Little-endian float32 on any machine. */
@@ -31,10 +88,11 @@ function floats(bytes) {
 /** Scores of every tail of (head, relation), ids; Float32Array of the number of entities. Larger is more plausible. */
 export function scoreTails(model, head, relation, out = new Float32Array(model.count)) {
   const { entities, relations } = model.tables;
-  const h = entities.subarray(head * model.width, (head + 1) * model.width);
+  const coded = entities instanceof Codes;
+  const h = coded ? entities.row(head) : entities.subarray(head * model.width, (head + 1) * model.width);
   const size = model.relations[1];
   const r = relations.subarray(relation * size, (relation + 1) * size);
-  MODELS[model.model](model, h, r, entities, out);
+  MODELS[model.model](model, h, r, coded && !PRODUCTS.has(model.model) ? entities.decoded() : entities, out);
   return out;
 }
 
@@ -63,7 +121,10 @@ function distances(model, q, entities, out) {
   }
 }
 
+const PRODUCTS = new Set(["ComplEx", "DistMult", "SimplE"]); // their scores are products of a query with each entity
+
 function products(model, q, entities, out) {
+  if (entities instanceof Codes) return entities.products(q, out);
   const { width, count } = model;
   for (let e = 0, at = 0; e < count; e++) {
     let sum = 0;

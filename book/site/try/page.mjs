@@ -117,7 +117,7 @@ function table(role, model, rows, took) {
   const caption = result.createCaption();
   const title = document.createElement("strong");
   title.textContent = `${role === "student" ? "Student" : "Teacher"}, ${model.model}, ${model.dim} dimensions`;
-  caption.append(title, `${size(model.bytes)} in all, ${4 * model.width} bytes an entity, ${took.toFixed(3)} ms a query`);
+  caption.append(title, `${size(model.bytes)} in all, ${model.entityBytes} bytes an entity, ${took.toFixed(3)} ms a query`);
   const head = result.createTHead().insertRow();
   for (const text of ["", "tail", "score", "in the data"]) {
     const cell = document.createElement(text ? "th" : "td");
