@@ -32,7 +32,7 @@ reproduce: .venv/.installed-notebooks ## train what the paper's tables lack [TAB
 	$(MAKE) refresh
 
 frontier: .venv/.installed-notebooks ## train and measure what a byte buys [DATASET=wn18rr]
-	$(BIN)/python -m kgdistil.frontier $(if $(DATASET),--graph $(DATASET))
+	$(BIN)/python -m kgdistil.frontier $(if $(DATASET),--graph $(DATASET) )--jobs $(JOBS)
 	$(MAKE) refresh
 
 refresh: .venv/.installed-notebooks ## make anew what shows records: tables, README, notebooks

@@ -37,24 +37,34 @@ from .data import Graph, load
 from .errors import ConfigError, KgdistilError
 from .evaluation import KnownTriples, bootstrap, evaluate
 from .models import KGEModel
-from .reproduce import CODED, FRONTIER, SMALL, Cell, config, parse, print_plan, recorded, work
+from .reproduce import CODED, FRONTIER, SMALL, Cell, config, parse, print_plan, recorded, work_together
 from .training import run
 
 log = logging.getLogger("kgdistil")
-MODEL, TEACHER = "ComplEx", {"umls": 512}  # bytes of the teacher's entity where not LARGE
-LARGE, SIZES = 2048, (256, 128, 64, 32, 16)  # bytes of an entity
+MODEL = "ComplEx"
+SIZES = {
+    256: 2048,
+    128: 1024,
+    64: 1024,
+    32: 512,
+    16: 512,
+}  # bytes of an entity: of its teacher's, where not SMALL_GRAPHS
+SMALL_GRAPHS = {"umls": 512}
 
 
 # ---- what is trained ------------------------------------------------------------------------------------------------
-def teacher_cell(dataset: str) -> Cell:
-    return Cell(FRONTIER, dataset, MODEL, "teacher", TEACHER.get(dataset, LARGE))
+def teacher_cell(dataset: str, size: int) -> Cell:
+    """The teacher of students of `size` bytes: four bits a float of it for the largest, one for the smallest."""
+    return Cell(FRONTIER, dataset, MODEL, "teacher", SMALL_GRAPHS.get(dataset, SIZES.get(size, 8 * size)))
 
 
-def cells(dataset: str, sizes: tuple[int, ...] = SIZES) -> list[Cell]:
-    """The teacher and every trained student of a graph, the largest first."""
-    teacher = teacher_cell(dataset)
-    return [teacher] + [Cell(FRONTIER, dataset, MODEL, method, size, teacher.dim)
-                        for size in sizes for method in possible((*CODED, *SMALL), size, teacher.dim)]  # fmt: skip
+def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:
+    """The teachers and every trained student of a graph, the largest first."""
+    teachers = {size: teacher_cell(dataset, size) for size in sizes}
+    return [*dict.fromkeys(teachers.values())] + [
+        Cell(FRONTIER, dataset, MODEL, method, size, teacher.dim)
+        for size, teacher in teachers.items() for method in possible((*CODED, *SMALL), size, teacher.dim)
+    ]  # fmt: skip
 
 
 def possible(methods: Iterable[str], size: int, teacher: int) -> list[str]:
@@ -127,18 +137,18 @@ def ranks_name(dataset: str, method: str, size: int) -> str:
     return f"frontier-{dataset}-{method.replace(' ', '-')}-{size}"
 
 
-def measure(
-    dataset: str, graph: Graph, teacher: KGEModel, run_id: str, sizes: tuple[int, ...] = SIZES
-) -> dict[str, Any]:
+def measure(dataset: str, graph: Graph, sizes: Iterable[int] = SIZES) -> dict[str, Any]:
     """Evaluate everything untrained that is missing; the file is rewritten after each.
 
-    What was measured of another teacher is measured again.
+    The teachers have been trained. What was measured of another teacher is measured again.
     """
-    found = read(dataset)
-    rows = found["rows"] if found and found["teacher"] == run_id else []
+    teachers = {size: run(config(teacher_cell(dataset, size)), graph, progress=False) for size in sizes}
+    rows = [row for row in (read(dataset) or {"rows": []})["rows"]
+            if row["bytes"] not in teachers or row["teacher"] == teachers[row["bytes"]].id]  # fmt: skip
     known = KnownTriples(graph.known, graph.num_relations)
-    for size in sizes:
-        for method in possible(UNTRAINED, size, teacher_cell(dataset).dim):
+    for size, found in teachers.items():
+        teacher = found.load(graph)
+        for method in possible(UNTRAINED, size, teacher_cell(dataset, size).dim):
             if any((row["method"], row["bytes"]) == (method, size) for row in rows):
                 continue
             with torch.no_grad():
@@ -146,12 +156,11 @@ def measure(
             ranks = {split: evaluate(model, graph, split, known=known) for split in ("valid", "test")}
             name = ranks_name(dataset, method, size)
             results.write_ranks(name, ranks["test"])
-            rows.append({"method": method, "bytes": size, "ranks": name,
+            rows.append({"method": method, "bytes": size, "teacher": found.id, "ranks": name,
                          **{split: r.metrics() for split, r in ranks.items()}})  # fmt: skip
             log.info("%s of %d bytes: test MRR %.3f", method, size, rows[-1]["test"]["both"]["mrr"])
-            record = {"graph": {**graph.sizes(), "sha256": graph.sha256}, "teacher": run_id,
-                      "command": results.command(), "device": results.describe_device("cpu"),
-                      **results.provenance(), "rows": rows}  # fmt: skip
+            record = {"graph": {**graph.sizes(), "sha256": graph.sha256}, "command": results.command(),
+                      "device": results.describe_device("cpu"), **results.provenance(), "rows": rows}  # fmt: skip
             write_json(path(dataset), record)
     return {"rows": rows}
 
@@ -204,27 +213,25 @@ def against_distilled(dataset: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def complete(dataset: str = "umls", sizes: str = "64 32 16", show: bool = True) -> None:
+def complete(dataset: str = "umls", sizes: str = "64 32 16", jobs: int = 1) -> None:
     """Train and measure what is missing of a graph's frontier.
 
     Args:
         sizes: bytes of an entity, apart by spaces.
-        show: a progress bar.
+        jobs: processes; the threads are divided among them.
     Raises:
         ConfigError: no such graph, or no number.
     """
     try:
-        wanted = tuple(int(size) for size in str(sizes).split())
+        wanted = [int(size) for size in str(sizes).split()]
         if not wanted or min(wanted) < 2:
             raise ValueError
     except ValueError:
         raise ConfigError(f"sizes is {sizes!r}: give bytes of an entity, as '64 32 16'") from None
     todo = [parse(str(cell)) for cell in cells(dataset, wanted)]  # refuses a graph that has no recipe
-    work(todo[:1], "cpu", torch.get_num_threads(), show)
-    graph = load(dataset)
-    teacher = run(config(todo[0]), graph, progress=False, save_ranks=True)
-    measure(dataset, graph, teacher.load(graph), teacher.id, wanted)
-    work(todo, "cpu", torch.get_num_threads(), show)
+    work_together([cell for cell in todo if cell.method == "teacher"], "cpu", jobs)
+    measure(dataset, load(dataset), wanted)
+    work_together(todo, "cpu", jobs)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -235,15 +242,16 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m kgdistil.frontier", description=__doc__.split("\n")[0])
     parser.add_argument("--graph", nargs="+", default=["wn18rr", "fb15k-237"])
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="bytes of an entity")
+    parser.add_argument("--sizes", nargs="+", default=[str(size) for size in SIZES], help="bytes of an entity")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; the threads are divided among them")
     parser.add_argument("--plan", action="store_true", help="say what is left and what it costs, and stop")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for dataset in options.graph:
         if options.plan:
-            print_plan(cells(dataset, tuple(options.sizes)), "cpu", torch.get_num_threads(), 1)
+            print_plan(cells(dataset, map(int, options.sizes)), "cpu", torch.get_num_threads(), options.jobs)
         else:
-            complete(dataset, " ".join(map(str, options.sizes)))
+            complete(dataset, " ".join(options.sizes), options.jobs)
     return 0
 
 

@@ -517,18 +517,22 @@ def main(arguments: list[str] | None = None) -> int:
         cells += [replace(c, seed=options.seed) for c in cells_of(name, options.protocol) if c.model in options.models]
     if not cells:
         parser.error("nothing asked for: name cells, --table or --figure")
-    threads = max(1, torch.get_num_threads() // options.jobs)
-    print_plan(cells, options.device, threads, options.jobs)
-    if options.plan:
-        return 0
-    if options.jobs == 1:
-        work(cells, options.device, threads, True)
+    print_plan(cells, options.device, max(1, torch.get_num_threads() // options.jobs), options.jobs)
+    return 0 if options.plan else work_together(cells, options.device, options.jobs)
+
+
+def work_together(cells: list[Cell], device: str, jobs: int) -> int:
+    """`work` in that many processes, among which the threads are divided.
+
+    Returns:
+        0 when everything asked for is recorded.
+    """
+    threads = max(1, torch.get_num_threads() // jobs)
+    if jobs == 1:
+        work(cells, device, threads, True)
         return 0
     context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=work, args=(cells, options.device, threads, number == 0))
-        for number in range(options.jobs)
-    ]
+    workers = [context.Process(target=work, args=(cells, device, threads, number == 0)) for number in range(jobs)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
     try:
         for worker in workers:

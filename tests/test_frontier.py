@@ -41,15 +41,17 @@ def test_bytes_decide_the_shape() -> None:
         floats = 2 * shape(cell)["dim"]
         assert cell.dim == (floats / 2 / shape(cell)["group"] if "group" in shape(cell) else 4 * floats)
     assert {c.dim for c in frontier.cells("umls") if c.method == "distilled"} == {64, 32, 16}
+    wn18rr = [c for c in frontier.cells("wn18rr") if c.method == "distilled"]
+    assert {c.dim: shape(c)["group"] for c in wn18rr} == {256: 1, 128: 1, 64: 2, 32: 2, 16: 4}
 
 
 def test_a_teacher_comes_first_and_is_where_students_start(quick: None) -> None:
     cell = Cell("frontier", "umls", "ComplEx", "distilled", 16, 512)
-    assert cell.needs == [frontier.teacher_cell("umls")] and config(cell) is None
+    assert cell.needs == [frontier.teacher_cell("umls", 16)] and config(cell) is None
     assert Cell("frontier", "umls", "ComplEx", "coded-alone", 16, 512).needs == []
     assert reproduce.main([str(cell)]) == 0
     made = config(cell)
-    assert made.teacher == made.student == config(frontier.teacher_cell("umls")).run_id and made.group == 4
+    assert made.teacher == made.student == config(frontier.teacher_cell("umls", 16)).run_id and made.group == 4
 
 
 @pytest.mark.parametrize("method", frontier.UNTRAINED)
@@ -87,7 +89,7 @@ def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
         ranks = results.read_ranks(row.ranks)
         assert ranks.metrics()["both"]["mrr"] == pytest.approx(row.mrr)
     graph = load("umls")
-    teacher = load_model(results.model_folder(config(frontier.teacher_cell("umls")).run_id), graph)
+    teacher = load_model(results.model_folder(config(frontier.teacher_cell("umls", 16)).run_id), graph)
     rounded = frontier.with_entities(teacher, frontier.rounded(teacher.entities.data, 16, True))
     assert table.set_index("method").loc["rounded", "mrr"] == evaluate(rounded, graph).metrics()["both"]["mrr"]
     beside = frontier.against_distilled("umls").set_index("method")

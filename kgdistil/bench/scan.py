@@ -25,19 +25,15 @@ from ..data import Graph, load
 from ..errors import ConfigError, KgdistilError
 from ..evaluation import KnownTriples
 from ..models import KGEModel, build_model
-from ..reproduce import Cell, config
+from ..reproduce import Cell, config, shape
 from ..scan import CodedRanker
 
 FLOATS = (("RotatE", 64), ("ComplEx", 64), ("RotatE", 8), ("ComplEx", 8))
 
 
-def trained(graph: Graph, model: str, dim: int) -> tuple[KGEModel, bool]:
-    """The tuned run's model of that size, or the frontier's, if it is here; else one of random weights, and False."""
-    method, size = ("teacher", 64) if dim >= 64 else ("no-DS", dim)
-    cells = [Cell("tuned", graph.name, model, method, size)]
-    if dim > 64:
-        cells = [frontier.teacher_cell(graph.name)]
-    found = config(cells[0])
+def trained(graph: Graph, model: str, dim: int, cell: Cell) -> tuple[KGEModel, bool]:
+    """The cell's model where its weights are here; else one of random weights, and False."""
+    found = config(cell)
     if found is not None and found.dim == dim and (results.model_folder(found.run_id) / WEIGHTS).is_file():
         return load_model(results.model_folder(found.run_id), graph), True
     settings = make_config(dataset=graph.name, model=model, dim=dim)
@@ -76,13 +72,17 @@ def measure(graph: Graph, rounds: int) -> list[dict[str, Any]]:
             for what, call in calls.items():
                 work.append(({**about, "what": what, "side": side, "seconds": [], "queries": len(triples)}, call))
 
-    for name, dim in (*FLOATS, ("ComplEx", frontier.LARGE // 8)):
-        model, is_trained = trained(graph, name, dim)
+    for name, dim in FLOATS:
+        cell = Cell("tuned", graph.name, name, "teacher" if dim == 64 else "no-DS", dim)
+        model, is_trained = trained(graph, name, dim, cell)
         if not kernels.usable(model) or kernels.rank_library(model) is None:
             raise ConfigError("the benchmark of the scan needs the compiled kernels: install g++ or clang++")
         add(kernels.Ranker(model), model, model=name, dim=dim, bytes=4 * model.entities.shape[1], form="float32",
             trained=is_trained)  # fmt: skip
     for size in frontier.SIZES:
+        cell = frontier.teacher_cell(graph.name, size)
+        name, dim = cell.model, shape(cell)["dim"]
+        model, is_trained = trained(graph, name, dim, cell)
         groups = grouped(model.entities.detach(), model.entities.shape[1] // (2 * size), model.paired)
         book = fit(groups)
         codes = assign(groups, book)
