@@ -34,6 +34,7 @@ OTHER = {  # for each field a value that is not the default
     "norm": 2,
     "loss": "margin",
     "gamma": 5.0,
+    "group": 4,
     "epsilon": 1.0,
     "negatives": 24,
     "weighting": "mean",
@@ -55,6 +56,7 @@ OTHER = {  # for each field a value that is not the default
 }
 FITTING = {  # what a field needs beside it
     "penalty": {"model": "ComplEx"},
+    "group": {"loss": "softmax"},
     "teacher": {"role": "stage1", "teacher": "another"},
     "student": {"role": "stage2", "teacher": "x"},
 }
@@ -130,7 +132,7 @@ def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str
         ({"patience": -1}, "patience is -1: "),
         ({"norm": 3}, "norm is 3: "),
         ({"schedule": "step"}, "schedule is 'step': input should be 'plateau', 'linear', 'cosine' or 'constant'"),
-        ({"loss": "hinge"}, "loss is 'hinge': input should be 'margin' or 'cross-entropy'"),
+        ({"loss": "hinge"}, "loss is 'hinge': input should be 'margin', 'cross-entropy' or 'softmax'"),
         ({"weighting": "max"}, "weighting is 'max': input should be "),
         ({"role": "Stage1"}, "role is 'Stage1': input should be 'teacher', 'no-ds', 'stage1' or 'stage2'"),
         ({"role": "stage1"}, "teacher is missing: stage1 needs a run id or the folder of a saved model"),
@@ -138,7 +140,7 @@ def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str
         ({"role": "stage1", "teacher": ""}, "teacher is '': "),
         ({"teacher": "x"}, "teacher is 'x', but no-ds trains without one"),
         ({"role": "teacher", "teacher": "x"}, "teacher is 'x', but teacher trains without one"),
-        ({"student": "x"}, "student is 'x', but only stage2 starts from a student"),
+        ({"student": "x"}, "student is 'x', but only stage2 and coded students start"),
         ({"role": "stage1", "teacher": "x", "student": "y"}, "student is 'y', but only stage2"),
         ({"penalty": 0.1}, "penalty is 0.1, but RotatE has no regulariser: set it to 0"),
         ({"dataset": ""}, "dataset is '': "),
