@@ -14,7 +14,7 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 import kgdistil
-from kgdistil import recipes, results, story
+from kgdistil import frontier, recipes, results, story
 
 NOTEBOOKS = sorted((results.root() / "notebooks").glob("*.ipynb"))
 DISTILL = results.root() / "notebooks" / "03_distill.ipynb"
@@ -78,7 +78,7 @@ def test_parameters_are_literals_and_all_others_are_refused(path):
         assert list(given) == listed[1].split(", ")  # a notebook whose parameters are no one function's
         return
     call = re.search(r"check_parameters\(globals\(\)(?:, (\w+)\.(\w+))?\)", source)
-    modules = {"recipes": recipes, "story": story, None: recipes}
+    modules = {"recipes": recipes, "story": story, "frontier": frontier, None: recipes}
     known = recipes.parameters(getattr(modules[call[1]], call[2] or "distillation"))
     assert set(given) == set(known)
     for name, value in given.items():
