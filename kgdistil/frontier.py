@@ -37,7 +37,7 @@ from .data import Graph, load
 from .errors import ConfigError, KgdistilError
 from .evaluation import KnownTriples, bootstrap, evaluate
 from .models import KGEModel
-from .reproduce import CODED, FRONTIER, SMALL, Cell, config, parse, print_plan, recorded, work_together
+from .reproduce import CODED, FRONTIER, SMALL, Cell, config, log_to_terminal, parse, print_plan, recorded, work_together
 from .training import run
 
 log = logging.getLogger("kgdistil")
@@ -110,7 +110,7 @@ def product_quantised(rows: Tensor, size: int, paired: bool) -> Tensor:
     bits = 8 if len(rows) >= 39 << 8 else 4  # FAISS wants 39 rows for each of the 256 vectors
     faiss.omp_set_num_threads(torch.get_num_threads())
     quantiser = faiss.ProductQuantizer(rows.shape[1], size * 8 // bits, bits)
-    quantiser.cp.seed = 0
+    quantiser.cp.seed, quantiser.cp.min_points_per_centroid = 0, 1  # no warning where there are few entities
     x = grouped(rows, rows.shape[1], paired)[:, 0].contiguous().numpy()  # a complex number's parts side by side
     quantiser.train(x)
     return ungrouped(torch.from_numpy(quantiser.decode(quantiser.compute_codes(x)))[:, None], paired)
@@ -246,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes; the threads are divided among them")
     parser.add_argument("--plan", action="store_true", help="say what is left and what it costs, and stop")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_to_terminal()
     for dataset in options.graph:
         if options.plan:
             print_plan(cells(dataset, map(int, options.sizes)), "cpu", torch.get_num_threads(), options.jobs)

@@ -460,7 +460,8 @@ def graph_of(name: str) -> Graph:
 # ---- doing it -------------------------------------------------------------------------------------------------------
 def work(cells: list[Cell], device: str, threads: int, show: bool) -> None:
     """Take tasks until none is left; one that another process has is left to it, and looked at again."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if multiprocessing.parent_process() is not None:
+        log_to_terminal()
     torch.set_num_threads(threads)
     costs = Costs(device)
     everything = with_needs(cells)
@@ -487,6 +488,11 @@ def work(cells: list[Cell], device: str, threads: int, show: bool) -> None:
                 time.sleep(2)  # all that could start is being trained elsewhere
             bar.n = round(total - sum(costs.cell(c) for c in everything))
             bar.refresh()
+
+
+def log_to_terminal() -> None:
+    """What is done, with the time, for the commands and their workers; a notebook stays quiet."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
 def shown_score(task: Task) -> str:
@@ -518,6 +524,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not cells:
         parser.error("nothing asked for: name cells, --table or --figure")
     print_plan(cells, options.device, max(1, torch.get_num_threads() // options.jobs), options.jobs)
+    log_to_terminal()
     return 0 if options.plan else work_together(cells, options.device, options.jobs)
 
 

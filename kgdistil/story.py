@@ -342,6 +342,12 @@ def of_figure2(frame: pd.DataFrame) -> str:
 
 
 # ---- 08: what a byte buys -------------------------------------------------------------------------------------------
+def recorded_frontier(dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The recorded points of a graph, and what the distilled student gains on each of them; empty where none ran."""
+    frames = recorded("frontier"), recorded("frontier_gain")
+    return tuple(f[f["dataset"] == dataset] if len(f) else f for f in frames)
+
+
 def frontier_table(frame: pd.DataFrame) -> pd.DataFrame:
     """A row for each method, a column for each number of bytes; test MRR."""
     wide = frame.pivot(index="method", columns="bytes", values="mrr")
