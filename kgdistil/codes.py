@@ -88,12 +88,14 @@ class Through(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, groups: Tensor, book: Tensor) -> Tensor:
+        """Groups [n, M, g] and book [M, 16, g] to the vectors of the nearest codes [n, M, g]."""
         codes = assign(groups, book)
         ctx.save_for_backward(codes, book)
         return decode(codes, book)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient itself for the groups; summed by code for the book."""
         codes, book = ctx.saved_tensors
         index = codes.T.long()[..., None].expand(-1, -1, book.shape[2])
         return gradient, torch.zeros_like(book).scatter_add_(1, index, gradient.transpose(0, 1))
