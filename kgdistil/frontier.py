@@ -144,7 +144,7 @@ def measure(dataset: str, graph: Graph, sizes: Iterable[int] = SIZES) -> dict[st
     """
     teachers = {size: run(config(teacher_cell(dataset, size)), graph, progress=False) for size in sizes}
     rows = [row for row in (read(dataset) or {"rows": []})["rows"]
-            if row["bytes"] not in teachers or row["teacher"] == teachers[row["bytes"]].id]  # fmt: skip
+            if row["bytes"] not in teachers or row.get("teacher") == teachers[row["bytes"]].id]  # fmt: skip
     known = KnownTriples(graph.known, graph.num_relations)
     for size, found in teachers.items():
         teacher = found.load(graph)
