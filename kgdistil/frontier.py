@@ -48,14 +48,15 @@ SIZES = {
     64: 1024,
     32: 512,
     16: 512,
-}  # bytes of an entity: of its teacher's, where not SMALL_GRAPHS
-SMALL_GRAPHS = {"umls": 512}
+}  # bytes of an entity: of its teacher's
+OTHER_SIZES = {"wn18rr": {64: 512}, "umls": dict.fromkeys(SIZES, 512)}  # there, smaller teachers are as good
 
 
 # ---- what is trained ------------------------------------------------------------------------------------------------
 def teacher_cell(dataset: str, size: int) -> Cell:
     """The teacher of students of `size` bytes: four bits a float of it for the largest, one for the smallest."""
-    return Cell(FRONTIER, dataset, MODEL, "teacher", SMALL_GRAPHS.get(dataset, SIZES.get(size, 8 * size)))
+    sizes = SIZES | OTHER_SIZES.get(dataset, {})
+    return Cell(FRONTIER, dataset, MODEL, "teacher", sizes.get(size, 8 * size))
 
 
 def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:

@@ -42,7 +42,7 @@ def test_bytes_decide_the_shape() -> None:
         assert cell.dim == (floats / 2 / shape(cell)["group"] if "group" in shape(cell) else 4 * floats)
     assert {c.dim for c in frontier.cells("umls") if c.method == "distilled"} == {64, 32, 16}
     wn18rr = [c for c in frontier.cells("wn18rr") if c.method == "distilled"]
-    assert {c.dim: shape(c)["group"] for c in wn18rr} == {256: 1, 128: 1, 64: 2, 32: 2, 16: 4}
+    assert {c.dim: shape(c)["group"] for c in wn18rr} == {256: 1, 128: 1, 64: 1, 32: 2, 16: 4}
 
 
 def test_a_teacher_comes_first_and_is_where_students_start(quick: None) -> None:
