@@ -1,25 +1,29 @@
-"""What a student of a part of the teacher's dimension kept of its MRR on the small graphs: `python -m kgdistil.advice`.
+"""What students kept of their teacher's MRR on the graphs where that was measured; `budget.plan` chooses by it.
 
-The measurements lie in advice.csv beside this file: one row for each graph and dimension, RotatE, the distilled or
-undistilled student with the better validation MRR, test MRR before its numbers are rounded. `distil.plan` quotes them.
+Two files lie beside this one. advice.csv, by `python -m kgdistil.advice`: students of few dimensions on the small
+graphs, one row for each graph and dimension, RotatE, the distilled or undistilled student with the better validation
+MRR, test MRR before its numbers are rounded. frontier.csv, by `python -m kgdistil.tables`: what `frontier.kept` says
+of the large graphs, students of few bits and of few floats.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
 
 from .checkpoint import write_atomically
 from .data import load
-from .distil import distil
 
-MEASURED = Path(__file__).with_name("advice.csv")
+MEASURED, FRONTIER = (Path(__file__).with_name(name) for name in ("advice.csv", "frontier.csv"))
 GRAPHS, DIMS, TEACHER_DIM = ("nations", "umls", "kinships"), (4, 8, 16, 32), 64
 
 
 def measure() -> None:
     """Train what is missing and write advice.csv; rows appear as they are done."""
+    from .distil import distil  # which needs `budget`, and that needs this
+
     rows = pd.read_csv(MEASURED).to_dict("records") if MEASURED.is_file() else []
     for name in GRAPHS:
         for dim in DIMS:
@@ -48,6 +52,24 @@ def kept(share: float) -> str:
         f"students of 1/{1 / near:.0f} of the dimension kept {span} of their teacher's MRR on "
         f"{', '.join(there['graph'])}; what it is on this graph is measured below"
     )
+
+
+def frontier(entities: int) -> pd.DataFrame:
+    """What `frontier.kept` found on the measured graph nearest in size, the best first; empty where nothing ran.
+
+    A column `told` says it in words.
+    """
+    try:
+        table = pd.read_csv(FRONTIER)
+    except (FileNotFoundError, pd.errors.EmptyDataError):
+        return pd.DataFrame(columns=["kept", "bytes"])
+    distance = (table["entities"] / entities).map(math.log).abs()
+    table = table[distance == distance.min()].sort_values(["kept", "bytes"], ascending=False)
+    return table.assign(told=[
+        f"on {row.graph}, the measured graph nearest in size, a student of {row.bytes} bytes an entity kept "
+        f"{row.kept:.0%} of its teacher's MRR; what it is on this graph is measured below"
+        for row in table.itertuples()
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -112,9 +112,11 @@ def read(source: str, options: dict[str, Any]) -> Any:
 @click.option(
     "--budget",
     metavar="LIMIT",
-    help="In place of --dim and --precision: bytes of weights, as 2MB, or time of a query, as 2ms.",
+    help="In place of --dim and --precision: bytes of weights, as 2MB, or time of a query, as 2ms. "
+    "Without --model and --teacher, the best student of the measured frontier that fits.",
 )
-@click.option("--model", help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE.  [default: the teacher's, RotatE]")
+@click.option("--model", help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE.  [default: the teacher's, RotatE; "
+              "ComplEx for few bits]")  # fmt: skip
 @click.option(
     "--teacher",
     type=click.Path(path_type=Path, exists=True),
@@ -126,7 +128,7 @@ def read(source: str, options: dict[str, Any]) -> Any:
 @click.option(
     "--stages", type=click.IntRange(1, 2), default=2, show_default=True, help="1: the teacher stays as it is."
 )
-@click.option("--epochs", default=150, show_default=True, help="Of the teacher, and of each stage.")
+@click.option("--epochs", type=int, help="Of the teacher, and of each stage.  [default: 150; 20 for few bits]")
 @click.option("--seed", default=0, show_default=True, help="Of all training.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--replace", is_flag=True, help="Replace a student that the folder holds already.")
@@ -149,8 +151,9 @@ def distill(
     Teacher, checkpoints and records go to a folder beside the student, OUTPUT.training, which you may delete when you
     have what you want; until then the same command goes on where it was stopped.
     """
+    from .budget import parse_budget, plan
     from .checkpoint import WEIGHTS
-    from .distil import distil, parse_budget, plan
+    from .distil import distil
     from .quantise import check_precision
 
     if budget is not None and (dim is not None or precision is not None):
@@ -169,15 +172,16 @@ def distill(
             click.echo(found)
         expected = None
         if budget is not None:
-            expected = plan(found, budget, model or "RotatE", options["teacher_dim"])
+            asked = model if teacher is None else model or "RotatE"  # a teacher's students have few floats
+            expected = plan(found, budget, asked, options["teacher_dim"])
             if not as_json:
                 click.echo(f"the budget of {budget} buys {expected}\n{expected.expected}")
         wanted = {name: options[name] for name in ("teacher_dim", "stages", "epochs", "seed", "device")}
-        done = distil(
-            found, model=model, teacher=teacher, trust_pickle=trust_pickle, **wanted,
-            dim=expected.dim if expected else 8 if dim is None else dim,
-            precision=expected.precision if expected else precision or "int8",
-        )  # fmt: skip
+        wanted |= {"model": model, "dim": 8 if dim is None else dim, "precision": precision or "int8"}
+        if expected:
+            wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim")}
+            wanted["model"] = model if teacher else expected.model
+        done = distil(found, teacher=teacher, trust_pickle=trust_pickle, **wanted)
         done.student.save(output)
     if as_json:
         about = {

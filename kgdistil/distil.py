@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import re
-import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +12,16 @@ from typing import Any
 import pandas as pd
 import torch
 
-from . import kernels, recipes, results
+from . import recipes, results
 from .checkpoint import load_model, save_model
-from .config import make_config
 from .data import NAMES, Graph
-from .errors import ConfigError
 from .importers import import_teacher
-from .models import MODELS, KGEModel, RotatE, build_model
-from .predict import top
-from .quantise import check_precision, compare_precisions, quantised, weight_bytes
+from .models import KGEModel, RotatE
+from .quantise import GROUPS, check_precision, compare_precisions, quantised
 from .student import Student
 from .training import Run, resolve
 
 SAME = 0.005  # of validation MRR: below it, two students do equally well
-DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 @dataclass
@@ -62,7 +53,7 @@ def distil(
     teacher: str | Path | KGEModel | None = None,
     teacher_dim: int = 64,
     stages: int = 2,
-    epochs: int = 150,
+    epochs: int | None = None,
     seed: int = 0,
     device: str = "cpu",
     trust_pickle: bool = False,
@@ -70,14 +61,17 @@ def distil(
 ) -> Distilled:
     """A small student of a graph, with a teacher and without one; the one with the better validation MRR is kept.
 
-    A run that was stopped goes on where it stood when this is called again with the same values.
+    A student of fewer dimensions is distilled as in the paper (`recipes.distillation`) and its numbers are rounded to
+    the precision afterwards. One of the teacher's dimension and of 4bit, 2bit or 1bit trains through the rounding
+    (`recipes.few_bits`). A run that was stopped goes on where it stood when this is called again with the same values.
 
     Args:
-        model: the kind of student; that of the teacher where left out, else RotatE.
+        model: the kind of student; that of the teacher where left out, else RotatE, and ComplEx for few bits.
         teacher: a model of this graph, or what `importers.import_teacher` reads; trained here with `teacher_dim` where
             None. One that was trained elsewhere may have seen triples that are held out here.
         trust_pickle: as `importers.import_teacher`.
-        stages, epochs, seed, device: as `recipes.distillation`.
+        stages, epochs, seed, device: as `recipes.distillation`, or `recipes.few_bits`, which has one stage; their
+            epochs where None.
         precision: of the student's file.
     Raises:
         KgdistilError: one line that says what to do.
@@ -87,13 +81,21 @@ def distil(
         teacher = _keep(teacher, graph)
     elif teacher is not None and Path(teacher).exists():
         teacher = _keep(import_teacher(teacher, graph, trust_pickle=trust_pickle).model, graph)
+    given = None if teacher is None else load_model(resolve(str(teacher)), graph)
+    coded = precision in GROUPS and dim == (teacher_dim if given is None else given.dim)
     if model is None:
-        model = "RotatE" if teacher is None else recipes.family(load_model(resolve(str(teacher)), graph))
-    recipe = recipes.distillation(
-        dataset=graph.name if graph.name in NAMES else f"{graph.name or 'graph'}-{graph.sha256[:8]}",
-        model=model, dim=dim, teacher_dim=teacher_dim, stages=stages, epochs=epochs, seed=seed, device=device,
-        teacher="" if teacher is None else str(teacher), batch_size=batch_size(graph),
-    )  # fmt: skip
+        model = recipes.family(given) if given is not None else "ComplEx" if coded else "RotatE"
+    shared = {
+        "dataset": graph.name if graph.name in NAMES else f"{graph.name or 'graph'}-{graph.sha256[:8]}",
+        "model": model, "dim": dim, "seed": seed, "device": device, "teacher": "" if teacher is None else str(teacher),
+        **({} if epochs is None else {"epochs": epochs}),
+    }  # fmt: skip
+    if coded:
+        size = min(512, batch_size(graph))
+        recipe = recipes.few_bits(**shared, group=GROUPS[precision], batch_size=size)
+    else:
+        own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)
+        recipe = recipes.distillation(**shared, teacher_dim=teacher_dim, stages=stages, batch_size=own)
     runs = recipe.run(graph, progress)
     last = list(runs)[-1]
     valid = {name: runs[name].record["valid"]["both"]["mrr"] for name in ("no-DS", last)}
@@ -117,115 +119,9 @@ def distil(
     return Distilled(student, runs, chosen, verdict)
 
 
-def batch_size(graph: Graph) -> int | None:
+def batch_size(graph: Graph) -> int:
     """Enough steps an epoch on a small graph: a batch of 32 to 1,024, about 1/32 of the training triples."""
-    if graph.name in recipes.SMALL_GRAPHS:
-        return None
     return min(1024, max(32, 1 << round(math.log2(max(1, len(graph.train) / 32)))))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a budget buys."""
-
-    dim: int
-    precision: str
-    bytes: int
-    share: float  # of the teacher's numbers per entity
-    seconds: float | None = None  # of one query, where time is the budget
-
-    def __str__(self) -> str:
-        time = "" if self.seconds is None else f", {self.seconds * 1e3:.3g} ms for the ten best answers here"
-        return f"dimension {self.dim}, {self.precision}: {self.bytes:,} bytes of weights{time}"
-
-    @property
-    def expected(self) -> str:
-        """What it is expected to lose: what was measured on other graphs."""
-        from .advice import kept  # which needs `distil` to measure
-
-        if self.share == 1:
-            return "the budget holds a model as large as the teacher, so no student is needed"
-        return kept(self.share)
-
-
-def plan(graph: Graph, budget: str | int, model: str = "RotatE", teacher_dim: int = 64) -> Plan:
-    """The largest dimension, and for it the finest precision, whose weights or whose answers fit into a budget.
-
-    Dimension comes first: int8 costs a student little, which `distil` measures, and halving the dimension costs much.
-
-    Args:
-        budget: bytes, or a text such as "2MB", "500 kB" or "1GiB"; or the time of one query on this machine, as "2ms".
-    Raises:
-        ConfigError: neither a size nor a time, or too small for any student.
-    """
-    limit, seconds = parse_budget(budget)
-    kind = MODELS.get(model)
-    if kind is None:
-        raise ConfigError(f"model is {model!r}: choose one of {', '.join(MODELS)}")
-    dims = sorted({d for d in DIMENSIONS if d < teacher_dim} | {teacher_dim})
-    waits: dict[int, float] = {}
-    if seconds is not None:  # larger ones are slower still, so the first that is too slow ends the search
-        for dim in dims:
-            waits[dim] = query_seconds(graph, model, dim)
-            for _ in range(2):  # too slow, or the machine was busy for a moment
-                if waits[dim] > seconds:
-                    waits[dim] = min(waits[dim], query_seconds(graph, model, dim))
-            if waits[dim] > seconds:
-                break
-        dims = [dim for dim in waits if waits[dim] <= seconds]
-        if not dims:
-            raise ConfigError(f"budget is {budget}: the smallest {model} of this graph takes "
-                              f"{1e3 * min(waits.values()):.3g} ms a query here")  # fmt: skip
-    sizes = {}
-    for dim in dims:
-        for precision in ("int8", "float16", "float32"):  # the finest that fits stays
-            relations = graph.num_relations * kind.relation_factor * dim
-            sizes[dim, precision] = weight_bytes(graph.num_entities, kind.entity_factor * dim, relations, precision)
-    fitting = [key for key, size in sizes.items() if limit is None or size <= limit]
-    if not fitting:
-        raise ConfigError(f"budget is {budget}: the smallest {model} of this graph takes {min(sizes.values()):,} bytes")
-    dim, precision = fitting[-1]
-    return Plan(dim, precision, sizes[dim, precision], dim / teacher_dim, waits.get(dim))
-
-
-def query_seconds(graph: Graph, model: str, dim: int, queries: int = 30) -> float:
-    """Median seconds to find the ten best tails of one query, by an untrained model of that size."""
-    config = make_config(model=model, dim=dim)
-    asked = build_model(model, graph.num_entities, graph.num_relations, dim, **config.model_options)
-    ranker = kernels.Ranker(asked) if kernels.usable(asked) and kernels.rank_library(asked) else None
-    heads, relations, taken = graph.train[:, 0], graph.train[:, 1], []
-    for i in range(queries + 1):
-        at = slice(i % len(heads), i % len(heads) + 1)
-        began = time.perf_counter()
-        top(asked, heads[at], relations[at], "tail", 10, None, ranker)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken[1:])
-
-
-def parse_budget(budget: str | int) -> tuple[int | None, float | None]:
-    """Bytes or seconds of a budget such as "2MB" or "2ms"; the other one is None.
-
-    Raises:
-        ConfigError: neither.
-    """
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(us|µs|ms|s)", str(budget).strip())
-    if found is None:
-        return parse_size(budget), None
-    if float(found[1]) == 0:
-        raise ConfigError(f"budget is {budget!r}: it must be more than no time at all")
-    return None, float(found[1]) * SECONDS[found[2]]
-
-
-def parse_size(budget: str | int) -> int:
-    """Bytes of "2MB", "500 kB", "1GiB" or a number.
-
-    Raises:
-        ConfigError: not a size.
-    """
-    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]{0,3})", str(budget).strip())
-    if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
-        raise ConfigError(f"budget is {str(budget)[:80]!r}: it must be a size, as 2MB, or a time, as 2ms")
-    return int(float(found[1]) * UNITS[found[2].lower()])
 
 
 def calibrated(teacher: KGEModel, graph: Graph) -> KGEModel:

@@ -37,7 +37,19 @@ from .data import Graph, load
 from .errors import ConfigError, KgdistilError
 from .evaluation import KnownTriples, bootstrap, evaluate
 from .models import KGEModel
-from .reproduce import CODED, FRONTIER, SMALL, Cell, config, log_to_terminal, parse, print_plan, recorded, work_together
+from .reproduce import (
+    CODED,
+    FRONTIER,
+    SMALL,
+    Cell,
+    config,
+    log_to_terminal,
+    parse,
+    print_plan,
+    recorded,
+    shape,
+    work_together,
+)
 from .training import run
 
 log = logging.getLogger("kgdistil")
@@ -192,6 +204,28 @@ def points(dataset: str) -> pd.DataFrame:
 def _metrics(found: dict[str, Any]) -> dict[str, float]:
     test = found["test"]["both"]
     return {"mrr": test["mrr"], "hits@10": test["hits@10"], "valid_mrr": found["valid"]["both"]["mrr"]}
+
+
+def kept(dataset: str) -> pd.DataFrame:
+    """What students of each size kept of the best teacher's test MRR, for `budget` to choose by.
+
+    One row for few bits, one for few floats: graph, entities, model, dim, group, bytes; kept, the share with a teacher
+    or without one, whichever is better; rounded, that of a teacher rounded to as many bytes.
+    """
+    frame, rows, measured = points(dataset), [], read(dataset)
+    if measured is None or frame.empty:
+        return pd.DataFrame()
+    best = frame[frame["method"] == "teacher"]["mrr"].max()
+    share = frame.drop_duplicates(["method", "bytes"]).set_index(["method", "bytes"])["mrr"] / best
+    for size in sorted(set(frame["bytes"]) & set(SIZES), reverse=True):
+        for methods in (CODED, SMALL):
+            there = [(method, size) for method in methods if (method, size) in share]
+            if len(there) == len(methods):
+                made = shape(Cell(FRONTIER, dataset, MODEL, there[0][0], size, teacher_cell(dataset, size).dim))
+                rows.append({"graph": dataset, "entities": measured["graph"]["entities"], "model": MODEL, "group": 0,
+                             **made, "bytes": size, "kept": share[there].max(),
+                             "rounded": share.get(("rounded", size))})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def against_distilled(dataset: str) -> pd.DataFrame:

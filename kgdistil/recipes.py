@@ -137,6 +137,48 @@ def distillation(
     return Recipe(own, no_ds, stage1, stage2, None if own else name)
 
 
+def few_bits(
+    dataset: str = "umls",
+    model: str = "ComplEx",
+    dim: int = 64,
+    group: int = 4,
+    alpha: float = 0.5,
+    epochs: int = 20,
+    seed: int = 0,
+    device: str = "cpu",
+    teacher: str = "",
+    *,
+    batch_size: int = 512,
+) -> Recipe:
+    """The recipe of a student of few bits, as on the frontier: as many floats as its teacher, `group` of them in four
+    bits, trained through the rounding on whole lists of candidates (`lists`), from the teacher and alone.
+
+    Args:
+        epochs: of the teacher; the student gets half as many, the student alone as many as both.
+        teacher: a run id or the folder of a saved model of `dim`.
+    Raises:
+        ConfigError, CheckpointError, DeviceError: one line with the parameter, its value and what to do.
+    """
+    shared = {"dataset": dataset, "model": model, "dim": dim, "seed": seed, "device": device, "protocol": "notebook",
+              "loss": "softmax", "negatives": 2048, "batch_size": batch_size, "schedule": "linear",
+              "patience": 0}  # fmt: skip
+    epochs = make_config(**shared, epochs=epochs).epochs
+    half = -(-epochs // 2)
+    own = None
+    if not teacher:
+        penalty = {} if MODELS[make_config(**shared).model].distance else {"penalty": 0.03}
+        own = make_config(**shared, **penalty, lr=0.1, epochs=epochs, check_every=half, role="teacher")
+    name = own.run_id if own else find_teacher(teacher)
+    coded = {**shared, "group": group, "check_every": max(1, half // 5)}
+    return Recipe(
+        own,
+        make_config(**coded, lr=0.1, epochs=epochs + half, role="no-ds"),
+        make_config(**coded, lr=0.05, alpha=alpha, epochs=half, role="stage1", teacher=name, student=name),
+        None,
+        None if own else name,
+    )
+
+
 def teacher_only(
     dataset: str = "umls",
     model: str = "RotatE",
@@ -314,8 +356,9 @@ def check_parameters(namespace: Mapping[str, Any], function: Any = distillation)
 
 
 def bytes_per_entity(config: RunConfig) -> int:
-    """Bytes of one entity's float32 embedding."""
-    return 4 * MODELS[config.model].entity_factor * config.dim
+    """Bytes of one entity: of its float32 numbers, or of its codes."""
+    floats = MODELS[config.model].entity_factor * config.dim
+    return -(-floats // (2 * config.group)) if config.group else 4 * floats
 
 
 def summary(done: Run) -> str:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import results
+from . import advice, results
 from .checkpoint import write_atomically
 from .errors import CheckpointError, KgdistilError
 from .evaluation import bootstrap
-from .frontier import against_distilled, points
+from .frontier import against_distilled, kept, points
 from .reproduce import DIMS, GRAPHS, MODELS, PROTOCOLS, Cell, cells_of, config, with_needs
 
 METRICS = ("mrr", "hits@10", "hits@3", "hits@1")  # in the paper's order
@@ -331,9 +331,10 @@ def not_run(cells: Iterable[Cell]) -> list[str]:
 
 
 def main() -> int:
-    """Write `results/tables/*.csv`."""
-    for name, frame in build().items():
-        path = folder() / f"{name}.csv"
+    """Write `results/tables/*.csv`, and the frontier that a budget chooses from."""
+    written = {folder() / f"{name}.csv": frame for name, frame in build().items()}
+    written[advice.FRONTIER] = of_both(kept).drop(columns="dataset")
+    for path, frame in written.items():
         write_atomically(path, lambda scratch, f=frame: Path(scratch).write_text(as_csv(f), encoding="utf-8"))
         print(f"written: {results.shown(path)}, {len(frame)} rows")
     return 0

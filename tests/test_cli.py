@@ -14,16 +14,15 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from kgdistil import advice, cli, load_student
+from kgdistil import advice, budget, cli, load_student
+from kgdistil.budget import parse_size, plan
 from kgdistil.checkpoint import WEIGHTS
 from kgdistil.data import Graph
-from kgdistil.distil import parse_size, plan
 from kgdistil.errors import ConfigError
 from kgdistil.models import build_model
 from kgdistil.quantise import size
 from kgdistil.student import Student
 
-distil_module = sys.modules["kgdistil.distil"]  # the package has a function of that name
 QUICK = ["--epochs", "3", "--teacher-dim", "8", "--dim", "2", "--stages", "1"]
 
 
@@ -168,18 +167,73 @@ def test_ctrl_c_and_the_same_command_again(triples: Path, tmp_path: Path) -> Non
     assert call("distill", triples, *QUICK, "-o", tmp_path / "s").exit_code == 0
 
 
-def test_the_budget(tiny_graph: Graph, triples: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frontier: of two graphs the small one counts here, where few floats beat few bits at 64 bytes."""
+    rows = ["graph,entities,model,dim,group,bytes,kept,rounded", "large,100000,ComplEx,64,1,64,1.5,0.9"]
+    rows += ["small,20,ComplEx,8,1,8,0.9,0.8", "small,20,ComplEx,8,2,4,0.8,0.7", "small,20,ComplEx,8,0,64,0.95,"]
+    (tmp_path / "frontier.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr(advice, "FRONTIER", tmp_path / "frontier.csv")
+
+
+def test_the_budget(tiny_graph: Graph) -> None:
     assert [parse_size(x) for x in ("2MB", "500 kB", "1.5GiB", 1234)] == [2_000_000, 500_000, 3 << 29, 1234]
-    for budget in (200, 1000, 4000, 10**9):
-        bought = plan(tiny_graph, budget)
+    for limit in (200, 1000, 4000, 10**9):
+        bought = plan(tiny_graph, limit, "RotatE")
         model = build_model("RotatE", tiny_graph.num_entities, tiny_graph.num_relations, bought.dim)
-        assert size(model, bought.precision) == bought.bytes <= budget
-    assert (bought.dim, bought.precision) == (64, "float32")
+        assert size(model, bought.precision) == bought.bytes <= limit
+    assert (bought.dim, bought.precision, bought.teacher_dim) == (64, "float32", 64)
     with pytest.raises(ConfigError, match="the smallest RotatE of this graph takes"):
         plan(tiny_graph, 50)
+    with pytest.raises(ConfigError, match="model is 'Rotate3D': choose one of"):
+        plan(tiny_graph, 5000, "Rotate3D")
+
+
+def test_the_budget_chooses_from_the_frontier(tiny_graph: Graph, measured: None, monkeypatch) -> None:
+    whole = plan(tiny_graph, "1MB")
+    assert (whole.model, whole.dim, whole.precision, whole.teacher_dim) == ("ComplEx", 8, "float32", 64)
+    assert "on small, the measured graph nearest in size, a student of 64 bytes" in whole.expected
+    assert "kept 95% of" in whole.expected
+    for limit, precision in ((whole.bytes - 1, "4bit"), (800, "2bit")):
+        bought = plan(tiny_graph, limit)
+        assert (bought.dim, bought.precision, bought.teacher_dim) == (8, precision, 8) and bought.bytes <= limit
+        model = build_model("ComplEx", tiny_graph.num_entities, tiny_graph.num_relations, 8)
+        assert size(model, precision) == bought.bytes
+    assert plan(tiny_graph, bought.bytes - 1).model == "RotatE"  # nothing of the frontier fits
+    assert plan(tiny_graph, "1MB", "TransE").model == "TransE"
+    waits = {"float32": 0.5, "4bit": 1e-3, "2bit": 1e-4}
+    monkeypatch.setattr(budget, "query_seconds", lambda graph, model, dim, precision: waits[precision])
+    assert [plan(tiny_graph, limit).precision for limit in ("1s", "2ms", "200us")] == ["float32", "4bit", "2bit"]
+    monkeypatch.undo()
+    for precision in ("float32", "4bit"):
+        assert 0 < budget.query_seconds(tiny_graph, "ComplEx", 8, precision) < 60
+
+
+def test_without_a_frontier_a_budget_buys_few_floats(tiny_graph: Graph, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(advice, "FRONTIER", tmp_path / "none.csv")
+    assert advice.frontier(12).empty and plan(tiny_graph, "1MB").model == "RotatE"
+
+
+def test_a_student_of_few_bits_in_one_command(triples: Path, tmp_path: Path, measured: None) -> None:
+    result = call("distill", triples, "--budget", "650B", "--epochs", 2, "-o", tmp_path / "s", "--json")
+    told = json.loads(result.stdout)
+    assert (told["dim"], told["precision"]) == (8, "2bit") and "kept 80% of" in told["expected"]
+    assert {row["model"] for row in told["metrics"]} == {"teacher", "no-DS", "stage 1"}
+    assert {row["dim"] for row in told["metrics"]} == {8} and "validation MRR" in told["verdict"]
+    student = load_student(tmp_path / "s")
+    by = {row["precision"]: row["mrr"] for row in told["precisions"]}
+    assert by["2bit"] == pytest.approx(by["float32"], abs=1e-6)  # its floats are what its codes say
+    assert student.precision == "2bit" and student.evaluate()["both"]["mrr"] == pytest.approx(by["2bit"], abs=1e-6)
+    call("distill", triples, "--teacher", tmp_path / "s", "--dim", 8, "--precision", "4bit", "--epochs", 2, "-o",
+         tmp_path / "t")  # fmt: skip
+    assert load_student(tmp_path / "t").model.dim == 8
+
+
+def test_few_floats_by_a_budget(triples: Path, tmp_path: Path) -> None:
     result = call(
-        "distill", triples, "--budget", "200B", "--teacher-dim", 8, "--epochs", 3, "-o", tmp_path / "s", "--json"
-    )
+        "distill", triples, "--budget", "200B", "--model", "RotatE", "--teacher-dim", 8, "--epochs", 3,
+        "-o", tmp_path / "s", "--json",
+    )  # fmt: skip
     told = json.loads(result.stdout)
     assert (told["dim"], told["precision"]) == (4, "int8") or told["dim"] < 8
     assert {row["model"] for row in told["metrics"]} == {"teacher", "no-DS", "stage 1", "stage 2"}  # both were trained
@@ -187,34 +241,34 @@ def test_the_budget(tiny_graph: Graph, triples: Path, tmp_path: Path) -> None:
 
 
 def test_a_budget_of_time_is_measured(tiny_graph: Graph, monkeypatch) -> None:
-    monkeypatch.setattr(distil_module, "query_seconds", lambda graph, model, dim: dim * 1e-4)
-    for budget, dim in (("1ms", 8), ("450 us", 4), ("1s", 64)):
-        bought = plan(tiny_graph, budget)
+    monkeypatch.setattr(budget, "query_seconds", lambda graph, model, dim, precision: dim * 1e-4)
+    for limit, dim in (("1ms", 8), ("450 us", 4), ("1s", 64)):
+        bought = plan(tiny_graph, limit, "RotatE")
         assert (bought.dim, bought.precision) == (dim, "float32") and f"{dim / 10:.3g} ms" in str(bought)
     with pytest.raises(ConfigError, match="takes 0.1 ms a query here"):
-        plan(tiny_graph, "50us")
+        plan(tiny_graph, "50us", "RotatE")
     asked: list[int] = []
 
-    def busy_at_first(graph: Graph, model: str, dim: int) -> float:
+    def busy_at_first(graph: Graph, model: str, dim: int, precision: str) -> float:
         asked.append(dim)
         return 1.0 if asked.count(dim) == 1 else dim * 1e-4
 
-    monkeypatch.setattr(distil_module, "query_seconds", busy_at_first)
-    assert plan(tiny_graph, "1ms").dim == 8
+    monkeypatch.setattr(budget, "query_seconds", busy_at_first)
+    assert plan(tiny_graph, "1ms", "RotatE").dim == 8
     monkeypatch.undo()
-    assert 0 < distil_module.query_seconds(tiny_graph, "RotatE", 4) < 60
+    assert 0 < budget.query_seconds(tiny_graph, "RotatE", 4) < 60
 
 
 def test_what_a_budget_is_expected_to_cost_is_what_was_measured(tiny_graph: Graph) -> None:
     table = pd.read_csv(advice.MEASURED)
     assert (table["kept"] - table["student_mrr"] / table["teacher_mrr"]).abs().max() < 1e-3
     eighth = table[table["dim"] * 8 == table["teacher_dim"]]["kept"]
-    told = plan(tiny_graph, 700).expected
+    told = plan(tiny_graph, 700, "RotatE").expected
     assert (
         told.startswith(f"students of 1/8 of the dimension kept {eighth.min():.0%}")
         and f"{eighth.max():.0%} of" in told
     )
-    assert "no student is needed" in plan(tiny_graph, "1MB").expected
+    assert "no student is needed" in plan(tiny_graph, "1MB", "RotatE").expected
 
 
 def test_a_teacher_from_elsewhere_in_one_command(triples: Path, tmp_path: Path) -> None:

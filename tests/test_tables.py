@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kgdistil import reproduce, results, tables
+from kgdistil import advice, frontier, reproduce, results, tables
 
 # Sums added up from the paper's text by hand of another parser: rows from the teacher down, columns TransE MRR, H@10,
 # H@3, H@1, TransH MRR, … (Table 6: MRR, H@10)
@@ -64,6 +64,11 @@ def test_what_is_committed_is_what_the_records_give(built):
         assert path.is_file() and path.read_text(encoding="utf-8") == tables.as_csv(frame), (
             f"{path} is stale: run `python -m kgdistil.tables`"
         )
+
+
+def test_a_budget_chooses_by_the_committed_frontier():
+    wanted = tables.as_csv(tables.of_both(frontier.kept).drop(columns="dataset"))
+    assert advice.FRONTIER.read_text(encoding="utf-8") == wanted, "run `python -m kgdistil.tables`"
 
 
 def test_no_cell_shows_a_dirty_record(built):
