@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,15 +26,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from . import browser, plots, recipes, report, results, story, tables
-from .checkpoint import WEIGHTS, load_model, write_atomically, write_json
+from .checkpoint import WEIGHTS, load_model, read_model, write_atomically, write_json
 from .data import Graph, load
+from .distil import batch_size
 from .errors import DataError, KgdistilError
 from .models import MODELS
-from .reproduce import GRAPHS, Cell, cells_of
-from .reproduce import config as config_of
+from .reproduce import GRAPHS, cells_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from .training import Run
 
 log = logging.getLogger("kgdistil")
 NAMES = {"wn18rr": "WN18RR", "fb15k-237": "FB15k-237", "umls": "UMLS"}
@@ -483,24 +486,25 @@ def save_svg(figure: Figure, theme: str, path: str) -> None:
 
 # ---- the page "Try it" ----------------------------------------------------------------------------------------------
 def export_graphs(folder: Path) -> None:
-    """Students and teachers as arrays: UMLS, trained here, and every student under `results/students/`."""
-    shown, missing = [umls_entry(folder)], []
-    for path in sorted((results.results_folder() / "students").glob("*-d8/")):
-        dataset = next((name for name in GRAPHS if path.name.startswith(f"{name}-")), None)
-        if dataset is None:
-            continue
-        entry: dict[str, Any] = {"title": f"{NAMES[dataset]}, {path.name.removeprefix(dataset + '-')}"}
+    """Students and teachers as arrays: UMLS, trained here, and of the others what lies under `results/students/`.
+
+    Of a graph's students of few bits the largest, which comes first.
+    """
+    shown, missing = umls_entries(folder), []
+    for path in served():
+        dataset = next(name for name in GRAPHS if path.name.startswith(f"{name}-"))
+        entry: dict[str, Any] = {"title": f"{NAMES[dataset]}, {kind(path.name.removeprefix(f'{dataset}-'))}"}
         try:
             graph = load(dataset)
         except DataError as error:
             missing.append({**entry, "reason": str(error)})
             continue
-        student = load_model(path, graph)
+        student, about = read_model(path / WEIGHTS, graph)
+        precision = about.get("precision", "float32")
         browser.export_graph(graph, folder / path.name)
-        browser.export(student, graph, folder / path.name / "student")
+        browser.export(student, graph, folder / path.name / "student", precision=precision)
         entry |= {"folder": path.name, "student": True, "example": example(student, graph)}
-        cell = config_of(Cell("tuned", dataset, type(student).__name__, "DS", student.dim))
-        teacher = results.root() / "runs" / "models" / str(cell and cell.teacher)
+        teacher = results.model_folder(teacher_of(about.get("run_id")))
         if (teacher / WEIGHTS).is_file():  # weights of teachers are not committed: only where it was trained here
             browser.export(load_model(teacher, graph), graph, folder / path.name / "teacher")
             entry["teacher"] = True
@@ -508,16 +512,55 @@ def export_graphs(folder: Path) -> None:
     write_json(folder / "graphs.json", {"graphs": shown, "missing": missing})
 
 
-def umls_entry(folder: Path) -> dict[str, Any]:
-    """Distil UMLS, in seconds, and write both models."""
-    graph = load("umls")
-    runs = recipes.distillation("umls").run(graph, progress=False)
-    models = {"student": runs["stage 2"], "teacher": runs["teacher"]}
-    browser.export_graph(graph, folder / "umls")
-    for role, run in models.items():
-        browser.export(run.load(graph), graph, folder / "umls" / role, {"run": run.id, "test_mrr": run.test()})
-    first = example(models["teacher"].load(graph), graph)
-    return {"title": "UMLS (biomedicine)", "folder": "umls", "student": True, "teacher": True, "example": first}
+def served() -> list[Path]:
+    """Folders of the students of `GRAPHS` that the page serves: of few bits the largest, then those of 8 dimensions."""
+    found = []
+    for dataset in GRAPHS:
+        there = sorted((results.results_folder() / "students").glob(f"{dataset}-*/"))
+        few = [path for path in there if re.search(r"-\d+B$", path.name)]
+        found += sorted(few, key=lambda path: int(path.name.rsplit("-", 1)[1][:-1]))[-1:]
+        found += [path for path in there if path.name.endswith("-d8")]
+    return found
+
+
+def kind(name: str) -> str:
+    """ "rotate-d8" or "complex-16B" in words."""
+    model, size = name.rsplit("-", 1)
+    model = next((m for m in MODELS if m.lower() == model), model)
+    return f"{model}, {size[1:]} dimensions" if size[0] == "d" else f"{model}, {size[:-1]} bytes an entity"
+
+
+def teacher_of(run: str | None) -> str:
+    """The run that taught a recorded student; "none" where that is not known."""
+    record = run and results.read_record(results.record_path(run))
+    return (record and record["config"]["teacher"]) or "none"
+
+
+def umls_entries(folder: Path) -> list[dict[str, Any]]:
+    """Distil UMLS, in seconds, to few floats and to few bits, and write students and teachers."""
+    graph, entries = load("umls"), []
+    dim = recipes.distillation("umls").no_ds.dim
+    floats, bits = recipes.distillation("umls").run(graph, progress=False), few_bits(graph)
+    for name, title, runs, precision in (
+        ("umls", f"{dim} dimensions", floats, "float32"),
+        ("umls-16B", kind("complex-16B"), bits, "1bit"),
+    ):
+        models = {"student": list(runs.values())[-1], "teacher": runs["teacher"]}
+        browser.export_graph(graph, folder / name)
+        for role, run in models.items():
+            about = {"run": run.id, "test_mrr": run.test()}
+            browser.export(
+                run.load(graph), graph, folder / name / role, about, precision if role == "student" else "float32"
+            )
+        first = example(models["teacher"].load(graph), graph)
+        entries.append({"title": f"UMLS (biomedicine), {title}", "folder": name, "student": True, "teacher": True,
+                        "example": first})  # fmt: skip
+    return entries
+
+
+def few_bits(graph: Graph) -> dict[str, Run]:
+    """UMLS in 16 bytes an entity."""
+    return recipes.few_bits("umls", batch_size=batch_size(graph)).run(graph, progress=False)
 
 
 def example(model: Any, graph: Graph) -> dict[str, int]:

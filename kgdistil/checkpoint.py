@@ -102,7 +102,22 @@ def save_model(
     Raises:
         KgdistilError: the folder cannot be written.
     """
-    folder = Path(folder)
+    description = save_weights(folder, model, graph, run_id, precision=precision, about=about)
+    labels = {"entities": list(graph.entities), "relations": list(graph.relations)}
+    names = {"names": dict(graph.descriptions)} if graph.descriptions else {}
+    write_json(Path(folder) / DESCRIPTION, {**description, **labels, **names})
+
+
+def save_weights(
+    folder: str | os.PathLike,
+    model: KGEModel,
+    graph: Graph,
+    run_id: str | None = None,
+    *,
+    precision: str = "float32",
+    about: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`save_model` without the labels, for who has the graph; `load_model` reads it. Returns the description."""
     newer = precision != "float32" or (isinstance(model, RotatE) and model.norm != 1)
     description = {
         "version": 2 if newer else 1,
@@ -119,10 +134,8 @@ def save_model(
         **({"precision": precision} if newer else {}),
         **({"about": about} if about else {}),
     }
-    labels = {"entities": list(graph.entities), "relations": list(graph.relations)}
-    names = {"names": dict(graph.descriptions)} if graph.descriptions else {}
-    write_tensors(folder / WEIGHTS, pack(model, precision), description)
-    write_json(folder / DESCRIPTION, {**description, **labels, **names})
+    write_tensors(Path(folder) / WEIGHTS, pack(model, precision), description)
+    return description
 
 
 def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEModel:

@@ -27,12 +27,14 @@ import torch
 from tqdm import tqdm
 
 from . import results
-from .checkpoint import WEIGHTS, write_atomically
+from .checkpoint import WEIGHTS, save_weights, write_atomically
 from .config import RunConfig, make_config
 from .data import Graph, load
 from .errors import BusyError, CheckpointError, ConfigError, KgdistilError
 from .models import MODELS as MODEL_CLASSES
 from .models import build_model
+from .quantise import GROUPS as PACKED
+from .quantise import size
 from .training import Run, make_engine, run
 
 log = logging.getLogger("kgdistil")
@@ -47,6 +49,7 @@ FRONTIER = "frontier"
 CODED = {"distilled": "stage1", "coded-alone": "no-ds"}  # as many floats as the teacher, of few bits
 SMALL = {"small-distilled": "stage1", "small": "no-ds"}  # float32, fewer floats
 TRAINED = {"teacher": "teacher", **CODED, **SMALL}
+MEGABYTE = 10**6
 SEARCH = "search"  # the protocol of a trial's config, so that a trial is never taken for a cell
 OWN = ("search_epochs", "share", "checks")  # keys of the recipe that are no parameters of a run
 
@@ -374,8 +377,8 @@ def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
     """
     if not task.trial:
         done = run(task.config, graph, progress=progress, save_ranks=True)
-        if replace(task.cell, model="", dataset="") == Cell("tuned", "", "", "DS", 8):
-            publish(done)
+        if task.cell.dataset in GRAPHS:
+            publish(task.cell, done, graph)
         return
     name, path = task.config.run_id, search_path(task.cell)
     for folder in (results.runs_folder(), path.parent):
@@ -397,11 +400,19 @@ def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
         shutil.rmtree(done.folder, ignore_errors=True)
 
 
-def publish(done: Run) -> None:
-    """Keep a student's weights under `results/students/`, where `load_model` reads them."""
-    name = f"{done.config.dataset}-{done.config.model.lower()}-d{done.config.dim}"
-    target = results.results_folder() / "students" / name / WEIGHTS
-    write_atomically(target, lambda scratch: shutil.copyfile(done.folder / WEIGHTS, scratch))
+def publish(cell: Cell, done: Run, graph: Graph) -> None:
+    """Keep the weights of students worth having under `results/students/`, where `load_model` reads them.
+
+    Those are the tuned ones of 8 dimensions, and of few bits the distilled ones that fit into a megabyte.
+    """
+    name, precision = f"d{cell.dim}", "float32"
+    if cell.protocol == FRONTIER:
+        name, precision = f"{cell.dim}B", next((p for p, g in PACKED.items() if g == done.config.group), "")
+    model = done.load(graph)
+    small = cell.method == "distilled" and precision and size(model, precision) < MEGABYTE
+    if small or (cell.protocol, cell.method, cell.dim) == ("tuned", "DS", 8):
+        folder = results.results_folder() / "students" / f"{cell.dataset}-{cell.model.lower()}-{name}"
+        save_weights(folder, model, graph, done.id, precision=precision)
 
 
 # ---- what it costs --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from kgdistil import DataError, book, build_model, results, save_model
+from kgdistil.checkpoint import save_weights
 
 RUN = "wn18rr-rotate-d8-stage2-s0-d8523e7a"
 
@@ -133,12 +134,23 @@ def test_students_of_other_graphs_appear_where_their_weights_are(wn18rr, tmp_pat
     student = build_model("TransE", wn18rr.num_entities, wn18rr.num_relations, 8)
     save_model(tmp_path / "results" / "students" / "wn18rr-transe-d8", student, wn18rr)
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(book, "umls_entry", lambda folder: {"title": "UMLS"})
+    monkeypatch.setattr(book, "umls_entries", lambda folder: [{"title": "UMLS"}])
     book.export_graphs(tmp_path / "try")
     written = json.loads((tmp_path / "try" / "graphs.json").read_text())
-    assert [entry["title"] for entry in written["graphs"]] == ["UMLS", "WN18RR, transe-d8"]
+    assert [entry["title"] for entry in written["graphs"]] == ["UMLS", "WN18RR, TransE, 8 dimensions"]
     header = json.loads((tmp_path / "try" / "wn18rr-transe-d8" / "student" / "model.json").read_text())
     assert header["entities"] == [wn18rr.num_entities, 8]
+
+    for size, dim in (("2B", 2), ("16B", 16)):  # of few bits the largest, and before the others
+        small = build_model("ComplEx", wn18rr.num_entities, wn18rr.num_relations, dim)
+        save_weights(tmp_path / "results" / "students" / f"wn18rr-complex-{size}", small, wn18rr, precision="4bit")
+    book.export_graphs(tmp_path / "try")
+    written = json.loads((tmp_path / "try" / "graphs.json").read_text())
+    assert [entry["title"] for entry in written["graphs"][1:]] == [
+        "WN18RR, ComplEx, 16 bytes an entity", "WN18RR, TransE, 8 dimensions"]  # fmt: skip
+    assert (tmp_path / "try" / "wn18rr-complex-16B" / "student" / "entities.u8").stat().st_size == 16 * 40943
+    shutil.rmtree(tmp_path / "results" / "students" / "wn18rr-complex-16B")
+    shutil.rmtree(tmp_path / "results" / "students" / "wn18rr-complex-2B")
 
     def absent(name):
         raise DataError("no network")
@@ -146,4 +158,4 @@ def test_students_of_other_graphs_appear_where_their_weights_are(wn18rr, tmp_pat
     monkeypatch.setattr(book, "load", absent)
     book.export_graphs(tmp_path / "try")
     written = json.loads((tmp_path / "try" / "graphs.json").read_text())
-    assert written["missing"] == [{"title": "WN18RR, transe-d8", "reason": "no network"}]
+    assert written["missing"] == [{"title": "WN18RR, TransE, 8 dimensions", "reason": "no network"}]
