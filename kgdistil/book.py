@@ -124,7 +124,7 @@ class Pages:
         self.source = source  # where pictures are written
         self.frames = {name: read_frame(name) for name in (
             "table2", "table3", "table4", "table5", "table6", "sides", "significance", "figure1", "figure2", "figure3",
-            "claims", "frontier", "frontier_gain")}  # fmt: skip
+            "claims", "frontier", "frontier_gain", "frontier_speed")}  # fmt: skip
         self.records = {record["id"]: record for record in results.read_records()}
         self.shown = report.distillation(*report.SHOWN)
 
@@ -171,6 +171,9 @@ class Pages:
             for name, method in (("teacher", "teacher"), ("no-DS", "no-DS"), ("stage 2", "DS")):
                 run = self.shown[name]
                 points.append({"kind": "ours", "method": method, "bytes": factor * run.config.dim, "mrr": run.test()})
+        few = self.of_frontier(dataset)
+        few = few[few["method"].isin(("distilled", "rounded"))] if len(few) else few
+        points += [{"kind": "ours", "method": r.method, "bytes": r.bytes, "mrr": r.mrr} for r in few.itertuples()]
         said = pd.read_csv(results.results_folder() / "published.csv")
         said = said[said["dataset"] == dataset]
         frame = pd.concat([
@@ -179,8 +182,9 @@ class Pages:
         ])  # fmt: skip
         words = "; ".join(f"{p['kind']}, {p['method']}, {p['bytes']} bytes: {p['mrr']:.3f}" for p in points)
         alt = f"Test MRR of {model} on {NAMES[dataset]} against bytes per entity. {words}."
+        beyond = '; few bits: <a href="frontier.html">ComplEx in four-bit codes</a>' if len(few) else ""
         caption = (
-            f"Quality against size: {model} on {NAMES[dataset]}. Filled: our runs; hollow: the paper; crosses: "
+            f"Quality against size: {model} on {NAMES[dataset]}{beyond}. Filled: our runs; hollow: the paper; crosses: "
             f"{said['model'].nunique() - 1} models published elsewhere"
             ' (<a href="results.html#published-models">sources</a>).'
         )
@@ -337,10 +341,32 @@ class Pages:
         return html_table("Distilled (DS) against its rivals, paired bootstrap over test triples", head, rows)
 
     # -- beyond the paper
+    def of_frontier(self, dataset: str, name: str = "frontier") -> pd.DataFrame:
+        """The rows of a graph."""
+        frame = self.frames[name]
+        return frame[frame["dataset"] == dataset]
+
+    def few_bits(self, dataset: str = "wn18rr", model: str = "RotatE", dim: int = 8) -> str:
+        """What students of few bits add to the paper's, in a paragraph; nothing where they have not run."""
+        frame, cells = self.of_frontier(dataset), self.frames["table3" if dataset == "wn18rr" else "table4"]
+        few = frame[frame["method"] == "distilled"].sort_values("bytes") if len(frame) else frame
+        mine = cells[(cells["protocol"] == "tuned") & (cells["model"] == model) & (cells["metric"] == "mrr")
+                     & (cells["method"] == "DS") & (cells["dim"] == dim)].dropna(subset=["ours"])  # fmt: skip
+        if few.empty or mine.empty:
+            return ""
+        small, ds, size = few.iloc[0], mine.iloc[0], 4 * MODELS[model].entity_factor * dim
+        teacher = frame[frame["method"] == "teacher"]["mrr"].max()
+        return (
+            f"**Fewer bits beat fewer floats.** A student that keeps its teacher's dimension and gives each group of "
+            f"numbers four bits reaches an MRR of {number(small.mrr)} with {small.bytes} bytes an entity "
+            f"({run_link(small.run, 'record')}); the tuned {dim}-dimensional {model}, distilled as in the paper, "
+            f"reaches {number(ds.ours)} with {size} ({run_link(ds.run, 'record')}), in the paper {number(ds.paper)}. "
+            f"Its teacher has {number(teacher)}. [What a byte buys](frontier.md) compares them with everything simpler."
+        )
+
     def frontier(self, dataset: str) -> str:
         """Picture, words and tables of a graph's frontier, or what makes them."""
-        frame, gains = (self.frames[name] for name in ("frontier", "frontier_gain"))
-        frame, gains = (f[f["dataset"] == dataset] for f in (frame, gains))
+        frame, gains = self.of_frontier(dataset), self.of_frontier(dataset, "frontier_gain")
         if frame.empty:
             return self.none_yet(f"make frontier DATASET={dataset}")
         said = pd.read_csv(results.results_folder() / "published.csv")
@@ -364,6 +390,18 @@ class Pages:
         head = ["size", "rival", "its MRR", "distilled, few bits", "difference", "95 % interval", "p"]
         beside = html_table(f"The distilled few-bit student against every rival on {NAMES[dataset]}", head, rows)
         return f"\n{words}\n{drawn}\n{table}\n{beside}\n"
+
+    def frontier_speed(self) -> str:
+        """What a query costs by bytes of an entity, in words, a picture and a table."""
+        frame = self.frames["frontier_speed"]
+        if frame.empty:
+            return self.none_yet("python -m kgdistil.bench.scan")
+        words = story.of_speed(frame)
+        drawn = self.picture("frontier-speed", plots.speed(frame), words)
+        rows = [[r.label, str(r.bytes), r.what, f"{r.microseconds:.1f}", f"{r.complex:.1f}×", f"{r.rotate:.1f}×",
+                 number(r.mrr) + " " + run_link(r.run, "record")] for r in frame.itertuples()]  # fmt: skip
+        head = ["model", "bytes", "task", "µs a query", "as fast as ComplEx, d = 64", "as RotatE, d = 64", "MRR"]
+        return f"\n{words}\n{drawn}\n{html_table('What a query costs on WN18RR', head, rows)}\n"
 
     def not_reproduced(self, protocol: str) -> str:
         """Cells of Tables 3 and 4 whose MRR is not the paper's, the farthest first."""

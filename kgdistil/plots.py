@@ -473,12 +473,45 @@ def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None, x: str = "
     return fig
 
 
+def speed(frame: pd.DataFrame) -> Figure:
+    """Test MRR over the microseconds of a filtered rank: students of few bits by bytes, and float models.
+
+    Args:
+        frame: label, form, bytes, what, microseconds, mrr, as `tables.frontier_speed` makes it.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axis = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    ranked = frame[frame["what"] == "filtered rank"].sort_values("bytes")
+    for form, colour, style, mark in (("few bits", "#009E73", "-", "o"), ("float32", "#777777", "", "D")):
+        rows = ranked[ranked["form"] == form]
+        axis.plot(rows["microseconds"], rows["mrr"], color=colour, ls=style, marker=mark, ms=8, lw=2, label=form)
+        for row in rows.itertuples():
+            name = f"{row.bytes} bytes" if form == "few bits" else row.label.removesuffix(", float32")
+            right = form == "float32" and row.microseconds == ranked["microseconds"].max()
+            axis.annotate(name, (row.microseconds, row.mrr), (0, -18), textcoords="offset points", fontsize=11,
+                          ha="right" if right else "center", color="#555555")  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=0, top=1.15 * ranked["mrr"].max())
+    axis.set(xlabel="microseconds a query (filtered rank, WN18RR)", ylabel="test MRR")
+    axis.legend(frameon=False, loc="lower left")
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
 # ---- the book's own pictures ----------------------------------------------------------------------------------------
+FEW_BITS = {"distilled": "#009E73"}  # where DS has the colour that `FRONTIER` gives it
+
+
 def quality_against_bytes(frame: pd.DataFrame) -> Figure:
     """Test MRR over the bytes of one entity: ours filled, the paper's hollow, published models as crosses.
 
     Args:
-        frame: kind ("ours", "paper" or "published"), method, model, bytes (missing: drawn as a level), mrr.
+        frame: kind ("ours", "paper" or "published"), method, model, bytes (missing: drawn as a level), mrr. Ours may
+            be methods of `FRONTIER` as well, of students of few bits.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
@@ -498,6 +531,12 @@ def quality_against_bytes(frame: pd.DataFrame) -> Figure:
             rows = frame[(frame["kind"] == kind) & (frame["method"] == method)].sort_values("bytes")
             axis.plot(rows["bytes"], rows["mrr"].astype(float), color=COLOURS[method], ls=style, lw=width, ms=8,
                       marker="D" if method == "teacher" else "o", mfc=face or COLOURS[method], zorder=3)  # fmt: skip
+    few = [method for method in FRONTIER if method in set(frame["method"])]
+    for method in few:
+        colour, style, mark, _ = FRONTIER[method]
+        rows = frame[frame["method"] == method].sort_values("bytes")
+        axis.plot(rows["bytes"], rows["mrr"].astype(float), color=FEW_BITS.get(method, colour), ls=style, lw=2.2, ms=8,
+                  marker=mark, zorder=3)  # fmt: skip
     sizes = sorted(frame.loc[frame["kind"] != "published", "bytes"].astype(int).unique())
     axis.set_xscale("log", base=2)
     axis.set_xticks(sizes, [str(size) for size in sizes])
@@ -512,6 +551,11 @@ def quality_against_bytes(frame: pd.DataFrame) -> Figure:
             ("DS", "o", "distilled student (DS)"),
         )
     ]
+    marks += [
+        Line2D([], [], color=FEW_BITS.get(m, FRONTIER[m][0]), ls=FRONTIER[m][1], lw=2.2, marker=FRONTIER[m][2], ms=8,
+               label=FRONTIER[m][3])
+        for m in few
+    ]  # fmt: skip
     marks += [Line2D([], [], color="#777777", lw=2.2, marker="o", label="ours"),
               Line2D([], [], color="#777777", lw=1.2, ls="--", marker="o", mfc="none", label="the paper"),
               Line2D([], [], color="#888888", marker="x", ls="", label="published elsewhere")]  # fmt: skip

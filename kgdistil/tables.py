@@ -309,7 +309,31 @@ def build() -> dict[str, pd.DataFrame]:
         "claims": claims_table(ours, said),
         "frontier": of_both(points),
         "frontier_gain": of_both(against_distilled),
+        "frontier_speed": frontier_speed(),
     }
+
+
+SPEED = ["label", "form", "bytes", "what", "microseconds", "complex", "rotate", "mrr", "run"]
+TASKS = {"rank": "filtered rank", "top": "ten best answers"}
+
+
+def frontier_speed() -> pd.DataFrame:
+    """`results/bench/scan.json` by model: microseconds of a query, how many times as fast as the float models of 64
+    dimensions that is, and the test MRR of the run that was measured; rows of random weights are left out."""
+    path = results.results_folder() / "bench" / "scan.json"
+    if not path.is_file():
+        return pd.DataFrame(columns=SPEED)
+    frame = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["rows"])
+    for model in ("ComplEx", "RotatE"):
+        large = frame[(frame["form"] == "float32") & (frame["model"] == model) & (frame["dim"] == 64)]
+        frame[model.lower()] = frame["what"].map(large.set_index("what")["microseconds"]) / frame["microseconds"]
+    frame = frame[frame["run"].notna()]
+    records = {run: results.read_record(results.record_path(run)) for run in frame["run"].unique()}
+    frame["mrr"] = [value(records[run], "mrr") for run in frame["run"]]
+    coded = frame["form"] != "float32"
+    words = frame["form"].where(frame["form"] == "FAISS fast scan", "few bits").where(coded, "float32")
+    frame["label"] = [f"{r.model}, d = {r.dim}, {word}" for r, word in zip(frame.itertuples(), words)]
+    return frame.assign(form=words, what=frame["what"].map(TASKS))[SPEED]
 
 
 def of_both(make: Callable[[str], pd.DataFrame]) -> pd.DataFrame:

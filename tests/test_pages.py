@@ -39,6 +39,10 @@ def pages(tmp_path, monkeypatch):
               "gain": gain, "low": gain - 0.01, "high": gain + 0.01, "p": p, "run": RUN, "distilled_run": RUN}
              for size, mrr, gain, p in ((16, 0.4, 0.05, 0.0005), (64, 0.479, 0.001, 0.6))]  # fmt: skip
     pd.DataFrame(gains).to_csv(tables / "frontier_gain.csv", index=False)
+    asked = [{"label": f"{form} of {size}", "form": form, "bytes": size, "what": "filtered rank", "complex": 100 / us,
+              "rotate": 400 / us, "microseconds": us, "mrr": mrr, "run": RUN}
+             for form, size, us, mrr in (("few bits", 16, 10, 0.45), ("float32", 512, 100, 0.47))]  # fmt: skip
+    pd.DataFrame(asked).to_csv(tables / "frontier_speed.csv", index=False)
     curve = [{"method": m, "epoch": e, "valid_mrr": 0.2, "test_mrr": 0.3, "run": RUN}
              for m in ("no-DS", "-S2", "DS") for e in (10, 20)]  # fmt: skip
     pd.DataFrame(curve).to_csv(tables / "figure3.csv", index=False)
@@ -69,8 +73,11 @@ def test_other_pages_read_well_when_full(pages):
     assert "▼ −0.020" in pages.significance() and "0.0005" in pages.significance()
     assert "▲ +1" in pages.table2() and "same" in pages.table2()
     assert "DS ends at 0.300" in pages.figure(3) and (pages.source / "site/pictures/figure3-dark.svg").is_file()
-    assert "ours, DS, 64 bytes: 0.268" in pages.quality_picture()
+    drawn = pages.quality_picture()
+    assert "ours, DS, 64 bytes: 0.268" in drawn and "ours, distilled, 16 bytes: 0.450" in drawn
     assert RUN in pages.runs()
+    assert "reaches an MRR of 0.450 with 16 bytes" in pages.few_bits() and "0.268 with 64" in pages.few_bits()
+    assert pages.few_bits("fb15k-237") == ""
 
 
 def test_the_frontier_is_told_in_words_a_picture_and_tables(pages):
@@ -80,6 +87,9 @@ def test_the_frontier_is_told_in_words_a_picture_and_tables(pages):
     assert (pages.source / "site/pictures/frontier-wn18rr-dark.svg").is_file()
     assert text.count("<table") == 2 and f'href="../runs/{RUN}.json"' in text and "▲ +0.050" in text
     assert "make frontier DATASET=fb15k-237" in pages.frontier("fb15k-237")
+    text = pages.frontier_speed()
+    assert "16 bytes an entity ranks a query in 10.0 µs, 10.0 times as fast as ComplEx and 40.0 times" in text
+    assert (pages.source / "site/pictures/frontier-speed-dark.svg").is_file() and ">40.0×</td>" in text
 
 
 def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
@@ -89,7 +99,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
         frame = pd.read_csv(tables / f"{name}.csv")
         frame = frame.assign(ours=np.nan, difference=np.nan, seeds=0, deviation=np.nan, run="not run")
         frame.to_csv(tables / f"{name}.csv", index=False)
-    for name in ("sides", "significance", "figure1", "figure2", "figure3"):
+    for name in ("sides", "significance", "figure1", "figure2", "figure3", "frontier_speed"):
         (tables / f"{name}.csv").write_text("\n")
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     pages = book.Pages(tmp_path / "source")
@@ -99,6 +109,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     assert "not run" in pages.does_it_pay() and "not run" in pages.table("table6", "paper")
     assert "nan" not in pages.table("table3", "tuned").lower()
     assert "0.385" in pages.quality_picture(), "the notebook's runs stand in"
+    assert pages.few_bits() == "" and "python -m kgdistil.bench.scan" in pages.frontier_speed()
 
 
 def test_every_number_of_the_front_page_follows_the_records(tmp_path, monkeypatch):

@@ -25,19 +25,19 @@ from ..data import Graph, load
 from ..errors import ConfigError, KgdistilError
 from ..evaluation import KnownTriples
 from ..models import KGEModel, build_model
-from ..reproduce import Cell, config, shape
+from ..reproduce import FRONTIER, Cell, config, shape
 from ..scan import CodedRanker
 
 FLOATS = (("RotatE", 64), ("ComplEx", 64), ("RotatE", 8), ("ComplEx", 8))
 
 
-def trained(graph: Graph, model: str, dim: int, cell: Cell) -> tuple[KGEModel, bool]:
-    """The cell's model where its weights are here; else one of random weights, and False."""
-    found = config(cell)
-    if found is not None and found.dim == dim and (results.model_folder(found.run_id) / WEIGHTS).is_file():
-        return load_model(results.model_folder(found.run_id), graph), True
-    settings = make_config(dataset=graph.name, model=model, dim=dim)
-    return build_model(model, graph.num_entities, graph.num_relations, dim, **settings.model_options), False
+def trained(graph: Graph, cell: Cell) -> tuple[KGEModel, str | None]:
+    """The cell's model and its run where its weights are here; else one of random weights, and None."""
+    found, dim = config(cell), shape(cell)["dim"]
+    if found is not None and (results.model_folder(found.run_id) / WEIGHTS).is_file():
+        return load_model(results.model_folder(found.run_id), graph), found.run_id
+    settings = make_config(dataset=graph.name, model=cell.model, dim=dim)
+    return build_model(cell.model, graph.num_entities, graph.num_relations, dim, **settings.model_options), None
 
 
 def faiss_top(codes: torch.Tensor, book: torch.Tensor, queries: torch.Tensor, k: int) -> Callable[[], Any] | None:
@@ -74,19 +74,20 @@ def measure(graph: Graph, rounds: int) -> list[dict[str, Any]]:
 
     for name, dim in FLOATS:
         cell = Cell("tuned", graph.name, name, "teacher" if dim == 64 else "no-DS", dim)
-        model, is_trained = trained(graph, name, dim, cell)
+        model, run = trained(graph, cell)
         if not kernels.usable(model) or kernels.rank_library(model) is None:
             raise ConfigError("the benchmark of the scan needs the compiled kernels: install g++ or clang++")
         add(kernels.Ranker(model), model, model=name, dim=dim, bytes=4 * model.entities.shape[1], form="float32",
-            trained=is_trained)  # fmt: skip
+            run=run)  # fmt: skip
     for size in frontier.SIZES:
-        cell = frontier.teacher_cell(graph.name, size)
-        name, dim = cell.model, shape(cell)["dim"]
-        model, is_trained = trained(graph, name, dim, cell)
+        cell = Cell(
+            FRONTIER, graph.name, frontier.MODEL, "distilled", size, frontier.teacher_cell(graph.name, size).dim
+        )
+        model, run = trained(graph, cell)
         groups = grouped(model.entities.detach(), model.entities.shape[1] // (2 * size), model.paired)
         book = fit(groups)
         codes = assign(groups, book)
-        about = {"model": name, "dim": dim, "bytes": size, "trained": is_trained}
+        about = {"model": cell.model, "dim": model.dim, "bytes": size, "run": run}
         add(CodedRanker(model, codes, book), model, form=f"{SIXTEEN} vectors a group", **about)
         for side, anchor in (("tail", 0), ("head", 2)):
             queries = model.queries(triples[:, anchor], triples[:, 1], side).detach()
@@ -101,9 +102,9 @@ def measure(graph: Graph, rounds: int) -> list[dict[str, Any]]:
             row["seconds"].append(time.perf_counter() - began)
     merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row, _ in work:
-        key = tuple(row[k] for k in ("model", "dim", "bytes", "form", "trained", "what"))
+        key = tuple(row[k] for k in ("model", "dim", "bytes", "form", "run", "what"))
         microseconds = 1e6 * statistics.median(row["seconds"][1:]) / row["queries"]
-        names = ("model", "dim", "bytes", "form", "trained", "what")
+        names = ("model", "dim", "bytes", "form", "run", "what")
         merged.setdefault(key, dict(zip(names, key), microseconds=0.0))["microseconds"] += microseconds / 2
     return list(merged.values())
 
@@ -126,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_json(results.results_folder() / "bench" / "scan.json", report)
     for row in rows:
         print(f"{row['model']:8s} {row['bytes']:5d} bytes  {row['form']:22s} {row['what']:5s} "
-              f"{row['microseconds']:8.1f} µs a query{'' if row['trained'] else '  (random weights)'}")  # fmt: skip
+              f"{row['microseconds']:8.1f} µs a query{'' if row['run'] else '  (random weights)'}")  # fmt: skip
     return 0
 
 
