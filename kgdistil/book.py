@@ -122,7 +122,7 @@ class Pages:
 
     def __init__(self, source: Path):
         self.source = source  # where pictures are written
-        self.frames = {name: read_frame(name) for name in (
+        self.frames = {name: tables.written(name) for name in (
             "table2", "table3", "table4", "table5", "table6", "sides", "significance", "figure1", "figure2", "figure3",
             "claims", "frontier", "frontier_gain", "frontier_speed")}  # fmt: skip
         self.records = {record["id"]: record for record in results.read_records()}
@@ -158,31 +158,20 @@ class Pages:
 
     def quality_picture(self, model: str = "RotatE", dataset: str = "wn18rr") -> str:
         """MRR against bytes per entity: the tuned cells where they have run, else the notebook's runs."""
-        factor = 4 * MODELS[model].entity_factor
-        cells = self.frames["table3" if dataset == "wn18rr" else "table4"]
-        mine = cells[(cells["protocol"] == "tuned") & (cells["model"] == model) & (cells["metric"] == "mrr")]
-        points = [
-            {"kind": kind, "method": row.method, "bytes": factor * row.dim, "mrr": mrr}
-            for row in mine.itertuples()
-            for kind, mrr in (("paper", row.paper), ("ours", row.ours))
-            if pd.notna(mrr)
-        ]
-        if not any(point["kind"] == "ours" for point in points):
-            for name, method in (("teacher", "teacher"), ("no-DS", "no-DS"), ("stage 2", "DS")):
-                run = self.shown[name]
-                points.append({"kind": "ours", "method": method, "bytes": factor * run.config.dim, "mrr": run.test()})
-        few = self.of_frontier(dataset)
-        few = few[few["method"].isin(("distilled", "rounded"))] if len(few) else few
-        points += [{"kind": "ours", "method": r.method, "bytes": r.bytes, "mrr": r.mrr} for r in few.itertuples()]
-        said = pd.read_csv(results.results_folder() / "published.csv")
-        said = said[said["dataset"] == dataset]
-        frame = pd.concat([
-            pd.DataFrame(points),
-            said.assign(kind="published", bytes=4 * said["floats"])[["kind", "model", "bytes", "mrr"]],
-        ])  # fmt: skip
-        words = "; ".join(f"{p['kind']}, {p['method']}, {p['bytes']} bytes: {p['mrr']:.3f}" for p in points)
+        frame = tables.quality(dataset, model)
+        if "ours" not in set(frame["kind"]):
+            runs = {
+                method: self.shown[name]
+                for name, method in (("teacher", "teacher"), ("no-DS", "no-DS"), ("stage 2", "DS"))
+            }
+            rows = [{"kind": "ours", "method": method, "bytes": recipes.bytes_per_entity(run.config), "mrr": run.test()}
+                    for method, run in runs.items()]  # fmt: skip
+            frame = pd.concat([frame, pd.DataFrame(rows)])
+        said, points = frame[frame["kind"] == "published"], frame[frame["kind"] != "published"]
+        words = report.words_of_quality(points)
         alt = f"Test MRR of {model} on {NAMES[dataset]} against bytes per entity. {words}."
-        beyond = '; few bits: <a href="frontier.html">ComplEx in four-bit codes</a>' if len(few) else ""
+        beyond = '; few bits: <a href="frontier.html">ComplEx in four-bit codes</a>'
+        beyond = beyond if "distilled" in set(points["method"]) else ""
         caption = (
             f"Quality against size: {model} on {NAMES[dataset]}{beyond}. Filled: our runs; hollow: the paper; crosses: "
             f"{said['model'].nunique() - 1} models published elsewhere"
@@ -498,14 +487,6 @@ def again(row: Any) -> str:
     command = tag("details", tag("summary", "command", aria_label=f"command for {row.cell}")
                   + tag("code", f"python -m kgdistil.reproduce {row.cell}"))  # fmt: skip
     return f"{run_link(row.run)}{seeds}{command}"
-
-
-def read_frame(name: str) -> pd.DataFrame:
-    """One of `results/tables/*.csv`; an empty frame for a table that has no row yet."""
-    try:
-        return pd.read_csv(tables.folder() / f"{name}.csv")
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
 
 
 def save_svg(figure: Figure, theme: str, path: str) -> None:

@@ -21,6 +21,14 @@ from .training import Run
 
 SHOWN = ("wn18rr", "RotatE", 8)  # the distillation the README opens with: graph, model, student's dimension
 PICTURE = "figures/wn18rr_rotate_d8.png"
+QUALITY = "figures/wn18rr_quality.png"
+LINES = {  # kind and methods of `tables.quality`: the README's line of it
+    ("paper", "teacher", "DS"): "the paper's RotatE: teacher, DS",
+    ("ours", "teacher", "no-DS"): "RotatE, tuned: teacher, students alone",
+    ("ours", "DS"): "RotatE, tuned: students distilled as in the paper",
+    ("ours", "rounded"): "ComplEx teacher rounded to so many bytes",
+    ("ours", "distilled"): "ComplEx in few bits, distilled",
+}
 
 
 def recorded(record: dict[str, Any]) -> Run:
@@ -74,6 +82,37 @@ def alt(runs: dict[str, Run]) -> str:
     return alt_text(runs)
 
 
+def quality_block() -> str:
+    """The README's first screen: MRR by bytes of an entity, the paper's, the tuned reproduction, and few bits."""
+    from . import tables
+
+    frame = tables.quality()
+    frame = frame[frame["kind"] != "published"].astype({"bytes": int})
+    sizes = sorted(frame["bytes"].unique(), reverse=True)
+    rows = []
+    for (kind, *methods), line in LINES.items():
+        mine = frame[(frame["kind"] == kind) & frame["method"].isin(methods)]
+        if len(mine):
+            cell = {r.bytes: f"[{r.mrr:.3f}]({place(r.run)})" if r.run else f"{r.mrr:.3f}" for r in mine.itertuples()}
+            rows.append([line, *(cell.get(size, "") for size in sizes)])
+    table = markdown(["WN18RR, test MRR", *(f"{size} bytes" for size in sizes)], rows)
+    words = f"Test MRR on WN18RR against bytes per entity. {words_of_quality(frame)}."
+    return (
+        f"![{words}](results/{QUALITY})\n\n{table}\n\n"
+        "Bytes of one entity; filtered ranks of both sides, realistic ties, one seed; each of our numbers links to its record."
+    )
+
+
+def place(run: str) -> str:
+    """Where a point's record lies: of a run, or a file of many."""
+    return f"results/{run}" if run.endswith(".json") else f"results/runs/{run}.json"
+
+
+def words_of_quality(frame: pd.DataFrame) -> str:
+    """The points of `tables.quality` for who cannot see them."""
+    return "; ".join(f"{r.kind}, {r.method}, {int(r.bytes)} bytes: {r.mrr:.3f}" for r in frame.itertuples())
+
+
 def bench_block() -> str:
     """The README's table of speeds, from `results/bench/bench.json`."""
     report = json.loads((results.results_folder() / "bench" / "bench.json").read_text(encoding="utf-8"))
@@ -123,7 +162,9 @@ def reproduction_block() -> str:
 
 def update(text: str) -> str:
     """README.md's text with its marked blocks made anew."""
-    for name, block in (("result", result_block), ("reproduction", reproduction_block), ("bench", bench_block)):
+    blocks = {"quality": quality_block, "result": result_block, "bench": bench_block}
+    blocks["reproduction"] = reproduction_block
+    for name, block in blocks.items():
         pattern = rf"(<!-- {name}: start -->\n).*?(<!-- {name}: end -->)"
         if not re.search(pattern, text, re.DOTALL):
             raise KgdistilError(f"README.md has no block {name}: put back the two comments that mark it")
@@ -132,16 +173,20 @@ def update(text: str) -> str:
 
 
 def main() -> int:
-    """Write the README's blocks and picture from the records."""
-    from . import plots
+    """Write the README's blocks and pictures from the records."""
+    from . import plots, tables
 
     readme = results.root() / "README.md"
     text = update(readme.read_text(encoding="utf-8"))
     write_atomically(readme, lambda scratch: open(scratch, "w", encoding="utf-8").write(text))
-    figure = plots.distillation(distillation(*SHOWN))
-    path = results.results_folder() / PICTURE
-    write_atomically(path, lambda scratch: figure.savefig(scratch, format="png", dpi=120))
-    print(f"written: README.md and {results.shown(path)}")
+    figures = {
+        PICTURE: plots.distillation(distillation(*SHOWN)),
+        QUALITY: plots.quality_against_bytes(tables.quality()),
+    }
+    for name, figure in figures.items():
+        path = results.results_folder() / name
+        write_atomically(path, lambda scratch, f=figure: f.savefig(scratch, format="png", dpi=120))
+        print(f"written: README.md and {results.shown(path)}")
     return 0
 
 

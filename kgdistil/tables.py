@@ -22,6 +22,7 @@ from .checkpoint import write_atomically
 from .errors import CheckpointError, KgdistilError
 from .evaluation import bootstrap
 from .frontier import against_distilled, kept, points
+from .models import MODELS as MODEL_CLASSES
 from .reproduce import DIMS, GRAPHS, MODELS, PROTOCOLS, Cell, cells_of, config, with_needs
 
 METRICS = ("mrr", "hits@10", "hits@3", "hits@1")  # in the paper's order
@@ -291,6 +292,38 @@ def claims_table(ours: Ours, said: pd.DataFrame) -> pd.DataFrame:
         rows.append({"section": where, "sentence": sentence, "paper_says": number,
                      "from_its_tables": how(of_paper), **own})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+# ---- one picture ----------------------------------------------------------------------------------------------------
+def written(name: str) -> pd.DataFrame:
+    """One of `results/tables/*.csv`; an empty frame for a table that has no row yet."""
+    try:
+        return pd.read_csv(folder() / f"{name}.csv")
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+
+
+def quality(dataset: str = "wn18rr", model: str = "RotatE") -> pd.DataFrame:
+    """Test MRR against bytes of an entity: kind ("ours", "paper" or "published"), method, model, bytes, mrr, run.
+
+    Ours are the tuned cells of `model` and, with the methods of `plots.FRONTIER`, students of few bits; published
+    models of any dimension have no bytes.
+    """
+    cells = written("table3" if dataset == "wn18rr" else "table4")
+    cells = cells[(cells["protocol"] == "tuned") & (cells["model"] == model) & (cells["metric"] == "mrr")]
+    cells = cells.assign(bytes=4 * MODEL_CLASSES[model].entity_factor * cells["dim"])
+    few = written("frontier")
+    few = few[(few["dataset"] == dataset) & few["method"].isin(("distilled", "rounded"))] if len(few) else few
+    said = pd.read_csv(results.results_folder() / "published.csv")
+    said = said[said["dataset"] == dataset]
+    parts = [
+        cells.assign(kind="paper", mrr=cells["paper"], run=""),
+        cells.assign(kind="ours", mrr=cells["ours"]).dropna(subset=["mrr"]),
+        few.assign(kind="ours"),
+        said.assign(kind="published", bytes=4 * said["floats"], method=""),
+    ]
+    columns = ["kind", "method", "model", "bytes", "mrr", "run"]
+    return pd.concat([part.reindex(columns=columns) for part in parts if len(part)], ignore_index=True)
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
