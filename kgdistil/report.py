@@ -99,7 +99,8 @@ def quality_block() -> str:
     words = f"Test MRR on WN18RR against bytes per entity. {words_of_quality(frame)}."
     return (
         f"![{words}](results/{QUALITY})\n\n{table}\n\n"
-        "Bytes of one entity; filtered ranks of both sides, realistic ties, one seed; each of our numbers links to its record."
+        "Bytes of one entity; filtered ranks of both sides, realistic ties, one seed; each of our numbers links to its "
+        "record."
     )
 
 
