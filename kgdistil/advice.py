@@ -15,6 +15,7 @@ import pandas as pd
 
 from .checkpoint import write_atomically
 from .data import load
+from .distil import distil
 
 MEASURED, FRONTIER = (Path(__file__).with_name(name) for name in ("advice.csv", "frontier.csv"))
 GRAPHS, DIMS, TEACHER_DIM = ("nations", "umls", "kinships"), (4, 8, 16, 32), 64
@@ -22,8 +23,6 @@ GRAPHS, DIMS, TEACHER_DIM = ("nations", "umls", "kinships"), (4, 8, 16, 32), 64
 
 def measure() -> None:
     """Train what is missing and write advice.csv; rows appear as they are done."""
-    from .distil import distil  # which needs `budget`, and that needs this
-
     rows = pd.read_csv(MEASURED).to_dict("records") if MEASURED.is_file() else []
     for name in GRAPHS:
         for dim in DIMS:
