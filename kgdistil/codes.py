@@ -29,7 +29,8 @@ def ungrouped(groups: Tensor, paired: bool) -> Tensor:
 def assign(groups: Tensor, book: Tensor) -> Tensor:
     """The nearest of the sixteen vectors: groups [n, M, g] and book [M, 16, g] to codes uint8 [n, M]."""
     by_group = groups.transpose(0, 1)  # [M, n, g]
-    distance = book.square().sum(-1)[:, None] - 2 * torch.bmm(by_group, book.transpose(1, 2))
+    squares = book.square().sum(-1)[:, None].expand(-1, len(groups), -1)
+    distance = torch.baddbmm(squares, by_group, book.transpose(1, 2), alpha=-2)
     return distance.argmin(-1).T.to(torch.uint8)
 
 
