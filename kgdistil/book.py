@@ -402,7 +402,7 @@ class Pages:
 
     def not_reproduced(self, protocol: str) -> str:
         """Cells of Tables 3 and 4 whose MRR is not the paper's, the farthest first."""
-        frame = pd.concat([self.frames["table3"], self.frames["table4"]])
+        frame = pd.concat([self.frames["table3"], self.frames["table4"]], ignore_index=True)
         frame = frame[(frame["protocol"] == protocol) & (frame["metric"] == "mrr")].dropna(subset=["ours"])
         if frame.empty:
             return self.none_yet("make reproduce TABLE=3" + (" PROTOCOL=paper" if protocol == "paper" else ""))
