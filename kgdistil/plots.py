@@ -417,9 +417,8 @@ def figure3(frame: pd.DataFrame) -> Figure:
     begin = frame.loc[frame["method"] == "-S2", "epoch"].max()
     axis.axvline(begin, color="#777777", lw=1, ls="--")
     axis.annotate("stage 2 begins", (begin, 0), (5, 6), xycoords=("data", "axes fraction"), textcoords="offset points")
-    axis.set(xlabel="epochs of the student", ylabel="MRR")
-    axis.set_ylim(bottom=0)
-    axis.legend(frameon=False, loc="lower right", ncols=3, fontsize=9)
+    axis.set(xlabel="epochs of the student", ylabel="MRR (the axis does not begin at 0)")
+    fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     sns.despine(fig)
     plt.close(fig)
     return fig
