@@ -1,8 +1,8 @@
 // Filtered ranks and top-k answers over entities of four-bit codes: exact, yet most entities are scored in bytes.
 //   -DKGD_GROUPS=M codes of an entity   -DKGD_PATH=0|1|2, the best instructions to use: portable, AVX2, AVX-512
 // A query is a table [M][16] and the score of an entity the sum of the M entries that its codes choose. The table is
-// rounded to bytes with one step for all groups, and byte shuffles look up 64 entries at a time (André et al. 2015,
-// FAISS's fast scan). The sum of bytes bounds the score: an entity whose bounds leave open on which side of the target
+// rounded to bytes, and byte shuffles look up 64 entries at a time (André et al. 2015, FAISS's fast scan). A byte of
+// group m counts w[m] steps, so that groups of small numbers are rounded finely. The sum of bytes bounds the score: an entity whose bounds leave open on which side of the target
 // it lies is scored in float32, and only that decides. A float32 score is added up in one order, group m into partial
 // sum m mod 4, wherever it is computed, so equal codes tie exactly.
 #include <algorithm>
@@ -35,6 +35,7 @@ constexpr float INFINITE = std::numeric_limits<float>::infinity();
 // where the code of a group lies: four or eight groups of an entity side by side, or one byte of each of 64 entities
 #ifdef WIDE
 constexpr int STEPS = (M + 7) / 8, BYTES = STEPS * BLOCK * 4, SLOTS = STEPS * 8, LARGEST = 255;
+constexpr int HEAVIEST = M <= 128 ? 127 : 127 * 128 / M;  // weights are signed bytes, sums of 16 bits times them 31 bits
 inline int lane(int b) { return b % 16 / 4 * 16 + b / 16 * 4 + b % 4; }  // of a block's words, in the order of `mask`
 inline int64_t place(int64_t e, int m) {
     return ((e / BLOCK * STEPS + m / 8) * BLOCK + lane(e % BLOCK)) * 4 + m % 8 / 2;
@@ -42,7 +43,7 @@ inline int64_t place(int64_t e, int m) {
 inline int slot(int m) { return m / 8 * 8 + m % 2 * 4 + m % 8 / 2; }  // of the byte table: even groups, then odd ones
 #else
 constexpr int STEPS = (M + 1) / 2, BYTES = STEPS * BLOCK, SLOTS = STEPS * 2;
-constexpr int LARGEST = M > 257 ? 65535 / M : 255;  // sums are 16 bits wide
+constexpr int LARGEST = M > 257 ? 65535 / M : 255, HEAVIEST = 1;  // sums are 16 bits wide, and nothing multiplies
 inline int64_t place(int64_t e, int m) { return (e / BLOCK * STEPS + m / 2) * BLOCK + e % BLOCK; }
 inline int slot(int m) { return m; }
 #endif
@@ -63,12 +64,13 @@ struct Job {  // as in rank.cpp, so that Python needs one structure
 using Answer = std::pair<float, int32_t>;  // (−score, id): the worst kept answer is the largest
 
 struct Query {
-    alignas(64) uint8_t high[SLOTS * 16], low[SLOTS * 16];  // the table in 16 bits: 256·high + low
+    alignas(64) uint8_t high[SLOTS * 16], low[SLOTS * 16];  // the table in 16 bits: w · (256·high + low)
+    int32_t weight[(SLOTS + 3) / 4];  // a byte for each slot
     alignas(64) int32_t waiting[BATCH + BLOCK + 16];  // entities to score in float32, ascending
     int32_t count;
     int32_t least, band;  // sums of high bytes below `least` are surely below the goal, above least + band surely above
     int32_t fine_least, fine_most;  // so are sums of 16 bits below and above these
-    int32_t greater, equal, k;
+    int32_t greater, equal, k, weights;
     float goal;
     double base, step, slack;
     const float* table;
@@ -118,23 +120,23 @@ inline void scores(const Job& job, const float* table, const int32_t* ids, int n
 
 #ifdef WIDE
 // A word holds eight codes: four in the low halves of its bytes, four in the high ones. One shuffle looks four up for
-// sixteen entities, each code in its quarter of a table of 64 bytes, and one dot product with ones adds them up.
+// sixteen entities, each code in its quarter of a table of 64 bytes, and one dot product with their weights adds them up.
 inline __m512i quarters(__m512i x) {
     const __m512i nibble = _mm512_set1_epi32(0x0f0f0f0f), quarter = _mm512_set1_epi32(0x30201000);
     return _mm512_ternarylogic_epi32(x, nibble, quarter, 0xea);  // (x & nibble) | quarter
 }
-inline __m512i add_up(__m512i sum, __m512i even, __m512i odd, const uint8_t* bytes, int s) {
+inline __m512i add_up(__m512i sum, __m512i even, __m512i odd, const uint8_t* bytes, const int32_t* weight, int s) {
     const __m512i* table = reinterpret_cast<const __m512i*>(bytes) + s * 2;
-    const __m512i ones = _mm512_set1_epi8(1);
-    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(even, table[0]), ones);
-    return _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(odd, table[1]), ones);
+    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(even, table[0]), _mm512_set1_epi32(weight[s * 2]));
+    return _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(odd, table[1]), _mm512_set1_epi32(weight[s * 2 + 1]));
 }
 inline __m512i fine_sums(const Job& job, const Query& query, const int32_t* ids, int n) {
     const Words words(job, ids, n);
     __m512i high = {}, low = {};
     for (int s = 0; s < STEPS; s++) {
         const __m512i x = words[s], even = quarters(x), odd = quarters(_mm512_srli_epi16(x, 4));
-        high = add_up(high, even, odd, query.high, s), low = add_up(low, even, odd, query.low, s);
+        high = add_up(high, even, odd, query.high, query.weight, s);
+        low = add_up(low, even, odd, query.low, query.weight, s);
     }
     return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
 }
@@ -150,42 +152,48 @@ template <int S> inline float extreme(const float* x) {
     return y[0];
 }
 
-// v of 16 bits with |table[m][c] − smallest[m] − step·v| ≤ ½ step; base, the sum of the smallest; slack, the largest
-// difference of base + step·(sum of v) and a float32 score: half a step for each group, and what float32 rounds off
+// v of 16 bits with |table[m][c] − smallest[m] − w[m]·step·v| ≤ ½ w[m]·step; base, the sum of the smallest; slack, the
+// largest difference of base + step·(sum of w·v) and a float32 score: these halves, and what float32 rounds off
 void quantise(Query& query, const float* table) {
-    double range = 0, size = 0;
+    constexpr int MOST = LARGEST * 256 + 255;
+    double range[M], largest = 0, size = 0;
     float smallest[M];
     query.base = 0;
     for (int m = 0; m < M; m++) {
         const float top = extreme<1>(table + m * 16);
         smallest[m] = -extreme<-1>(table + m * 16);
         query.base += smallest[m];
-        range = std::max(range, double(top) - smallest[m]);
+        range[m] = double(top) - smallest[m];
+        largest = std::max(largest, range[m]);
         size += std::max(std::fabs(top), std::fabs(smallest[m]));
     }
     query.table = table;
-    query.step = range > 0 ? range / (LARGEST * 256 + 255) : 1;
-    query.slack = M * query.step * .500001 + (M + 4) * (size * FLT_EPSILON + FLT_MIN);
-    const double inverse = 1 / query.step;
-    for (int m = 0; m < M; m++)
+    query.step = largest > 0 ? largest / (double(MOST) * HEAVIEST) : 1;
+    query.weights = 0;
+    for (int m = 0; m < M; m++) {
+        const int w = std::clamp(int(std::ceil(range[m] / (query.step * MOST))), 1, HEAVIEST);
+        reinterpret_cast<int8_t*>(query.weight)[slot(m)] = int8_t(w), query.weights += w;
+        const double inverse = 1 / (query.step * w);
         for (int c = 0; c < 16; c++) {
             const int32_t v = int32_t((table[m * 16 + c] - double(smallest[m])) * inverse + .5);
             query.high[slot(m) * 16 + c] = uint8_t(v >> 8), query.low[slot(m) * 16 + c] = uint8_t(v);
         }
+    }
+    query.slack = query.weights * query.step * .500001 + (M + 4) * (size * FLT_EPSILON + FLT_MIN);
 }
 
 void aim(Query& query, float goal) {
-    constexpr double END = 1 << 28;  // above every sum
+    constexpr double END = (1 << 30) + (1 << 29);  // above every sum
     const double below = std::clamp(std::ceil((goal - query.base - query.slack) / query.step), -1., END);
     const double above = std::clamp(std::floor((goal - query.base + query.slack) / query.step), -1., END);
     query.goal = goal;
     query.fine_least = int32_t(below), query.fine_most = int32_t(above);
-    query.least = int32_t(std::max(0., std::ceil((below - 255 * M) / 256)));  // low bytes add 0 to 255 in each group
+    query.least = int32_t(std::max(0., std::ceil((below - 255. * query.weights) / 256)));  // low bytes add 0 to 255 w
     query.band = int32_t(std::floor(above / 256)) - query.least;
 }
 
 // ---- entities that wait for their float32 score ---------------------------------------------------------------------
-inline void leave_open(Query& query) { query.band = query.fine_most = 1 << 29; }  // no entity is surely above
+inline void leave_open(Query& query) { query.band = 1 << 29, query.fine_most = INT32_MAX; }  // no entity is surely above
 
 void keep(Query& query, int32_t e, float score) {
     const Answer answer = {-score, e};
@@ -288,7 +296,7 @@ template <int N, bool TOP> void pass(const Job& job, Query* query, int64_t first
                     const __m512i c = codes[s * 4 + part + i];
                     const __m512i even = quarters(c), odd = quarters(_mm512_srli_epi16(c, 4));
 #pragma GCC unroll 16
-                    for (int j = 0; j < N; j++) x[j][i] = add_up(x[j][i], even, odd, query[j].high, s);
+                    for (int j = 0; j < N; j++) x[j][i] = add_up(x[j][i], even, odd, query[j].high, query[j].weight, s);
                 }
             }
 #pragma GCC unroll 16
