@@ -2,9 +2,10 @@
 //   -DKGD_GROUPS=M codes of an entity   -DKGD_PATH=0|1|2, the best instructions to use: portable, AVX2, AVX-512
 // A query is a table [M][16] and the score of an entity the sum of the M entries that its codes choose. The table is
 // rounded to bytes, and byte shuffles look up 64 entries at a time (André et al. 2015, FAISS's fast scan). A byte of
-// group m counts w[m] steps, so that groups of small numbers are rounded finely. The sum of bytes bounds the score: an entity whose bounds leave open on which side of the target
-// it lies is scored in float32, and only that decides. A float32 score is added up in one order, group m into partial
-// sum m mod 4, wherever it is computed, so equal codes tie exactly.
+// group m counts w[m] steps, so that groups of small numbers are rounded finely. The sum of bytes bounds the score: an
+// entity whose bounds leave open on which side of the target it lies is scored in float32, and only that decides. A
+// float32 score is added up in one order, group m into partial sum m mod 4, wherever it is computed, so equal codes tie
+// exactly.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
@@ -35,7 +36,7 @@ constexpr float INFINITE = std::numeric_limits<float>::infinity();
 // where the code of a group lies: four or eight groups of an entity side by side, or one byte of each of 64 entities
 #ifdef WIDE
 constexpr int STEPS = (M + 7) / 8, BYTES = STEPS * BLOCK * 4, SLOTS = STEPS * 8, LARGEST = 255;
-constexpr int HEAVIEST = M <= 128 ? 127 : 127 * 128 / M;  // weights are signed bytes, sums of 16 bits times them 31 bits
+constexpr int HEAVIEST = M <= 128 ? 127 : 127 * 128 / M;  // weights are signed bytes, all sums fit 31 bits
 inline int lane(int b) { return b % 16 / 4 * 16 + b / 16 * 4 + b % 4; }  // of a block's words, in the order of `mask`
 inline int64_t place(int64_t e, int m) {
     return ((e / BLOCK * STEPS + m / 8) * BLOCK + lane(e % BLOCK)) * 4 + m % 8 / 2;
@@ -120,7 +121,7 @@ inline void scores(const Job& job, const float* table, const int32_t* ids, int n
 
 #ifdef WIDE
 // A word holds eight codes: four in the low halves of its bytes, four in the high ones. One shuffle looks four up for
-// sixteen entities, each code in its quarter of a table of 64 bytes, and one dot product with their weights adds them up.
+// sixteen entities, each code in its quarter of a table of 64 bytes; one dot product with the weights adds them up.
 inline __m512i quarters(__m512i x) {
     const __m512i nibble = _mm512_set1_epi32(0x0f0f0f0f), quarter = _mm512_set1_epi32(0x30201000);
     return _mm512_ternarylogic_epi32(x, nibble, quarter, 0xea);  // (x & nibble) | quarter
