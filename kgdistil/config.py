@@ -51,15 +51,17 @@ class RunConfig(BaseModel):
     protocol: str = "paper"  # a tag: which table the run belongs to
 
     norm: Annotated[int, Field(ge=1, le=2)] = 1  # p of TransE's and TransH's distance
-    loss: Literal["margin", "cross-entropy", "softmax"]  # softmax: whole lists of candidates (`lists`), not the paper's
+    loss: Literal["margin", "cross-entropy", "softmax", "dual"]  # not the paper's: softmax (`lists`), dual (DualDE)
     gamma: Weight  # γ: the margin of Eq. 1; for cross-entropy on a distance, the constant of γ − distance
     group: Literal[0, 1, 2, 4, 8, 16] = 0  # softmax: floats of an entity that share four bits (`codes`); 0: float32
+    top: Annotated[int, Field(ge=0, le=LARGEST_STEP)] = 0  # softmax: candidates from the teacher's best, for each query
     epsilon: Annotated[Weight, Field(gt=0)] = 2.0  # ε of RotatE's initialisation
     negatives: Size  # k; for softmax, entities drawn for a batch
     weighting: Literal["sum", "mean", "self-adversarial"] = "sum"
     temperature: Weight = 1.0  # of self-adversarial weights; for softmax, of the soft labels
     penalty: Weight  # C of TransH's soft constraints; N3 weight of the dot-product models
     alpha: Share = 0.5  # Eq. 5 and 11: what the student's soft label counts
+    alpha_last: Share | None = None  # softmax: α goes there evenly over the epochs; None: it stays
     beta: Share = 0.5  # Eq. 11: what the teacher's soft label counts
 
     lr: Rate = 0.005
@@ -105,6 +107,11 @@ class RunConfig(BaseModel):
         if self.group and self.dim * MODELS[self.model].entity_factor % self.group:
             raise ValueError(f"group is {self.group}: it must divide the {self.dim} × "
                              f"{MODELS[self.model].entity_factor} floats of an entity")  # fmt: skip
+        for name, value in (("top", self.top or None), ("alpha_last", self.alpha_last)):
+            if value is not None and (self.loss != "softmax" or self.role not in ("stage1", "stage2")):
+                raise ValueError(f"{name} is {value}, but only stages 1 and 2 with loss softmax take it: leave it out")
+        if self.loss == "dual" and self.role not in ("stage1", "stage2"):
+            raise ValueError(f"loss is 'dual', but {self.role} has no teacher: choose 'cross-entropy'")
         if self.loss == "softmax" and self.temperature == 0:
             raise ValueError("temperature is 0: softmax needs soft labels of a temperature above 0")
         if self.penalty and self.model in ("TransE", "RotatE"):
@@ -139,12 +146,19 @@ class RunConfig(BaseModel):
             self.batch_size,
             self.seed,
             self.group,
+            self.top,
         )
+
+    def alpha_at(self, epoch: int) -> float:
+        """α of epoch number `epoch` (from 0)."""
+        if self.alpha_last is None:
+            return self.alpha
+        return self.alpha + (self.alpha_last - self.alpha) * epoch / max(1, self.epochs - 1)
 
     @property
     def model_options(self) -> dict[str, Any]:
         """What `build_model` needs besides sizes: γ is part of the score where the loss is cross-entropy."""
-        in_score = MODELS[self.model].distance and self.loss == "cross-entropy"
+        in_score = MODELS[self.model].distance and self.loss in ("cross-entropy", "dual")
         return {"norm": self.norm, "offset": self.gamma if in_score else 0.0, "epsilon": self.epsilon}
 
     def compatible(self, teacher: KGEModel) -> list[str]:

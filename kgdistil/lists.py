@@ -51,6 +51,7 @@ class ListEngine:
         self.trained = ["student"] + (["teacher"] if train_teacher else [])
         self.half = bfloat16_where_fast(self.device)
         self.anchor, self.relation, self.is_head, self.start, self.count, self.answers = queries_of(triples)
+        self.top = best_of(teacher, self.anchor, self.relation, self.is_head, objective.top) if objective.top else None
         self.tensors: dict[str, Tensor] = {}
         for role in self.trained:
             for table in ("entities", "relations"):
@@ -102,7 +103,7 @@ class ListEngine:
         row = torch.arange(len(batch), device=self.device).repeat_interleave(count)
         within = torch.arange(len(row), device=self.device) - (count.cumsum(0) - count)[row]
         answers = self.answers[self.start[batch][row] + within]
-        candidates, place, shift = self.candidates(answers, base)
+        candidates, place, shift = self.candidates(answers, base, batch)
         views = {role: View(self, role, batch, candidates, role in self.trained) for role in self.models}
         scores = {role: view.scores() + shift for role, view in views.items()}
         soft, hard = {}, {}
@@ -128,15 +129,18 @@ class ListEngine:
                  hard.get("teacher", nothing), penalty]  # fmt: skip
         return len(row) * torch.stack([x.detach().double() for x in parts]).cpu()
 
-    def candidates(self, answers: Tensor, base: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def candidates(self, answers: Tensor, base: Tensor, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ids [m] of a batch's candidates, the answers' places among them, and what to add to the scores [m].
 
-        Each drawn entity stands for (E − answers) / drawn others, so log of that is added to its score.
+        Each drawn entity stands for (E − chosen) / drawn others, so log of that is added to its score; chosen are the
+        answers and what the teacher puts first (`top`).
         """
         size, k = self.models["student"].num_entities, self.objective.negatives
         if k >= size:
             return torch.arange(size, device=self.device), answers, torch.zeros(size, device=self.device)
-        own, place = answers.unique(return_inverse=True)
+        chosen = answers if self.top is None else torch.cat([answers, self.top[batch].flatten().long()])
+        own, place = chosen.unique(return_inverse=True)
+        place = place[: len(answers)]
         bits = mix(base + torch.arange(k, device=self.device) * GOLDEN)
         drawn = (shift_right(bits, 32) * size) >> 32
         drawn = drawn[~torch.isin(drawn, own)]
@@ -210,6 +214,17 @@ def queries_of(triples: Tensor) -> tuple[Tensor, ...]:
     relation = key % (2 * size)
     return (key // (2 * size), relation % size, relation >= size, count.cumsum(0) - count, count,
             torch.cat([t, h])[order])  # fmt: skip
+
+
+@torch.no_grad()
+def best_of(model: KGEModel, anchor: Tensor, relation: Tensor, is_head: Tensor, k: int) -> Tensor:
+    """The k best entities of each query [Q] by a model, known ones among them: int32 [Q, k]."""
+    best = torch.empty(len(anchor), min(k, model.num_entities), dtype=torch.int32, device=anchor.device)
+    for side, which in (("tail", (~is_head).nonzero()[:, 0]), ("head", is_head.nonzero()[:, 0])):
+        for rows in which.split(256 if model.distance else 2048):
+            scores = model.compare(model.queries(anchor[rows], relation[rows], side), model.entities)
+            best[rows] = scores.topk(best.shape[1]).indices.to(torch.int32)
+    return best
 
 
 def bfloat16_where_fast(device: torch.device) -> torch.dtype:

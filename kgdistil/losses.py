@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from torch import Tensor
 class Objective:
     """What one training run minimises, and over which samples: all an engine needs besides models and triples."""
 
-    loss: str  # "margin" or "cross-entropy"
+    loss: str  # "margin" or "cross-entropy"; beyond the paper "dual" and "softmax"
     margin: float = 1.0  # γ of Eq. 1
     negatives: int = 5  # k
     weighting: str = "sum"  # see `negative_weights`
@@ -38,6 +39,7 @@ class Objective:
     batch_size: int = 1024
     seed: int = 0
     group: int = 0  # floats of an entity that share four bits (`codes`); 0: float32
+    top: int = 0  # candidates of a query from the teacher's own best list (`lists`)
 
 
 def negative_weights(negative: Tensor, kept: Tensor, mode: str, temperature: float = 1.0) -> Tensor:
@@ -122,6 +124,44 @@ def stage_two_loss(
 ) -> Tensor:
     """Eq. 11: α L_soft^S + (1 − α) L_hard^S + β L_soft^T + (1 − β) L_hard^T. The teacher learns too."""
     return stage_one_loss(student_soft, student_hard, alpha) + beta * teacher_soft + (1 - beta) * teacher_hard
+
+
+# ---- beyond the paper: DualDE ----------------------------------------------------------------------------------------
+def dual_losses(
+    positive: Tensor,
+    negative: Tensor,
+    weight: Tensor,
+    other_positive: Tensor,
+    other_negative: Tensor,
+    structure: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Soft and hard loss of DualDE, to be added as they are (Zhu et al. 2022, section 3, Eq. 4 to 10).
+
+    A soft label counts as much as the other model is sure of what is known, σ(f) of a true triple and 1 − σ(f) of a
+    corruption, the hard label the rest; so nothing is left for α. Slope and shift of this sigmoid, learned there, are
+    1 and 0. Probabilities are compared by Huber's distance.
+
+    Args:
+        structure: [B], `dual_structure` of the true triples.
+    """
+    sure, sure_not = other_positive.detach().sigmoid(), 1 - other_negative.detach().sigmoid()
+    apart = F.smooth_l1_loss(positive.sigmoid(), other_positive.detach().sigmoid(), reduction="none") + structure
+    apart_not = F.smooth_l1_loss(negative.sigmoid(), other_negative.detach().sigmoid(), reduction="none")
+    soft = sure * apart + (sure_not * apart_not * weight).sum(1)
+    hard = (1 - sure) * F.softplus(-positive) + ((1 - sure_not) * F.softplus(negative) * weight).sum(1)
+    return soft.mean(), hard.mean()
+
+
+def dual_structure(head: Tensor, tail: Tensor, other_head: Tensor, other_tail: Tensor) -> Tensor:
+    """How differently two models lay out heads and tails [B, ·]: Huber's distance of their angles and of their ratios
+    of lengths, [B] (DualDE, Eq. 5 and 6)."""
+
+    def layout(h: Tensor, t: Tensor) -> Tensor:
+        ratio = h.norm(dim=-1) / t.norm(dim=-1).clamp_min(1e-12)
+        return torch.stack([F.cosine_similarity(h, t, dim=-1), ratio])
+
+    other = layout(other_head.detach(), other_tail.detach())
+    return F.smooth_l1_loss(layout(head, tail), other, reduction="none").sum(0)
 
 
 # ---- beyond the paper: whole lists of candidates (`lists`) -----------------------------------------------------------

@@ -15,6 +15,7 @@ Eq. 1 with the two scores exchanged, which is the same loss.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -330,6 +331,24 @@ def safe_hypot(a: Tensor, b: Tensor) -> Tensor:
     """√(a² + b²) whose gradient at the origin is zero, not NaN."""
     square = a.square() + b.square()
     return square.clamp_min(1e-30).sqrt()
+
+
+def joined(models: Sequence[ComplEx]) -> ComplEx:
+    """One model whose score is the mean of theirs: several teachers as one, their rows side by side.
+
+    Raises:
+        ConfigError: other models than ComplEx, or of different graphs.
+    """
+    sizes = {(type(m), m.num_entities, m.num_relations) for m in models}
+    if len(sizes) != 1 or not isinstance(models[0], ComplEx):
+        raise ConfigError(
+            f"cannot join {', '.join(type(m).__name__ for m in models)}: give ComplEx models of one graph"
+        )
+    whole = ComplEx(models[0].num_entities, models[0].num_relations, sum(m.dim for m in models))
+    for name, share in (("entities", 1), ("relations", 1 / len(models))):
+        halves = zip(*(getattr(m, name).detach().chunk(2, -1) for m in models), strict=True)
+        getattr(whole, name).data = share * torch.cat([torch.cat(half, -1) for half in halves], -1)
+    return whole
 
 
 MODELS: dict[str, type[KGEModel]] = {c.__name__: c for c in (TransE, TransH, ComplEx, RotatE, DistMult, SimplE)}

@@ -9,7 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .losses import Objective, hard_loss, negative_weights, soft_loss, stage_one_loss, stage_two_loss
+from .losses import (
+    Objective,
+    dual_losses,
+    dual_structure,
+    hard_loss,
+    negative_weights,
+    soft_loss,
+    stage_one_loss,
+    stage_two_loss,
+)
 from .models import KGEModel
 from .sampling import NEGATIVE_STREAM, TripleSet, corrupt, epoch_order, stream
 
@@ -86,8 +95,8 @@ class ReferenceEngine:
         entity, is_tail, kept = corrupt(batch, o.negatives, self.known, base)
         h, r, t = (x[:, None] for x in batch.unbind(-1))
         corrupted = (torch.where(is_tail, h, entity), r, torch.where(is_tail, entity, t))
-        scores = {}
-        for role, model in (("student", self.student), ("teacher", self.teacher)):
+        scores, models = {}, {"student": self.student, "teacher": self.teacher}
+        for role, model in models.items():
             if model is not None:
                 with torch.set_grad_enabled(role in self.trained):
                     scores[role] = model.score_triples(batch), model(*corrupted)
@@ -95,11 +104,18 @@ class ReferenceEngine:
         for role in self.trained:
             positive, negative = scores[role]
             weight = negative_weights(negative, kept, o.weighting, o.temperature)
+            if o.loss == "dual":
+                other = "teacher" if role == "student" else "student"
+                ends = [model.entities[batch[:, i]] for model in (models[role], models[other]) for i in (0, 2)]
+                soft[role], hard[role] = dual_losses(*scores[role], weight, *scores[other], dual_structure(*ends))
+                continue
             hard[role] = hard_loss(o.loss, positive, negative, weight, o.margin)
             if self.teacher is not None:
                 other = scores["teacher" if role == "student" else "student"]
                 soft[role] = soft_loss(o.loss, positive, negative, weight, *other)
-        if self.train_teacher:
+        if o.loss == "dual":
+            total = sum(soft.values()) + sum(hard.values())
+        elif self.train_teacher:
             total = stage_two_loss(soft["student"], hard["student"], soft["teacher"], hard["teacher"], o.alpha, o.beta)
         elif self.teacher is not None:
             total = stage_one_loss(soft["student"], hard["student"], o.alpha)

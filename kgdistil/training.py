@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,8 @@ def train(
         while not state.finished:
             rates = learning_rates(config, config.lr, state, engine.steps)
             teacher_rates = learning_rates(config, config.teacher_lr or config.lr, state, engine.steps)
+            if config.alpha_last is not None:
+                engine.objective = replace(engine.objective, alpha=config.alpha_at(state.epoch))
             at = time.monotonic()
             losses = engine.epoch(state.epoch, rates, teacher_rates)
             speed = len(graph.train) / (time.monotonic() - at)
@@ -277,8 +279,10 @@ def make_engine(student: KGEModel, teacher: KGEModel | None, config: RunConfig, 
     if config.loss == "softmax":
         triples = graph.train.to(student.entities.device)
         return ListEngine(student, teacher, config.role == "stage2", triples, config.objective)
-    native = kernels.usable(student, teacher) and all(
-        kernels.train_library(m) is not None for m in (student, teacher) if m is not None
+    native = (
+        config.loss != "dual"
+        and kernels.usable(student, teacher)
+        and all(kernels.train_library(m) is not None for m in (student, teacher) if m is not None)
     )
     engine = NativeEngine if native else ReferenceEngine
     return engine(student, teacher, config.role == "stage2", graph.train.to(student.entities.device), config.objective)
