@@ -125,7 +125,7 @@ class Pages:
         self.source = source  # where pictures are written
         self.frames = {name: tables.written(name) for name in (
             "table2", "table3", "table4", "table5", "table6", "sides", "significance", "figure1", "figure2", "figure3",
-            "claims", "frontier", "frontier_gain", "frontier_speed")}  # fmt: skip
+            "claims", "frontier", "frontier_gain", "frontier_speed", "objectives")}  # fmt: skip
         self.records = {record["id"]: record for record in results.read_records()}
         self.shown = report.distillation(*report.SHOWN)
 
@@ -399,6 +399,19 @@ class Pages:
                  number(r.mrr) + " " + run_link(r.run, "record")] for r in frame.itertuples()]  # fmt: skip
         head = ["model", "bytes", "task", "µs a query", "as fast as ComplEx, d = 64", "as RotatE, d = 64", "MRR"]
         return f"\n{words}\n{drawn}\n{html_table('What a query costs on WN18RR', head, rows)}\n"
+
+    def objectives(self, dataset: str) -> str:
+        """What a soft label should say: the objectives of a graph side by side."""
+        frame = self.of_frontier(dataset, "objectives")
+        if frame.empty:
+            return self.none_yet(f"python -m kgdistil.objectives --graph {dataset}")
+        words = story.of_objectives(frame, NAMES[dataset])
+        drawn = self.picture(f"objectives-{dataset}", plots.objectives(frame), words)
+        rows = [[r.student, r.objective, number(r.mrr) + " " + run_link(r.run, "record"), number(r.hits),
+                 *(("–",) * 3 if pd.isna(r.p) else (difference(r.gain), f"{r.low:+.3f} … {r.high:+.3f}", f"{r.p:.4f}"))]
+                for r in frame.rename(columns={"hits@10": "hits"}).itertuples()]  # fmt: skip
+        head = ["student", "objective", "test MRR", "Hits@10", "difference from its first", "95 % interval", "p"]
+        return f"\n{words}\n{drawn}\n{html_table(f'Objectives on {NAMES[dataset]}, as many updates', head, rows)}\n"
 
     def not_reproduced(self, protocol: str) -> str:
         """Cells of Tables 3 and 4 whose MRR is not the paper's, the farthest first."""

@@ -501,6 +501,35 @@ def speed(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+def objectives(frame: pd.DataFrame) -> Figure:
+    """What each objective gains over the first of its student, with 95 % intervals; a panel for each kind of student.
+
+    Args:
+        frame: student, objective, mrr, gain, low, high, as `objectives.points` makes it.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    kinds = list(frame["student"].unique())
+    heights = [int((frame["student"] == kind).sum()) for kind in kinds]
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axes = plt.subplots(len(kinds), figsize=(7.2, 1.4 + 0.33 * sum(heights)), layout="constrained",
+                                 squeeze=False, height_ratios=heights)  # fmt: skip
+    for axis, kind in zip(axes[:, 0], kinds):
+        rows = frame[frame["student"] == kind].iloc[::-1].reset_index(drop=True)
+        first = rows.iloc[-1]
+        axis.axvline(0, color="#999999", lw=1)
+        for i, row in enumerate(rows.itertuples()):
+            colour = "#0072B2" if row.low > 0 else "#D55E00" if row.high < 0 else "#777777"  # the first has no interval
+            axis.plot([row.low, row.high], [i, i], color=colour, lw=2)
+            axis.plot(row.gain, i, "o", ms=8, color=colour)
+        axis.set_yticks(range(len(rows)), [f"{r.objective}  {r.mrr:.3f}" for r in rows.itertuples()])
+        axis.set(xlabel=f"test MRR above “{first.objective}”", title=f"a student of {kind}")
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
 # ---- the book's own pictures ----------------------------------------------------------------------------------------
 FEW_BITS = {"distilled": "#009E73"}  # where DS has the colour that `FRONTIER` gives it
 

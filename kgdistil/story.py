@@ -392,3 +392,17 @@ def of_speed(frame: pd.DataFrame) -> str:
         f"{row.complex:.1f} times as fast as ComplEx and {row.rotate:.1f} times as fast as RotatE of 64 dimensions in "
         "float32, each on its fastest path."
     )
+
+
+def of_objectives(frame: pd.DataFrame, where: str) -> str:
+    """Which objectives did better and worse than the first of their student, and which is best."""
+    told = []
+    for student, rows in frame.groupby("student", sort=False):
+        first, best = rows.iloc[0], rows.loc[rows["mrr"].idxmax()]
+        sure = rows[rows["p"] < 0.05]
+        named = {sign: ", ".join(r.objective for r in sure[sure["gain"] * sign > 0].itertuples()) for sign in (1, -1)}
+        told.append(
+            f"A student of {student} reaches {first.mrr:.3f} with *{first.objective}*; significantly (p < .05) better: "
+            f"{named[1] or 'none'}; worse: {named[-1] or 'none'}. The best is *{best.objective}* with {best.mrr:.3f}."
+        )
+    return f"On {where}, one seed and a short training for each objective. " + " ".join(told)

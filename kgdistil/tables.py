@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import advice, results
+from . import advice, objectives, results
 from .checkpoint import write_atomically
 from .errors import CheckpointError, KgdistilError
 from .evaluation import bootstrap
@@ -343,6 +343,7 @@ def build() -> dict[str, pd.DataFrame]:
         "frontier": of_both(points),
         "frontier_gain": of_both(against_distilled),
         "frontier_speed": frontier_speed(),
+        "objectives": of_both(objectives.points),
     }
 
 
@@ -370,7 +371,7 @@ def frontier_speed() -> pd.DataFrame:
 
 
 def of_both(make: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
-    """A frame of `frontier` for both graphs."""
+    """A frame of `frontier` or `objectives` for both graphs."""
     frames = {dataset: make(dataset) for dataset in GRAPHS}
     return pd.concat([f.assign(dataset=d) for d, f in frames.items() if len(f)] or [pd.DataFrame({"dataset": []})])
 

@@ -43,6 +43,12 @@ def pages(tmp_path, monkeypatch):
               "rotate": 400 / us, "microseconds": us, "mrr": mrr, "run": RUN}
              for form, size, us, mrr in (("few bits", 16, 10, 0.45), ("float32", 512, 100, 0.47))]  # fmt: skip
     pd.DataFrame(asked).to_csv(tables / "frontier_speed.csv", index=False)
+    tried = [{"dataset": "wn18rr", "student": kind, "objective": name, "mrr": 0.3 + gain, "hits@10": 0.5,
+              "valid_mrr": 0.3, "gain": gain, "low": low, "high": high, "p": p, "run": RUN}
+             for kind in ("few floats", "few bits") for name, gain, low, high, p in (
+                 ("first", 0, None, None, None), ("better", 0.02, 0.01, 0.03, 0.001),
+                 ("worse", -0.02, -0.03, -0.01, 0.001), ("same", 0.001, -0.01, 0.01, 0.9))]  # fmt: skip
+    pd.DataFrame(tried).to_csv(tables / "objectives.csv", index=False)
     curve = [{"method": m, "epoch": e, "valid_mrr": 0.2, "test_mrr": 0.3, "run": RUN}
              for m in ("no-DS", "-S2", "DS") for e in (10, 20)]  # fmt: skip
     pd.DataFrame(curve).to_csv(tables / "figure3.csv", index=False)
@@ -101,6 +107,16 @@ def test_the_frontier_is_told_in_words_a_picture_and_tables(pages):
     assert (pages.source / "site/pictures/frontier-speed-dark.svg").is_file() and ">40.0×</td>" in text
 
 
+def test_objectives_are_told_in_words_a_picture_and_a_table(pages):
+    text = pages.objectives("wn18rr")
+    assert (
+        "reaches 0.300 with *first*; significantly (p < .05) better: better; worse: worse. The best is *better*" in text
+    )
+    assert (pages.source / "site/pictures/objectives-wn18rr-dark.svg").is_file()
+    assert "▲ +0.020" in text and "▼ −0.020" in text and text.count("<tr") == 9 and "nan" not in text
+    assert "python -m kgdistil.objectives --graph fb15k-237" in pages.objectives("fb15k-237")
+
+
 def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     shutil.copytree(results.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns(*results.EMBEDDED))
     tables = tmp_path / "results" / "tables"
@@ -108,7 +124,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
         frame = pd.read_csv(tables / f"{name}.csv")
         frame = frame.assign(ours=np.nan, difference=np.nan, seeds=0, deviation=np.nan, run="not run")
         frame.to_csv(tables / f"{name}.csv", index=False)
-    for name in ("sides", "significance", "figure1", "figure2", "figure3", "frontier_speed"):
+    for name in ("sides", "significance", "figure1", "figure2", "figure3", "frontier_speed", "objectives"):
         (tables / f"{name}.csv").write_text("\n")
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     pages = book.Pages(tmp_path / "source")
