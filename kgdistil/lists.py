@@ -103,7 +103,7 @@ class ListEngine:
         row = torch.arange(len(batch), device=self.device).repeat_interleave(count)
         within = torch.arange(len(row), device=self.device) - (count.cumsum(0) - count)[row]
         answers = self.answers[self.start[batch][row] + within]
-        candidates, place, shift = self.candidates(answers, base, batch)
+        candidates, place, shift = self.candidates(answers, base, None if self.top is None else self.top[batch])
         views = {role: View(self, role, batch, candidates, role in self.trained) for role in self.models}
         scores = {role: view.scores() + shift for role, view in views.items()}
         soft, hard = {}, {}
@@ -129,16 +129,16 @@ class ListEngine:
                  hard.get("teacher", nothing), penalty]  # fmt: skip
         return len(row) * torch.stack([x.detach().double() for x in parts]).cpu()
 
-    def candidates(self, answers: Tensor, base: Tensor, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def candidates(self, answers: Tensor, base: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Ids [m] of a batch's candidates, the answers' places among them, and what to add to the scores [m].
 
         Each drawn entity stands for (E − chosen) / drawn others, so log of that is added to its score; chosen are the
-        answers and what the teacher puts first (`top`).
+        answers and what the teacher puts first, `top` [n, k].
         """
         size, k = self.models["student"].num_entities, self.objective.negatives
         if k >= size:
             return torch.arange(size, device=self.device), answers, torch.zeros(size, device=self.device)
-        chosen = answers if self.top is None else torch.cat([answers, self.top[batch].flatten().long()])
+        chosen = answers if top is None else torch.cat([answers, top.flatten().long()])
         own, place = chosen.unique(return_inverse=True)
         place = place[: len(answers)]
         bits = mix(base + torch.arange(k, device=self.device) * GOLDEN)

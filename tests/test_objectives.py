@@ -72,7 +72,7 @@ def test_the_teachers_best_are_candidates(umls: Graph) -> None:
     assert not engine.is_head[0] and set(engine.top[0].tolist()) == set(scores[0].topk(3).indices.tolist())
     batch = torch.tensor([0, 7, len(engine.anchor) - 1])
     answers = torch.cat([engine.answers[engine.start[i] : engine.start[i] + engine.count[i]] for i in batch])
-    ids, place, shift = engine.candidates(answers, torch.tensor(1), batch)
+    ids, place, shift = engine.candidates(answers, torch.tensor(1), engine.top[batch])
     assert torch.equal(ids[place], answers) and len(ids.unique()) == len(ids)
     chosen = torch.isin(ids, torch.cat([answers, engine.top[batch].flatten().long()]))
     assert set(engine.top[batch].flatten().tolist()) <= set(ids.tolist())
