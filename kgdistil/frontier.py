@@ -56,7 +56,7 @@ log = logging.getLogger("kgdistil")
 MODEL = "ComplEx"
 SIZES = {
     256: 2048,
-    128: 1024,
+    128: 2048,
     64: 1024,
     32: 512,
     16: 512,
