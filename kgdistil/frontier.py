@@ -2,9 +2,9 @@
 
 | method | what an entity is | trained |
 | --- | --- | --- |
-| distilled | as many floats as the teacher's, in four-bit codes | from the rounded teacher, on the teacher's lists |
+| distilled | as many floats as the teacher's, in four-bit codes | from the rounded teacher, on a teacher's lists |
 | coded-alone | the same | without a teacher |
-| small-distilled | fewer floats, float32 | on the teacher's lists |
+| small-distilled | fewer floats, float32 | on a teacher's lists |
 | small | the same | without a teacher |
 | rounded | the teacher's row in four-bit codes | not at all |
 | FAISS | the teacher's row by product quantisation, eight bits a code | not at all |
@@ -40,6 +40,7 @@ from .models import KGEModel
 from .reproduce import (
     CODED,
     FRONTIER,
+    LARGEST_TEACHER,
     SMALL,
     Cell,
     config,
@@ -55,13 +56,14 @@ from .training import run
 log = logging.getLogger("kgdistil")
 MODEL = "ComplEx"
 SIZES = {
-    256: 2048,
-    128: 2048,
+    256: LARGEST_TEACHER,
+    128: LARGEST_TEACHER,
     64: 1024,
     32: 512,
     16: 512,
 }  # bytes of an entity: of its teacher's
-OTHER_SIZES = {"wn18rr": {64: 512}, "umls": dict.fromkeys(SIZES, 512)}  # there, smaller teachers are as good
+# Smaller teachers to start from, where those are as good or better.
+OTHER_SIZES = {"wn18rr": {64: 512}, "fb15k-237": {16: 256}, "umls": dict.fromkeys(SIZES, 512)}
 
 
 # ---- what is trained ------------------------------------------------------------------------------------------------

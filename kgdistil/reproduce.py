@@ -50,9 +50,10 @@ CODED = {"distilled": "stage1", "coded-alone": "no-ds"}  # as many floats as the
 SMALL = {"small-distilled": "stage1", "small": "no-ds"}  # float32, fewer floats
 TRAINED = {"teacher": "teacher", **CODED, **SMALL}
 MEGABYTE = 10**6
+LARGEST_TEACHER = 2048  # of the frontier, in bytes of an entity
 PART = 16  # one in so many triples says what an epoch costs
 SEARCH = "search"  # the protocol of a trial's config, so that a trial is never taken for a cell
-OWN = ("search_epochs", "share", "checks")  # keys of the recipe that are no parameters of a run
+OWN = ("search_epochs", "share", "checks", "guide")  # keys of the recipe that are no parameters of a run
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -102,7 +103,7 @@ class Cell:
         """Cells that have to be there before this one can be trained."""
         if self.method == "DS":
             return [self.teacher, replace(self, method="-S2")]
-        return list(dict.fromkeys([self.teacher, self.searched_as.teacher])) if self.distilled else []
+        return list(dict.fromkeys([self.teacher, guide(self), self.searched_as.teacher])) if self.distilled else []
 
 
 def parse(text: str) -> Cell:
@@ -192,6 +193,12 @@ def recipe(cell: Cell) -> dict[str, Any]:
     return merged | (table.get("large", {}) if cell.dim > 64 else {})
 
 
+def guide(cell: Cell) -> Cell:
+    """The teacher whose lists a distilled student learns: `guide` times as large as the one that it starts from."""
+    factor = recipe(cell).get("guide", 1)
+    return cell.teacher if factor == 1 else replace(cell.teacher, dim=min(factor * cell.teacher_dim, LARGEST_TEACHER))
+
+
 def base(cell: Cell, **values: Any) -> dict[str, Any]:
     """What identifies the cell, as parameters of a run."""
     return {
@@ -271,10 +278,10 @@ def start_values(cell: Cell, spec: dict[str, Any], device: str) -> dict[str, Any
             return None
         values = {**above, **values}
     elif cell.distilled:
-        teacher = config(cell.teacher, device)
-        if teacher is None:
+        teacher, start = config(guide(cell), device), config(cell.teacher, device)
+        if teacher is None or start is None:
             return None
-        values |= {"teacher": teacher.run_id} | ({"student": teacher.run_id} if cell.method in CODED else {})
+        values |= {"teacher": teacher.run_id} | ({"student": start.run_id} if cell.method in CODED else {})
     return {**values, **spec}
 
 

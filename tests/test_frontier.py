@@ -42,7 +42,17 @@ def test_bytes_decide_the_shape() -> None:
         assert cell.dim == (floats / 2 / shape(cell)["group"] if "group" in shape(cell) else 4 * floats)
     assert {c.dim for c in frontier.cells("umls") if c.method == "distilled"} == {64, 32, 16}
     wn18rr = [c for c in frontier.cells("wn18rr") if c.method == "distilled"]
-    assert {c.dim: shape(c)["group"] for c in wn18rr} == {256: 1, 128: 1, 64: 1, 32: 2, 16: 4}
+    assert {c.dim: shape(c)["group"] for c in wn18rr} == {256: 1, 128: 2, 64: 1, 32: 2, 16: 4}
+
+
+def test_the_lists_may_be_a_larger_teachers() -> None:
+    def lists(size: int, of: int, dataset: str = "fb15k-237", method: str = "distilled") -> int:
+        cell = Cell("frontier", dataset, "ComplEx", method, size, of)
+        assert reproduce.guide(cell) in cell.needs
+        return reproduce.guide(cell).dim
+
+    assert [lists(16, 256), lists(32, 512), lists(64, 1024), lists(256, 2048)] == [512, 1024, 2048, 2048]
+    assert lists(16, 256, method="small-distilled") == 512 and lists(16, 512, "wn18rr") == 512
 
 
 def test_a_teacher_comes_first_and_is_where_students_start(quick: None) -> None:
