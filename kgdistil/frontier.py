@@ -3,6 +3,7 @@
 | method | what an entity is | trained |
 | --- | --- | --- |
 | distilled | as many floats as the teacher's, in four-bit codes | from the rounded teacher, on a teacher's lists |
+| own-lists | the same, where a larger teacher's lists are to be had | on the lists of the teacher it starts from |
 | coded-alone | the same | without a teacher |
 | small-distilled | fewer floats, float32 | on a teacher's lists |
 | small | the same | without a teacher |
@@ -41,9 +42,11 @@ from .reproduce import (
     CODED,
     FRONTIER,
     LARGEST_TEACHER,
+    OWN_LISTS,
     SMALL,
     Cell,
     config,
+    guide,
     log_to_terminal,
     parse,
     print_plan,
@@ -76,10 +79,14 @@ def teacher_cell(dataset: str, size: int) -> Cell:
 def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:
     """The teachers and every trained student of a graph, the largest first."""
     teachers = {size: teacher_cell(dataset, size) for size in sizes}
-    return [*dict.fromkeys(teachers.values())] + [
+    students = [
         Cell(FRONTIER, dataset, MODEL, method, size, teacher.dim)
         for size, teacher in teachers.items() for method in possible((*CODED, *SMALL), size, teacher.dim)
     ]  # fmt: skip
+    larger = {(cell.dim, cell.teacher_dim) for cell in students if cell.distilled and guide(cell) != cell.teacher}
+    return [*dict.fromkeys(teachers.values())] + [
+        cell for cell in students if cell.method != OWN_LISTS or (cell.dim, cell.teacher_dim) in larger
+    ]
 
 
 def possible(methods: Iterable[str], size: int, teacher: int) -> list[str]:
@@ -220,7 +227,7 @@ def kept(dataset: str) -> pd.DataFrame:
     best = frame[frame["method"] == "teacher"]["mrr"].max()
     share = frame.drop_duplicates(["method", "bytes"]).set_index(["method", "bytes"])["mrr"] / best
     for size in sorted(set(frame["bytes"]) & set(SIZES), reverse=True):
-        for methods in (CODED, SMALL):
+        for methods in ([method for method in CODED if method != OWN_LISTS], SMALL):
             there = [(method, size) for method in methods if (method, size) in share]
             if len(there) == len(methods):
                 made = shape(Cell(FRONTIER, dataset, MODEL, there[0][0], size, teacher_cell(dataset, size).dim))

@@ -426,6 +426,7 @@ def figure3(frame: pd.DataFrame) -> Figure:
 
 FRONTIER = {  # method of `frontier`: how it is drawn, and what it is called
     "distilled": ("#0072B2", "-", "o", "few bits, distilled"),
+    "own-lists": ("#0072B2", ":", ".", "few bits, lists of the teacher it starts from"),
     "coded-alone": ("#E69F00", "-", "s", "few bits, no teacher"),
     "rounded": ("#56B4E9", "--", "v", "teacher, rounded"),
     "FAISS": ("#CC79A7", "--", "^", "teacher, product quantised (FAISS)"),
@@ -436,11 +437,11 @@ FRONTIER = {  # method of `frontier`: how it is drawn, and what it is called
 }
 
 
-def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None, x: str = "bytes") -> Figure:
-    """Test MRR over the bytes of an entity, or microseconds of a query: a line for each method, the teacher a level.
+def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None) -> Figure:
+    """Test MRR over the bytes of an entity: a line for each method, and one for the teachers.
 
     Args:
-        frame: method, mrr and `x`, as `frontier.points` makes it.
+        frame: method, mrr and bytes, as `frontier.points` makes it.
         others: kind ("paper" or "published"), model, bytes (missing: left out), mrr.
     """
     import matplotlib.pyplot as plt
@@ -454,18 +455,17 @@ def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None, x: str = "
             rows = placed[placed["kind"] == kind]
             axis.scatter(rows["bytes"], rows["mrr"], marker=mark, s=40 if mark == "x" else 130, color="#888888",
                          facecolor="#888888" if mark == "x" else "none", label=label, zorder=2)  # fmt: skip
-    for row in frame[frame["method"] == "teacher"].itertuples():
-        axis.axhline(row.mrr, color=COLOURS["teacher"], ls="--", lw=1.5, label=f"teacher, {row.bytes:,} bytes")
-    for method, (colour, line, mark, label) in FRONTIER.items():
-        rows = frame[frame["method"] == method].sort_values(x)
+    styles = {"teacher": (COLOURS["teacher"], "--", "h", "teachers, float32")} | FRONTIER
+    for method, (colour, line, mark, label) in styles.items():
+        rows = frame[frame["method"] == method].sort_values("bytes")
         if len(rows):
-            axis.plot(rows[x], rows["mrr"], color=colour, ls=line, marker=mark, ms=7, lw=2, label=label, zorder=3)
+            axis.plot(rows["bytes"], rows["mrr"], color=colour, ls=line, marker=mark, ms=7, lw=2, label=label, zorder=3)
     axis.set_xscale("log", base=2)
-    ticks = sorted(frame.loc[frame["method"] != "teacher", x].unique())
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ticks = sorted(frame["bytes"].unique())
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.minorticks_off()
     axis.set_ylim(bottom=0)
-    axis.set(xlabel={"bytes": "bytes per entity"}.get(x, "microseconds a query"), ylabel="test MRR")
+    axis.set(xlabel="bytes per entity", ylabel="test MRR")
     fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     sns.despine(fig)
     plt.close(fig)

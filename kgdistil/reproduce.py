@@ -46,7 +46,9 @@ METHODS = {"teacher": "teacher", "no-DS": "no-DS", "DS": "stage2", "-S1": "only2
 ROLES = {"teacher": "teacher", "no-DS": "no-ds", "DS": "stage2", "-S1": "stage2", "-S2": "stage1"}
 # Beyond the paper (`frontier`): cells of this protocol give the bytes of an entity in place of the dimension
 FRONTIER = "frontier"
-CODED = {"distilled": "stage1", "coded-alone": "no-ds"}  # as many floats as the teacher, of few bits
+OWN_LISTS = "own-lists"
+# as many floats as the teacher, of few bits
+CODED = {"distilled": "stage1", OWN_LISTS: "stage1", "coded-alone": "no-ds"}
 SMALL = {"small-distilled": "stage1", "small": "no-ds"}  # float32, fewer floats
 TRAINED = {"teacher": "teacher", **CODED, **SMALL}
 MEGABYTE = 10**6
@@ -78,7 +80,7 @@ class Cell:
 
     @property
     def distilled(self) -> bool:
-        return self.method in ("DS", "-S1", "-S2", "distilled", "small-distilled")
+        return self.method in ("DS", "-S1", "-S2", "distilled", OWN_LISTS, "small-distilled")
 
     @property
     def role(self) -> str:
@@ -184,6 +186,7 @@ def recipe(cell: Cell) -> dict[str, Any]:
     A second stage takes its parameters from the first, so that an [all] does not speak for it.
     """
     method, merged = METHODS.get(cell.method, cell.method), {}
+    method = "distilled" if method == OWN_LISTS else method
     second = method in ("stage2", "only2")
     table = recipes()[cell.protocol]
     of_model = table.get(cell.model, {})
@@ -195,7 +198,7 @@ def recipe(cell: Cell) -> dict[str, Any]:
 
 def guide(cell: Cell) -> Cell:
     """The teacher whose lists a distilled student learns: `guide` times as large as the one that it starts from."""
-    factor = recipe(cell).get("guide", 1)
+    factor = 1 if cell.method == OWN_LISTS else recipe(cell).get("guide", 1)
     return cell.teacher if factor == 1 else replace(cell.teacher, dim=min(factor * cell.teacher_dim, LARGEST_TEACHER))
 
 

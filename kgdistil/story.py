@@ -360,13 +360,16 @@ def of_frontier(frame: pd.DataFrame, gains: pd.DataFrame, where: str) -> str:
     """The answer of 08 in words: the best of each size, what the teacher's lists add, and what rounding does alone."""
     if frame.empty:
         return f"On {where} the frontier has not been run: `make frontier`."
-    teacher = frame[frame["method"] == "teacher"].iloc[0]
+    teachers = frame[frame["method"] == "teacher"].sort_values("bytes")
     students = frame[frame["method"] != "teacher"]
     best = students.loc[students.groupby("bytes")["mrr"].idxmax()].sort_values("bytes", ascending=False)
     sizes = ", ".join(f"{r.bytes} bytes {r.mrr:.3f} ({r.method})" for r in best.itertuples())
-    told = [f"On {where} the teacher has a test MRR of {teacher.mrr:.3f} with {teacher.bytes:,} bytes an entity. The "
-            f"best of each size: {sizes}."]  # fmt: skip
-    for rival, words in (("rounded", "the rounded teacher"), ("coded-alone", "the same student without a teacher")):
+    least, most = teachers.iloc[0], teachers.iloc[-1]
+    told = [f"On {where} the teacher has a test MRR of {most.mrr:.3f} with {most.bytes:,} bytes an entity"
+            + (f", the smallest of {len(teachers)} one of {least.mrr:.3f} with {least.bytes:,}." * (len(teachers) > 1)
+               or ".") + f" The best of each size: {sizes}."]  # fmt: skip
+    for rival, words in (("rounded", "the rounded teacher"), ("coded-alone", "the same student without a teacher"),
+                         ("own-lists", "the one with the lists of the teacher that it starts from")):  # fmt: skip
         rows = gains[gains["method"] == rival]
         if len(rows):
             better = ((rows["gain"] > 0) & (rows["p"] < 0.05)).sum()
