@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import kernels
+
 SIXTEEN = 16
 
 
@@ -26,8 +28,13 @@ def ungrouped(groups: Tensor, paired: bool) -> Tensor:
     return torch.cat([rows[:, 0::2], rows[:, 1::2]], dim=-1) if paired else rows
 
 
-def assign(groups: Tensor, book: Tensor) -> Tensor:
-    """The nearest of the sixteen vectors: groups [n, M, g] and book [M, 16, g] to codes uint8 [n, M]."""
+def assign(groups: Tensor, book: Tensor, *, native: bool | None = None) -> Tensor:
+    """The nearest of the sixteen vectors: groups [n, M, g] and book [M, 16, g] to codes uint8 [n, M].
+
+    `kernels/codes.cpp` does it for float32 on the CPU; native=False takes the readable path.
+    """
+    if native is not False and (codes := kernels.nearest(groups, book)) is not None:
+        return codes
     by_group = groups.transpose(0, 1)  # [M, n, g]
     squares = book.square().sum(-1)[:, None].expand(-1, len(groups), -1)
     distance = torch.baddbmm(squares, by_group, book.transpose(1, 2), alpha=-2)

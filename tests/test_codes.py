@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kgdistil import kernels
 from kgdistil.codes import Through, assign, decode, fit, grouped, ungrouped
 from kgdistil.models import build_model
 from kgdistil.quantise import GROUPS, entity_bytes, pack, quantised, unpack
@@ -80,3 +81,19 @@ def test_codes_of_another_table_are_refused() -> None:
         unpack(packed | {"entities.book": other["entities.book"]}, "2bit", True)
     with pytest.raises(ValueError, match="the numbers are not 2bit"):
         unpack({name: packed[name] for name in ("entities", "relations")}, "2bit", True)
+
+
+@pytest.mark.parametrize(("size", "n"), [(1, 40), (2, 33), (4, 7), (8, 16)])
+def test_the_compiled_search_finds_the_nearest(size: int, n: int) -> None:
+    if kernels.compiler() is None:
+        pytest.skip("no C++ compiler")
+    groups, book = random(n, 6, size), random(6, 16, size, seed=9)
+    book[0, 5:] = book[0, 4]  # of equally near ones the first
+    found = kernels.nearest(groups, book)
+    distance = (groups[:, :, None] - book).square().sum(-1)  # [n, 6, 16]
+    assert found.dtype == torch.uint8 and found.shape == (n, 6) and int(found[:, 0].max()) <= 4
+    chosen = distance.gather(2, found.long()[..., None])[..., 0]
+    assert torch.allclose(chosen, distance.amin(-1), atol=1e-5)
+    assert torch.equal(found, assign(groups, book, native=False))
+    assert torch.equal(found, assign(groups, book))
+    assert kernels.nearest(groups.double(), book.double()) is None

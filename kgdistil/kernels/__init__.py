@@ -1,9 +1,9 @@
 """Fast paths on the CPU: C++ compiled at first use for one model and dimension, loaded with ctypes.
 
 `train.cpp` runs one epoch, `rank.cpp` counts filtered ranks and finds top-k answers, `scan.cpp` does so over entities
-of four-bit codes. All are held to the readable modules by the tests. Without a C++ compiler, or with
-`KGDISTIL_NATIVE=0`, the callers use PyTorch, after one log line. `CXX` names the compiler, `KGDISTIL_CACHE` the folder
-of the compiled files.
+of four-bit codes, `codes.cpp` finds those codes. All are held to the readable modules by the tests. Without a C++
+compiler, or with `KGDISTIL_NATIVE=0`, the callers use PyTorch, after one log line. `CXX` names the compiler,
+`KGDISTIL_CACHE` the folder of the compiled files.
 """
 
 from __future__ import annotations
@@ -375,3 +375,21 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.kgd_rank.argtypes = library.kgd_top.argtypes = [ctypes.POINTER(Job)]
     library.kgd_tiles.restype = library.kgd_rank.restype = library.kgd_top.restype = None
     return library
+
+
+# ---- four-bit codes -------------------------------------------------------------------------------------------------
+def nearest(groups: Tensor, book: Tensor) -> Tensor | None:
+    """`codes.assign`, compiled: codes uint8 [n, M] of groups [n, M, g] and book [M, 16, g], or None if it cannot."""
+    if groups.device.type != "cpu" or groups.dtype != torch.float32 or book.dtype != torch.float32:
+        return None
+    library = compiled("codes.cpp", f"KGD_GROUP={groups.shape[2]}")
+    if library is None:
+        return None
+    n, m, _ = groups.shape
+    groups, book = groups.detach().contiguous(), book.detach().contiguous()
+    squares, codes = book.square().sum(-1), torch.empty(n, m, dtype=torch.uint8)
+    address, size = ctypes.c_void_p, ctypes.c_int64
+    library.kgd_assign.argtypes = [address, size, size, address, address, ctypes.c_int32, address]
+    library.kgd_assign.restype = None
+    library.kgd_assign(pointer(groups), n, m, pointer(book), pointer(squares), threads(), pointer(codes))
+    return codes
