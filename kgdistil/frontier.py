@@ -66,7 +66,7 @@ SIZES = {
     16: 512,
 }  # bytes of an entity: of its teacher's
 # Smaller teachers to start from, where those are as good or better.
-OTHER_SIZES = {"wn18rr": {64: 512}, "fb15k-237": {16: 256}, "umls": dict.fromkeys(SIZES, 512)}
+OTHER_SIZES = {"fb15k-237": {16: 256}, "umls": dict.fromkeys(SIZES, 512)}
 
 
 # ---- what is trained ------------------------------------------------------------------------------------------------
