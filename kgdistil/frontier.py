@@ -257,6 +257,15 @@ def against_distilled(dataset: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def named(dataset: str) -> str:
+    """Our name of a graph that has a recipe, in capitals or not.
+
+    Raises:
+        ConfigError: no such graph.
+    """
+    return parse(f"{FRONTIER}/{dataset}/{MODEL}/teacher/64").dataset
+
+
 def complete(dataset: str = "umls", sizes: str = "64 32 16", jobs: int = 1) -> None:
     """Train and measure what is missing of a graph's frontier.
 
@@ -272,7 +281,8 @@ def complete(dataset: str = "umls", sizes: str = "64 32 16", jobs: int = 1) -> N
             raise ValueError
     except ValueError:
         raise ConfigError(f"sizes is {sizes!r}: give bytes of an entity, as '64 32 16'") from None
-    todo = [parse(str(cell)) for cell in cells(dataset, wanted)]  # refuses a graph that has no recipe
+    dataset = named(dataset)
+    todo = cells(dataset, wanted)
     work_together([cell for cell in todo if cell.method == "teacher"], "cpu", jobs)
     measure(dataset, load(dataset), wanted)
     work_together(todo, "cpu", jobs)
@@ -293,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
     log_to_terminal()
     for dataset in options.graph:
         if options.plan:
-            print_plan(cells(dataset, map(int, options.sizes)), "cpu", torch.get_num_threads(), options.jobs)
+            print_plan(cells(named(dataset), map(int, options.sizes)), "cpu", torch.get_num_threads(), options.jobs)
         else:
             complete(dataset, " ".join(options.sizes), options.jobs)
     return 0

@@ -109,14 +109,14 @@ class Cell:
 
 
 def parse(text: str) -> Cell:
-    """The cell of an address "protocol/graph/model/method/dim[/teacher's dim][@seed]".
+    """The cell of an address "protocol/graph/model/method/dim[/teacher's dim][@seed]", in capitals or not.
 
     Raises:
         ConfigError: with the part that is wrong.
     """
     address, _, seed = text.partition("@")
     parts = address.split("/")
-    beyond = parts[0] == FRONTIER
+    beyond = parts[0].lower() == FRONTIER
     allowed = ((*PROTOCOLS, FRONTIER), (*GRAPHS, *["umls"] * beyond), MODELS, tuple(TRAINED if beyond else METHODS))
     try:
         numbers = [int(x) for x in [*parts[4:6], seed or 0]]
@@ -125,9 +125,11 @@ def parse(text: str) -> Cell:
     except ValueError:
         raise ConfigError(f"{text!r} is no cell: write protocol/graph/model/method/dim, "
                           "as in tuned/wn18rr/RotatE/DS/8") from None  # fmt: skip
-    for part, choice in zip(parts, allowed):
-        if part not in choice:
-            raise ConfigError(f"{text!r}: {part!r} is none of {', '.join(choice)}")
+    for place, choice in enumerate(allowed):
+        meant = [name for name in choice if name.lower() == parts[place].lower()]
+        if not meant:
+            raise ConfigError(f"{text!r}: {parts[place]!r} is none of {', '.join(choice)}")
+        parts[place] = meant[0]
     return Cell(*parts[:4], numbers[0], numbers[1] if len(parts) == 6 else 64, numbers[-1])
 
 

@@ -74,12 +74,16 @@ def test_every_cell_has_an_address_that_leads_back(protocol: str):
         ("tuned/wn18rr/RotatE/DS/8@x", "no cell"),
         ("tuned/wn18/RotatE/DS/8", "'wn18' is none of wn18rr, fb15k-237"),
         ("other/wn18rr/RotatE/DS/8", "'other' is none of"),
-        ("tuned/wn18rr/RotatE/ds/8", "'ds' is none of"),
+        ("tuned/wn18rr/RotatE/SD/8", "'SD' is none of"),
     ],
 )
 def test_a_wrong_address_is_explained(text: str, named: str):
     with pytest.raises(ConfigError, match=named):
         parse(text)
+
+
+def test_capitals_make_no_difference():
+    assert str(parse("Tuned/WN18RR/rotate/ds/8@1")) == "tuned/wn18rr/RotatE/DS/8@1"
 
 
 def test_what_is_needed_comes_first():
