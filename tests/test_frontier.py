@@ -117,7 +117,7 @@ def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
     assert frontier.path("umls").read_bytes() == before
 
 
-def test_a_plan_names_the_graph_as_its_records_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_names_the_graph_as_its_records_do(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert frontier.main(["--graph", "UMLS", "--sizes", "16", "--plan"]) == 0
     assert "frontier/umls/ComplEx/distilled/16/512" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="'wn18' is none of"):
