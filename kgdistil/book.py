@@ -89,9 +89,11 @@ def tag(name: str, text: str, **attributes: str) -> str:
 
 
 def run_link(run: str, text: str = "") -> str:
-    """A link to the copy of a record on the site; "not run" as it is."""
+    """A link to the copy of a record, of a run or of a graph's frontier, on the site; "not run" as it is."""
     if run == "not run" or not isinstance(run, str):
         return tag("span", "not run", class_="not-run")
+    if run.endswith(".json"):
+        return tag("a", text or run, href=f"../{run}", title=run)
     return tag("a", text or run.rsplit("-", 1)[1], href=f"../runs/{run}.json", title=run)
 
 
@@ -352,13 +354,15 @@ class Pages:
         if few.empty or mine.empty:
             return ""
         small, ds, size = few.iloc[0], mine.iloc[0], 4 * MODELS[model].entity_factor * dim
-        teacher = frame[frame["method"] == "teacher"]["mrr"].max()
+        teacher = self.records[self.records[small.run]["config"]["teacher"]]
         return (
             f"**Fewer bits beat fewer floats.** A student that keeps its teacher's dimension and gives each group of "
             f"numbers four bits reaches an MRR of {number(small.mrr)} with {small.bytes} bytes an entity "
             f"({run_link(small.run, 'record')}); the tuned {dim}-dimensional {model}, distilled as in the paper, "
             f"reaches {number(ds.ours)} with {size} ({run_link(ds.run, 'record')}), in the paper {number(ds.paper)}. "
-            f"Its teacher has {number(teacher)}. [What a byte buys](frontier.md) compares them with everything simpler."
+            f"The teacher of the former has {number(teacher['test']['both']['mrr'])} "
+            f"({run_link(teacher['id'], 'record')}). "
+            "[What a byte buys](frontier.md) compares them with everything simpler."
         )
 
     def frontier(self, dataset: str) -> str:
@@ -377,12 +381,16 @@ class Pages:
         words = story.of_frontier(frame, gains, NAMES[dataset])
         drawn = self.picture(f"frontier-{dataset}", plots.frontier(frame, others), words)
         sizes = sorted(frame["bytes"].unique(), reverse=True)
-        cell = {(r.method, r.bytes): number(r.mrr) + " " + run_link(r.run, "record") if r.trained else number(r.mrr)
-                for r in frame.itertuples()}  # fmt: skip
-        rows = [[method, *(cell.get((method, size), "–") for size in sizes)] for method in frame["method"].unique()]
-        table = html_table(f"Test MRR on {NAMES[dataset]} by bytes of an entity",
+        cell = {(r.method, r.bytes): f"{number(r.mrr)} / {number(r.hits)} {run_link(r.run, 'record')}"
+                for r in frame.rename(columns={"hits@10": "hits"}).itertuples()}  # fmt: skip
+        called = {method: f"{plots.FRONTIER[method][3]}<br><code>{method}</code>" for method in plots.FRONTIER}
+        called["teacher"] = "teacher, float32<br><code>teacher</code>"
+        rows = [[called[method], *(cell.get((method, size), "–") for size in sizes)] for method in called
+                if (frame["method"] == method).any()]  # fmt: skip
+        table = html_table(f"Test MRR / Hits@10 on {NAMES[dataset]} by bytes of an entity",
                            ["method", *(f"{size:,} bytes" for size in sizes)], rows)  # fmt: skip
-        rows = [[f"{r.bytes} bytes", r.method, number(r.mrr), number(r.distilled_mrr), difference(r.gain),
+        rows = [[f"{r.bytes} bytes", called[r.method], number(r.mrr) + " " + run_link(r.run, "record"),
+                 number(r.distilled_mrr) + " " + run_link(r.distilled_run, "record"), difference(r.gain),
                  f"{r.low:+.3f} … {r.high:+.3f}", f"{r.p:.4f}"] for r in gains.itertuples()]  # fmt: skip
         head = ["size", "rival", "its MRR", "distilled, few bits", "difference", "95 % interval", "p"]
         beside = html_table(f"The distilled few-bit student against every rival on {NAMES[dataset]}", head, rows)
@@ -671,7 +679,8 @@ def prepare(source: Path, work: Path) -> None:
     shutil.copy(root / "book" / "references.bib", source / "book")
     math_font(source / "book" / "static" / "math.woff")
     shutil.copytree(root / "book" / "site", source / "site")
-    shutil.copytree(results.results_folder() / "runs", source / "site" / "runs")
+    for name in ("runs", "frontier"):
+        shutil.copytree(results.results_folder() / name, source / "site" / name)
     export_graphs(source / "site" / "try")
 
     pages = Pages(source)

@@ -21,6 +21,7 @@ from .data import Graph, load
 from .errors import ConfigError, DataError
 from .evaluation import KnownTriples, Ranks, evaluate, rank
 from .models import KGEModel, build_model
+from .plots import FRONTIER
 from .recipes import Recipe, bytes_per_entity
 from .sampling import NEGATIVE_STREAM, TripleSet, corrupt, stream
 from .training import Run
@@ -363,7 +364,7 @@ def of_frontier(frame: pd.DataFrame, gains: pd.DataFrame, where: str) -> str:
     teachers = frame[frame["method"] == "teacher"].sort_values("bytes")
     students = frame[frame["method"] != "teacher"]
     best = students.loc[students.groupby("bytes")["mrr"].idxmax()].sort_values("bytes", ascending=False)
-    sizes = ", ".join(f"{r.bytes} bytes {r.mrr:.3f} ({r.method})" for r in best.itertuples())
+    sizes = ", ".join(f"{r.bytes} bytes {r.mrr:.3f} ({FRONTIER[r.method][3]})" for r in best.itertuples())
     least, most = teachers.iloc[0], teachers.iloc[-1]
     told = [f"On {where} the teacher has a test MRR of {most.mrr:.3f} with {most.bytes:,} bytes an entity"
             + (f", the smallest of {len(teachers)} one of {least.mrr:.3f} with {least.bytes:,}." * (len(teachers) > 1)
