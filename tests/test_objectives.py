@@ -124,8 +124,10 @@ def test_all_objectives_run_with_as_many_updates(umls: Graph, monkeypatch: pytes
     other = make_config(**softmax, role="teacher", seed=1)
     run(teacher, umls, progress=False), run(other, umls, progress=False)
     made = {
-        objectives.START["few floats"]: make_config(**{**softmax, "dim": 4}, role="stage1", teacher=teacher.run_id),
-        objectives.START["few bits"]: make_config(
+        objectives.start_cell("umls", "few floats"): make_config(
+            **{**softmax, "dim": 4}, role="stage1", teacher=teacher.run_id
+        ),
+        objectives.start_cell("umls", "few bits"): make_config(
             **softmax, role="stage1", teacher=teacher.run_id, student=teacher.run_id, group=4
         ),
         objectives.LOGISTIC: make_config(**{**short, "dim": 4}, role="stage1", teacher="another"),
