@@ -195,6 +195,7 @@ def recipe(cell: Cell) -> dict[str, Any]:
     for layer in (table, table.get(cell.dataset, {}), of_model, of_model.get(cell.dataset, {})):
         shared = layer.get("all", {})
         merged |= {k: v for k, v in shared.items() if not second or k in OWN} | layer.get(method, {})
+        merged |= layer.get(f"{method}/{cell.dim}", {})
     return merged | (table.get("large", {}) if cell.dim > 64 else {})
 
 
