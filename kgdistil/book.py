@@ -383,10 +383,9 @@ class Pages:
         sizes = sorted(frame["bytes"].unique(), reverse=True)
         cell = {(r.method, r.bytes): f"{number(r.mrr)} / {number(r.hits)} {run_link(r.run, 'record')}"
                 for r in frame.rename(columns={"hits@10": "hits"}).itertuples()}  # fmt: skip
-        called = {method: f"{plots.FRONTIER[method][3]}<br><code>{method}</code>" for method in plots.FRONTIER}
-        called["teacher"] = "teacher, float32<br><code>teacher</code>"
-        rows = [[called[method], *(cell.get((method, size), "–") for size in sizes)] for method in called
-                if (frame["method"] == method).any()]  # fmt: skip
+        called = {method: style[3] for method, style in plots.FRONTIER.items()} | {"teacher": "teacher, float32"}
+        rows = [[f"{called[method]}<br><code>{method}</code>", *(cell.get((method, size), "–") for size in sizes)]
+                for method in called if (frame["method"] == method).any()]  # fmt: skip
         table = html_table(f"Test MRR / Hits@10 on {NAMES[dataset]} by bytes of an entity",
                            ["method", *(f"{size:,} bytes" for size in sizes)], rows)  # fmt: skip
         rows = [[f"{r.bytes} bytes", called[r.method], number(r.mrr) + " " + run_link(r.run, "record"),
