@@ -16,10 +16,11 @@ from torch import Tensor
 
 from .data import Graph
 from .errors import CheckpointError, ConfigError, KgdistilError
-from .models import IMPORTED, MODELS, KGEModel, RotatE, build_model
+from .models import EVERY, KGEModel, RotatE, build_model
 from .quantise import pack, unpack
 
-VERSION = 2  # of the saved model's layout: 2 adds precisions, and norms of RotatE; what needs neither is written as 1
+# Of the saved model's layout: 2 adds precisions, and norms of RotatE, 3 low ranks; what needs none of it is written as 1.
+VERSION = 3
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
@@ -119,8 +120,10 @@ def save_weights(
 ) -> dict[str, Any]:
     """`save_model` without the labels, for who has the graph; `load_model` reads it. Returns the description."""
     newer = precision != "float32" or (isinstance(model, RotatE) and model.norm != 1)
+    rank = getattr(model, "rank", 0)
+    newer = newer or bool(rank)
     description = {
-        "version": 2 if newer else 1,
+        "version": 3 if rank else 2 if newer else 1,
         "model": type(model).__name__,
         "dim": model.dim,
         "norm": model.norm,
@@ -131,6 +134,7 @@ def save_weights(
         "graph": graph.name,
         "graph_sha256": graph.sha256,
         "run_id": run_id,
+        **({"rank": rank} if rank else {}),
         **({"precision": precision} if newer else {}),
         **({"about": about} if about else {}),
     }
@@ -165,9 +169,10 @@ def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[s
         )
     try:
         sizes = len(tensors["entities"]), len(tensors["relations"])  # looked at before any memory is taken
-        paired = getattr((MODELS | IMPORTED).get(about["model"]), "paired", False)
+        paired = getattr(EVERY.get(about["model"]), "paired", False)
         tensors = unpack(tensors, about.get("precision", "float32"), paired)
-        if sizes != (about["num_entities"], about["num_relations"]) or about["dim"] > tensors["entities"].shape[1]:
+        least = about.get("rank") or about["dim"]
+        if sizes != (about["num_entities"], about["num_relations"]) or least > tensors["entities"].shape[1]:
             raise ValueError("the sizes differ")
         model = build_model(
             about["model"],
@@ -177,6 +182,7 @@ def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[s
             norm=about["norm"],
             offset=about["offset"],
             epsilon=about["epsilon"],
+            rank=about.get("rank", 0),
         )
         model.load_state_dict(tensors)
     except (LookupError, TypeError, ValueError, RuntimeError, ConfigError) as error:

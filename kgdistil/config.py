@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .data import NAMES
 from .errors import ConfigError, DeviceError
 from .losses import Objective
-from .models import MODELS, KGEModel
+from .models import LOW_RANK, MODELS, KGEModel
 
 # Numbers may come as strings ("8"), as papermill and shells pass them. Upper bounds keep the kernels' 32 bits safe.
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -54,6 +54,7 @@ class RunConfig(BaseModel):
     loss: Literal["margin", "cross-entropy", "softmax", "dual"]  # not the paper's: softmax (`lists`), dual (DualDE)
     gamma: Weight  # γ: the margin of Eq. 1; for cross-entropy on a distance, the constant of γ − distance
     group: Literal[0, 1, 2, 4, 8, 16] = 0  # softmax: floats of an entity that share four bits (`codes`); 0: float32
+    rank: Annotated[int, Field(ge=0, le=1 << 17)] = 0  # softmax: floats of an entity of low rank; 0: all of them
     top: Annotated[int, Field(ge=0, le=LARGEST_STEP)] = 0  # softmax: candidates from the teacher's best, for each query
     epsilon: Annotated[Weight, Field(gt=0)] = 2.0  # ε of RotatE's initialisation
     negatives: Size  # k; for softmax, entities drawn for a batch
@@ -100,13 +101,17 @@ class RunConfig(BaseModel):
             raise ValueError(f"teacher is missing: {self.role} needs a run id or the folder of a saved model")
         if self.role in ("teacher", "no-ds") and self.teacher is not None:
             raise ValueError(f"teacher is {self.teacher!r}, but {self.role} trains without one")
-        if self.student is not None and self.role != "stage2" and not self.group:
+        if self.student is not None and self.role != "stage2" and not (self.group or self.rank):
             raise ValueError(f"student is {self.student!r}, but only stage2 and coded students start from a model")
         if self.group and self.loss != "softmax":
             raise ValueError(f"group is {self.group}, but only loss softmax trains coded entities")
-        if self.group and self.dim * MODELS[self.model].entity_factor % self.group:
-            raise ValueError(f"group is {self.group}: it must divide the {self.dim} × "
-                             f"{MODELS[self.model].entity_factor} floats of an entity")  # fmt: skip
+        floats, factor = self.dim * MODELS[self.model].entity_factor, MODELS[self.model].entity_factor
+        if self.rank and (self.model not in LOW_RANK or self.loss != "softmax" or self.rank > floats):
+            raise ValueError(f"rank is {self.rank}, but only {', '.join(LOW_RANK)} with loss softmax takes one, at most its "
+                             f"{self.dim} × {factor} floats")  # fmt: skip
+        if self.group and (self.rank or floats) % self.group:
+            of = f"the {self.rank} floats" if self.rank else f"the {self.dim} × {factor} floats"
+            raise ValueError(f"group is {self.group}: it must divide {of} of an entity")
         for name, value in (("top", self.top or None), ("alpha_last", self.alpha_last)):
             if value is not None and (self.loss != "softmax" or self.role not in ("stage1", "stage2")):
                 raise ValueError(f"{name} is {value}, but only stages 1 and 2 with loss softmax take it: leave it out")
@@ -159,7 +164,8 @@ class RunConfig(BaseModel):
     def model_options(self) -> dict[str, Any]:
         """What `build_model` needs besides sizes: γ is part of the score where the loss is cross-entropy."""
         in_score = MODELS[self.model].distance and self.loss in ("cross-entropy", "dual")
-        return {"norm": self.norm, "offset": self.gamma if in_score else 0.0, "epsilon": self.epsilon}
+        given = {"norm": self.norm, "offset": self.gamma if in_score else 0.0, "epsilon": self.epsilon}
+        return given | ({"rank": self.rank} if self.rank else {})
 
     def compatible(self, teacher: KGEModel) -> list[str]:
         """Warnings, one line each, for a teacher that is odd but possible."""

@@ -101,7 +101,7 @@ def rank(model: KGEModel, triples: Tensor, known: KnownTriples, *, native: bool 
     Raises:
         KgdistilError: the model holds numbers that are not finite, so that it has no order to rank by.
     """
-    if not all((table.abs() < LARGEST).all() for table in (model.entities, model.relations)):  # NaN is not below
+    if not all((table.abs() < LARGEST).all() for table in model.parameters()):  # NaN is not below
         raise KgdistilError(
             f"the model's embeddings hold NaN or numbers beyond {LARGEST:g}, so nothing can be ranked: the training "
             "diverged; lower its learning rate"

@@ -24,7 +24,7 @@ from .losses import Objective, list_hard_loss, list_soft_loss, stage_one_loss, s
 from .models import KGEModel
 from .sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
 
-BOOK_SHARE = 0.15  # of the learning rate, for the vectors of the codebooks
+SHARED = 0.15  # of the learning rate, for what all entities share: the codebooks' vectors, the map of a low rank
 NAMES = ("student_soft", "student_hard", "teacher_soft", "teacher_hard", "penalty")
 
 
@@ -56,6 +56,8 @@ class ListEngine:
         for role in self.trained:
             for table in ("entities", "relations"):
                 self.tensors[f"{role}.{table}.v"] = torch.zeros_like(getattr(self.models[role], table).data)
+            if (shared := getattr(self.models[role], "map", None)) is not None:
+                self.tensors[f"{role}.map.v"] = torch.zeros_like(shared.data)
         if objective.group:
             book = fit(grouped(student.entities.data, objective.group, student.paired))
             self.tensors |= {"student.book": book, "student.book.v": torch.zeros_like(book)}
@@ -164,6 +166,9 @@ class View:
             self.book = engine.tensors["student.book"].detach().requires_grad_(trained)
             groups = grouped(rows, engine.objective.group, self.model.paired)
             rows = ungrouped(Through.apply(groups, self.book), self.model.paired)
+        self.map = getattr(self.model, "map", None)  # of a low rank: the model's functions use it themselves
+        if self.map is not None:
+            self.map.requires_grad_(trained).grad = None
         self.rows, self.anchors = rows[: len(candidates)], rows[len(candidates) :]
         self.relation = self.relations[engine.relation[batch]]
 
@@ -192,7 +197,9 @@ class View:
         self.model.entities.data.index_add_(0, ids, gradient.div_(squares.sqrt_().add_(1e-10)), alpha=-rate)
         others = [(self.model.relations.data, self.relations, f"{self.role}.relations.v", rate)]
         if self.book is not None:
-            others.append((tensors["student.book"], self.book, "student.book.v", rate * BOOK_SHARE))
+            others.append((tensors["student.book"], self.book, "student.book.v", rate * SHARED))
+        if self.map is not None:
+            others.append((self.map.data, self.map, f"{self.role}.map.v", rate * SHARED))
         for value, leaf, name, own_rate in others:
             squares = tensors[name].addcmul_(leaf.grad, leaf.grad)
             value.addcdiv_(leaf.grad, squares.sqrt().add_(1e-10), value=-own_rate)

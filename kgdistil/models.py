@@ -252,6 +252,49 @@ class ComplEx(KGEModel):
         return safe_hypot(*complex_parts(x))
 
 
+class LowRankComplEx(ComplEx):
+    """ComplEx whose entities lie in one subspace: f = Re((x A)ᵀ diag(r) conj(y A)) with x, y of `rank` floats each.
+
+    The map A [rank, 2·dim] is shared, so an entity costs what its `rank` floats cost, while relations act in all `dim`
+    complex dimensions. A query is taken back through Aᵀ, so that ranking compares `rank` floats too. (A Tucker
+    decomposition, as TuckER of Balažević et al. 2019, whose core is ComplEx's.)
+
+    Args:
+        rank: floats of an entity, at most 2·dim.
+    Raises:
+        ConfigError: as `KGEModel`, or another rank.
+    """
+
+    paired = False
+
+    def __init__(self, num_entities: int, num_relations: int, dim: int, *, rank: int, **options):
+        super().__init__(num_entities, num_relations, dim, **options)
+        if not isinstance(rank, int) or not 1 <= rank <= self.entities.shape[1]:
+            raise ConfigError(f"{type(self).__name__}: rank is {rank!r}; it must be a whole number from 1 to 2 × {dim}")
+        self.rank = rank
+        self.entities = nn.Parameter(torch.empty(num_entities, rank))
+        self.map = nn.Parameter(torch.empty(rank, self.relations.shape[1]))
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Entities and relations as ComplEx, the rows of the map orthonormal."""
+        super().reset(generator)
+        with torch.no_grad():
+            nn.init.orthogonal_(self.map, generator=generator)
+
+    @property
+    def num_parameters(self) -> int:
+        return super().num_parameters + self.map.numel()
+
+    def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        return super().score(h @ self.map, r, t @ self.map)
+
+    def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
+        return super().query(anchor @ self.map, r, side) @ self.map.T
+
+    def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        return super().penalty(h @ self.map, r, t @ self.map)
+
+
 class RotatE(KGEModel):
     """Sun et al. 2019: f = γ − Σᵢ|hᵢ rᵢ − tᵢ| with |rᵢ| = 1, so a relation is d angles.
 
@@ -351,23 +394,69 @@ def joined(models: Sequence[ComplEx]) -> ComplEx:
     return whole
 
 
+@torch.no_grad()
+def low_rank(model: ComplEx, rank: int, seed: int = 0) -> LowRankComplEx:
+    """The nearest model of that rank: the entities' principal axes, turned at random.
+
+    Principal without centring, since scores are inner products. Turned, each of the `rank` floats varies as much as
+    the others, so that as many bits suit each of them.
+
+    Raises:
+        ConfigError: another model than ComplEx, or a rank that is larger than its 2·dim floats.
+    """
+    if type(model) is not ComplEx:
+        raise ConfigError(f"rank is {rank}, but the model to start from is a {type(model).__name__}: take a ComplEx")
+    sizes = model.num_entities, model.num_relations, model.dim
+    found = LowRankComplEx(*sizes, rank=rank, norm=model.norm, offset=model.offset, epsilon=model.epsilon)
+    rows = model.entities.double()
+    axes = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1).T[:rank]
+    turn = torch.randn(rank, rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found.map.data = (torch.linalg.qr(turn).Q.to(axes.device) @ axes).float().contiguous()
+    found.entities.data = model.entities @ found.map.T
+    found.relations.data = model.relations.detach().clone()
+    return found
+
+
 MODELS: dict[str, type[KGEModel]] = {c.__name__: c for c in (TransE, TransH, ComplEx, RotatE, DistMult, SimplE)}
 
 IMPORTED: dict[str, type[KGEModel]] = {"FreeTransH": FreeTransH}  # teachers of other libraries; never trained from here
 
+LOW_RANK: dict[str, type[KGEModel]] = {"ComplEx": LowRankComplEx}  # what a model of fewer floats an entity is
 
-def build_model(name: str, num_entities: int, num_relations: int, dim: int, *, seed: int = 0, **options) -> KGEModel:
+EVERY: dict[str, type[KGEModel]] = (
+    MODELS | IMPORTED | {c.__name__: c for c in LOW_RANK.values()}
+)  # that a file may hold
+
+
+def class_of(name: str, rank: int = 0) -> type[KGEModel]:
+    """The class of a model's name, in capitals or not; of its low-rank form where there is a rank.
+
+    Raises:
+        ConfigError: no such model, or none of low rank.
+    """
+    found = {key.lower(): c for key, c in EVERY.items()}.get(str(name).lower())
+    if found is None:
+        raise ConfigError(f"model is {name!r}; choose one of {', '.join(MODELS)}")
+    if rank and found not in LOW_RANK.values():
+        found = LOW_RANK.get(found.__name__)
+        if found is None:
+            raise ConfigError(f"rank is {rank}, but only {', '.join(LOW_RANK)} can have one: leave it out")
+    return found
+
+
+def build_model(
+    name: str, num_entities: int, num_relations: int, dim: int, *, seed: int = 0, rank: int = 0, **options
+) -> KGEModel:
     """A freshly drawn model, the same for the same seed on every device.
 
     Args:
         name: one of `MODELS`, upper or lower case.
+        rank: floats of an entity of low rank; 0: as many as the model has.
         options: `norm`, `offset`, `epsilon` of `KGEModel`.
     Raises:
         ConfigError: no such model, or impossible sizes.
     """
-    classes = {key.lower(): c for key, c in (MODELS | IMPORTED).items()}
-    if str(name).lower() not in classes:
-        raise ConfigError(f"model is {name!r}; choose one of {', '.join(MODELS)}")
-    model = classes[name.lower()](num_entities, num_relations, dim, **options)
+    kind = class_of(name, rank)
+    model = kind(num_entities, num_relations, dim, **options, **({"rank": rank} if kind in LOW_RANK.values() else {}))
     model.reset(torch.Generator().manual_seed(seed))
     return model

@@ -34,13 +34,13 @@ def precisions_for(width: int) -> list[str]:
 
 
 def pack(model: KGEModel, precision: str) -> dict[str, Tensor]:
-    """What a file holds of a model's tables `entities` [E, width] and `relations` [R, width].
+    """What a file holds of a model's tables `entities` [E, width] and `relations` [R, width], and a low rank's `map`.
 
     int8: an entity's row is round(127 · row / largest), and `entities.scale` float32 [E] holds largest / 127.
     4bit, 2bit, 1bit: `entities` uint8 [E, ⌈groups / 2⌉] holds two codes a byte, the first in the low bits, and
     `entities.book` float16 [groups, 16, g] what they stand for; exact where a group has at most sixteen vectors, as
     in a student that was trained with codes, else fitted by k-means. The relations stay float16: they are few, and an
-    angle rounded to one of 255 would cost more than it saves.
+    angle rounded to one of 255 would cost more than it saves; so does a `map`.
 
     Raises:
         ConfigError: numbers that are not finite, or too large for float16; groups that do not divide the width.
@@ -89,8 +89,9 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}")
     whole = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
-    types = {"entities": whole.get(precision, torch.uint8),
-             "relations": torch.float32 if precision == "float32" else torch.float16}  # fmt: skip
+    few = torch.float32 if precision == "float32" else torch.float16
+    types = {name: few for name in ("relations", "map") if name in packed or name == "relations"}
+    types["entities"] = whole.get(precision, torch.uint8)
     if precision == "int8":
         types["entities.scale"] = torch.float32
     elif precision in GROUPS:
@@ -99,7 +100,7 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
         what = ", ".join(f"{name} {dtype}" for name, dtype in found.items()).replace("torch.", "")
         raise ValueError(f"the numbers are not {precision}: {what}")
     if precision not in GROUPS:
-        tables = {name: packed[name].float() for name in ("entities", "relations")}
+        tables = {name: x.float() for name, x in packed.items() if name != "entities.scale"}
         if precision == "int8":
             tables["entities"] *= packed["entities.scale"][:, None]
         return tables
@@ -107,7 +108,8 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
     if bytes_.ndim != 2 or book.shape[1:] != (16, GROUPS[precision]) or bytes_.shape[1] != -(-len(book) // 2):
         raise ValueError(f"codes {list(bytes_.shape)} and codebook {list(book.shape)} do not belong together")
     codes = torch.stack([bytes_ & 15, bytes_ >> 4], dim=-1).flatten(1)[:, : len(book)]
-    return {"entities": ungrouped(decode(codes, book), paired), "relations": packed["relations"].float()}
+    shared = {name: packed[name].float() for name in ("relations", "map") if name in packed}
+    return {"entities": ungrouped(decode(codes, book), paired), **shared}
 
 
 def quantised(model: KGEModel, precision: str) -> KGEModel:
@@ -119,7 +121,7 @@ def quantised(model: KGEModel, precision: str) -> KGEModel:
 
 def size(model: KGEModel, precision: str) -> int:
     """Bytes of the weights at that precision, without labels."""
-    return weight_bytes(*model.entities.shape, model.relations.numel(), precision)
+    return weight_bytes(*model.entities.shape, model.num_parameters - model.entities.numel(), precision)
 
 
 def entity_bytes(width: int, precision: str) -> float:
@@ -129,11 +131,11 @@ def entity_bytes(width: int, precision: str) -> float:
     return width * BYTES[precision] + (4 if precision == "int8" else 0)
 
 
-def weight_bytes(entities: int, width: int, relation_numbers: int, precision: str) -> int:
-    """Bytes of `entities` rows of `width` numbers, the relations' numbers, and the codebook where there is one."""
+def weight_bytes(entities: int, width: int, shared_numbers: int, precision: str) -> int:
+    """Bytes of `entities` rows of `width` numbers, of the relations' (and a map's), and of a codebook if there is one."""
     book = 2 * 16 * width if precision in GROUPS else 0
-    relations = relation_numbers * (4 if precision == "float32" else 2)
-    return int(entities * entity_bytes(width, precision)) + book + relations
+    shared = shared_numbers * (4 if precision == "float32" else 2)
+    return int(entities * entity_bytes(width, precision)) + book + shared
 
 
 def compare_precisions(model: KGEModel, graph: Graph, split: str = "test") -> pd.DataFrame:

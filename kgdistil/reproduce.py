@@ -49,8 +49,12 @@ FRONTIER = "frontier"
 OWN_LISTS = "own-lists"
 # as many floats as the teacher, of few bits
 CODED = {"distilled": "stage1", OWN_LISTS: "stage1", "coded-alone": "no-ds"}
+# fewer floats than the teacher and a map that all entities share (`LowRankComplEx`), of few bits
+LOW_RANK = {"low-rank": "stage1", "low-rank-alone": "no-ds"}
+LOW_RANK_GROUP = 2  # floats of theirs that share four bits
 SMALL = {"small-distilled": "stage1", "small": "no-ds"}  # float32, fewer floats
-TRAINED = {"teacher": "teacher", **CODED, **SMALL}
+TRAINED = {"teacher": "teacher", **CODED, **LOW_RANK, **SMALL}
+LIKE = {OWN_LISTS: "distilled", "low-rank": "distilled", "low-rank-alone": "coded-alone"}  # whose recipe a method has
 MEGABYTE = 10**6
 LARGEST_TEACHER = 2048  # of the frontier, in bytes of an entity
 PART = 16  # one in so many triples says what an epoch costs
@@ -80,7 +84,7 @@ class Cell:
 
     @property
     def distilled(self) -> bool:
-        return self.method in ("DS", "-S1", "-S2", "distilled", OWN_LISTS, "small-distilled")
+        return self.method in ("DS", "-S1", "-S2", "distilled", OWN_LISTS, "low-rank", "small-distilled")
 
     @property
     def role(self) -> str:
@@ -188,7 +192,7 @@ def recipe(cell: Cell) -> dict[str, Any]:
     A second stage takes its parameters from the first, so that an [all] does not speak for it.
     """
     method, merged = METHODS.get(cell.method, cell.method), {}
-    method = "distilled" if method == OWN_LISTS else method
+    method = LIKE.get(method, method)
     second = method in ("stage2", "only2")
     table = recipes()[cell.protocol]
     of_model = table.get(cell.model, {})
@@ -227,13 +231,16 @@ def shape(cell: Cell) -> dict[str, int]:
     if cell.protocol != FRONTIER:
         return {"dim": cell.dim}
     factor = MODEL_CLASSES[cell.model].entity_factor
-    floats = (cell.teacher_dim if cell.method in CODED else cell.dim) / 4
-    group = 0 if cell.method not in CODED else floats / (2 * cell.dim)
-    if floats % factor or group % 1 or floats < factor:
+    floats = (cell.teacher_dim if cell.method in (*CODED, *LOW_RANK) else cell.dim) / 4
+    group, rank = 0 if cell.method not in CODED else floats / (2 * cell.dim), 0
+    if cell.method in LOW_RANK:
+        group, rank = LOW_RANK_GROUP, 2 * LOW_RANK_GROUP * cell.dim
+    if floats % factor or group % 1 or floats < factor or rank > floats:
         raise ConfigError(
             f"{cell}: {cell.dim} bytes are no {cell.method} {cell.model} beside one of {cell.teacher_dim}"
         )
-    return {"dim": int(floats) // factor} | ({"group": int(group)} if group else {})
+    small = {"group": int(group), "rank": rank}
+    return {"dim": int(floats) // factor} | {key: value for key, value in small.items() if value}
 
 
 def finish(values: dict[str, Any]) -> RunConfig:
@@ -287,7 +294,9 @@ def start_values(cell: Cell, spec: dict[str, Any], device: str) -> dict[str, Any
         teacher, start = config(guide(cell), device), config(cell.teacher, device)
         if teacher is None or start is None:
             return None
-        values |= {"teacher": teacher.run_id} | ({"student": start.run_id} if cell.method in CODED else {})
+        values |= {"teacher": teacher.run_id} | (
+            {"student": start.run_id} if cell.method in (*CODED, *LOW_RANK) else {}
+        )
     return {**values, **spec}
 
 
@@ -421,9 +430,10 @@ def publish(cell: Cell, done: Run, graph: Graph) -> None:
     """
     name, precision = f"d{cell.dim}", "float32"
     if cell.protocol == FRONTIER:
-        name, precision = f"{cell.dim}B", next((p for p, g in PACKED.items() if g == done.config.group), "")
+        name = f"{cell.dim}B" + ("-low-rank" if cell.method in LOW_RANK else "")
+        precision = next((p for p, g in PACKED.items() if g == done.config.group), "")
     model = done.load(graph)
-    small = cell.method == "distilled" and precision and size(model, precision) < MEGABYTE
+    small = cell.method in ("distilled", "low-rank") and precision and size(model, precision) < MEGABYTE
     if small or (cell.protocol, cell.method, cell.dim) == ("tuned", "DS", 8):
         folder = results.results_folder() / "students" / f"{cell.dataset}-{cell.model.lower()}-{name}"
         save_weights(folder, model, graph, done.id, precision=precision)
@@ -442,7 +452,7 @@ class Costs:
 
     @staticmethod
     def key(values: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(values.get(k) for k in ("dataset", "model", "dim", "role", "negatives", "loss", "group"))
+        return tuple(values.get(k) for k in ("dataset", "model", "dim", "role", "negatives", "loss", "group", "rank"))
 
     def epoch(self, run_config: RunConfig) -> float:
         key = self.key(run_config.model_dump())
@@ -470,7 +480,7 @@ class Costs:
         axes = [value for value in spec.values() if isinstance(value, list)]
         shape = {k: v[0] if isinstance(v, list) else v for k, v in spec.items()}
         link = {"teacher": "64"} if cell.distilled else {}
-        link |= {"student": "64"} if cell.method == "distilled" else {}
+        link |= {"student": "64"} if cell.distilled and cell.method in (*CODED, *LOW_RANK) else {}
         like = finish({**shape, **base(cell, device=self.device), **link, **({"lr": 0.01})})
         number = functools.reduce(lambda n, axis: n * len(axis), axes, 1) if axes else 0
         if left and number:

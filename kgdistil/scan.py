@@ -15,7 +15,7 @@ from . import evaluation, kernels
 from .codes import SIXTEEN, decode, grouped, ungrouped
 from .errors import ConfigError
 from .evaluation import KnownTriples, Ranks
-from .models import ComplEx, DistMult, KGEModel, RotatE, SimplE, TransE
+from .models import ComplEx, DistMult, KGEModel, LowRankComplEx, RotatE, SimplE, TransE
 
 TABLE_BYTES = 64 << 20  # of the look-up tables that are made at a time
 GROUPS = (2, 512)  # the fewest and most codes of an entity
@@ -31,7 +31,7 @@ def tables(model: KGEModel, queries: Tensor, book: Tensor) -> Tensor:
         ConfigError: a score that is no sum over groups of coordinates, or groups that do not fit the model.
     """
     kind, (groups, _, size) = type(model), book.shape
-    if kind not in (ComplEx, DistMult, SimplE, TransE, RotatE) or (kind is RotatE and model.norm == 2):
+    if kind not in (ComplEx, LowRankComplEx, DistMult, SimplE, TransE, RotatE) or (kind is RotatE and model.norm == 2):
         raise ConfigError(
             f"{kind.__name__} with norm {model.norm} has no look-up tables: its score is no sum over the coordinates; "
             "take ComplEx, DistMult, SimplE, TransE or RotatE with norm 1"

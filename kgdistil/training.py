@@ -28,7 +28,7 @@ from .errors import BusyError, CheckpointError, ConfigError, KgdistilError
 from .evaluation import KnownTriples, Ranks, evaluate, rank
 from .kernels import NativeEngine
 from .lists import ListEngine
-from .models import KGEModel, build_model
+from .models import MODELS, ComplEx, KGEModel, build_model, class_of, low_rank
 from .reference import ReferenceEngine
 
 log = logging.getLogger("kgdistil")
@@ -116,6 +116,8 @@ def run(
             (folder / CHECKPOINT).unlink(missing_ok=True)
         teacher = load_model(resolve(config.teacher), graph) if config.teacher else None
         start = load_model(resolve(config.student), graph) if config.student else None
+        if config.rank and type(start) is ComplEx:
+            start = low_rank(start, config.rank, config.seed)
         return train(config, graph, folder, teacher=teacher, start=start, progress=progress, save_ranks=save_ranks)
 
 
@@ -252,11 +254,14 @@ def check_fit(config: RunConfig, student: KGEModel, teacher: KGEModel | None, gr
     Raises:
         ConfigError: with what does not fit.
     """
-    if type(student).__name__ != config.model or student.dim != config.dim:
+    wanted = class_of(config.model, config.rank)
+    if type(student) is not wanted or student.dim != config.dim:
         raise ConfigError(
             f"student is a {type(student).__name__} of dim {student.dim}; the run asks for "
-            f"{config.model} of dim {config.dim}"
+            f"{wanted.__name__} of dim {config.dim}"
         )
+    if config.rank and student.rank != config.rank:
+        raise ConfigError(f"student is of rank {student.rank}; the run asks for rank {config.rank}")
     for name, model in (("student", student), ("teacher", teacher)):
         if model is not None and (model.num_entities, model.num_relations) != (
             graph.num_entities,
@@ -282,7 +287,11 @@ def make_engine(student: KGEModel, teacher: KGEModel | None, config: RunConfig, 
     native = (
         config.loss != "dual"
         and kernels.usable(student, teacher)
-        and all(kernels.train_library(m) is not None for m in (student, teacher) if m is not None)
+        and all(
+            type(m) in MODELS.values() and kernels.train_library(m) is not None
+            for m in (student, teacher)
+            if m is not None
+        )
     )
     engine = NativeEngine if native else ReferenceEngine
     return engine(student, teacher, config.role == "stage2", graph.train.to(student.entities.device), config.objective)

@@ -59,13 +59,15 @@ def refusal(folder: Path, graph: Graph | None = None) -> str:
 
 
 # ---- there and back -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "LowRankComplEx"])
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path, graph: Graph, name: str) -> None:
-    model = build_model(name, 3, 2, 4, seed=3, norm=2, offset=1.5, epsilon=0.5)
+    low = {"rank": 5} if name == "LowRankComplEx" else {}
+    model = build_model(name, 3, 2, 4, seed=3, norm=2, offset=1.5, epsilon=0.5, **low)
     save_model(tmp_path / "new" / "folder", model, graph)
     loaded = load_model(tmp_path / "new" / "folder", graph)
     assert type(loaded) is type(model)
     assert (loaded.dim, loaded.norm, loaded.offset, loaded.epsilon) == (4, 2, 1.5, 0.5)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
     for key, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], tensor)
     everything = torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(3))

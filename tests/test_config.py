@@ -35,6 +35,7 @@ OTHER = {  # for each field a value that is not the default
     "loss": "margin",
     "gamma": 5.0,
     "group": 4,
+    "rank": 6,
     "top": 16,
     "epsilon": 1.0,
     "negatives": 24,
@@ -59,6 +60,7 @@ OTHER = {  # for each field a value that is not the default
 FITTING = {  # what a field needs beside it
     "penalty": {"model": "ComplEx"},
     "group": {"loss": "softmax"},
+    "rank": {"model": "ComplEx", "loss": "softmax"},
     "top": {"loss": "softmax", "role": "stage1", "teacher": "x"},
     "alpha_last": {"loss": "softmax", "role": "stage1", "teacher": "x"},
     "teacher": {"role": "stage1", "teacher": "another"},

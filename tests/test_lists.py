@@ -6,13 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kgdistil import lists
 from kgdistil.config import make_config
 from kgdistil.data import Graph
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import evaluate
 from kgdistil.lists import ListEngine, queries_of
 from kgdistil.losses import list_hard_loss, list_soft_loss
-from kgdistil.models import build_model
+from kgdistil.models import build_model, low_rank
 from kgdistil.quantise import quantised
 from kgdistil.training import make_engine, run
 
@@ -55,9 +56,13 @@ def test_losses_against_their_definition() -> None:
     assert list_soft_loss(scores, other, count, 2.0) == pytest.approx(float(expected))
 
 
-@pytest.mark.parametrize("name", ["ComplEx", "DistMult", "TransE", "RotatE"])
-def test_a_step_over_all_entities_is_adagrad_on_the_full_softmax(tiny_graph: Graph, name: str) -> None:
+@pytest.mark.parametrize("name, rank", [("ComplEx", 0), ("ComplEx", 6), ("DistMult", 0), ("TransE", 0), ("RotatE", 0)])
+def test_a_step_over_all_entities_is_adagrad_on_the_full_softmax(
+    tiny_graph: Graph, name: str, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "SHARED", 1.0)
     extra = {"lr": 0.1, "negatives": 30, "batch_size": 512, "penalty": 0.01 if name in ("ComplEx", "DistMult") else 0}
+    extra["rank"] = rank
     config = a_config(dataset="tiny", model=name, dim=4, **extra)
     options = config.model_options
     model, plain = (build_model(name, 30, 4, 4, seed=3, **options).double() for _ in range(2))
@@ -106,13 +111,33 @@ def test_training_learns_and_coding_costs_little(umls: Graph) -> None:
     assert run(second, umls, progress=False).test() > 0.65
 
 
+def test_a_low_rank_learns_from_the_teacher_it_starts_from(umls: Graph) -> None:
+    teacher = run(a_config(role="teacher", epochs=15, penalty=0.01, lr=0.2), umls, progress=False)
+    low = {"rank": 8, "group": 2, "student": teacher.id}
+    student = run(a_config(role="stage1", teacher=teacher.id, alpha=1.0, lr=0.05, **low), umls, progress=False)
+    model = student.load(umls)
+    assert model.rank == 8 and student.record["parameters"] == 135 * 8 + 8 * 32 + 46 * 32
+    assert torch.equal(quantised(model, "2bit").entities, model.entities.half().float())  # the file loses nothing
+    assert evaluate(model, umls).metrics() == student.record["test"]
+    start = low_rank(teacher.load(umls), 8)
+    assert not torch.equal(model.map, start.map)  # it is trained as well
+    rounded = evaluate(quantised(start, "2bit"), umls).metrics()["both"]["mrr"]
+    assert student.test() > rounded + 0.05
+    other = a_config(role="stage1", teacher=teacher.id, **{**low, "rank": 4, "student": student.id})
+    with pytest.raises(ConfigError, match="of rank 8; the run asks for rank 4"):
+        run(other, umls, progress=False)
+
+
+@pytest.mark.parametrize("rank", [0, 8])
 @pytest.mark.parametrize("role", ["no-ds", "stage1", "stage2"])
-def test_a_resumed_run_ends_with_the_same_bits(umls: Graph, monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+def test_a_resumed_run_ends_with_the_same_bits(
+    umls: Graph, monkeypatch: pytest.MonkeyPatch, role: str, rank: int
+) -> None:
     import kgdistil.training as training
 
     teacher = run(a_config(role="teacher", epochs=2), umls, progress=False)
     extra = {} if role == "no-ds" else {"teacher": teacher.id}
-    config = a_config(role=role, group=4, student=teacher.id, **extra)
+    config = a_config(role=role, group=4, rank=rank, student=teacher.id, **extra)
     whole = run(config, umls, progress=False).load(umls)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     saved = training.save
@@ -130,7 +155,8 @@ def test_a_resumed_run_ends_with_the_same_bits(umls: Graph, monkeypatch: pytest.
     assert (folder / training.CHECKPOINT).is_file()
     training.results.record_path(config.run_id).unlink()
     again = run(config, umls, progress=False).load(umls)
-    assert torch.equal(again.entities, whole.entities) and torch.equal(again.relations, whole.relations)
+    for mine, theirs in zip(again.parameters(), whole.parameters()):
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +166,9 @@ def test_a_resumed_run_ends_with_the_same_bits(umls: Graph, monkeypatch: pytest.
         ({"group": 8, "dim": 2}, "must divide the 2 × 2 floats"),
         ({"group": 2, "loss": "cross-entropy"}, "only loss softmax trains coded entities"),
         ({"student": "x"}, "only stage2 and coded students start from a model"),
+        ({"rank": 33}, "at most its 16 × 2 floats"),
+        ({"rank": 4, "model": "RotatE"}, "only ComplEx with loss softmax takes one"),
+        ({"rank": 6, "group": 4}, "must divide the 6 floats"),
         ({"temperature": 0}, "temperature is 0"),
     ],
 )

@@ -11,10 +11,11 @@ from kgdistil import kernels
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.losses import Objective
-from kgdistil.models import MODELS, KGEModel, build_model
+from kgdistil.models import MODELS, KGEModel, LowRankComplEx, build_model, low_rank
 from kgdistil.reference import ReferenceEngine
 
 VARIANTS = [(name, norm) for name in MODELS for norm in ((1, 2) if name in ("TransE", "TransH") else (1,))]
+VARIANTS += [("LowRankComplEx", 1)]
 TABLE_5 = {  # parameters on WN18RR for d = 64, 32, 16, 8
     "TransE": (2_621_056, 1_310_528, 655_264, 327_632),
     "TransH": (2_621_760, 1_310_880, 655_440, 327_720),
@@ -45,6 +46,10 @@ def naive_score(model: KGEModel, h: int, r: int, t: int) -> float:
             w = [u / length for u in normal]
             wx, wy = (sum(a * b for a, b in zip(w, v)) for v in (x, y))
             return minus_distance([(x[i] - wx * w[i]) + translation[i] - (y[i] - wy * w[i]) for i in range(d)])
+        case "LowRankComplEx":  # that of ComplEx, of (x A, r, y A)
+            x, y = ([sum(a * b for a, b in zip(v, column)) for column in model.map.T.tolist()] for v in (x, y))
+            parts = zip(*map(complex_vector, (x, relation, y)))
+            return sum(a * b * c.conjugate() for a, b, c in parts).real
         case "ComplEx":  # Re(Σ h r t̄)
             parts = zip(*map(complex_vector, (x, relation, y)))
             return sum(a * b * c.conjugate() for a, b, c in parts).real
@@ -62,7 +67,8 @@ def naive_score(model: KGEModel, h: int, r: int, t: int) -> float:
 
 def shaken(name: str, entities: int = 9, relations: int = 3, dim: int = 5, **options) -> KGEModel:
     """A model off its initial grid: lengths, normals and angles are arbitrary."""
-    model = build_model(name, entities, relations, dim, seed=1, **{"offset": 1.5, **options})
+    given = {"offset": 1.5, **({"rank": 6} if name == "LowRankComplEx" else {}), **options}
+    model = build_model(name, entities, relations, dim, seed=1, **given)
     noise = torch.Generator().manual_seed(2)
     for p in model.parameters():
         p.data += 0.3 * torch.randn(p.shape, generator=noise)
@@ -173,6 +179,37 @@ def test_penalties_are_the_papers():
     assert n3.item() == pytest.approx(2 * (0.6**3 + 0.9**3) + 0.1**3 + 0.2**3)
     c = torch.tensor([[3.0, 4.0]])  # |3 + 4i| = 5
     assert MODELS["ComplEx"](2, 1, 1).penalty(c, c, 0 * c).item() == pytest.approx(250)
+
+
+@torch.no_grad()
+def test_a_low_rank_keeps_what_its_axes_hold():
+    """At the full rank the same scores; at a lower one the nearest table of that rank, with floats that vary alike."""
+    model = build_model("ComplEx", 60, 3, 8, seed=4)
+    model.entities.data *= torch.arange(1, 17) / 16  # some axes hold more than others
+    triples = torch.cartesian_prod(torch.arange(60), torch.arange(3), torch.arange(60))
+    whole, part = low_rank(model, 16), low_rank(model, 6)
+    torch.testing.assert_close(whole.score_triples(triples), model.score_triples(triples), atol=1e-6, rtol=1e-4)
+    left = part.entities @ part.map - model.entities
+    assert left.norm() == pytest.approx(float(torch.linalg.svdvals(model.entities)[6:].norm()), rel=1e-4)
+    torch.testing.assert_close(part.map @ part.map.T, torch.eye(6), atol=1e-5, rtol=0)
+    spread, axes = part.entities.square().mean(0), torch.linalg.svdvals(model.entities)[:6].square() / 60
+    assert spread.max() / spread.min() < axes.max() / axes.min()
+    assert torch.equal(part.map, low_rank(model, 6).map) and not torch.equal(part.map, low_rank(model, 6, seed=1).map)
+    assert part.num_parameters == 60 * 6 + 6 * 16 + 3 * 16 == sum(p.numel() for p in part.parameters())
+    assert type(build_model("complex", 60, 3, 8, rank=6)) is LowRankComplEx
+
+
+@pytest.mark.parametrize("rank", [-1, 17, 2.0, "six"])
+def test_ranks_that_are_none(rank):
+    with pytest.raises(ConfigError, match="from 1 to 2 × 8"):
+        build_model("ComplEx", 9, 3, 8, rank=rank)
+
+
+def test_only_complex_has_a_low_rank():
+    with pytest.raises(ConfigError, match="only ComplEx can have one"):
+        build_model("TransE", 9, 3, 8, rank=4)
+    with pytest.raises(ConfigError, match="start from is a TransE"):
+        low_rank(build_model("TransE", 9, 3, 8), 4)
 
 
 @pytest.mark.parametrize(

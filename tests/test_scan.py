@@ -10,12 +10,20 @@ from kgdistil import kernels, scan
 from kgdistil.codes import assign, decode, grouped, ungrouped
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
-from kgdistil.models import MODELS, build_model
+from kgdistil.models import EVERY, build_model
 from kgdistil.scan import Scanner, rank_codes, tables
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
 PATHS = [pytest.param(None, marks=needs_compiler, id="native"), pytest.param(False, id="readable")]
-KINDS = [("ComplEx", 1), ("DistMult", 1), ("SimplE", 1), ("RotatE", 1), ("TransE", 1), ("TransE", 2)]
+KINDS = [
+    ("ComplEx", 1),
+    ("LowRankComplEx", 1),
+    ("DistMult", 1),
+    ("SimplE", 1),
+    ("RotatE", 1),
+    ("TransE", 1),
+    ("TransE", 2),
+]
 INSTRUCTIONS = ("KGD_PATH=0", "KGD_PATH=1", "KGD_PATH=2")  # portable, AVX2, AVX-512; what is missing falls back
 
 
@@ -189,10 +197,9 @@ def test_any_number_of_threads_gives_the_same():
 
 def small(name: str, norm: int, size: int, entities: int = 50, groups: int = 6):
     """A model, codes, a codebook, and the same model whose entities are what the codes stand for."""
-    factor = MODELS[name].entity_factor
-    model, coded = (
-        build_model(name, entities, 3, groups * size // factor, seed=1, norm=norm, offset=3.0) for _ in range(2)
-    )
+    factor, low = EVERY[name].entity_factor, {"rank": groups * size} if name == "LowRankComplEx" else {}
+    dim = groups * size if low else groups * size // factor
+    model, coded = (build_model(name, entities, 3, dim, seed=1, norm=norm, offset=3.0, **low) for _ in range(2))
     book = torch.randn(groups, 16, size, generator=torch.Generator().manual_seed(size))
     codes = assign(grouped(model.entities.data, size, model.paired), book * model.entities.data.std())
     book = book * model.entities.data.std()
