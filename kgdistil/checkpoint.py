@@ -19,7 +19,7 @@ from .errors import CheckpointError, ConfigError, KgdistilError
 from .models import EVERY, KGEModel, RotatE, build_model
 from .quantise import pack, unpack
 
-# Of the saved model's layout: 2 adds precisions, and norms of RotatE, 3 low ranks; what needs none of it is written as 1.
+# Of the saved model's layout: 2 adds precisions, and norms of RotatE, 3 low ranks; what needs none is written as 1.
 VERSION = 3
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 

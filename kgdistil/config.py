@@ -105,10 +105,13 @@ class RunConfig(BaseModel):
             raise ValueError(f"student is {self.student!r}, but only stage2 and coded students start from a model")
         if self.group and self.loss != "softmax":
             raise ValueError(f"group is {self.group}, but only loss softmax trains coded entities")
-        floats, factor = self.dim * MODELS[self.model].entity_factor, MODELS[self.model].entity_factor
+        factor = MODELS[self.model].entity_factor
+        floats = self.dim * factor
         if self.rank and (self.model not in LOW_RANK or self.loss != "softmax" or self.rank > floats):
-            raise ValueError(f"rank is {self.rank}, but only {', '.join(LOW_RANK)} with loss softmax takes one, at most its "
-                             f"{self.dim} × {factor} floats")  # fmt: skip
+            raise ValueError(
+                f"rank is {self.rank}, but only {', '.join(LOW_RANK)} with loss softmax takes one, at most its "
+                f"{self.dim} × {factor} floats"
+            )
         if self.group and (self.rank or floats) % self.group:
             of = f"the {self.rank} floats" if self.rank else f"the {self.dim} × {factor} floats"
             raise ValueError(f"group is {self.group}: it must divide {of} of an entity")

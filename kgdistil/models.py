@@ -423,9 +423,7 @@ IMPORTED: dict[str, type[KGEModel]] = {"FreeTransH": FreeTransH}  # teachers of 
 
 LOW_RANK: dict[str, type[KGEModel]] = {"ComplEx": LowRankComplEx}  # what a model of fewer floats an entity is
 
-EVERY: dict[str, type[KGEModel]] = (
-    MODELS | IMPORTED | {c.__name__: c for c in LOW_RANK.values()}
-)  # that a file may hold
+EVERY: dict[str, type[KGEModel]] = MODELS | IMPORTED | {c.__name__: c for c in LOW_RANK.values()}  # in files
 
 
 def class_of(name: str, rank: int = 0) -> type[KGEModel]:
