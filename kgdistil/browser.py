@@ -11,7 +11,7 @@ import torch
 from .checkpoint import write_atomically, write_json
 from .data import SPLITS, Graph
 from .errors import ConfigError
-from .models import MODELS, KGEModel
+from .models import LOW_RANK, MODELS, KGEModel
 from .quantise import GROUPS, pack
 
 FORMAT = 1  # of the files; kge.mjs refuses any other
@@ -24,7 +24,7 @@ def export(
     about: dict[str, object] | None = None,
     precision: str = "float32",
 ) -> None:
-    """Write `model.json`, `entities.f32` and `relations.f32` (little-endian, row after row).
+    """Write `model.json`, `entities.f32`, `relations.f32` and a low rank's `map.f32` (little-endian, row after row).
 
     Args:
         about: more of what the header shall say, plain JSON values.
@@ -33,7 +33,7 @@ def export(
         ConfigError: a model that kge.mjs cannot score, or one of another graph.
     """
     name = type(model).__name__
-    if MODELS.get(name) is not type(model):
+    if type(model) not in (MODELS.get(name), *LOW_RANK.values()):
         raise ConfigError(f"{name} has no score in the browser; export one of {', '.join(MODELS)}")
     if (model.num_entities, model.num_relations) != (graph.num_entities, graph.num_relations):
         raise ConfigError(f"the model has {model.num_entities} entities and {model.num_relations} relations, "
@@ -51,6 +51,8 @@ def export(
         **(about or {}),
     }
     write_array(folder / "relations.f32", model.relations.detach().cpu().numpy().astype("<f4"))
+    if type(model) in LOW_RANK.values():
+        write_array(folder / "map.f32", model.map.detach().cpu().numpy().astype("<f4"))
     if precision in GROUPS:
         packed = pack(model, precision)
         header |= {"group": GROUPS[precision], "paired": model.paired}

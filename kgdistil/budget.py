@@ -6,6 +6,7 @@ import re
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from . import advice, kernels
 from .config import make_config
@@ -33,10 +34,12 @@ class Plan:
     bytes: int
     expected: str  # what it is expected to lose: what was measured on other graphs
     seconds: float | None = None  # of one query, where time is the budget
+    rank: int = 0  # floats of an entity of low rank; 0: as many as the model has
 
     def __str__(self) -> str:
         time = "" if self.seconds is None else f", {self.seconds * 1e3:.3g} ms for the ten best answers here"
-        return f"{self.model} of dimension {self.dim}, {self.precision}: {self.bytes:,} bytes of weights{time}"
+        rank = f" and rank {self.rank}" if self.rank else ""
+        return f"{self.model} of dimension {self.dim}{rank}, {self.precision}: {self.bytes:,} bytes of weights{time}"
 
 
 def plan(graph: Graph, budget: str | int, model: str | None = None, teacher_dim: int = 64) -> Plan:
@@ -65,7 +68,7 @@ def plan(graph: Graph, budget: str | int, model: str | None = None, teacher_dim:
     waits: dict[int, float] = {}
     if seconds is not None:  # larger ones are slower still, so the first that is too slow ends the search
         for dim in dims:
-            waits[dim] = patiently(graph, name, dim, seconds)
+            waits[dim] = patiently(graph, seconds, name, dim)
             if waits[dim] > seconds:
                 break
         dims = [dim for dim in waits if waits[dim] <= seconds]
@@ -89,37 +92,43 @@ def plan(graph: Graph, budget: str | int, model: str | None = None, teacher_dim:
 def on_frontier(graph: Graph, limit: int | None, seconds: float | None, teacher_dim: int) -> Plan | None:
     """The best student of the measured frontier that fits; None where none does, or none was measured."""
     for row in advice.frontier(graph.num_entities).itertuples():
-        precision = NAMED.get(row.group)
-        if precision is None or (limit is not None and bytes_of(graph, row.model, row.dim, precision) > limit):
+        precision, wait = NAMED.get(row.group), None
+        if precision is None:
             continue
-        wait = None
-        if seconds is not None and (wait := patiently(graph, row.model, row.dim, seconds, precision)) > seconds:
+        made = {"model": row.model, "dim": row.dim, "precision": precision, "rank": row.rank}
+        size = bytes_of(graph, **made)
+        if limit is not None and size > limit:
             continue
-        size = bytes_of(graph, row.model, row.dim, precision)
-        return Plan(row.model, row.dim, precision, row.dim if row.group else teacher_dim, size, row.told, wait)
+        if seconds is not None and (wait := patiently(graph, seconds, **made)) > seconds:
+            continue
+        large = row.dim if row.group else teacher_dim
+        return Plan(**made, teacher_dim=large, bytes=size, expected=row.told, seconds=wait)
     return None
 
 
-def bytes_of(graph: Graph, model: str, dim: int, precision: str) -> int:
+def bytes_of(graph: Graph, model: str, dim: int, precision: str, rank: int = 0) -> int:
     """Bytes of the weights of such a model of a graph."""
     kind = MODELS[model]
-    numbers = graph.num_relations * kind.relation_factor * dim
-    return weight_bytes(graph.num_entities, kind.entity_factor * dim, numbers, precision)
+    width = kind.entity_factor * dim
+    shared = graph.num_relations * kind.relation_factor * dim + rank * width
+    return weight_bytes(graph.num_entities, rank or width, shared, precision)
 
 
-def patiently(graph: Graph, model: str, dim: int, limit: float, precision: str = "float32") -> float:
+def patiently(graph: Graph, limit: float, *size: Any, **more: Any) -> float:
     """`query_seconds`, the best of three where it is above the limit: the machine may have been busy for a moment."""
-    best = query_seconds(graph, model, dim, precision)
+    best = query_seconds(graph, *size, **more)
     for _ in range(2):
         if best > limit:
-            best = min(best, query_seconds(graph, model, dim, precision))
+            best = min(best, query_seconds(graph, *size, **more))
     return best
 
 
-def query_seconds(graph: Graph, model: str, dim: int, precision: str = "float32", queries: int = 30) -> float:
+def query_seconds(
+    graph: Graph, model: str, dim: int, precision: str = "float32", rank: int = 0, queries: int = 30
+) -> float:
     """Median seconds to find the ten best tails of one query, by an untrained model of that size."""
-    config = make_config(model=model, dim=dim)
-    asked = build_model(model, graph.num_entities, graph.num_relations, dim, **config.model_options)
+    options = make_config(model=model, dim=dim).model_options
+    asked = build_model(model, graph.num_entities, graph.num_relations, dim, rank=rank, **options)
     ranker = fastest(asked, precision)
     heads, relations, taken = graph.train[:, 0], graph.train[:, 1], []
     for i in range(queries + 1):

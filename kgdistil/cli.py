@@ -109,6 +109,7 @@ def read(source: str, options: dict[str, Any]) -> Any:
     "--precision",
     help="float32, float16, int8, 4bit, 2bit or 1bit: the numbers of the student's file.  [default: int8]",
 )
+@click.option("--rank", type=int, default=0, help="For few bits: floats of an entity of low rank, which share a map.")
 @click.option(
     "--budget",
     metavar="LIMIT",
@@ -156,7 +157,7 @@ def distill(
     from .distil import distil
     from .quantise import check_precision
 
-    if budget is not None and (dim is not None or precision is not None):
+    if budget is not None and (dim is not None or precision is not None or options["rank"]):
         raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
     parse_budget(budget or 1), check_precision(precision or "int8")  # before a large graph is read
     if (output / WEIGHTS).exists() and not replace:
@@ -176,10 +177,10 @@ def distill(
             expected = plan(found, budget, asked, options["teacher_dim"])
             if not as_json:
                 click.echo(f"the budget of {budget} buys {expected}\n{expected.expected}")
-        wanted = {name: options[name] for name in ("teacher_dim", "stages", "epochs", "seed", "device")}
+        wanted = {name: options[name] for name in ("teacher_dim", "stages", "epochs", "seed", "device", "rank")}
         wanted |= {"model": model, "dim": 8 if dim is None else dim, "precision": precision or "int8"}
         if expected:
-            wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim")}
+            wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim", "rank")}
             wanted["model"] = model if teacher else expected.model
         done = distil(found, teacher=teacher, trust_pickle=trust_pickle, **wanted)
         done.student.save(output)

@@ -15,6 +15,7 @@ import torch
 from . import recipes, results
 from .checkpoint import load_model, save_model
 from .data import NAMES, Graph
+from .errors import ConfigError
 from .importers import import_teacher
 from .models import KGEModel, RotatE
 from .quantise import GROUPS, check_precision, compare_precisions, quantised
@@ -56,6 +57,7 @@ def distil(
     epochs: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    rank: int = 0,
     trust_pickle: bool = False,
     progress: bool | None = None,
 ) -> Distilled:
@@ -69,6 +71,7 @@ def distil(
         model: the kind of student; that of the teacher where left out, else RotatE, and ComplEx for few bits.
         teacher: a model of this graph, or what `importers.import_teacher` reads; trained here with `teacher_dim` where
             None. One that was trained elsewhere may have seen triples that are held out here.
+        rank: floats of an entity of low rank, for few bits; 0: as many as the teacher's.
         trust_pickle: as `importers.import_teacher`.
         stages, epochs, seed, device: as `recipes.distillation`, or `recipes.few_bits`, which has one stage; their
             epochs where None.
@@ -83,6 +86,8 @@ def distil(
         teacher = _keep(import_teacher(teacher, graph, trust_pickle=trust_pickle).model, graph)
     given = None if teacher is None else load_model(resolve(str(teacher)), graph)
     coded = precision in GROUPS and dim == (teacher_dim if given is None else given.dim)
+    if rank and not coded:
+        raise ConfigError(f"rank is {rank}: it takes a precision of {', '.join(GROUPS)} and the teacher's dimension")
     if model is None:
         model = recipes.family(given) if given is not None else "ComplEx" if coded else "RotatE"
     shared = {
@@ -92,7 +97,7 @@ def distil(
     }  # fmt: skip
     if coded:
         size = min(512, batch_size(graph))
-        recipe = recipes.few_bits(**shared, group=GROUPS[precision], batch_size=size)
+        recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, batch_size=size)
     else:
         own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)
         recipe = recipes.distillation(**shared, teacher_dim=teacher_dim, stages=stages, batch_size=own)

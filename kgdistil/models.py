@@ -117,6 +117,10 @@ class KGEModel(nn.Module):
         """|x| of each coordinate: complex models override it."""
         return x.abs()
 
+    def rows(self, entities: Tensor) -> Tensor:
+        """What entities [n, width] stand for in the score: a low rank maps them first."""
+        return entities
+
     # ---- what every model has -------------------------------------------------------------------
     @property
     def num_entities(self) -> int:
@@ -285,14 +289,17 @@ class LowRankComplEx(ComplEx):
     def num_parameters(self) -> int:
         return super().num_parameters + self.map.numel()
 
+    def rows(self, entities: Tensor) -> Tensor:
+        return entities @ self.map
+
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        return super().score(h @ self.map, r, t @ self.map)
+        return super().score(self.rows(h), r, self.rows(t))
 
     def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
-        return super().query(anchor @ self.map, r, side) @ self.map.T
+        return super().query(self.rows(anchor), r, side) @ self.map.T
 
     def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        return super().penalty(h @ self.map, r, t @ self.map)
+        return super().penalty(self.rows(h), r, self.rows(t))
 
 
 class RotatE(KGEModel):

@@ -114,7 +114,10 @@ def similar(model: KGEModel, graph: Graph, entity: str | int, k: int = 10) -> pd
     """
     at = find(entity, graph.entities, "entity")
     cosine = torch.cat(
-        [F.cosine_similarity(block, model.entities[at][None]) for block in model.entities.split(1 << 18)]
+        [
+            F.cosine_similarity(model.rows(block), model.rows(model.entities[at][None]))
+            for block in model.entities.split(1 << 18)
+        ]
     )
     cosine[at] = -torch.inf
     value, near = cosine.topk(min(k, len(cosine) - 1))

@@ -132,7 +132,7 @@ def entity_bytes(width: int, precision: str) -> float:
 
 
 def weight_bytes(entities: int, width: int, shared_numbers: int, precision: str) -> int:
-    """Bytes of `entities` rows of `width` numbers, of the relations' and a map's, and of the codebook if there is one."""
+    """Bytes of `entities` rows of `width` numbers, of the relations' and a map's, and of a codebook's vectors."""
     book = 2 * 16 * width if precision in GROUPS else 0
     shared = shared_numbers * (4 if precision == "float32" else 2)
     return int(entities * entity_bytes(width, precision)) + book + shared

@@ -148,6 +148,7 @@ def few_bits(
     device: str = "cpu",
     teacher: str = "",
     *,
+    rank: int = 0,
     batch_size: int = 512,
 ) -> Recipe:
     """The recipe of a student of few bits, as on the frontier: as many floats as its teacher, `group` of them in four
@@ -156,6 +157,7 @@ def few_bits(
     Args:
         epochs: of the teacher; the student gets half as many, the student alone as many as both.
         teacher: a run id or the folder of a saved model of `dim`.
+        rank: floats of an entity of low rank, of which `group` share four bits; 0: as many as the teacher's.
     Raises:
         ConfigError, CheckpointError, DeviceError: one line with the parameter, its value and what to do.
     """
@@ -169,7 +171,7 @@ def few_bits(
         penalty = {} if MODELS[make_config(**shared).model].distance else {"penalty": 0.03}
         own = make_config(**shared, **penalty, lr=0.1, epochs=epochs, check_every=half, role="teacher")
     name = own.run_id if own else find_teacher(teacher)
-    coded = {**shared, "group": group, "check_every": max(1, half // 5)}
+    coded = {**shared, "group": group, "rank": rank, "check_every": max(1, half // 5)}
     return Recipe(
         own,
         make_config(**coded, lr=0.1, epochs=epochs + half, role="no-ds"),
@@ -357,7 +359,7 @@ def check_parameters(namespace: Mapping[str, Any], function: Any = distillation)
 
 def bytes_per_entity(config: RunConfig) -> int:
     """Bytes of one entity: of its float32 numbers, or of its codes."""
-    floats = MODELS[config.model].entity_factor * config.dim
+    floats = config.rank or MODELS[config.model].entity_factor * config.dim
     return -(-floats // (2 * config.group)) if config.group else 4 * floats
 
 

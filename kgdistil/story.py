@@ -369,7 +369,8 @@ def of_frontier(frame: pd.DataFrame, gains: pd.DataFrame, where: str) -> str:
     told = [f"On {where} the teacher has a test MRR of {most.mrr:.3f} with {most.bytes:,} bytes an entity"
             + (f", the smallest of {len(teachers)} one of {least.mrr:.3f} with {least.bytes:,}." * (len(teachers) > 1)
                or ".") + f" The best of each size: {sizes}."]  # fmt: skip
-    for rival, words in (("rounded", "the rounded teacher"), ("coded-alone", "the same student without a teacher"),
+    for rival, words in (("rounded", "the rounded teacher"), ("coded-alone", "one of few bits without a teacher"),
+                         ("low-rank-alone", "one of low rank without a teacher"),
                          ("own-lists", "the one with the lists of the teacher that it starts from")):  # fmt: skip
         rows = gains[gains["method"] == rival]
         if len(rows):

@@ -11,7 +11,7 @@ import torch
 
 from kgdistil import ConfigError, KGEModel, build_model, predict, results
 from kgdistil.browser import export, export_graph
-from kgdistil.models import MODELS
+from kgdistil.models import EVERY, MODELS
 from kgdistil.quantise import GROUPS, quantised
 
 MODULE = results.root() / "book" / "site" / "try" / "kge.mjs"
@@ -40,10 +40,11 @@ def ask(folder, queries):
 
 
 @pytest.mark.parametrize("norm", [1, 2])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "LowRankComplEx"])
 def test_node_gives_the_scores_and_answers_of_python(name, norm, tiny_graph, tmp_path):
     graph = tiny_graph
-    model = build_model(name, graph.num_entities, graph.num_relations, 6, seed=1, norm=norm, offset=3.0)
+    low = {"rank": 7} if name == "LowRankComplEx" else {}
+    model = build_model(name, graph.num_entities, graph.num_relations, 6, seed=1, norm=norm, offset=3.0, **low)
     with torch.no_grad():
         model.entities.mul_(3)
     export(model, graph, tmp_path)
@@ -56,10 +57,11 @@ def test_node_gives_the_scores_and_answers_of_python(name, norm, tiny_graph, tmp
 
 
 @pytest.mark.parametrize("precision", GROUPS)
-@pytest.mark.parametrize("name", ["ComplEx", "DistMult", "SimplE", "TransE", "RotatE"])
+@pytest.mark.parametrize("name", ["ComplEx", "LowRankComplEx", "DistMult", "SimplE", "TransE", "RotatE"])
 def test_node_reads_four_bit_codes(name, precision, umls, tmp_path):
-    dim = 4 if MODELS[name].entity_factor == 2 else 12  # 12 floats in groups of 4: an odd number of groups
-    model = build_model(name, umls.num_entities, umls.num_relations, dim, seed=1, offset=3.0)
+    dim = 4 if EVERY[name].entity_factor == 2 else 12  # 12 floats in groups of 4: an odd number of groups
+    low = {"rank": 4} if name == "LowRankComplEx" else {}
+    model = build_model(name, umls.num_entities, umls.num_relations, dim, seed=1, offset=3.0, **low)
     model = quantised(model, precision)
     export(model, umls, tmp_path, precision=precision)
     assert not (tmp_path / "entities.f32").exists()

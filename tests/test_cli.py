@@ -18,6 +18,7 @@ from kgdistil import advice, budget, cli, load_student
 from kgdistil.budget import parse_size, plan
 from kgdistil.checkpoint import WEIGHTS
 from kgdistil.data import Graph
+from kgdistil.distil import distil
 from kgdistil.errors import ConfigError
 from kgdistil.models import build_model
 from kgdistil.quantise import size
@@ -170,8 +171,8 @@ def test_ctrl_c_and_the_same_command_again(triples: Path, tmp_path: Path) -> Non
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frontier: of two graphs the small one counts here, where few floats beat few bits at 64 bytes."""
-    rows = ["graph,entities,model,dim,group,bytes,kept,rounded", "large,100000,ComplEx,64,1,64,1.5,0.9"]
-    rows += ["small,20,ComplEx,8,1,8,0.9,0.8", "small,20,ComplEx,8,2,4,0.8,0.7", "small,20,ComplEx,8,0,64,0.95,"]
+    rows = ["graph,entities,model,dim,group,rank,bytes,kept,rounded", "large,100000,ComplEx,64,1,0,64,1.5,0.9"]
+    rows += ["small,20,ComplEx,8,1,0,8,0.9,0.8", "small,20,ComplEx,8,2,0,4,0.8,0.7", "small,20,ComplEx,8,0,0,64,0.95,"]
     (tmp_path / "frontier.csv").write_text("\n".join(rows) + "\n")
     monkeypatch.setattr(advice, "FRONTIER", tmp_path / "frontier.csv")
 
@@ -202,11 +203,23 @@ def test_the_budget_chooses_from_the_frontier(tiny_graph: Graph, measured: None,
     assert plan(tiny_graph, bought.bytes - 1).model == "RotatE"  # nothing of the frontier fits
     assert plan(tiny_graph, "1MB", "TransE").model == "TransE"
     waits = {"float32": 0.5, "4bit": 1e-3, "2bit": 1e-4}
-    monkeypatch.setattr(budget, "query_seconds", lambda graph, model, dim, precision: waits[precision])
+    monkeypatch.setattr(budget, "query_seconds", lambda graph, model, dim, precision, rank: waits[precision])
     assert [plan(tiny_graph, limit).precision for limit in ("1s", "2ms", "200us")] == ["float32", "4bit", "2bit"]
     monkeypatch.undo()
     for precision in ("float32", "4bit"):
         assert 0 < budget.query_seconds(tiny_graph, "ComplEx", 8, precision) < 60
+
+
+def test_a_budget_may_buy_a_low_rank(tiny_graph: Graph, tmp_path: Path, measured: None) -> None:
+    with (tmp_path / "frontier.csv").open("a") as file:
+        file.write("small,20,ComplEx,8,2,4,1,0.92,0.6\n")
+    low = plan(tiny_graph, plan(tiny_graph, "1MB").bytes - 1)
+    assert (low.dim, low.precision, low.rank, low.teacher_dim) == (8, "2bit", 4, 8) and "and rank 4" in str(low)
+    model = build_model("ComplEx", tiny_graph.num_entities, tiny_graph.num_relations, 8, rank=4)
+    assert size(model, "2bit") == low.bytes
+    assert 0 < budget.query_seconds(tiny_graph, "ComplEx", 8, "2bit", rank=4) < 60
+    with pytest.raises(ConfigError, match="rank is 4: it takes a precision of"):
+        distil(tiny_graph, dim=4, rank=4)
 
 
 def test_without_a_frontier_a_budget_buys_few_floats(tiny_graph: Graph, tmp_path: Path, monkeypatch) -> None:
@@ -229,6 +242,18 @@ def test_a_student_of_few_bits_in_one_command(triples: Path, tmp_path: Path, mea
     assert load_student(tmp_path / "t").model.dim == 8
 
 
+def test_a_student_of_low_rank_in_one_command(triples: Path, tmp_path: Path) -> None:
+    given = ["--dim", 8, "--teacher-dim", 8, "--precision", "2bit", "--rank", 4]
+    result = call("distill", triples, *given, "--epochs", 2, "-o", tmp_path / "s", "--json")
+    assert {row["model"] for row in json.loads(result.stdout)["metrics"]} == {"teacher", "no-DS", "stage 1"}
+    student = load_student(tmp_path / "s")
+    assert (type(student.model).__name__, student.model.rank, student.precision) == ("LowRankComplEx", 4, "2bit")
+    plain = student.predict(head=student.graph.entities[0], relation=0, k=3)
+    assert list(plain["score"]) == sorted(plain["score"], reverse=True) and len(student.similar(0, 3)) == 3
+    for form in ("npz", "browser"):
+        call("export", tmp_path / "s", "--to", form, "-o", tmp_path / ("s.npz" if form == "npz" else "b"))
+
+
 def test_few_floats_by_a_budget(triples: Path, tmp_path: Path) -> None:
     result = call(
         "distill", triples, "--budget", "200B", "--model", "RotatE", "--teacher-dim", 8, "--epochs", 3,
@@ -241,7 +266,7 @@ def test_few_floats_by_a_budget(triples: Path, tmp_path: Path) -> None:
 
 
 def test_a_budget_of_time_is_measured(tiny_graph: Graph, monkeypatch) -> None:
-    monkeypatch.setattr(budget, "query_seconds", lambda graph, model, dim, precision: dim * 1e-4)
+    monkeypatch.setattr(budget, "query_seconds", lambda graph, model, dim: dim * 1e-4)
     for limit, dim in (("1ms", 8), ("450 us", 4), ("1s", 64)):
         bought = plan(tiny_graph, limit, "RotatE")
         assert (bought.dim, bought.precision) == (dim, "float32") and f"{dim / 10:.3g} ms" in str(bought)
@@ -249,7 +274,7 @@ def test_a_budget_of_time_is_measured(tiny_graph: Graph, monkeypatch) -> None:
         plan(tiny_graph, "50us", "RotatE")
     asked: list[int] = []
 
-    def busy_at_first(graph: Graph, model: str, dim: int, precision: str) -> float:
+    def busy_at_first(graph: Graph, model: str, dim: int) -> float:
         asked.append(dim)
         return 1.0 if asked.count(dim) == 1 else dim * 1e-4
 

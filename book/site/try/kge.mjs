@@ -16,7 +16,8 @@ export async function openModel(folder, read) {
   };
   const [[count, width], group] = [header.entities, header.group];
   const relations = floats(await file("relations.f32", 4 * header.relations[0] * header.relations[1]));
-  let entities, bytes = 4 * relations.length;
+  const map = header.model === "LowRankComplEx" ? floats(await file("map.f32", 4 * width * header.relations[1])) : null;
+  let entities, bytes = 4 * relations.length + (map ? 4 * map.length : 0);
   if (group) {
     const packed = new Uint8Array(await file("entities.u8", count * Math.ceil(width / group / 2)));
     const book = floats(await file("book.f32", 4 * 16 * width));
@@ -27,7 +28,7 @@ export async function openModel(folder, read) {
     bytes += 4 * entities.length;
   }
   return { ...header, count, width, bytes, entityBytes: group ? Math.ceil(width / group / 2) : 4 * width,
-           tables: { entities, relations } };
+           tables: { entities, relations, map } };
 }
 
 /** Entities of four-bit codes, two a byte, as kgdistil/quantise.py packs them: group m of an entity is one of the sixteen
@@ -121,7 +122,7 @@ function distances(model, q, entities, out) {
   }
 }
 
-const PRODUCTS = new Set(["ComplEx", "DistMult", "SimplE"]); // their scores are products of a query with each entity
+const PRODUCTS = new Set(["ComplEx", "LowRankComplEx", "DistMult", "SimplE"]); // their scores are products of a query with each entity
 
 function products(model, q, entities, out) {
   if (entities instanceof Codes) return entities.products(q, out);
@@ -170,6 +171,15 @@ export const MODELS = {
 
   ComplEx(model, h, r, entities, out) {
     products(model, complexProduct(h, r, model.dim), entities, out);
+  },
+
+  LowRankComplEx(model, h, r, entities, out) { // e = x A: the head through A, the query back through its transpose
+    const { dim: d, width, tables: { map } } = model;
+    const row = new Float64Array(2 * d), q = new Float64Array(width);
+    for (let i = 0; i < width; i++) for (let j = 0; j < 2 * d; j++) row[j] += h[i] * map[2 * d * i + j];
+    const wide = complexProduct(row, r, d);
+    for (let i = 0; i < width; i++) q[i] = dot(wide, map.subarray(2 * d * i), 2 * d);
+    products(model, q, entities, out);
   },
 
   RotatE(model, h, r, entities, out) {
