@@ -31,6 +31,7 @@ from .checkpoint import WEIGHTS, load_model, read_model, write_atomically, write
 from .data import Graph, load
 from .distil import batch_size
 from .errors import DataError, KgdistilError
+from .frontier import DISTILLED
 from .models import MODELS
 from .reproduce import GRAPHS, cells_of
 
@@ -43,6 +44,7 @@ log = logging.getLogger("kgdistil")
 NAMES = {"wn18rr": "WN18RR", "fb15k-237": "FB15k-237", "umls": "UMLS"}
 METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "hits@3": "Hits@3", "hits@1": "Hits@1"}
 METHOD_WORDS = {"teacher": "teacher", "no-DS": "no-DS", "DS": "DS", "-S1": "−S1", "-S2": "−S2"}
+FORM = {"low-rank": ", low rank"}  # of a distilled student of few bits
 NEAR = 0.01  # a difference of MRR or Hits@k that is called the same
 IN_THE_DARK = {"#262626": "#e6e6e6", "#555555": "#b0b0b0", "#777777": "#a0a0a0", "#0072b2": "#4a9fe8",
                "#56b4e9": "#a6dcff", "#ffffff": "#121212"}  # fmt: skip
@@ -389,11 +391,18 @@ class Pages:
         table = html_table(f"Test MRR / Hits@10 on {NAMES[dataset]} by bytes of an entity",
                            ["method", *(f"{size:,} bytes" for size in sizes)], rows)  # fmt: skip
         rows = [[f"{r.bytes} bytes", called[r.method], number(r.mrr) + " " + run_link(r.run, "record"),
-                 number(r.distilled_mrr) + " " + run_link(r.distilled_run, "record"), difference(r.gain),
-                 f"{r.low:+.3f} … {r.high:+.3f}", f"{r.p:.4f}"] for r in gains.itertuples()]  # fmt: skip
+                 f"{number(r.distilled_mrr)} {run_link(r.distilled_run, 'record')}" + FORM.get(r.form, ""),
+                 difference(r.gain), f"{r.low:+.3f} … {r.high:+.3f}", f"{r.p:.4f}"]
+                for r in gains.itertuples()]  # fmt: skip
         head = ["size", "rival", "its MRR", "distilled, few bits", "difference", "95 % interval", "p"]
         beside = html_table(f"The distilled few-bit student against every rival on {NAMES[dataset]}", head, rows)
-        return f"\n{words}\n{drawn}\n{table}\n{beside}\n"
+        files = frame[frame["method"].isin(("teacher", *DISTILLED, "small-distilled"))]
+        files = files.dropna(subset=["weights"]).sort_values("weights")
+        rows = [[f"{r.weights / 1000:,.0f} kB", called[r.method], f"{r.bytes:,} bytes",
+                 number(r.mrr) + " " + run_link(r.run, "record")] for r in files.itertuples()]  # fmt: skip
+        head = ["all weights", "method", "of an entity", "test MRR"]
+        whole = html_table(f"Whole files on {NAMES[dataset]}: entities, relations, codebooks and maps", head, rows)
+        return f"\n{words}\n{drawn}\n{table}\n{beside}\n{whole}\n"
 
     def frontier_speed(self) -> str:
         """What a query costs by bytes of an entity, in words, a picture and a table."""

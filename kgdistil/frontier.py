@@ -37,10 +37,12 @@ from torch import Tensor
 from . import results
 from .checkpoint import write_json
 from .codes import assign, decode, fit, grouped, ungrouped
+from .config import RunConfig
 from .data import Graph, load
 from .errors import ConfigError, KgdistilError
 from .evaluation import KnownTriples, bootstrap, evaluate
-from .models import KGEModel
+from .models import MODELS, KGEModel
+from .quantise import GROUPS, weight_bytes
 from .reproduce import (
     CODED,
     FRONTIER,
@@ -210,7 +212,10 @@ def read(dataset: str) -> dict[str, Any] | None:
 
 # ---- all of it in one table -----------------------------------------------------------------------------------------
 def points(dataset: str) -> pd.DataFrame:
-    """Everything that was measured: method, bytes, floats, trained, mrr, hits@10, valid_mrr, ranks (a name), run."""
+    """Everything that was measured: method, bytes, trained, mrr, hits@10, valid_mrr, ranks (a name), run.
+
+    And `weights`, the bytes of a trained student's file, which holds relations, codebooks and a map besides.
+    """
     rows = []
     for cell in cells(dataset):
         own = config(cell)
@@ -218,11 +223,19 @@ def points(dataset: str) -> pd.DataFrame:
             continue
         record = results.read_record(results.record_path(own.run_id))
         rows.append({"method": cell.method, "bytes": cell.dim, "trained": True, "ranks": own.run_id,
-                     "run": own.run_id, **_metrics(record)})  # fmt: skip
+                     "run": own.run_id, "weights": weights(record), **_metrics(record)})  # fmt: skip
     for row in (read(dataset) or {"rows": []})["rows"]:
         rows.append({"method": row["method"], "bytes": row["bytes"], "trained": False, "ranks": row["ranks"],
                      "run": f"frontier/{dataset}.json", **_metrics(row)})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def weights(record: dict[str, Any]) -> int | None:
+    """Bytes of the weights of a run, at the precision that it was trained for; None where no file has it."""
+    made, entities = RunConfig(**record["config"]), record["graph"]["entities"]
+    width = made.rank or made.dim * MODELS[made.model].entity_factor
+    precision = next((name for name, group in GROUPS.items() if group == made.group), None if made.group else "float32")
+    return precision and weight_bytes(entities, width, record["parameters"] - entities * width, precision)
 
 
 def _metrics(found: dict[str, Any]) -> dict[str, float]:
