@@ -145,19 +145,25 @@ def complete(dataset: str = "wn18rr") -> None:
         ConfigError: the frontier or the tables that it builds on were not run.
     """
     graph = load(dataset)
-    left = [(student, name) for student in START for name in possible(student)]
-    while left := [(s, n) for s, n in left if not recorded(runs(dataset, s, n, graph)[-1])]:
+    every = [(student, name) for student in START for name in possible(student)]
+
+    def done(student: str, name: str) -> bool:
+        return recorded(runs(dataset, student, name, graph)[-1])
+
+    while left := [each for each in every if not done(*each)]:
         busy = 0
         for student, name in left:
+            if done(student, name):  # elsewhere, since this round began
+                continue
             if OBJECTIVES[name].get("teacher"):
                 join(graph, start_of(dataset, start_cell(dataset, student))["teacher"], start_of_second(dataset))
             try:
                 for settings in runs(dataset, student, name, graph):
-                    done = run(settings, graph, save_ranks=True)
+                    last = run(settings, graph, save_ranks=True)
             except BusyError:
                 busy += 1
                 continue
-            log.info("done: %s, %s, test MRR %.3f", student, name, done.test("mrr"))
+            log.info("done: %s, %s, test MRR %.3f", student, name, last.test("mrr"))
         if busy == len(left):
             time.sleep(2)  # all that is left is being trained elsewhere
 

@@ -63,6 +63,25 @@ def test_the_lists_may_be_a_larger_teachers() -> None:
         assert reproduce.recipe(cell) == reproduce.recipe(replace(cell, method="distilled"))
 
 
+def test_a_recipe_may_be_for_one_size() -> None:
+    def found(method: str, size: int, dataset: str = "fb15k-237") -> dict:
+        return reproduce.recipe(Cell("frontier", dataset, "ComplEx", method, size, 2048))
+
+    assert (found("distilled", 256)["alpha"], found("distilled", 256)["penalty"]) == (0.8, 0.02)
+    assert isinstance(found("distilled", 128)["alpha"], list) and "penalty" not in found("distilled", 128)
+    assert isinstance(found("distilled", 256, "wn18rr")["alpha"], list)
+
+
+def test_a_low_rank_has_the_recipe_of_the_plain_form() -> None:
+    for dataset in ("wn18rr", "fb15k-237"):
+        for low, plain in (("low-rank", "distilled"), ("low-rank-alone", "coded-alone")):
+            cell = Cell("frontier", dataset, "ComplEx", low, 16, 2048)
+            assert reproduce.recipe(cell) == reproduce.recipe(replace(cell, method=plain))
+            made = reproduce.trials(cell) or []
+            assert all((t.rank, t.group, t.student) == (64, 2, t.teacher) for t in made)
+    assert reproduce.guide(Cell("frontier", "fb15k-237", "ComplEx", "low-rank", 16, 2048)).dim == 2048
+
+
 def test_a_teacher_comes_first_and_is_where_students_start(quick: None) -> None:
     cell = Cell("frontier", "umls", "ComplEx", "distilled", 16, 512)
     assert cell.needs == [frontier.teacher_cell("umls", 16)] and config(cell) is None
