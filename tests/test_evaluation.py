@@ -112,6 +112,17 @@ def test_paths_agree_on_many_entities_and_queries(name, norm):
     assert native.equal.sum() > 1000
 
 
+@pytest.mark.parametrize("native", PATHS)
+def test_a_low_rank_is_ranked_as_the_rows_it_stands_for(native):
+    model, plain = build_model("ComplEx", 37, 2, 8, rank=6), build_model("ComplEx", 37, 2, 8)
+    model.entities.data *= torch.arange(1, 38)[:, None] / 10  # no near ties
+    plain.entities.data, plain.relations.data = model.rows(model.entities).detach().clone(), model.relations.data
+    triples, known = graph(37)
+    found = [rank(m, triples, KnownTriples(known, 2), native=native) for m in (model, plain)]
+    assert_same(*found)
+    assert kernels.usable(model) and found[0].greater.max() > 10
+
+
 @needs_compiler
 def test_any_number_of_threads_counts_the_same():
     model, (triples, known) = build_model("RotatE", 5000, 2, 8, offset=2.0), graph(5000, n=200)
