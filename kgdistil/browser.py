@@ -11,7 +11,7 @@ import torch
 from .checkpoint import write_atomically, write_json
 from .data import SPLITS, Graph
 from .errors import ConfigError
-from .models import LOW_RANK, MODELS, KGEModel
+from .models import FACTORED, MODELS, KGEModel
 from .quantise import GROUPS, pack
 
 FORMAT = 1  # of the files; kge.mjs refuses any other
@@ -33,7 +33,7 @@ def export(
         ConfigError: a model that kge.mjs cannot score, or one of another graph.
     """
     name = type(model).__name__
-    if type(model) not in (MODELS.get(name), *LOW_RANK.values()):
+    if type(model) not in (MODELS.get(name), *FACTORED.values()):
         raise ConfigError(f"{name} has no score in the browser; export one of {', '.join(MODELS)}")
     if (model.num_entities, model.num_relations) != (graph.num_entities, graph.num_relations):
         raise ConfigError(f"the model has {model.num_entities} entities and {model.num_relations} relations, "
@@ -51,7 +51,7 @@ def export(
         **(about or {}),
     }
     write_array(folder / "relations.f32", model.relations.detach().cpu().numpy().astype("<f4"))
-    if type(model) in LOW_RANK.values():
+    if type(model) in FACTORED.values():
         write_array(folder / "map.f32", model.map.detach().cpu().numpy().astype("<f4"))
     if precision in GROUPS:
         packed = pack(model, precision)

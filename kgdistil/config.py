@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .data import NAMES
 from .errors import ConfigError, DeviceError
 from .losses import Objective
-from .models import LOW_RANK, MODELS, KGEModel
+from .models import FACTORED, MODELS, KGEModel
 
 # Numbers may come as strings ("8"), as papermill and shells pass them. Upper bounds keep the kernels' 32 bits safe.
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -107,9 +107,9 @@ class RunConfig(BaseModel):
             raise ValueError(f"group is {self.group}, but only loss softmax trains coded entities")
         factor = MODELS[self.model].entity_factor
         floats = self.dim * factor
-        if self.rank and (self.model not in LOW_RANK or self.loss != "softmax" or self.rank > floats):
+        if self.rank and (self.model not in FACTORED or self.loss != "softmax" or self.rank > floats):
             raise ValueError(
-                f"rank is {self.rank}, but only {', '.join(LOW_RANK)} with loss softmax takes one, at most its "
+                f"rank is {self.rank}, but only {', '.join(FACTORED)} with loss softmax takes one, at most its "
                 f"{self.dim} × {factor} floats"
             )
         if self.group and (self.rank or floats) % self.group:

@@ -54,10 +54,8 @@ class ListEngine:
         self.top = best_of(teacher, self.anchor, self.relation, self.is_head, objective.top) if objective.top else None
         self.tensors: dict[str, Tensor] = {}
         for role in self.trained:
-            for table in ("entities", "relations"):
-                self.tensors[f"{role}.{table}.v"] = torch.zeros_like(getattr(self.models[role], table).data)
-            if (shared := getattr(self.models[role], "map", None)) is not None:
-                self.tensors[f"{role}.map.v"] = torch.zeros_like(shared.data)
+            for table, x in self.models[role].named_parameters():
+                self.tensors[f"{role}.{table}.v"] = torch.zeros_like(x.data)
         if objective.group:
             book = fit(grouped(student.entities.data, objective.group, student.paired))
             self.tensors |= {"student.book": book, "student.book.v": torch.zeros_like(book)}

@@ -390,7 +390,7 @@ def joined(models: Sequence[ComplEx]) -> ComplEx:
         ConfigError: other models than ComplEx, or of different graphs.
     """
     sizes = {(type(m), m.num_entities, m.num_relations) for m in models}
-    if len(sizes) != 1 or not isinstance(models[0], ComplEx):
+    if len(sizes) != 1 or type(models[0]) is not ComplEx:
         raise ConfigError(
             f"cannot join {', '.join(type(m).__name__ for m in models)}: give ComplEx models of one graph"
         )
@@ -428,9 +428,9 @@ MODELS: dict[str, type[KGEModel]] = {c.__name__: c for c in (TransE, TransH, Com
 
 IMPORTED: dict[str, type[KGEModel]] = {"FreeTransH": FreeTransH}  # teachers of other libraries; never trained from here
 
-LOW_RANK: dict[str, type[KGEModel]] = {"ComplEx": LowRankComplEx}  # what a model of fewer floats an entity is
+FACTORED: dict[str, type[KGEModel]] = {"ComplEx": LowRankComplEx}  # what a model of fewer floats an entity is
 
-EVERY: dict[str, type[KGEModel]] = MODELS | IMPORTED | {c.__name__: c for c in LOW_RANK.values()}  # in files
+EVERY: dict[str, type[KGEModel]] = MODELS | IMPORTED | {c.__name__: c for c in FACTORED.values()}  # in files
 
 
 def class_of(name: str, rank: int = 0) -> type[KGEModel]:
@@ -442,10 +442,10 @@ def class_of(name: str, rank: int = 0) -> type[KGEModel]:
     found = {key.lower(): c for key, c in EVERY.items()}.get(str(name).lower())
     if found is None:
         raise ConfigError(f"model is {name!r}; choose one of {', '.join(MODELS)}")
-    if rank and found not in LOW_RANK.values():
-        found = LOW_RANK.get(found.__name__)
+    if rank and found not in FACTORED.values():
+        found = FACTORED.get(found.__name__)
         if found is None:
-            raise ConfigError(f"rank is {rank}, but only {', '.join(LOW_RANK)} can have one: leave it out")
+            raise ConfigError(f"rank is {rank}, but only {', '.join(FACTORED)} can have one: leave it out")
     return found
 
 
@@ -462,6 +462,6 @@ def build_model(
         ConfigError: no such model, or impossible sizes.
     """
     kind = class_of(name, rank)
-    model = kind(num_entities, num_relations, dim, **options, **({"rank": rank} if kind in LOW_RANK.values() else {}))
+    model = kind(num_entities, num_relations, dim, **options, **({"rank": rank} if kind in FACTORED.values() else {}))
     model.reset(torch.Generator().manual_seed(seed))
     return model

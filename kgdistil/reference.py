@@ -58,8 +58,7 @@ class ReferenceEngine:
         }
         self.moments: dict[str, Tensor] = {}
         for role, model in self.trained.items():
-            for table in ("entities", "relations"):
-                p = getattr(model, table)
+            for table, p in model.named_parameters():
                 # PyTorch fills these at the first step; made here they can be saved, restored and captured
                 self.optimizers[role].state[p] = {
                     "step": torch.zeros((), device=self.device if cuda else "cpu"),

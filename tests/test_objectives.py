@@ -92,7 +92,8 @@ def test_several_teachers_are_one_whose_score_is_their_mean(umls: Graph) -> None
     expected = torch.stack([m.score_triples(umls.test) for m in models]).mean(0)
     whole = joined(models)
     assert whole.dim == 12 and torch.allclose(whole.score_triples(umls.test), expected, atol=1e-6)
-    for others in ([models[0], build_model("ComplEx", 5, 2, 4)], [build_model("TransE", 5, 2, 4)]):
+    for others in ([models[0], build_model("ComplEx", 5, 2, 4)], [build_model("TransE", 5, 2, 4)],
+                   [build_model("ComplEx", 5, 2, 4, rank=3)]):  # fmt: skip
         with pytest.raises(ConfigError, match="cannot join"):
             joined(others)
 

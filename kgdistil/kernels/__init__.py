@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..losses import Objective
-from ..models import LOW_RANK, MODELS, KGEModel, RotatE, TransE, TransH
+from ..models import FACTORED, MODELS, KGEModel, RotatE, TransE, TransH
 from ..sampling import TripleSet
 
 log = logging.getLogger("kgdistil")
@@ -114,7 +114,7 @@ def usable(*models: KGEModel | None) -> bool:
     return all(
         m is None
         or (
-            type(m) in (MODELS.get(type(m).__name__), *LOW_RANK.values())  # a class of one's own may bear the same name
+            type(m) in (MODELS.get(type(m).__name__), *FACTORED.values())  # a class of one's own may bear the same name
             and not (type(m) is RotatE and m.norm == 2)  # an imported teacher's; they sum the moduli
             and m.entities.device.type == "cpu"
             and m.entities.dtype == torch.float32
