@@ -24,7 +24,6 @@ from .losses import Objective, list_hard_loss, list_soft_loss, stage_one_loss, s
 from .models import KGEModel
 from .sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
 
-SHARED = 0.15  # of the learning rate, for what all entities share: the codebooks' vectors, the map of a low rank
 NAMES = ("student_soft", "student_hard", "teacher_soft", "teacher_hard", "penalty")
 
 
@@ -194,10 +193,11 @@ class View:
         v[ids] = squares
         self.model.entities.data.index_add_(0, ids, gradient.div_(squares.sqrt_().add_(1e-10)), alpha=-rate)
         others = [(self.model.relations.data, self.relations, f"{self.role}.relations.v", rate)]
+        shared = rate * self.engine.objective.shared
         if self.book is not None:
-            others.append((tensors["student.book"], self.book, "student.book.v", rate * SHARED))
+            others.append((tensors["student.book"], self.book, "student.book.v", shared))
         if self.map is not None:
-            others.append((self.map.data, self.map, f"{self.role}.map.v", rate * SHARED))
+            others.append((self.map.data, self.map, f"{self.role}.map.v", shared))
         for value, leaf, name, own_rate in others:
             squares = tensors[name].addcmul_(leaf.grad, leaf.grad)
             value.addcdiv_(leaf.grad, squares.sqrt().add_(1e-10), value=-own_rate)

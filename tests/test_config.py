@@ -36,6 +36,7 @@ OTHER = {  # for each field a value that is not the default
     "gamma": 5.0,
     "group": 4,
     "rank": 6,
+    "shared": 1.0,
     "top": 16,
     "epsilon": 1.0,
     "negatives": 24,

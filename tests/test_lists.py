@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kgdistil import lists
 from kgdistil.config import make_config
 from kgdistil.data import Graph
 from kgdistil.errors import ConfigError
@@ -57,12 +56,9 @@ def test_losses_against_their_definition() -> None:
 
 
 @pytest.mark.parametrize("name, rank", [("ComplEx", 0), ("ComplEx", 6), ("DistMult", 0), ("TransE", 0), ("RotatE", 0)])
-def test_a_step_over_all_entities_is_adagrad_on_the_full_softmax(
-    tiny_graph: Graph, name: str, rank: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lists, "SHARED", 1.0)
+def test_a_step_over_all_entities_is_adagrad_on_the_full_softmax(tiny_graph: Graph, name: str, rank: int) -> None:
     extra = {"lr": 0.1, "negatives": 30, "batch_size": 512, "penalty": 0.01 if name in ("ComplEx", "DistMult") else 0}
-    extra["rank"] = rank
+    extra |= {"rank": rank, "shared": 1.0}
     config = a_config(dataset="tiny", model=name, dim=4, **extra)
     options = config.model_options
     model, plain = (build_model(name, 30, 4, 4, seed=3, **options).double() for _ in range(2))
