@@ -47,7 +47,7 @@ METHOD_WORDS = {"teacher": "teacher", "no-DS": "no-DS", "DS": "DS", "-S1": "−S
 FORM = {"low-rank": ", low rank"}  # of a distilled student of few bits
 NEAR = 0.01  # a difference of MRR or Hits@k that is called the same
 IN_THE_DARK = {"#262626": "#e6e6e6", "#555555": "#b0b0b0", "#777777": "#a0a0a0", "#0072b2": "#4a9fe8",
-               "#56b4e9": "#a6dcff", "#ffffff": "#121212"}  # fmt: skip
+               "#56b4e9": "#a6dcff", "#7b3fbf": "#b98cf0", "#ffffff": "#121212"}  # fmt: skip
 PARTS = {
     "The paper": ("method", "try"),
     "Notebooks": (),
