@@ -85,8 +85,9 @@ class Student:
     def card(self) -> str:
         """The model card, in Markdown."""
         model, graph = self.model, self.graph
+        rank = f" and rank {model.rank}" if hasattr(model, "rank") else ""
         lines = [
-            f"# {type(model).__name__} of dimension {model.dim} on {graph.name}",
+            f"# {type(model).__name__} of dimension {model.dim}{rank} on {graph.name}",
             "",
             f"A knowledge-graph embedding of {model.num_entities:,} entities and {model.num_relations:,} relations, "
             f"{self.precision}: {quantise.size(model, self.precision):,} bytes of weights. Made by kgdistil.",

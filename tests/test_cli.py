@@ -248,6 +248,7 @@ def test_a_student_of_low_rank_in_one_command(triples: Path, tmp_path: Path) -> 
     assert {row["model"] for row in json.loads(result.stdout)["metrics"]} == {"teacher", "no-DS", "stage 1"}
     student = load_student(tmp_path / "s")
     assert (type(student.model).__name__, student.model.rank, student.precision) == ("LowRankComplEx", 4, "2bit")
+    assert student.card().startswith("# LowRankComplEx of dimension 8 and rank 4 on ")
     plain = student.predict(head=student.graph.entities[0], relation=0, k=3)
     assert list(plain["score"]) == sorted(plain["score"], reverse=True) and len(student.similar(0, 3)) == 3
     for form in ("npz", "browser"):
