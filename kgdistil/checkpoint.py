@@ -171,8 +171,7 @@ def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[s
         sizes = len(tensors["entities"]), len(tensors["relations"])  # looked at before any memory is taken
         paired = getattr(EVERY.get(about["model"]), "paired", False)
         tensors = unpack(tensors, about.get("precision", "float32"), paired)
-        least = about.get("rank") or about["dim"]
-        if sizes != (about["num_entities"], about["num_relations"]) or least > tensors["entities"].shape[1]:
+        if sizes != (about["num_entities"], about["num_relations"]) or about["dim"] > tensors["relations"].shape[1]:
             raise ValueError("the sizes differ")
         model = build_model(
             about["model"],

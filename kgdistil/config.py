@@ -55,9 +55,7 @@ class RunConfig(BaseModel):
     gamma: Weight  # γ: the margin of Eq. 1; for cross-entropy on a distance, the constant of γ − distance
     group: Literal[0, 1, 2, 4, 8, 16] = 0  # softmax: floats of an entity that share four bits (`codes`); 0: float32
     rank: Annotated[int, Field(ge=0, le=1 << 17)] = 0  # softmax: floats of an entity of low rank; 0: all of them
-    shared: Annotated[float, Field(ge=0, le=10)] = (
-        0.15  # softmax: of the learning rate, for codebooks and maps
-    )
+    shared: Annotated[float, Field(ge=0, le=10)] = 0.15  # softmax: of the learning rate, for codebooks and a map
     top: Annotated[int, Field(ge=0, le=LARGEST_STEP)] = 0  # softmax: candidates from the teacher's best, for each query
     epsilon: Annotated[Weight, Field(gt=0)] = 2.0  # ε of RotatE's initialisation
     negatives: Size  # k; for softmax, entities drawn for a batch

@@ -452,7 +452,9 @@ class Costs:
 
     @staticmethod
     def key(values: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(values.get(k) for k in ("dataset", "model", "dim", "role", "negatives", "loss", "group", "rank"))
+        return tuple(
+            values.get(k) or 0 for k in ("dataset", "model", "dim", "role", "negatives", "loss", "group", "rank")
+        )
 
     def epoch(self, run_config: RunConfig) -> float:
         key = self.key(run_config.model_dump())
