@@ -70,6 +70,7 @@ def test_a_recipe_may_be_for_one_size() -> None:
     assert (found("distilled", 256)["alpha"], found("distilled", 256)["penalty"]) == (0.8, 0.02)
     assert isinstance(found("distilled", 128)["alpha"], list) and "penalty" not in found("distilled", 128)
     assert isinstance(found("distilled", 256, "wn18rr")["alpha"], list)
+    assert (found("distilled", 128, "wn18rr")["top"], found("distilled", 64, "wn18rr").get("top")) == (16, None)
 
 
 def test_a_low_rank_has_the_recipe_of_the_plain_form() -> None:
