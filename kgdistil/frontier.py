@@ -95,6 +95,7 @@ def low_rank_cells(dataset: str, sizes: Iterable[int]) -> list[Cell]:
 
 def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:
     """The teachers and every trained student of a graph, the largest first."""
+    sizes = list(sizes)
     teachers = {size: teacher_cell(dataset, size) for size in sizes}
     students = [
         Cell(FRONTIER, dataset, MODEL, method, size, teacher.dim)
