@@ -238,7 +238,8 @@ def test_teacher_dimension_notebook_with_other_parameters(empty):
 def test_frontier_notebook_with_other_parameters(empty):
     notebook = execute(empty, named("08"), dataset="umls", sizes="16")
     found = [r for r in records(empty) if r["config"]["protocol"] == "frontier"]
-    assert sorted(r["config"]["role"] for r in found) == ["no-ds", "no-ds", "stage1", "stage1", "teacher"]
+    assert sorted(r["config"]["role"] for r in found) == [*["no-ds"] * 3, *["stage1"] * 3, "teacher"]
+    assert sorted(r["config"]["rank"] for r in found) == [0, 0, 0, 0, 0, 64, 64]
     best = max(r["test"]["both"]["mrr"] for r in found if r["config"]["role"] == "teacher")
     assert f"a test MRR of {best:.3f} with 512 bytes" in text(notebook)
     assert pictures(empty) == {"08_frontier_umls"}
