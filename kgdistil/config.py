@@ -76,7 +76,7 @@ class RunConfig(BaseModel):
     test_curve: bool = False  # also rank the test split at each validation (Figure 3); never used for choosing
 
     teacher: Name | None = None  # stages 1 and 2: a run id, or the folder of a saved model
-    student: Name | None = None  # stage 2: where the student starts, as `teacher`; drawn at random where left out
+    student: Name | None = None  # stage 2 and softmax: what the model starts from, as `teacher`; None: drawn at random
     device: str = "cpu"
 
     @model_validator(mode="before")
@@ -102,8 +102,8 @@ class RunConfig(BaseModel):
             raise ValueError(f"teacher is missing: {self.role} needs a run id or the folder of a saved model")
         if self.role in ("teacher", "no-ds") and self.teacher is not None:
             raise ValueError(f"teacher is {self.teacher!r}, but {self.role} trains without one")
-        if self.student is not None and self.role != "stage2" and not (self.group or self.rank):
-            raise ValueError(f"student is {self.student!r}, but only stage2 and coded students start from a model")
+        if self.student is not None and self.role != "stage2" and self.loss != "softmax":
+            raise ValueError(f"student is {self.student!r}, but only stage2 and loss softmax start from a model")
         if self.group and self.loss != "softmax":
             raise ValueError(f"group is {self.group}, but only loss softmax trains coded entities")
         factor = MODELS[self.model].entity_factor

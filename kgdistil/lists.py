@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import kernels
 from .codes import Through, assign, decode, fit, grouped, ungrouped
+from .kernels.pairs import compare
 from .losses import Objective, list_hard_loss, list_soft_loss, stage_one_loss, stage_two_loss
 from .models import KGEModel
 from .sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
@@ -174,7 +175,7 @@ class View:
         parts = ((slice(None, self.tails), "tail"), (slice(self.tails, None), "head"))
         queries = torch.cat([self.model.query(self.anchors[part], self.relation[part], side) for part, side in parts])
         if self.model.distance:
-            return self.model.compare(queries, self.rows)
+            return compare(self.model, queries, self.rows)
         half = self.engine.half
         return self.model.compare(queries.to(half), self.rows.to(half)).to(self.rows.dtype)
 

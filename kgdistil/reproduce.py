@@ -44,6 +44,11 @@ PROTOCOLS = ("tuned", "paper")
 # The name of a method in the paper's tables, and in reproduction.toml
 METHODS = {"teacher": "teacher", "no-DS": "no-DS", "DS": "stage2", "-S1": "only2", "-S2": "stage1"}
 ROLES = {"teacher": "teacher", "no-DS": "no-ds", "DS": "stage2", "-S1": "stage2", "-S2": "stage1"}
+# Where a recipe says `start`, a cell goes on from a run of its own, and distilled ones learn there from the teacher's
+START = "-start"
+FIRST = [method for method in METHODS if method != "DS"]
+METHODS |= {method + START: METHODS[method] + START for method in FIRST}
+ROLES |= {method + START: ROLES[method] for method in FIRST}
 # Beyond the paper (`frontier`): cells of this protocol give the bytes of an entity in place of the dimension
 FRONTIER = "frontier"
 OWN_LISTS = "own-lists"
@@ -59,7 +64,7 @@ MEGABYTE = 10**6
 LARGEST_TEACHER = 2048  # of the frontier, in bytes of an entity
 PART = 16  # one in so many triples says what an epoch costs
 SEARCH = "search"  # the protocol of a trial's config, so that a trial is never taken for a cell
-OWN = ("search_epochs", "share", "checks", "guide")  # keys of the recipe that are no parameters of a run
+OWN = ("search_epochs", "share", "checks", "guide", "start")  # keys of the recipe that are no parameters of a run
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -84,7 +89,8 @@ class Cell:
 
     @property
     def distilled(self) -> bool:
-        return self.method in ("DS", "-S1", "-S2", "distilled", OWN_LISTS, "low-rank", "small-distilled")
+        plain = self.method.removesuffix(START)
+        return plain in ("DS", "-S1", "-S2", "distilled", OWN_LISTS, "low-rank", "small-distilled")
 
     @property
     def role(self) -> str:
@@ -95,7 +101,13 @@ class Cell:
         """The cell of its teacher, which has seed 0 whatever the student's seed is."""
         if not self.distilled:
             return None
-        return replace(self, method="teacher", dim=self.teacher_dim, teacher_dim=64, seed=0)
+        method = "teacher" + (START if self.method.endswith(START) else "")
+        return replace(self, method=method, dim=self.teacher_dim, teacher_dim=64, seed=0)
+
+    @property
+    def start(self) -> Cell | None:
+        """The cell that this one goes on from, where its recipe says so."""
+        return replace(self, method=self.method + START) if recipe(self).get("start") else None
 
     @property
     def searched_as(self) -> Cell:
@@ -109,7 +121,11 @@ class Cell:
         """Cells that have to be there before this one can be trained."""
         if self.method == "DS":
             return [self.teacher, replace(self, method="-S2")]
-        return list(dict.fromkeys([self.teacher, guide(self), self.searched_as.teacher])) if self.distilled else []
+        found = [self.teacher, guide(self), self.searched_as.teacher] if self.distilled else []
+        if self.method.startswith("-S1"):  # which takes its settings from the first stage
+            found.append(replace(self, method=self.method.replace("-S1", "-S2")))
+        starts = [start for start in (self.start, self.searched_as.start) if start]
+        return list(dict.fromkeys(found + starts))
 
 
 def parse(text: str) -> Cell:
@@ -193,7 +209,7 @@ def recipe(cell: Cell) -> dict[str, Any]:
     """
     method, merged = METHODS.get(cell.method, cell.method), {}
     method = LIKE.get(method, method)
-    second = method in ("stage2", "only2")
+    second = method in ("stage2", "only2", "only2" + START)
     table = recipes()[cell.protocol]
     of_model = table.get(cell.model, {})
     for layer in (table, table.get(cell.dataset, {}), of_model, of_model.get(cell.dataset, {})):
@@ -254,7 +270,7 @@ def finish(values: dict[str, Any]) -> RunConfig:
 
 def inherited(cell: Cell, device: str) -> dict[str, Any] | None:
     """What a second stage takes over from the first: all its settings, rates made slower. None: not known yet."""
-    first = config(replace(cell, method="-S2"), device)
+    first = config(replace(cell, method="-S2" + (START if cell.method.endswith(START) else "")), device)
     teacher = config(cell.teacher, device)
     if first is None or teacher is None:
         return None
@@ -285,19 +301,23 @@ def trials(cell: Cell, device: str = "cpu") -> list[RunConfig] | None:
 def start_values(cell: Cell, spec: dict[str, Any], device: str) -> dict[str, Any] | None:
     """Everything but what is searched; None while the teacher or the first stage is not decided."""
     values = base(cell, device=device)
-    if cell.method in ("DS", "-S1"):
+    start = cell.start and config(cell.start, device)
+    if cell.start and start is None:
+        return None
+    if cell.method in ("DS", "-S1", "-S1" + START):
         above = inherited(cell, device)
         if above is None:
             return None
         values = {**above, **values}
+        if start:  # the teacher has learned too
+            values["teacher"] = f"{start.run_id}/teacher"
     elif cell.distilled:
-        teacher, start = config(guide(cell), device), config(cell.teacher, device)
-        if teacher is None or start is None:
+        teacher, own = config(guide(cell), device), config(cell.teacher, device)
+        if teacher is None or own is None:
             return None
-        values |= {"teacher": teacher.run_id} | (
-            {"student": start.run_id} if cell.method in (*CODED, *LOW_RANK) else {}
-        )
-    return {**values, **spec}
+        values["teacher"] = teacher.run_id
+        start = start or (own if cell.method in (*CODED, *LOW_RANK) else None)
+    return {**values, **({"student": start.run_id} if start else {}), **spec}
 
 
 def config(cell: Cell, device: str = "cpu") -> RunConfig | None:
@@ -480,7 +500,8 @@ class Costs:
         if left and own and recorded(own):
             return 0.0
         axes = [value for value in spec.values() if isinstance(value, list)]
-        shape = {k: v[0] if isinstance(v, list) else v for k, v in spec.items()}
+        above = recipe(replace(cell, method="-S2")) if cell.method in ("DS", "-S1") else {}
+        shape = {k: v[0] if isinstance(v, list) else v for k, v in (above | spec).items()}
         link = {"teacher": "64"} if cell.distilled else {}
         link |= {"student": "64"} if cell.distilled and cell.method in (*CODED, *LOW_RANK) else {}
         like = finish({**shape, **base(cell, device=self.device), **link, **({"lr": 0.01})})

@@ -147,7 +147,7 @@ def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str
         ({"role": "stage1", "teacher": ""}, "teacher is '': "),
         ({"teacher": "x"}, "teacher is 'x', but no-ds trains without one"),
         ({"role": "teacher", "teacher": "x"}, "teacher is 'x', but teacher trains without one"),
-        ({"student": "x"}, "student is 'x', but only stage2 and coded students start"),
+        ({"student": "x"}, "student is 'x', but only stage2 and loss softmax start"),
         ({"role": "stage1", "teacher": "x", "student": "y"}, "student is 'y', but only stage2"),
         ({"penalty": 0.1}, "penalty is 0.1, but RotatE has no regulariser: set it to 0"),
         ({"dataset": ""}, "dataset is '': "),

@@ -107,6 +107,14 @@ def test_training_learns_and_coding_costs_little(umls: Graph) -> None:
     assert run(second, umls, progress=False).test() > 0.65
 
 
+def test_any_model_may_go_on_from_another(umls: Graph) -> None:
+    first = make_config(dataset="umls", model="RotatE", dim=4, role="no-ds", epochs=5, lr=0.05, check_every=5)
+    start = run(first, umls, progress=False)
+    going_on = a_config(model="RotatE", dim=4, epochs=1, lr=1e-6, check_every=1, student=start.id)
+    assert run(going_on, umls, progress=False).test() == pytest.approx(start.test(), abs=2e-3)
+    assert run(going_on.model_copy(update={"lr": 0.05, "epochs": 8}), umls, progress=False).test() > start.test()
+
+
 def test_a_low_rank_learns_from_the_teacher_it_starts_from(umls: Graph) -> None:
     teacher = run(a_config(role="teacher", epochs=15, penalty=0.01, lr=0.2), umls, progress=False)
     low = {"rank": 8, "group": 2, "student": teacher.id}
@@ -161,7 +169,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
         ({"group": 3}, "group is 3"),
         ({"group": 8, "dim": 2}, "must divide the 2 × 2 floats"),
         ({"group": 2, "loss": "cross-entropy"}, "only loss softmax trains coded entities"),
-        ({"student": "x"}, "only stage2 and coded students start from a model"),
+        ({"student": "x", "loss": "cross-entropy"}, "only stage2 and loss softmax start from a model"),
         ({"rank": 33}, "at most its 16 × 2 floats"),
         ({"rank": 4, "model": "RotatE"}, "only ComplEx with loss softmax takes one"),
         ({"rank": 6, "group": 4}, "must divide the 6 floats"),

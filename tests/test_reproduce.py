@@ -166,6 +166,33 @@ def test_a_table_is_run_once_and_then_skipped(small, monkeypatch):
     assert chain.lr == config(cell("-S2")).lr / 2 and config(cell("-S1")).student is None
 
 
+def test_a_cell_may_go_on_from_a_run_of_its_own(small, monkeypatch):
+    methods = ("teacher", "no-DS", "stage1", "only2")
+    table = {**SMALL["tuned"], **{f"{m}-start": SMALL["tuned"][m] for m in methods}}
+    lists = {"start": True, "loss": "softmax", "negatives": 8, "batch_size": 64, "epochs": 2}
+    table |= {m: {**lists, "lr": [0.02, 0.04]} for m in methods[:2]} | {
+        "stage1": {**lists, "lr": 0.02, "alpha": [0.3, 0.7]},
+        "only2": {"start": True, "epochs": 2, "share": 0.5},
+    }
+    monkeypatch.setattr(reproduce, "recipes", lambda: {"tuned": table})
+    cells = [cell("teacher", 64), cell("no-DS"), cell("DS"), cell("-S1")]
+    reproduce.work(cells, "cpu", 1, False)
+    assert list(outstanding(cells)) == []
+    made = {c.method: config(c) for c in with_needs(cells)}
+    assert len(made) == 9
+    for method in ("teacher", "no-DS", "-S2", "-S1"):
+        first, last = made[f"{method}-start"], made[method]
+        assert (first.loss, last.loss) == ("margin", "softmax") and last.student == first.run_id
+        assert first.role == last.role
+    assert made["-S2-start"].teacher == made["teacher-start"].run_id, "a start learns from the teacher's"
+    assert made["-S2"].teacher == made["DS"].teacher == made["teacher"].run_id
+    assert made["-S1-start"].student is None and made["DS"].student == made["-S2"].run_id
+    adapted = f"{made['-S1-start'].run_id}/teacher"
+    assert made["-S1"].teacher == adapted and (results.model_folder(adapted) / "model.safetensors").is_file()
+    assert made["-S1-start"].teacher_lr == made["teacher-start"].lr / 2
+    assert parse(str(cell("-S2-start", seed=1)).replace("nations", "wn18rr")).method == "-S2-start"
+
+
 def test_lost_weights_are_made_again_only_for_those_who_wait(small):
     reproduce.work([cell("DS")], "cpu", 1, False)
     teacher = config(cell("teacher", 64))
@@ -270,5 +297,5 @@ def test_asking_for_nothing_is_an_error(capsys):
 
 
 def test_methods_are_the_papers():
-    assert set(METHODS) == {"teacher", "no-DS", "DS", "-S1", "-S2"}
+    assert {m for m in METHODS if not m.endswith("-start")} == {"teacher", "no-DS", "DS", "-S1", "-S2"}
     assert issubclass(BusyError, KgdistilError)

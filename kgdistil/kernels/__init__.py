@@ -1,9 +1,9 @@
 """Fast paths on the CPU: C++ compiled at first use for one model and dimension, loaded with ctypes.
 
 `train.cpp` runs one epoch, `rank.cpp` counts filtered ranks and finds top-k answers, `scan.cpp` does so over entities
-of four-bit codes, `codes.cpp` finds those codes. All are held to the readable modules by the tests. Without a C++
-compiler, or with `KGDISTIL_NATIVE=0`, the callers use PyTorch, after one log line. `CXX` names the compiler,
-`KGDISTIL_CACHE` the folder of the compiled files.
+of four-bit codes, `codes.cpp` finds those codes, and `pairs.cpp` (see `pairs`) scores lists of candidates. All are held
+to the readable modules by the tests. Without a C++ compiler, or with `KGDISTIL_NATIVE=0`, the callers use PyTorch,
+after one log line. `CXX` names the compiler, `KGDISTIL_CACHE` the folder of the compiled files.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def compiled(source: str, *defines: str) -> ctypes.CDLL | None:
     if compiler() is None:
         return None
     flags = FAST + (FAST_MATH if source == "train.cpp" else [])
-    texts = [(HERE / name).read_text() for name in (source, "scores.h")]
+    texts = [(HERE / name).read_text() for name in (source, "scores.h", "tiles.h")]
     key = hashlib.sha256("\0".join([*texts, *flags, *defines, compiler(), processor()]).encode()).hexdigest()[:20]
     folder = Path(os.environ.get("KGDISTIL_CACHE", platformdirs.user_cache_dir("kgdistil"))) / "kernels"
     library = folder / f"{Path(source).stem}-{'-'.join(d.split('=')[1] for d in defines)}-{key}.so"
@@ -307,6 +307,12 @@ class Job(ctypes.Structure):
     )
 
 
+def for_vectors(size: int) -> Tensor:
+    """Uninitialised float32 [size] at an address that vectors of 64 bytes divide."""
+    room = torch.empty(size + 16)
+    return room[(-room.data_ptr() % 64) // 4 :][:size]
+
+
 class Ranker:
     """Counts and top-k answers of queries against one model's entities, tiled once.
 
@@ -318,9 +324,7 @@ class Ranker:
         self.num_entities, self.width = model.entities.shape
         self.query_width = self.width * model.query_factor
         self.library = rank_library(model)
-        self.tiles = torch.empty(-(-self.num_entities // 16) * 16 * self.width + 16)
-        offset = (-self.tiles.data_ptr() % 64) // 4  # vectors of 64 bytes need an address they divide
-        self.tiles = self.tiles[offset:]
+        self.tiles = for_vectors(-(-self.num_entities // 16) * 16 * self.width)
         self.library.kgd_tiles(
             pointer(model.entities.data.contiguous()), self.num_entities, threads(), pointer(self.tiles)
         )
@@ -364,9 +368,14 @@ class Ranker:
 
 
 def rank_library(model: KGEModel) -> ctypes.CDLL | None:
-    kind = {TransE: DISTANCE, TransH: HYPERPLANE, RotatE: MODULUS}.get(type(model), DOT)
-    library = compiled("rank.cpp", f"KGD_KIND={kind}", f"KGD_NORM={model.norm}", f"KGD_WIDTH={model.entities.shape[1]}")
+    library = comparison("rank.cpp", model)
     return library and declare(library)
+
+
+def comparison(source: str, model: KGEModel) -> ctypes.CDLL | None:
+    """The library of a source that includes tiles.h, for how this model compares a query with an entity."""
+    kind = {TransE: DISTANCE, TransH: HYPERPLANE, RotatE: MODULUS}.get(type(model), DOT)
+    return compiled(source, f"KGD_KIND={kind}", f"KGD_NORM={model.norm}", f"KGD_WIDTH={model.entities.shape[1]}")
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -1,72 +1,14 @@
-// Filtered ranks and top-k answers without a score matrix: scores are counted where they are made.
-//   -DKGD_KIND=0 (dot) 1 (distance) 2 (modulus) 3 (hyperplane)   -DKGD_NORM=1|2   -DKGD_WIDTH=floats of an entity
-// Entities lie in tiles of 16, transposed to [width][16], so one vector holds a coordinate of 16 entities and scores
-// need no horizontal sums. A block of queries shares each load; a group of entities stays in cache for many queries.
-// Compiled without -ffast-math: a score is the same bits wherever it is computed, so equal embeddings tie exactly.
+// Filtered ranks and top-k answers without a score matrix: scores are counted where they are made (`tiles.h`).
+// A block of queries shares each load; a group of entities stays in cache for many queries.
+// Compiled without -ffast-math, so that equal embeddings tie exactly.
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
 #include <cstring>
-#include <limits>
 #include <utility>
 #include <vector>
 #include <omp.h>
-#if defined(__SSE__)
-#include <immintrin.h>
-#endif
+#include "tiles.h"
 
 namespace {
-
-constexpr int W = KGD_WIDTH, LANES = 16, QUERIES = 8, KIND = KGD_KIND;
-constexpr int QW = KIND == 3 ? 2 * W : W;
-typedef float V __attribute__((vector_size(4 * LANES)));
-typedef int32_t I __attribute__((vector_size(4 * LANES)));
-
-inline V magnitude(V x) { return (V)((I)x & 0x7fffffff); }
-inline V root(V x) {  // √x; never of a negative number
-#if defined(__AVX512F__)
-    // estimate and one Newton step: within 2 units in the last place, and faster than the exact instruction
-    const __m512 a = (__m512)(x + 1e-30f);
-    const V y = (V)_mm512_rsqrt14_ps(a), s = (V)a * y;
-    return s + s * (.5f - .5f * s * y);
-#else
-    V s;
-    for (int i = 0; i < LANES; i++) s[i] = std::sqrt(x[i]);
-    return s;
-#endif
-}
-
-// scores of N queries [N][QW] against one tile [W][16]
-template <int N> __attribute__((noinline)) void score(const V* tile, const float* q, V* out) {
-    V s[N] = {};
-    if constexpr (KIND == 0) {
-        for (int i = 0; i < W; i++)
-            for (int j = 0; j < N; j++) s[j] += q[j * QW + i] * tile[i];
-    } else if constexpr (KIND == 1) {
-        for (int i = 0; i < W; i++)
-            for (int j = 0; j < N; j++) {
-                const V u = q[j * QW + i] - tile[i];
-                s[j] -= KGD_NORM == 1 ? magnitude(u) : u * u;
-            }
-    } else if constexpr (KIND == 2) {
-        constexpr int H = W / 2;
-        for (int i = 0; i < H; i++)
-            for (int j = 0; j < N; j++) {
-                const V a = q[j * QW + i] - tile[i], b = q[j * QW + H + i] - tile[H + i];
-                s[j] -= root(a * a + b * b);
-            }
-    } else {
-        V along[N] = {};
-        for (int i = 0; i < W; i++)
-            for (int j = 0; j < N; j++) along[j] += q[j * QW + W + i] * tile[i];
-        for (int i = 0; i < W; i++)
-            for (int j = 0; j < N; j++) {
-                const V u = q[j * QW + i] - tile[i] + along[j] * q[j * QW + W + i];
-                s[j] -= KGD_NORM == 1 ? magnitude(u) : u * u;
-            }
-    }
-    for (int j = 0; j < N; j++) out[j] = (KIND == 1 || KIND == 3) && KGD_NORM == 2 ? -root(-s[j]) : s[j];
-}
 
 struct Job {
     const float* tiles;    // [⌈E/16⌉][W][16], lanes past E hold NaN and so never count
@@ -185,15 +127,7 @@ void top_task(const Job& job, int64_t from, int64_t to) {  // ties: the lower id
 }  // namespace
 
 extern "C" void kgd_tiles(const float* entities, int64_t num_entities, int32_t threads, float* out) {
-    const int64_t tiles = (num_entities + LANES - 1) / LANES;
-#pragma omp parallel for num_threads(threads)
-    for (int64_t tile = 0; tile < tiles; tile++)
-        for (int lane = 0; lane < LANES; lane++) {
-            const int64_t e = tile * LANES + lane;
-            for (int i = 0; i < W; i++)
-                out[(tile * W + i) * LANES + lane] =
-                    e < num_entities ? entities[e * W + i] : std::numeric_limits<float>::quiet_NaN();
-        }
+    transpose(entities, num_entities, std::numeric_limits<float>::quiet_NaN(), threads, out);
 }
 
 extern "C" void kgd_rank(const Job* job) {
