@@ -1,4 +1,4 @@
-"""`pairs.cpp`: scores of every query with every candidate and their gradients, for models whose scores are distances."""
+"""`pairs.cpp`: scores of every query with every candidate and their gradients, for models that are distances."""
 
 from __future__ import annotations
 
