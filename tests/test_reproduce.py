@@ -100,7 +100,7 @@ def test_every_cell_has_a_recipe(protocol: str, small, monkeypatch):
     monkeypatch.setenv("KGDISTIL_RESULTS", str(small / "nothing"))
     for c in all_cells(protocol):
         spec = reproduce.recipe(c)
-        if not c.distilled:
+        if not c.distilled and not c.start:
             found = trials(c)
             assert found and len({t.run_id for t in found}) == len(found)
             assert {t.protocol for t in found} == {"search"} and {t.dim for t in found} == {min(c.dim, 64)}
@@ -117,12 +117,17 @@ def test_both_sides_get_as_many_trials_and_updates(cells: str):
         axes = [v for v in reproduce.recipe(c).values() if isinstance(v, list)]
         return torch.tensor([len(a) for a in axes]).prod().item() if axes else 0
 
+    def epochs(c: Cell) -> int:
+        return reproduce.recipe(c)["epochs"]
+
     for alone in (c for c in cells_of(cells, "tuned") if c.method == "no-DS"):
-        first, last = replace(alone, method="-S2"), replace(alone, method="DS")
+        first, last, only = (replace(alone, method=method) for method in ("-S2", "DS", "-S1"))
         assert size(alone) == size(first) + size(last), alone
-        epochs = [reproduce.recipe(c)["epochs"] for c in (alone, first, last, replace(alone, method="-S1"))]
-        assert epochs[0] == epochs[1] + epochs[2] == epochs[3], alone
+        assert epochs(alone) == epochs(first) + epochs(last) == epochs(only), alone
         assert len({reproduce.recipe(c)["search_epochs"] for c in (alone, first)}) == 1
+        starts = [c.start for c in (alone, first, only) if c.start]
+        assert len(starts) in (0, 3) and last.start is None
+        assert len({epochs(c) for c in starts}) < 2 and len({size(c) for c in starts[:2]}) < 2
 
 
 def test_the_papers_grid_is_the_papers():
