@@ -44,7 +44,8 @@ PROTOCOLS = ("tuned", "paper")
 # The name of a method in the paper's tables, and in reproduction.toml
 METHODS = {"teacher": "teacher", "no-DS": "no-DS", "DS": "stage2", "-S1": "only2", "-S2": "stage1"}
 ROLES = {"teacher": "teacher", "no-DS": "no-ds", "DS": "stage2", "-S1": "stage2", "-S2": "stage1"}
-# Where a recipe says `start`, a cell goes on from a run of its own, and distilled ones learn there from the teacher's
+# Where a model's recipes have a METHOD-start, a cell goes on from a run of its own, and students learn there from the
+# teacher's
 START = "-start"
 FIRST = [method for method in METHODS if method != "DS"]
 METHODS |= {method + START: METHODS[method] + START for method in FIRST}
@@ -106,7 +107,7 @@ class Cell:
 
     @property
     def start(self) -> Cell | None:
-        """The cell that this one goes on from, where its recipe says so."""
+        """The cell that this one goes on from, where it has a recipe."""
         return replace(self, method=self.method + START) if recipe(self).get("start") else None
 
     @property
@@ -212,10 +213,14 @@ def recipe(cell: Cell) -> dict[str, Any]:
     second = method in ("stage2", "only2", "only2" + START)
     table = recipes()[cell.protocol]
     of_model = table.get(cell.model, {})
-    for layer in (table, table.get(cell.dataset, {}), of_model, of_model.get(cell.dataset, {})):
+    own = (of_model, of_model.get(cell.dataset, {}))
+    lists = any(("stage1" if method == "stage2" else method) + START in layer for layer in own)
+    for layer in (table, table.get(cell.dataset, {}), own[0], table.get("lists", {}) if lists else {}, own[1]):
         shared = layer.get("all", {})
         merged |= {k: v for k, v in shared.items() if not second or k in OWN} | layer.get(method, {})
         merged |= layer.get(f"{method}/{cell.dim}", {})
+    if lists and method != "stage2":
+        merged["start"] = True
     return merged | (table.get("large", {}) if cell.dim > 64 else {})
 
 
