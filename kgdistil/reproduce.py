@@ -612,8 +612,13 @@ def work_together(cells: list[Cell], device: str, jobs: int) -> int:
         for worker in workers:
             worker.join()
     finally:  # whoever stops this process means the workers too
-        for worker in workers:
-            worker.terminate()
+        for stop in (multiprocessing.Process.terminate, multiprocessing.Process.kill):  # kill: one that would not hear
+            for worker in workers:
+                if worker.is_alive():
+                    stop(worker)
+            for worker in workers:
+                if worker.is_alive():
+                    worker.join(timeout=5)
     return max(abs(worker.exitcode) for worker in workers)
 
 

@@ -172,12 +172,15 @@ def test_a_table_is_run_once_and_then_skipped(small, monkeypatch):
 
 
 def test_a_cell_may_go_on_from_a_run_of_its_own(small, monkeypatch):
-    methods = ("teacher", "no-DS", "stage1", "only2")
-    table = {**SMALL["tuned"], **{f"{m}-start": SMALL["tuned"][m] for m in methods}}
-    lists = {"loss": "softmax", "negatives": 8, "batch_size": 64, "epochs": 2}
-    table |= {m: {**lists, "lr": [0.02, 0.04]} for m in methods[:2]} | {
-        "stage1": {**lists, "lr": 0.02, "alpha": [0.3, 0.7]},
-        "only2": {"epochs": 2, "share": 0.5},
+    methods, lists = ("teacher", "no-DS", "stage1", "only2"), {"epochs": 2, "lr": [0.02, 0.04], "gamma": 6.0}
+    table = {
+        **SMALL["tuned"],
+        "lists": {
+            "all": {"loss": "softmax", "negatives": 8, "batch_size": 64},
+            **dict.fromkeys(methods[:2], lists),
+            "stage1": {**lists, "lr": 0.02},
+        },
+        "TransE": {f"{m}-start": SMALL["tuned"][m] for m in methods},
     }
     monkeypatch.setattr(reproduce, "recipes", lambda: {"tuned": table})
     cells = [cell("teacher", 64), cell("no-DS"), cell("DS"), cell("-S1")]
