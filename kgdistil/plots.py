@@ -402,7 +402,7 @@ def figure3(frame: pd.DataFrame) -> Figure:
     """Validation (thin) and test MRR (thick) over epochs, with and without the teacher (the paper's Figure 3).
 
     Args:
-        frame: `tables.figure3`: method, epoch, valid_mrr, test_mrr.
+        frame: `tables.figure3`: method, part, epoch, valid_mrr, test_mrr.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
@@ -414,9 +414,13 @@ def figure3(frame: pd.DataFrame) -> Figure:
         rows = frame[frame["method"] == method]
         axis.plot(rows["epoch"], rows["test_mrr"], color=COLOURS[method], lw=2.4, label=f"{label}, test")
         axis.plot(rows["epoch"], rows["valid_mrr"], color=COLOURS[method], lw=1, ls=":", label=f"{label}, validation")
-    begin = frame.loc[frame["method"] == "-S2", "epoch"].max()
-    axis.axvline(begin, color="#777777", lw=1, ls="--")
-    axis.annotate("stage 2 begins", (begin, 0), (5, 6), xycoords=("data", "axes fraction"), textcoords="offset points")
+    marks = {"stage 2 begins": frame[frame["method"] == "-S2"], "whole lists begin": frame[frame["part"] == "start"]}
+    for height, (what, before) in zip((6, 22), marks.items()):
+        if len(before):
+            at = before["epoch"].max()
+            axis.axvline(at, color="#777777", lw=1, ls="--")
+            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "right"}
+            axis.annotate(what, (at, 0), (-5, height), **place)
     axis.set(xlabel="epochs of the student", ylabel="MRR (the axis does not begin at 0)")
     fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     sns.despine(fig)

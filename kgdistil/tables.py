@@ -196,17 +196,25 @@ def figure2(ours: Ours, protocol: str = "tuned") -> pd.DataFrame:
 
 
 def figure3(ours: Ours, protocol: str = "tuned") -> pd.DataFrame:
-    """Validation and test MRR over epochs with and without the teacher; stage 2 goes on where stage 1 ends."""
-    rows, start = [], 0
+    """Validation and test MRR over epochs with and without the teacher; stage 2 goes on where stage 1 ends.
+
+    `part` is "start" for the epochs of the run that a cell goes on from, where it has one.
+    """
+    rows, ended = [], 0
     for cell in cells_of("figure3", protocol):
-        record = ours(cell)
-        if record is None:
+        links = [link for link in (cell.start, cell) if link]
+        records = [ours(link) for link in links]
+        if None in records:
             continue
-        offset = start if cell.method == "DS" else 0
-        start = record["epochs"] if cell.method == "-S2" else start
-        for point in record["curve"]:
-            rows.append({"method": cell.method, "epoch": offset + point["epoch"], "valid_mrr": point["valid_mrr"],
-                         "test_mrr": point.get("test_mrr"), "run": record["id"]})  # fmt: skip
+        offset = ended if cell.method == "DS" else 0
+        for link, record in zip(links, records, strict=True):
+            part = "start" if link == cell.start else "whole"
+            for point in record["curve"]:
+                rows.append({"method": cell.method, "part": part, "epoch": offset + point["epoch"],
+                             "valid_mrr": point["valid_mrr"], "test_mrr": point.get("test_mrr"),
+                             "run": record["id"]})  # fmt: skip
+            offset += record["epochs"]
+        ended = offset if cell.method == "-S2" else ended
     return pd.DataFrame(rows)
 
 

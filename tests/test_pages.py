@@ -52,8 +52,8 @@ def pages(tmp_path, monkeypatch):
                  ("first", 0, None, None, None), ("better", 0.02, 0.01, 0.03, 0.001),
                  ("worse", -0.02, -0.03, -0.01, 0.001), ("same", 0.001, -0.01, 0.01, 0.9))]  # fmt: skip
     pd.DataFrame(tried).to_csv(tables / "objectives.csv", index=False)
-    curve = [{"method": m, "epoch": e, "valid_mrr": 0.2, "test_mrr": 0.3, "run": RUN}
-             for m in ("no-DS", "-S2", "DS") for e in (10, 20)]  # fmt: skip
+    curve = [{"method": m, "part": part, "epoch": e, "valid_mrr": 0.2, "test_mrr": 0.3, "run": RUN}
+             for m in ("no-DS", "-S2", "DS") for e, part in ((10, "start"), (20, "whole"))]  # fmt: skip
     pd.DataFrame(curve).to_csv(tables / "figure3.csv", index=False)
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     return book.Pages(tmp_path / "source")
