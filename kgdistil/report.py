@@ -25,7 +25,7 @@ QUALITY = "figures/wn18rr_quality.png"
 LINES = {  # kind and methods of `tables.quality`: the README's line of it
     ("paper", "teacher", "DS"): "the paper's RotatE: teacher, DS",
     ("ours", "teacher", "no-DS"): "RotatE, tuned: teacher, students alone",
-    ("ours", "DS"): "RotatE, tuned: students distilled as in the paper",
+    ("ours", "DS"): "RotatE, tuned: students distilled in two stages",
     ("ours", "rounded"): "ComplEx teacher rounded to so many bytes",
     ("ours", "distilled"): "ComplEx in few bits, distilled",
 }
