@@ -50,6 +50,8 @@ class ListEngine:
         self.models = {"student": student, **({"teacher": teacher} if teacher is not None else {})}
         self.trained = ["student"] + (["teacher"] if train_teacher else [])
         self.half = bfloat16_where_fast(self.device)
+        if self.device.type == "cpu":
+            kernels.keep_freed_memory()
         self.anchor, self.relation, self.is_head, self.start, self.count, self.answers = queries_of(triples)
         self.top = best_of(teacher, self.anchor, self.relation, self.is_head, objective.top) if objective.top else None
         self.tensors: dict[str, Tensor] = {}

@@ -1,5 +1,6 @@
 """Compiled training held to `ReferenceEngine`, whatever the model, loss, graph and number of threads; falling back."""
 
+import ctypes
 import functools
 import logging
 import os
@@ -299,6 +300,25 @@ def test_kernels_leave_the_processor_as_it_was():
 
 
 # ---- which models, and what happens without a compiler --------------------------------------------------------------
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc")
+def test_freed_memory_is_kept():
+    """In a process of its own, since the setting stays: page faults of tensors that are freed and asked for again."""
+    code = """if True:
+        import resource, torch
+        from kgdistil.kernels import keep_freed_memory
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(8):
+                kept = [torch.zeros(6 << 20) for _ in range(3)]  # of 24 MiB
+                del kept
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        print(faults(), keep_freed_memory(), faults() and faults())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, kept, after = done.stdout.split()
+    assert kept == "True" and int(after) < int(before) / 10
+
+
 def test_only_what_the_kernels_know_is_usable():
     model = build_model("TransE", 5, 2, 8)
     assert kernels.usable(model) and kernels.usable(model, None)

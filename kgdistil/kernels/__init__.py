@@ -62,6 +62,17 @@ def processor() -> str:
 
 
 @functools.cache
+def keep_freed_memory() -> bool:
+    """Have glibc keep what is freed, for the rest of the process: a step frees large tensors and asks for them again.
+
+    Giving them back and faulting them in anew took a quarter of the time of whole lists. False where there is no glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    # M_MMAP_THRESHOLD, at the largest that glibc takes, and M_TRIM_THRESHOLD: malloc.h
+    return mallopt is not None and all([mallopt(-3, 32 << 20), mallopt(-1, 1 << 30)])
+
+
+@functools.cache
 def compiled(source: str, *defines: str) -> ctypes.CDLL | None:
     """The library of one source file and its -D settings, from the cache or compiled now (a few seconds).
 
