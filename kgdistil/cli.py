@@ -130,6 +130,13 @@ def read(source: str, options: dict[str, Any]) -> Any:
     "--stages", type=click.IntRange(1, 2), default=2, show_default=True, help="1: the teacher stays as it is."
 )
 @click.option("--epochs", type=int, help="Of the teacher, and of each stage.  [default: 150; 20 for few bits]")
+@click.option(
+    "--lists",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    help="For few floats: epochs against whole lists of candidates, after those of the paper. 0: the paper alone.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of all training.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--replace", is_flag=True, help="Replace a student that the folder holds already.")
@@ -177,7 +184,9 @@ def distill(
             expected = plan(found, budget, asked, options["teacher_dim"])
             if not as_json:
                 click.echo(f"the budget of {budget} buys {expected}\n{expected.expected}")
-        wanted = {name: options[name] for name in ("teacher_dim", "stages", "epochs", "seed", "device", "rank")}
+        wanted = {
+            name: options[name] for name in ("teacher_dim", "stages", "epochs", "seed", "device", "rank", "lists")
+        }
         wanted |= {"model": model, "dim": 8 if dim is None else dim, "precision": precision or "int8"}
         if expected:
             wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim", "rank")}

@@ -18,9 +18,11 @@ from .data import NAMES, Graph
 from .errors import ConfigError
 from .importers import import_teacher
 from .models import KGEModel, RotatE
+from .predict import has_probabilities
 from .quantise import GROUPS, check_precision, compare_precisions, quantised
+from .recipes import LISTS
 from .student import Student
-from .training import Run, resolve
+from .training import Run, resolve, run
 
 SAME = 0.005  # of validation MRR: below it, two students do equally well
 
@@ -58,20 +60,23 @@ def distil(
     seed: int = 0,
     device: str = "cpu",
     rank: int = 0,
+    lists: int = 10,
     trust_pickle: bool = False,
     progress: bool | None = None,
 ) -> Distilled:
-    """A small student of a graph, with a teacher and without one; the one with the better validation MRR is kept.
+    """A small student of a graph, with a teacher and without one; the one with the best validation MRR is kept.
 
-    A student of fewer dimensions is distilled as in the paper (`recipes.distillation`) and its numbers are rounded to
-    the precision afterwards. One of the teacher's dimension and of 4bit, 2bit or 1bit trains through the rounding
-    (`recipes.few_bits`). A run that was stopped goes on where it stood when this is called again with the same values.
+    A student of fewer dimensions is distilled as in the paper (`recipes.distillation`), goes on against whole lists of
+    candidates (`recipes.on_lists`), and its numbers are rounded to the precision afterwards. One of the teacher's
+    dimension and of 4bit, 2bit or 1bit trains through the rounding (`recipes.few_bits`). A run that was stopped goes
+    on where it stood when this is called again with the same values.
 
     Args:
         model: the kind of student; that of the teacher where left out, else RotatE, and ComplEx for few bits.
         teacher: a model of this graph, or what `importers.import_teacher` reads; trained here with `teacher_dim` where
             None. One that was trained elsewhere may have seen triples that are held out here.
         rank: floats of an entity of low rank, for few bits; 0: as many as the teacher's.
+        lists: epochs against whole lists after those of the paper; 0: the paper alone. Few bits have no others.
         trust_pickle: as `importers.import_teacher`.
         stages, epochs, seed, device: as `recipes.distillation`, or `recipes.few_bits`, which has one stage; their
             epochs where None.
@@ -103,20 +108,26 @@ def distil(
         recipe = recipes.distillation(**shared, teacher_dim=teacher_dim, stages=stages, batch_size=own)
     runs = recipe.run(graph, progress)
     last = list(runs)[-1]
-    valid = {name: runs[name].record["valid"]["both"]["mrr"] for name in ("no-DS", last)}
-    gain = valid[last] - valid["no-DS"]
-    chosen = last if gain > 0 else "no-DS"
+    if lists and not coded:
+        further = recipes.on_lists(recipe, lists, min(512, batch_size(graph)))
+        runs |= {name: run(config, graph, progress=progress) for name, config in further.items()}
+    valid = {name: done.record["valid"]["both"]["mrr"] for name, done in runs.items()}
+    alone, taught = (max((n for n in (x, x + LISTS) if n in valid), key=valid.__getitem__) for x in ("no-DS", last))
+    gain = valid[taught] - valid[alone]
+    chosen = taught if gain > 0 else alone
     if gain > SAME:
-        verdict = f"the teacher helped: validation MRR {valid[last]:.3f} with it, {valid['no-DS']:.3f} without"
+        verdict = f"the teacher helped: validation MRR {valid[taught]:.3f} with it, {valid[alone]:.3f} without"
     else:
         how = "as well" if gain >= -SAME else "better"
-        verdict = f"a student trained without a teacher does {how} here: validation MRR {valid['no-DS']:.3f} without, \
-{valid[last]:.3f} with it; the {'distilled' if chosen == last else 'undistilled'} one is kept"
+        verdict = f"a student trained without a teacher does {how} here: validation MRR {valid[alone]:.3f} without, \
+{valid[taught]:.3f} with it; the {'distilled' if chosen == taught else 'undistilled'} one is kept"
     kept = runs[chosen]
     weights = kept.load(graph)
+    if chosen.endswith(LISTS) and weights.distance and has_probabilities(weights):
+        weights = calibrated(weights, graph)  # lists say nothing about where the score has its zero
     table = compare_precisions(weights, graph)
     about: dict[str, Any] = {
-        "trained": "alone" if chosen == "no-DS" else f"distilled ({chosen})",
+        "trained": "alone" if chosen == alone else f"distilled ({chosen})",
         "metrics": [{"model": name, "dim": run.config.dim, **_metrics(run)} for name, run in runs.items()],
         "precisions": table.to_dict("records"),
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import results
-from .recipes import bytes_per_entity
+from .recipes import LISTS, bytes_per_entity
 from .training import Run
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def distillation(runs: Mapping[str, Run]) -> Figure:
     """Validation MRR over the student's epochs (left) and test MRR with the bytes of an entity (right).
 
     Args:
-        runs: by name: "teacher", "no-DS", "stage 1" and, for two stages, "stage 2".
+        runs: by name: "teacher", "no-DS", "stage 1" and, for two stages, "stage 2"; and those that went on with lists.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
@@ -37,6 +37,12 @@ def distillation(runs: Mapping[str, Run]) -> Figure:
     if "stage 2" in runs:
         second_stage(left, runs["stage 1"])
         curve(left, runs["stage 2"], runs["stage 1"], color=COLOURS["stage 2"], label="stage 2")
+    for name in (name for name in runs if name.endswith(LISTS)):
+        before = runs[name.removesuffix(LISTS)]
+        at = runs["no-DS"].record["epochs"]  # as many as both stages have
+        ends = [x.record["valid"]["both"]["mrr"] for x in (before, runs[name])]
+        left.plot([at, at + runs[name].record["epochs"]], ends, color=colour(name), lw=2, ls=":", marker="*", ms=11,
+                  markevery=[1], label=name)  # fmt: skip
     left.legend(frameon=False, loc="lower right")
     left.set(xlabel="epochs of the student", ylabel="validation MRR")
     left.set_title("While it learns", loc="left")
@@ -71,6 +77,11 @@ def show(figure: Figure, name: str, alt: str) -> Image:
 
 
 # ---- parts of a picture ---------------------------------------------------------------------------------------------
+def colour(name: str) -> str:
+    """Of a run, by its name; one that went on with lists has that of the run before it."""
+    return COLOURS[name.removesuffix(LISTS)]
+
+
 def level(axis: Axes, teacher: Run) -> None:
     """The teacher's validation MRR as a dashed line."""
     y = teacher.record["valid"]["both"]["mrr"]
@@ -116,11 +127,11 @@ def bars(axis: Axes, runs: Mapping[str, Run]) -> None:
     """Test MRR of each run, its bar holding the bytes of an entity."""
     names = list(runs)[::-1]
     values = [runs[name].test() for name in names]
-    axis.barh(names, values, color=[COLOURS[name] for name in names], height=0.65)
+    axis.barh(names, values, color=[colour(name) for name in names], height=0.65)
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         axis.annotate(f"{value:.3f}", (value, i), (4, 0), textcoords="offset points", va="center", weight="bold")
         size = f"{bytes_per_entity(runs[name].config)} bytes"
-        dark = name in ("teacher", "stage 2", "DS")
+        dark = name.removesuffix(LISTS) in ("teacher", "stage 2", "DS")
         axis.annotate(size, (0, i), (6, 0), textcoords="offset points", va="center", fontsize=10,
                       color="white" if dark else "black")  # fmt: skip
     axis.set(xlabel="test MRR", xlim=(0, max(values) * 1.18))

@@ -48,6 +48,7 @@ SETTINGS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
     },
 }
 SMALL_GRAPHS = {"umls": 256, "kinships": 256, "nations": 256}  # batch size where 1,024 leaves few steps an epoch
+LISTS = " + lists"  # a run that goes on with whole lists has the name of the one before it and this
 STEPS = {"teacher": "teacher", "no_ds": "no-DS", "stage1": "stage 1", "stage2": "stage 2"}  # field: name for people
 
 
@@ -135,6 +136,30 @@ def distillation(
         stage2 = make_config(**{**student, **slower, **links, "epochs": plain.epochs})
     no_ds = make_config(**student, epochs=plain.epochs * int(stages), role="no-ds")
     return Recipe(own, no_ds, stage1, stage2, None if own else name)
+
+
+def on_lists(recipe: Recipe, epochs: int = 10, batch_size: int = 512) -> dict[str, RunConfig]:
+    """Both students of a distillation go on against whole lists of candidates (`lists`), beyond the paper.
+
+    The distilled one has its teacher's distribution over a list as soft label.
+
+    Returns:
+        Their configs, by the names of the runs that they start from and " + lists".
+    Raises:
+        ConfigError: the number of epochs is none.
+    """
+    final = "stage 2" if recipe.stage2 else "stage 1"
+    links = {"no-DS": (recipe.no_ds, {"role": "no-ds"}),
+             final: (recipe.final, {"role": "stage1", "teacher": recipe.stage1.teacher})}  # fmt: skip
+    found = {}
+    for name, (before, more) in links.items():
+        kept = before.model_dump(include={"dataset", "model", "dim", "norm", "epsilon", "seed", "device", "protocol"})
+        found[name + LISTS] = make_config(
+            **kept, **more, student=before.run_id, loss="softmax", negatives=2048, batch_size=batch_size,
+            lr=0.1 if before.dim <= 16 else 0.05, penalty=0.0 if MODELS[before.model].distance else 0.005,
+            schedule="linear", patience=0, epochs=epochs, check_every=max(1, int(epochs) // 5),
+        )  # fmt: skip
+    return found
 
 
 def few_bits(

@@ -12,9 +12,10 @@ import filelock
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
-from kgdistil import advice, budget, cli, load_student
+from kgdistil import advice, budget, cli, load_student, read_graph
 from kgdistil.budget import parse_size, plan
 from kgdistil.checkpoint import WEIGHTS
 from kgdistil.data import Graph
@@ -262,8 +263,45 @@ def test_few_floats_by_a_budget(triples: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     told = json.loads(result.stdout)
     assert (told["dim"], told["precision"]) == (4, "int8") or told["dim"] < 8
-    assert {row["model"] for row in told["metrics"]} == {"teacher", "no-DS", "stage 1", "stage 2"}  # both were trained
+    assert {row["model"] for row in told["metrics"]} == {
+        "teacher",
+        "no-DS",
+        "stage 1",
+        "stage 2",
+        "no-DS + lists",
+        "stage 2 + lists",
+    }  # both were trained
     assert "validation MRR" in told["verdict"] and "of their teacher's MRR on" in told["expected"]
+
+
+def test_few_floats_go_on_with_whole_lists(triples: Path, tmp_path: Path, monkeypatch) -> None:
+    for name in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    graph, given = read_graph(triples), {"dim": 4, "teacher_dim": 8, "epochs": 3}
+    done = distil(graph, **given, stages=1, lists=4)
+    assert list(done.runs) == ["teacher", "no-DS", "stage 1", "no-DS + lists", "stage 1 + lists"]
+    for before, role, teacher in (("no-DS", "no-ds", None), ("stage 1", "stage1", done.runs["teacher"].id)):
+        went_on = done.runs[before + " + lists"].config
+        assert (went_on.student, went_on.loss, went_on.epochs) == (done.runs[before].id, "softmax", 4)
+        assert (went_on.role, went_on.teacher) == (role, teacher)
+    students = list(done.runs)[1:]
+    assert done.chosen == max(students, key=lambda name: done.runs[name].record["valid"]["both"]["mrr"])
+    assert list(distil(graph, **given, lists=0).runs) == ["teacher", "no-DS", "stage 1", "stage 2"]
+
+
+def test_what_went_on_with_lists_says_how_likely(triples: Path, tmp_path: Path, monkeypatch) -> None:
+    """Lists leave open where the score of a distance has its zero: half of triples and corruptions lie on each side."""
+    for name in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    graph = read_graph(triples)
+    done = distil(graph, dim=4, teacher_dim=8, epochs=3, lists=20, precision="float32")
+    assert done.chosen.endswith(" + lists")  # or this test says nothing
+    before, model = done.runs[done.chosen].load(graph), done.student.model
+    false = graph.train.clone()
+    false[:, 2] = torch.randint(graph.num_entities, (len(false),), generator=torch.Generator().manual_seed(7))
+    scores = [m.score_triples(torch.cat([graph.train, false])).sigmoid() for m in (before, model)]
+    assert abs(scores[1].mean() - 0.5) < 0.05 < abs(scores[0].mean() - 0.5)
+    assert torch.equal(*(m.entities for m in (before, model)))
 
 
 def test_a_budget_of_time_is_measured(tiny_graph: Graph, monkeypatch) -> None:
