@@ -287,6 +287,18 @@ class Pages:
                 "one query: median µs", "99th percentile µs"]  # fmt: skip
         return html_table("Table 5: parameters and inference time of 93,003 triples", head, rows)
 
+    def lists_speed(self) -> str:
+        """What a step against whole lists costs, from `results/bench/lists.json`."""
+        path = results.results_folder() / "bench" / "lists.json"
+        if not path.is_file():
+            return self.none_yet("python -m kgdistil.bench.lists")
+        bench = json.loads(path.read_text(encoding="utf-8"))
+        rows = [[f"{r['model']} d={r['dim']}", f"{1e3 * r['seconds']:.1f}", f"{1e3 * r['pytorch_seconds']:,.0f}",
+                 f"{r['ratio']:.1f}×", f"{r['share_of_peak']:.0%}"] for r in bench["rows"]]  # fmt: skip
+        head = ["model", "ours, ms", "PyTorch alone, ms", "as fast", "of the peak"]
+        title = f"A step of {bench['queries']} queries and {bench['candidates']:,} candidates, {bench['device']}"
+        return html_table(title, head, rows)
+
     def bench_device(self) -> str:
         bench = json.loads((results.results_folder() / "bench" / "bench.json").read_text(encoding="utf-8"))
         return str(bench["device"])

@@ -11,6 +11,7 @@ from kgdistil.bench import gpu
 from kgdistil.bench.machine import training_floor
 from kgdistil.bench.peers import MODELS, EagerTorch
 from kgdistil.config import make_config
+from kgdistil.errors import ConfigError
 from kgdistil.evaluation import rank
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="no C++ compiler on this machine")
@@ -131,6 +132,22 @@ def test_the_scan_is_measured_beside_floats_and_faiss(results_in_tmp, monkeypatc
         ("float32", 512), ("float32", 64), ("16 vectors a group", 64), ("16 vectors a group", 16)
     }  # fmt: skip
     assert all(r["microseconds"] > 0 for r in rows) and report["commit"]
+
+
+@needs_compiler
+def test_whole_lists_are_measured_beside_pytorch(results_in_tmp, monkeypatch):
+    from kgdistil.bench import lists
+
+    for name, value in (("QUERIES", 20), ("CANDIDATES", 50), ("DIMS", (8,))):
+        monkeypatch.setattr(lists, name, value)
+    assert lists.main(["--rounds", "1"]) == 0
+    report = json.loads((results_in_tmp / "bench" / "lists.json").read_text())
+    assert [row["model"] for row in report["rows"]] == ["TransE", "TransH", "RotatE"] and report["commit"]
+    for row in report["rows"]:
+        assert row["ratio"] == pytest.approx(row["pytorch_seconds"] / row["seconds"]) and row["share_of_peak"] > 0
+    monkeypatch.setattr(lists.kernels, "compiler", lambda: None)
+    with pytest.raises(ConfigError, match="needs the compiled kernels"):
+        lists.measure(1)
 
 
 def test_faiss_scans_the_same_codes(umls):

@@ -159,6 +159,8 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     assert "nan" not in pages.table("table3", "tuned").lower()
     assert "0.385" in pages.quality_picture(), "the notebook's runs stand in"
     assert pages.few_bits() == "" and "python -m kgdistil.bench.scan" in pages.frontier_speed()
+    (tmp_path / "results" / "bench" / "lists.json").unlink(missing_ok=True)
+    assert "python -m kgdistil.bench.lists" in pages.lists_speed()
 
 
 def test_every_number_of_the_front_page_follows_the_records(tmp_path, monkeypatch):
