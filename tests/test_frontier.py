@@ -140,6 +140,25 @@ def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
     assert frontier.path("umls").read_bytes() == before
 
 
+def test_rivals_of_few_floats_are_the_best_on_validation() -> None:
+    """Of the committed records: those made for the frontier, and students of the tables of as many bytes."""
+    frame = frontier.points("wn18rr").set_index(["method", "bytes"])
+    tables = {key: [] for key in frame.index}
+    for method, size, cell in frontier.of_the_tables("wn18rr"):
+        if (own := config(cell)) and reproduce.recorded(own):
+            valid = results.read_record(results.record_path(own.run_id))["valid"]["both"]["mrr"]
+            tables[method, size].append((valid, own.run_id, own.model, own.dim))
+    assert [len(tables["small", size]) for size in (256, 128, 64, 32)] == [2, 4, 4, 2]  # of 4 models, 3 sizes
+    beaten = [key for key, found in tables.items() if found and frame.loc[key, "run"] == max(found)[1]]
+    assert beaten and all(frame.loc[key, "valid_mrr"] >= max(found)[0] for key, found in tables.items() if found)
+    kept = frontier.kept("wn18rr").query("group == 0").set_index("bytes")
+    for size in {size for _, size in beaten}:
+        best = max((key for key in frame.index if key in tables and key[0] in reproduce.SMALL and key[1] == size),
+                   key=lambda key: frame.loc[key, "mrr"])  # fmt: skip
+        made = results.read_record(results.record_path(frame.loc[best, "run"]))["config"]
+        assert (kept.loc[size, "model"], kept.loc[size, "dim"]) == (made["model"], made["dim"])
+
+
 def test_a_plan_names_the_graph_as_its_records_do(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert frontier.main(["--graph", "UMLS", "--sizes", "16", "--plan"]) == 0
     told = capsys.readouterr().out
