@@ -128,7 +128,7 @@ def distil(
     table = compare_precisions(weights, graph)
     about: dict[str, Any] = {
         "trained": "alone" if chosen == alone else f"distilled ({chosen})",
-        "metrics": [{"model": name, "dim": run.config.dim, **_metrics(run)} for name, run in runs.items()],
+        "metrics": [{"model": name, "dim": done.config.dim, **_metrics(done)} for name, done in runs.items()],
         "precisions": table.to_dict("records"),
     }
     student = Student(quantised(weights, precision), graph, precision, kept.id, about)

@@ -101,7 +101,10 @@ def predict(
 
 
 def has_probabilities(model: KGEModel) -> bool:
-    """Whether σ(score) means something: a dot product, or a distance that carries the γ of the cross-entropy loss."""
+    """Whether σ(score) means something: a dot product, or a distance that carries the γ of the cross-entropy loss.
+
+    Of a dot product that was trained on whole lists it is a rough guess: they leave the zero open.
+    """
     return not model.distance or model.offset != 0
 
 

@@ -65,7 +65,7 @@ def processor() -> str:
 def keep_freed_memory() -> bool:
     """Have glibc keep what is freed, for the rest of the process: a step frees large tensors and asks for them again.
 
-    Giving them back and faulting them in anew took a quarter of the time of whole lists. False where there is no glibc.
+    Giving them back and faulting them in anew took up to a quarter of the time of whole lists. False without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     # M_MMAP_THRESHOLD, at the largest that glibc takes, and M_TRIM_THRESHOLD: malloc.h
