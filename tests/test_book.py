@@ -155,6 +155,10 @@ def open_page(browser, address):
     """Open pages at a width and in a colour scheme; what the console complains about is collected."""
     contexts, complaints = [], []
 
+    def failed(request):
+        if request.failure != "net::ERR_ABORTED":  # the browser's own doing, when a page is left before its icon has come
+            complaints.append(f"failed: {request.url}: {request.failure}")
+
     def open_at(page, width="desktop", scheme="light"):
         if not contexts:
             size = {"width": WIDTHS[width], "height": 900}
@@ -162,7 +166,7 @@ def open_page(browser, address):
             tab = contexts[0].new_page()
             tab.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
             tab.on("pageerror", lambda error: complaints.append(str(error)))
-            tab.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+            tab.on("requestfailed", failed)
             tab.on("request", lambda r: complaints.append(r.url) if not r.url.startswith((address, "data:")) else None)
         tab = contexts[0].pages[0]
         tab.goto(f"{address}/{page}", wait_until="load")
