@@ -156,7 +156,7 @@ def open_page(browser, address):
     contexts, complaints = [], []
 
     def failed(request):
-        if request.failure != "net::ERR_ABORTED":  # the browser's own doing, when a page is left before its icon has come
+        if request.failure != "net::ERR_ABORTED":  # a page left before its icon came
             complaints.append(f"failed: {request.url}: {request.failure}")
 
     def open_at(page, width="desktop", scheme="light"):
