@@ -56,6 +56,7 @@ class RunConfig(BaseModel):
     group: Literal[0, 1, 2, 4, 8, 16] = 0  # softmax: floats of an entity that share four bits (`codes`); 0: float32
     rank: Annotated[int, Field(ge=0, le=1 << 17)] = 0  # softmax: floats of an entity of low rank; 0: all of them
     shared: Annotated[float, Field(ge=0, le=10)] = 0.15  # softmax: of the learning rate, for codebooks and a map
+    accumulator: Annotated[float, Field(ge=0, le=1)] = 0.0  # softmax: where Adagrad's sums of squares begin
     top: Annotated[int, Field(ge=0, le=LARGEST_STEP)] = 0  # softmax: candidates from the teacher's best, for each query
     epsilon: Annotated[Weight, Field(gt=0)] = 2.0  # ε of RotatE's initialisation
     negatives: Size  # k; for softmax, entities drawn for a batch
@@ -121,6 +122,8 @@ class RunConfig(BaseModel):
                 raise ValueError(f"{name} is {value}, but only stages 1 and 2 with loss softmax take it: leave it out")
         if self.loss == "dual" and self.role not in ("stage1", "stage2"):
             raise ValueError(f"loss is 'dual', but {self.role} has no teacher: choose 'cross-entropy'")
+        if self.accumulator and self.loss != "softmax":
+            raise ValueError(f"accumulator is {self.accumulator}, but only loss softmax is trained by Adagrad: set 0")
         if self.loss == "softmax" and self.temperature == 0:
             raise ValueError("temperature is 0: softmax needs soft labels of a temperature above 0")
         if self.penalty and self.model in ("TransE", "RotatE"):
@@ -157,6 +160,7 @@ class RunConfig(BaseModel):
             self.group,
             self.top,
             self.shared,
+            self.accumulator,
         )
 
     def alpha_at(self, epoch: int) -> float:

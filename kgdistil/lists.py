@@ -7,7 +7,9 @@ be kept in four-bit codes (`codes`): the student then trains through the roundin
 
 A batch is `batch_size` different queries, each with all its training answers. Its candidates are those answers and
 k entities drawn for the whole batch, whose scores stand for all others; k ≥ E takes every entity. The learning rates
-are Adagrad's. Products of matrices are taken in bfloat16 where the processor has it.
+are Adagrad's, whose sums of squares begin at `accumulator`: at 0, the first step moves every number by the whole rate,
+those of the drawn entities as well, however small their gradients, which a model that has learned already does not
+need. Products of matrices are taken in bfloat16 where the processor has it.
 """
 
 from __future__ import annotations
@@ -57,10 +59,10 @@ class ListEngine:
         self.tensors: dict[str, Tensor] = {}
         for role in self.trained:
             for table, x in self.models[role].named_parameters():
-                self.tensors[f"{role}.{table}.v"] = torch.zeros_like(x.data)
+                self.tensors[f"{role}.{table}.v"] = torch.full_like(x.data, objective.accumulator)
         if objective.group:
             book = fit(grouped(student.entities.data, objective.group, student.paired))
-            self.tensors |= {"student.book": book, "student.book.v": torch.zeros_like(book)}
+            self.tensors |= {"student.book": book, "student.book.v": torch.full_like(book, objective.accumulator)}
 
     @property
     def steps(self) -> int:

@@ -41,6 +41,7 @@ class Objective:
     group: int = 0  # floats of an entity that share four bits (`codes`); 0: float32
     top: int = 0  # candidates of a query from the teacher's own best list (`lists`)
     shared: float = 0.15  # of the learning rate, for what all entities share: codebooks, the map of a low rank
+    accumulator: float = 0.0  # where Adagrad's sums of squares begin (`lists`)
 
 
 def negative_weights(negative: Tensor, kept: Tensor, mode: str, temperature: float = 1.0) -> Tensor:

@@ -55,10 +55,13 @@ def test_losses_against_their_definition() -> None:
     assert list_soft_loss(scores, other, count, 2.0) == pytest.approx(float(expected))
 
 
+@pytest.mark.parametrize("begin", [0.0, 1e-5])
 @pytest.mark.parametrize("name, rank", [("ComplEx", 0), ("ComplEx", 6), ("DistMult", 0), ("TransE", 0), ("RotatE", 0)])
-def test_a_step_over_all_entities_is_adagrad_on_the_full_softmax(tiny_graph: Graph, name: str, rank: int) -> None:
+def test_a_step_over_all_entities_is_adagrad_on_the_full_softmax(
+    tiny_graph: Graph, name: str, rank: int, begin: float
+) -> None:
     extra = {"lr": 0.1, "negatives": 30, "batch_size": 512, "penalty": 0.01 if name in ("ComplEx", "DistMult") else 0}
-    extra |= {"rank": rank, "shared": 1.0}
+    extra |= {"rank": rank, "shared": 1.0, "accumulator": begin}
     config = a_config(dataset="tiny", model=name, dim=4, **extra)
     options = config.model_options
     model, plain = (build_model(name, 30, 4, 4, seed=3, **options).double() for _ in range(2))
@@ -71,7 +74,7 @@ def test_a_step_over_all_entities_is_adagrad_on_the_full_softmax(tiny_graph: Gra
     h, r, t = tiny_graph.train.unbind(1)
     hard = F.cross_entropy(plain.score_tails(h, r), t) / 2 + F.cross_entropy(plain.score_heads(r, t), h) / 2
     penalty = config.penalty * plain.penalty(*plain.embed(h, r, t)).mean()
-    optimizer = torch.optim.Adagrad(plain.parameters(), lr=0.1)
+    optimizer = torch.optim.Adagrad(plain.parameters(), lr=0.1, initial_accumulator_value=begin)
     (hard + penalty).backward()
     optimizer.step()
     assert losses["student_hard"] == pytest.approx(hard.item()) and losses["penalty"] == pytest.approx(penalty.item())
@@ -169,6 +172,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
         ({"group": 3}, "group is 3"),
         ({"group": 8, "dim": 2}, "must divide the 2 × 2 floats"),
         ({"group": 2, "loss": "cross-entropy"}, "only loss softmax trains coded entities"),
+        ({"accumulator": 1e-6, "loss": "cross-entropy"}, "only loss softmax is trained by Adagrad"),
         ({"student": "x", "loss": "cross-entropy"}, "only stage2 and loss softmax start from a model"),
         ({"rank": 33}, "at most its 16 × 2 floats"),
         ({"rank": 4, "model": "RotatE"}, "only ComplEx with loss softmax takes one"),
