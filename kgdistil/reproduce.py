@@ -220,7 +220,7 @@ def recipe(cell: Cell) -> dict[str, Any]:
         merged |= {k: v for k, v in shared.items() if not second or k in OWN} | layer.get(method, {})
         merged |= layer.get(f"{method}/{cell.dim}", {})
     if lists and method != "stage2":
-        merged["start"] = True
+        return merged | {"start": True}
     return merged | (table.get("large", {}) if cell.dim > 64 else {})
 
 
