@@ -124,7 +124,8 @@ def test_both_sides_get_as_many_trials_and_updates(cells: str):
         first, last, only = (replace(alone, method=method) for method in ("-S2", "DS", "-S1"))
         assert size(alone) == size(first) + size(last), alone
         assert epochs(alone) == epochs(first) + epochs(last) == epochs(only), alone
-        assert len({reproduce.recipe(c)["search_epochs"] for c in (alone, first)}) == 1
+        trial = [reproduce.recipe(c)["search_epochs"] for c in (alone, first)]  # as long as each other, or as the runs
+        assert len(set(trial)) == 1 or trial == [epochs(alone), epochs(first)], alone
         starts = [c.start for c in (alone, first, only) if c.start]
         assert len(starts) in (0, 3) and last.start is None
         assert len({epochs(c) for c in starts}) < 2 and len({size(c) for c in starts[:2]}) < 2
