@@ -35,8 +35,10 @@ constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
 // where the code of a group lies: four or eight groups of an entity side by side, or one byte of each of 64 entities
 #ifdef WIDE
-constexpr int STEPS = (M + 7) / 8, BYTES = STEPS * BLOCK * 4, SLOTS = STEPS * 8, LARGEST = 255;
-constexpr int HEAVIEST = M <= 128 ? 127 : 127 * 128 / M;  // weights are signed bytes, all sums fit 31 bits
+constexpr int STEPS = (M + 7) / 8, BYTES = STEPS * BLOCK * 4, SLOTS = STEPS * 8;
+constexpr int MOST = 65534;  // of the sums of two groups: their high bytes are added before they are weighed
+constexpr int HEAVIEST = M <= 256 ? 127 : 127 * 256 / M;  // weights are signed bytes, all sums fit 31 bits
+constexpr int ROW = (STEPS + 3) / 4 * 4;  // words of an entity beside each other, to look at few entities
 inline int lane(int b) { return b % 16 / 4 * 16 + b / 16 * 4 + b % 4; }  // of a block's words, in the order of `mask`
 inline int64_t place(int64_t e, int m) {
     return ((e / BLOCK * STEPS + m / 8) * BLOCK + lane(e % BLOCK)) * 4 + m % 8 / 2;
@@ -44,13 +46,13 @@ inline int64_t place(int64_t e, int m) {
 inline int slot(int m) { return m / 8 * 8 + m % 2 * 4 + m % 8 / 2; }  // of the byte table: even groups, then odd ones
 #else
 constexpr int STEPS = (M + 1) / 2, BYTES = STEPS * BLOCK, SLOTS = STEPS * 2;
-constexpr int LARGEST = M > 257 ? 65535 / M : 255, HEAVIEST = 1;  // sums are 16 bits wide, and nothing multiplies
+constexpr int MOST = (M > 257 ? 65535 / M : 255) * 256 + 255, HEAVIEST = 1;  // sums of high bytes are 16 bits wide
 inline int64_t place(int64_t e, int m) { return (e / BLOCK * STEPS + m / 2) * BLOCK + e % BLOCK; }
 inline int slot(int m) { return m; }
 #endif
 
 struct Job {  // as in rank.cpp, so that Python needs one structure
-    const uint8_t* codes;  // [⌈E/64⌉][BYTES], made by kgd_tiles; zero past E
+    const uint8_t* codes;  // [⌈E/64⌉][BYTES], then with AVX-512 int32 [⌈E/64⌉·64][ROW]; by kgd_tiles, zero past E
     const float* tables;   // [n, M, 16]
     const int64_t* target;  // [n] entity ids (ranks only)
     const int64_t *known_start, *known_end;  // [n] spans of `known`
@@ -66,7 +68,7 @@ using Answer = std::pair<float, int32_t>;  // (−score, id): the worst kept ans
 
 struct Query {
     alignas(64) uint8_t high[SLOTS * 16], low[SLOTS * 16];  // the table in 16 bits: w · (256·high + low)
-    int32_t weight[(SLOTS + 3) / 4];  // a byte for each slot
+    int32_t weight[(SLOTS + 7) / 8];  // a byte for each pair of groups
     alignas(64) int32_t waiting[BATCH + BLOCK + 16];  // entities to score in float32, ascending
     int32_t count;
     int32_t least, band;  // sums of high bytes below `least` are surely below the goal, above least + band surely above
@@ -83,28 +85,40 @@ struct Query {
 // scores of n ≤ 16 entities; what stands past them in `ids` and `out` is of no use, but must be there
 #ifdef WIDE
 struct Words {  // of sixteen entities, of which n count: eight codes of each at a time
-    const int32_t* codes;
-    int64_t at[16];
-    Words(const Job& job, const int32_t* ids, int n) : codes(reinterpret_cast<const int32_t*>(job.codes)) {
-        for (int i = 0; i < 16; i++) {
-            const uint32_t e = ids[i < n ? i : 0];
-            at[i] = int64_t(e / BLOCK) * (STEPS * BLOCK) + lane(e % BLOCK);
+    const __m128i* row[16];
+    Words(const Job& job, const int32_t* ids, int n) {
+        const int64_t blocks = (job.num_entities + BLOCK - 1) / BLOCK;
+        const __m128i* rows = reinterpret_cast<const __m128i*>(job.codes + blocks * BYTES);
+        if (n < 16) {
+            for (int i = 0; i < 16; i++) row[i] = rows + int64_t(ids[i < n ? i : 0]) * (ROW / 4);
+        } else {
+            for (int i = 0; i < 16; i++) row[i] = rows + int64_t(ids[i]) * (ROW / 4);
         }
     }
-    __m512i operator[](int s) const {
-        alignas(64) int32_t word[16];
-        for (int i = 0; i < 16; i++) word[i] = codes[at[i] + s * BLOCK];
-        return _mm512_load_si512(word);
+    void four(int s, __m512i* x) const {  // the words of steps s to s + 3: a transpose
+        __m512i r[4];
+        for (int i = 0; i < 4; i++) {
+            r[i] = _mm512_castsi128_si512(_mm_load_si128(row[i] + s / 4));
+            r[i] = _mm512_inserti32x4(r[i], _mm_load_si128(row[4 + i] + s / 4), 1);
+            r[i] = _mm512_inserti32x4(r[i], _mm_load_si128(row[8 + i] + s / 4), 2);
+            r[i] = _mm512_inserti32x4(r[i], _mm_load_si128(row[12 + i] + s / 4), 3);
+        }
+        const __m512i a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpacklo_epi32(r[2], r[3]);
+        const __m512i c = _mm512_unpackhi_epi32(r[0], r[1]), d = _mm512_unpackhi_epi32(r[2], r[3]);
+        x[0] = _mm512_unpacklo_epi64(a, b), x[1] = _mm512_unpackhi_epi64(a, b);
+        x[2] = _mm512_unpacklo_epi64(c, d), x[3] = _mm512_unpackhi_epi64(c, d);
     }
 };
 inline void scores(const Job& job, const float* table, const int32_t* ids, int n, float* out) {
     const Words words(job, ids, n);
     __m512 sum[4] = {};
+    __m512i x[4];
     for (int s = 0; s < STEPS; s++) {
-        __m512i x = words[s];
-        for (int i = 0; i < 8; i++, x = _mm512_srli_epi32(x, 4))  // a shuffle reads the lowest four bits
+        if (s % 4 == 0) words.four(s, x);
+        __m512i word = x[s % 4];
+        for (int i = 0; i < 8; i++, word = _mm512_srli_epi32(word, 4))  // a shuffle reads the lowest four bits
             if (const int m = s * 8 + i; m < M)
-                sum[m % 4] = _mm512_add_ps(sum[m % 4], _mm512_permutexvar_ps(x, _mm512_loadu_ps(table + m * 16)));
+                sum[m % 4] = _mm512_add_ps(sum[m % 4], _mm512_permutexvar_ps(word, _mm512_loadu_ps(table + m * 16)));
     }
     _mm512_storeu_ps(out, _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
 }
@@ -121,64 +135,94 @@ inline void scores(const Job& job, const float* table, const int32_t* ids, int n
 
 #ifdef WIDE
 // A word holds eight codes: four in the low halves of its bytes, four in the high ones. One shuffle looks four up for
-// sixteen entities, each code in its quarter of a table of 64 bytes; one dot product with the weights adds them up.
+// sixteen entities, each code in its quarter of a table of 64 bytes. A byte's two groups are of one weight.
 inline __m512i quarters(__m512i x) {
     const __m512i nibble = _mm512_set1_epi32(0x0f0f0f0f), quarter = _mm512_set1_epi32(0x30201000);
     return _mm512_ternarylogic_epi32(x, nibble, quarter, 0xea);  // (x & nibble) | quarter
 }
-inline __m512i add_up(__m512i sum, __m512i even, __m512i odd, const uint8_t* bytes, const int32_t* weight, int s) {
-    const __m512i* table = reinterpret_cast<const __m512i*>(bytes) + s * 2;
-    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(even, table[0]), _mm512_set1_epi32(weight[s * 2]));
-    return _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(odd, table[1]), _mm512_set1_epi32(weight[s * 2 + 1]));
+inline __m512i look_up(__m512i x, const uint8_t* bytes, int half) {
+    return _mm512_permutexvar_epi8(x, reinterpret_cast<const __m512i*>(bytes)[half]);
+}
+inline __m512i add_up(__m512i sum, __m512i bytes, int32_t weight) {
+    return _mm512_dpbusd_epi32(sum, bytes, _mm512_set1_epi32(weight));
+}
+inline __m512i add_high(__m512i sum, __m512i even, __m512i odd, const Query& query, int s) {
+    const uint8_t* bytes = query.high + s * 128;
+    return add_up(sum, _mm512_add_epi8(look_up(even, bytes, 0), look_up(odd, bytes, 1)), query.weight[s]);
 }
 inline __m512i fine_sums(const Job& job, const Query& query, const int32_t* ids, int n) {
     const Words words(job, ids, n);
-    __m512i high = {}, low = {};
+    __m512i high = {}, low = {}, x[4];
     for (int s = 0; s < STEPS; s++) {
-        const __m512i x = words[s], even = quarters(x), odd = quarters(_mm512_srli_epi16(x, 4));
-        high = add_up(high, even, odd, query.high, query.weight, s);
-        low = add_up(low, even, odd, query.low, query.weight, s);
+        if (s % 4 == 0) words.four(s, x);
+        const __m512i even = quarters(x[s % 4]), odd = quarters(_mm512_srli_epi16(x[s % 4], 4));
+        high = add_high(high, even, odd, query, s);
+        low = add_up(low, look_up(even, query.low + s * 128, 0), query.weight[s]);
+        low = add_up(low, look_up(odd, query.low + s * 128, 1), query.weight[s]);
     }
     return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
 }
 #endif
 
 // ---- bytes and bounds -----------------------------------------------------------------------------------------------
-// largest (S = 1) or −smallest (S = −1) of sixteen, by halves, which the compiler makes vectors of
-template <int S> inline float extreme(const float* x) {
-    float y[8];
-    for (int i = 0; i < 8; i++) y[i] = std::max(S * x[i], S * x[i + 8]);
-    for (int n = 4; n; n /= 2)
-        for (int i = 0; i < n; i++) y[i] = std::max(y[i], y[i + n]);
-    return y[0];
+inline float largest_of(const float* x) {
+#ifdef WIDE
+    return _mm512_reduce_max_ps(_mm512_loadu_ps(x));
+#else
+    return *std::max_element(x, x + 16);
+#endif
+}
+inline float smallest_of(const float* x) {
+#ifdef WIDE
+    return _mm512_reduce_min_ps(_mm512_loadu_ps(x));
+#else
+    return *std::min_element(x, x + 16);
+#endif
 }
 
 // v of 16 bits with |table[m][c] − smallest[m] − w[m]·step·v| ≤ ½ w[m]·step; base, the sum of the smallest; slack, the
 // largest difference of base + step·(sum of w·v) and a float32 score: these halves, and what float32 rounds off
 void quantise(Query& query, const float* table) {
-    constexpr int MOST = LARGEST * 256 + 255;
-    double range[M], largest = 0, size = 0;
-    float smallest[M];
+    double range[M], inverse[M], largest = 0, size = 0;
+    float smallest[M], top[M];
     query.base = 0;
+    for (int m = 0; m < M; m++) top[m] = largest_of(table + m * 16), smallest[m] = smallest_of(table + m * 16);
+    for (int m = 0; m < M; m++) range[m] = double(top[m]) - smallest[m];
     for (int m = 0; m < M; m++) {
-        const float top = extreme<1>(table + m * 16);
-        smallest[m] = -extreme<-1>(table + m * 16);
         query.base += smallest[m];
-        range[m] = double(top) - smallest[m];
-        largest = std::max(largest, range[m]);
-        size += std::max(std::fabs(top), std::fabs(smallest[m]));
+        size += std::max(std::fabs(top[m]), std::fabs(smallest[m]));
     }
+#ifdef WIDE
+    for (int m = 0; m + 1 < M; m += 2) range[m] = range[m + 1] = range[m] + range[m + 1];  // what the two take together
+#endif
+    for (int m = 0; m < M; m++) largest = std::max(largest, range[m]);
     query.table = table;
     query.step = largest > 0 ? largest / (double(MOST) * HEAVIEST) : 1;
     query.weights = 0;
+    int32_t w[M];
+    const double steps = query.step * MOST;
     for (int m = 0; m < M; m++) {
-        const int w = std::clamp(int(std::ceil(range[m] / (query.step * MOST))), 1, HEAVIEST);
-        reinterpret_cast<int8_t*>(query.weight)[slot(m)] = int8_t(w), query.weights += w;
-        const double inverse = 1 / (query.step * w);
+        w[m] = std::min(std::max(int32_t(std::ceil(range[m] / steps)), 1), HEAVIEST);
+        inverse[m] = 1 / (query.step * w[m]);
+    }
+    for (int m = 0; m < M; m++) {
+        reinterpret_cast<int8_t*>(query.weight)[m / 2] = int8_t(w[m]), query.weights += w[m];
+#ifdef WIDE
+        const __m512d low = _mm512_set1_pd(smallest[m]), scale = _mm512_set1_pd(inverse[m]), half = _mm512_set1_pd(.5);
+        __m256i v[2];
+        for (int i = 0; i < 2; i++) {
+            const __m512d x = _mm512_sub_pd(_mm512_cvtps_pd(_mm256_loadu_ps(table + m * 16 + i * 8)), low);
+            v[i] = _mm512_cvttpd_epi32(_mm512_fmadd_pd(x, scale, half));
+        }
+        const __m256i both = _mm512_cvtepi32_epi16(_mm512_inserti64x4(_mm512_castsi256_si512(v[0]), v[1], 1));
+        _mm_store_si128((__m128i*)(query.low + slot(m) * 16), _mm256_cvtepi16_epi8(both));
+        _mm_store_si128((__m128i*)(query.high + slot(m) * 16), _mm256_cvtepi16_epi8(_mm256_srli_epi16(both, 8)));
+#else
         for (int c = 0; c < 16; c++) {
-            const int32_t v = int32_t((table[m * 16 + c] - double(smallest[m])) * inverse + .5);
+            const int32_t v = int32_t((table[m * 16 + c] - double(smallest[m])) * inverse[m] + .5);
             query.high[slot(m) * 16 + c] = uint8_t(v >> 8), query.low[slot(m) * 16 + c] = uint8_t(v);
         }
+#endif
     }
     query.slack = query.weights * query.step * .500001 + (M + 4) * (size * FLT_EPSILON + FLT_MIN);
 }
@@ -211,7 +255,7 @@ template <bool TOP> __attribute__((noinline)) void settle(const Job& job, Query&
     int open = count;
 #ifdef WIDE
     open = 0;
-    for (int at = 0; at < count; at += 16) {  // 16 bits decide most
+     for (int at = 0; at < count; at += 16) {  // 16 bits decide most
         const __m512i sum = fine_sums(job, query, query.waiting + at, std::min(16, count - at));
         const __mmask16 there = 0xffff >> std::max(0, at + 16 - count);
         const __mmask16 above = _mm512_mask_cmpgt_epi32_mask(there, sum, _mm512_set1_epi32(query.fine_most));
@@ -274,45 +318,55 @@ inline void sort_out(const Job& job, Query& query, int64_t block, uint64_t not_b
 // ---- sums of bytes --------------------------------------------------------------------------------------------------
 #ifdef WIDE
 constexpr int QUERIES = 4;
-inline uint64_t mask(const __m512i* x) {  // the signs of 64 numbers, in the order of `lane`
-    const __m512i a = _mm512_packs_epi32(x[0], x[1]), b = _mm512_packs_epi32(x[2], x[3]);
+inline uint64_t signs(__m512i a, __m512i b) {  // of 64 numbers, in the order of `lane`
     return _mm512_movepi8_mask(_mm512_packs_epi16(a, b));
+}
+template <bool TOP>
+__attribute__((noinline)) void look(const Job& job, Query& query, int64_t block, __m512i a, __m512i b) {
+    // saturated numbers lie at the band's end or in it, and so are looked at again
+    const __m512i band = _mm512_set1_epi16(int16_t(std::min(query.band, 32767)));
+    sort_out<TOP>(job, query, block, ~signs(a, b), signs(_mm512_subs_epi16(band, a), _mm512_subs_epi16(band, b)));
 }
 template <int N, bool TOP> void pass(const Job& job, Query* query, int64_t first, int64_t last) {
     for (int64_t block = first; block < last; block++) {
         const __m512i* codes = reinterpret_cast<const __m512i*>(job.codes + block * BYTES);
-        constexpr int P = N == 1 ? 4 : 2;  // vectors of entities at a time: all sums would not fit the registers
-        __m512i sum[N][4];
-#pragma GCC unroll 4
-        for (int part = 0; part < 4; part += P) {
-            __m512i x[N][P];
+        __m512i sum[N][4], x[N][2];
+        bool any[N];
 #pragma GCC unroll 16
-            for (int j = 0; j < N; j++)
+        for (int j = 0; j < N; j++)
 #pragma GCC unroll 4
-                for (int i = 0; i < P; i++) x[j][i] = _mm512_set1_epi32(-query[j].least);
+            for (int i = 0; i < 4; i++) sum[j][i] = _mm512_set1_epi32(-query[j].least);
 #pragma GCC unroll 1
-            for (int s = 0; s < STEPS; s++) {
+        for (int s = 0; s < STEPS; s++) {
+            __m512i even[4], odd[4];
 #pragma GCC unroll 4
-                for (int i = 0; i < P; i++) {
-                    const __m512i c = codes[s * 4 + part + i];
-                    const __m512i even = quarters(c), odd = quarters(_mm512_srli_epi16(c, 4));
-#pragma GCC unroll 16
-                    for (int j = 0; j < N; j++) x[j][i] = add_up(x[j][i], even, odd, query[j].high, query[j].weight, s);
-                }
+            for (int i = 0; i < 4; i++) {
+                const __m512i c = _mm512_load_si512(codes + s * 4 + i);
+                even[i] = quarters(c), odd[i] = quarters(_mm512_srli_epi16(c, 4));
             }
 #pragma GCC unroll 16
-            for (int j = 0; j < N; j++)
+            for (int j = 0; j < N; j++) {
+                const __m512i* table = reinterpret_cast<const __m512i*>(query[j].high) + s * 2;
+                __m512i one = _mm512_load_si512(table), other = _mm512_load_si512(table + 1);
+                __m512i weight = _mm512_set1_epi32(query[j].weight[s]);
+                asm("" : "+v"(one), "+v"(other), "+v"(weight));  // to be loaded once, not at each use
 #pragma GCC unroll 4
-                for (int i = 0; i < P; i++) sum[j][part + i] = x[j][i];
+                for (int i = 0; i < 4; i++) {
+                    const __m512i a = _mm512_permutexvar_epi8(even[i], one), b = _mm512_permutexvar_epi8(odd[i], other);
+                    const __m512i bytes = _mm512_add_epi8(a, b);
+                    // as `add_up`, for which the compiler copies the sum to and fro
+                    asm("vpdpbusd %2, %1, %0" : "+v"(sum[j][i]) : "v"(bytes), "v"(weight));
+                }
+            }
         }
-#pragma GCC unroll 1
+#pragma GCC unroll 16
         for (int j = 0; j < N; j++) {
-            const uint64_t below = mask(sum[j]);
-            if (!~below) continue;
-            const __m512i band = _mm512_set1_epi32(query[j].band);
-            for (int i = 0; i < 4; i++) sum[j][i] = _mm512_sub_epi32(band, sum[j][i]);
-            sort_out<TOP>(job, query[j], block, ~below, mask(sum[j]));
+            x[j][0] = _mm512_packs_epi32(sum[j][0], sum[j][1]), x[j][1] = _mm512_packs_epi32(sum[j][2], sum[j][3]);
+            any[j] = _mm512_movepi16_mask(_mm512_max_epi16(x[j][0], x[j][1])) != 0xffffffff;
         }
+#pragma GCC unroll 16
+        for (int j = 0; j < N; j++)
+            if (any[j]) look<TOP>(job, query[j], block, x[j][0], x[j][1]);
     }
 }
 #else
@@ -442,15 +496,29 @@ template <class Task> void each_task(const Job& job, Task run) {
 
 }  // namespace
 
-extern "C" int64_t kgd_bytes(int64_t num_entities) { return (num_entities + BLOCK - 1) / BLOCK * BYTES; }
+extern "C" int64_t kgd_bytes(int64_t num_entities) {
+    const int64_t blocks = (num_entities + BLOCK - 1) / BLOCK;
+#ifdef WIDE
+    return blocks * (BYTES + BLOCK * ROW * 4);
+#else
+    return blocks * BYTES;
+#endif
+}
 
 extern "C" void kgd_tiles(const uint8_t* codes, int64_t num_entities, int32_t threads, uint8_t* out) {
     const int64_t blocks = (num_entities + BLOCK - 1) / BLOCK;
 #pragma omp parallel for num_threads(threads)
     for (int64_t block = 0; block < blocks; block++) {
+        const int64_t first = block * BLOCK, last = std::min(num_entities, first + BLOCK);
         std::memset(out + block * BYTES, 0, BYTES);
-        for (int64_t e = block * BLOCK; e < std::min(num_entities, (block + 1) * BLOCK); e++)
+        for (int64_t e = first; e < last; e++)
             for (int m = 0; m < M; m++) out[place(e, m)] |= codes[e * M + m] << m % 2 * 4;
+#ifdef WIDE
+        int32_t* rows = reinterpret_cast<int32_t*>(out + blocks * BYTES) + first * ROW;
+        std::memset(rows, 0, BLOCK * ROW * 4);
+        for (int64_t e = first; e < last; e++)
+            for (int s = 0; s < STEPS; s++) std::memcpy(rows + (e - first) * ROW + s, out + place(e, s * 8), 4);
+#endif
     }
 }
 
