@@ -135,6 +135,22 @@ def test_the_scan_is_measured_beside_floats_and_faiss(results_in_tmp, monkeypatc
 
 
 @needs_compiler
+def test_the_scan_trains_what_it_measures_and_what_that_needs(results_in_tmp, monkeypatch, umls):
+    from kgdistil.bench import scan
+
+    trained = []
+    found = {"wn18rr": make_config(dataset="umls", model="ComplEx", dim=8, role="teacher")}
+    monkeypatch.setattr(scan, "load", lambda name: umls)
+    monkeypatch.setattr(scan, "config", lambda cell: found.get(cell.dataset))
+    monkeypatch.setattr(scan, "float_cell", lambda graph, name, dim: scan.Cell("tuned", "wn18rr", name, "DS", dim))
+    monkeypatch.setattr(scan, "run", lambda config, graph: trained.append((config, graph)))
+    monkeypatch.setattr(scan, "measure", lambda graph, rounds: [])
+    assert scan.main(["--train"]) == 0
+    floats = scan.with_needs(scan.float_cell("wn18rr", name, dim) for name, dim in scan.FLOATS)
+    assert trained == [(found["wn18rr"], umls)] * len(floats) and len(floats) > 2 * len(scan.FLOATS)
+
+
+@needs_compiler
 def test_whole_lists_are_measured_beside_pytorch(results_in_tmp, monkeypatch):
     from kgdistil.bench import lists
 

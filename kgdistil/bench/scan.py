@@ -2,7 +2,7 @@
 
 Filtered ranks of WN18RR's test triples and the ten best answers of the same queries, in rounds that take turns, on the
 CPU. Trained weights are used where their runs lie on this machine, else random ones, and the file says which: how many
-entities come near the target, and so have to be looked at twice, depends on them.
+entities come near the target, and so have to be looked at twice, depends on them. `--train` trains what is missing.
 """
 
 from __future__ import annotations
@@ -25,10 +25,19 @@ from ..data import Graph, load
 from ..errors import ConfigError, KgdistilError
 from ..evaluation import KnownTriples
 from ..models import KGEModel, build_model
-from ..reproduce import FRONTIER, Cell, config, shape
+from ..reproduce import FRONTIER, Cell, config, shape, with_needs
 from ..scan import CodedRanker
+from ..training import run
 
 FLOATS = (("RotatE", 64), ("ComplEx", 64), ("RotatE", 8), ("ComplEx", 8))
+
+
+def float_cell(graph: str, name: str, dim: int) -> Cell:
+    return Cell("tuned", graph, name, "teacher" if dim == 64 else "no-DS", dim)
+
+
+def coded_cell(graph: str, size: int) -> Cell:
+    return Cell(FRONTIER, graph, frontier.MODEL, "distilled", size, frontier.teacher_cell(graph, size).dim)
 
 
 def trained(graph: Graph, cell: Cell) -> tuple[KGEModel, str | None]:
@@ -73,21 +82,18 @@ def measure(graph: Graph, rounds: int) -> list[dict[str, Any]]:
                 work.append(({**about, "what": what, "side": side, "seconds": [], "queries": len(triples)}, call))
 
     for name, dim in FLOATS:
-        cell = Cell("tuned", graph.name, name, "teacher" if dim == 64 else "no-DS", dim)
-        model, run = trained(graph, cell)
+        model, run_id = trained(graph, float_cell(graph.name, name, dim))
         if not kernels.usable(model) or kernels.rank_library(model) is None:
             raise ConfigError("the benchmark of the scan needs the compiled kernels: install g++ or clang++")
         add(kernels.Ranker(model), model, model=name, dim=dim, bytes=4 * model.entities.shape[1], form="float32",
-            run=run)  # fmt: skip
+            run=run_id)  # fmt: skip
     for size in frontier.SIZES:
-        cell = Cell(
-            FRONTIER, graph.name, frontier.MODEL, "distilled", size, frontier.teacher_cell(graph.name, size).dim
-        )
-        model, run = trained(graph, cell)
+        cell = coded_cell(graph.name, size)
+        model, run_id = trained(graph, cell)
         groups = grouped(model.entities.detach(), model.entities.shape[1] // (2 * size), model.paired)
         book = fit(groups)
         codes = assign(groups, book)
-        about = {"model": cell.model, "dim": model.dim, "bytes": size, "run": run}
+        about = {"model": cell.model, "dim": model.dim, "bytes": size, "run": run_id}
         add(CodedRanker(model, codes, book), model, form=f"{SIXTEEN} vectors a group", **about)
         for side, anchor in (("tail", 0), ("head", 2)):
             queries = model.queries(triples[:, anchor], triples[:, 1], side).detach()
@@ -118,8 +124,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kgdistil.bench.scan", description=__doc__.split("\n")[0])
     parser.add_argument("--graph", default="wn18rr")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--train", action="store_true", help="first train what has no weights here (half an hour)")
     options = parser.parse_args(arguments)
     graph = load(options.graph)
+    if options.train:
+        floats = [float_cell(graph.name, name, dim) for name, dim in FLOATS]
+        for cell in with_needs([*floats, *(coded_cell(graph.name, size) for size in frontier.SIZES)]):
+            if (found := config(cell)) is not None:
+                run(found, graph)
     rows = measure(graph, options.rounds)
     report = {"graph": {**graph.sizes(), "sha256": graph.sha256}, "rounds": options.rounds,
               "command": results.command(), "device": results.describe_device("cpu"), **results.provenance(),
