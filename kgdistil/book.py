@@ -122,6 +122,9 @@ def html_table(caption: str, head: Iterable[str], rows: Iterable[Iterable[str]])
     return f"\n{box}\n"
 
 
+PAIR = "tuned/wn18rr/RotatE/DS/8", "tuned/wn18rr/RotatE/no-DS/8"
+
+
 class Pages:
     """What the templates may call. Each public method returns Markdown or HTML made from `results/`."""
 
@@ -352,6 +355,31 @@ class Pages:
                 for r in frame.itertuples()]  # fmt: skip
         head = ["student", "rival", "its MRR", "MRR of DS", "difference", "95 % interval", "p"]
         return html_table("Distilled (DS) against its rivals, paired bootstrap over test triples", head, rows)
+
+    def seeds(self) -> str:
+        """The student alone and distilled where both have run with several seeds: means, and how far seeds differ."""
+        rows, clear = [], 0
+        for name in ("table3", "table4"):
+            frame = self.frames[name]
+            frame = frame[(frame["metric"] == "mrr") & (frame["seeds"] > 1) & frame["method"].isin(["no-DS", "DS"])]
+            for (protocol, dataset, model, dim), pair in frame.groupby(
+                ["protocol", "dataset", "model", "dim"], sort=False
+            ):
+                if len(pair) < 2:
+                    continue
+                alone, last = (pair[pair["method"] == method].iloc[0] for method in ("no-DS", "DS"))
+                error = sum(r.deviation**2 / r.seeds for r in (alone, last)) ** 0.5
+                clear += abs(last.ours - alone.ours) > 2 * error
+                rows.append([
+                    f"{model} d={dim} on {NAMES[dataset]}, {protocol}", str(min(alone.seeds, last.seeds)),
+                    *(f"{number(r.ours)} ± {r.deviation:.3f} {run_link(r.run, 'seed 0')}" for r in (alone, last)),
+                    difference(last.ours - alone.ours), f"{error:.3f}",
+                ])  # fmt: skip
+        if not rows:
+            return self.none_yet("python -m kgdistil.reproduce " + " ".join(f"{cell}@1" for cell in PAIR))
+        told = f"In {clear} of {len(rows)} the difference of the means is more than twice its standard error."
+        head = ["student", "seeds", "MRR alone", "MRR of DS", "difference", "standard error"]
+        return told + "\n" + html_table("Distilled (DS) and alone, mean and deviation over seeds", head, rows)
 
     def whole_lists(self) -> str:
         """What the last epochs against whole lists added to each run that has them."""

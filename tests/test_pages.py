@@ -94,6 +94,13 @@ def test_other_pages_read_well_when_full(pages):
     assert "▼ −0.020" in pages.significance() and "0.0005" in pages.significance()
     assert "changed the test MRR by +0.020" in pages.whole_lists() and "▲ +0.020" in pages.whole_lists()
     assert "▲ +1" in pages.table2() and "same" in pages.table2()
+    several, full = pages.seeds(), dict(pages.frames)
+    assert "0.161 ± 0.002" in several and "0.268 ± 0.002" in several and "▲ +0.107" in several
+    frame = pages.frames["table3"]
+    pages.frames["table3"] = frame[(frame["model"] == "RotatE") & (frame["protocol"] == "tuned")].assign(ours=0.3)
+    pages.frames["table4"] = frame[:0]
+    assert "In 0 of 3" in pages.seeds() and "≈" in pages.seeds()
+    pages.frames = full
     assert "DS ends at 0.300" in pages.figure(3) and (pages.source / "site/pictures/figure3-dark.svg").is_file()
     drawn = pages.quality_picture()
     assert "ours, DS, 64 bytes: 0.268" in drawn and "ours, distilled, 16 bytes: 0.450" in drawn
@@ -153,8 +160,8 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     pages = book.Pages(tmp_path / "source")
     assert "python -m kgdistil.reproduce --figure 1" in pages.figure(1)
-    for text in (pages.sides(), pages.significance(), pages.whole_lists(), pages.not_reproduced("tuned")):
-        assert "Not run yet" in text
+    silent = (pages.sides, pages.significance, pages.whole_lists, pages.seeds, lambda: pages.not_reproduced("tuned"))
+    assert all("Not run yet" in page() for page in silent)
     assert "not run" in pages.does_it_pay() and "not run" in pages.table("table6", "paper")
     assert "nan" not in pages.table("table3", "tuned").lower()
     assert "0.385" in pages.quality_picture(), "the notebook's runs stand in"
