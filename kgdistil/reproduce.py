@@ -451,7 +451,7 @@ def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
 def publish(cell: Cell, done: Run, graph: Graph) -> None:
     """Keep the weights of students worth having under `results/students/`, where `load_model` reads them.
 
-    Those are the tuned ones of 8 dimensions, and of few bits the distilled ones that fit into a megabyte.
+    Those are the tuned ones of 8 dimensions and seed 0, and of few bits the distilled ones that fit into a megabyte.
     """
     name, precision = f"d{cell.dim}", "float32"
     if cell.protocol == FRONTIER:
@@ -459,7 +459,7 @@ def publish(cell: Cell, done: Run, graph: Graph) -> None:
         precision = next((p for p, g in PACKED.items() if g == done.config.group), "")
     model = done.load(graph)
     small = cell.method in ("distilled", "low-rank") and precision and size(model, precision) < MEGABYTE
-    if small or (cell.protocol, cell.method, cell.dim) == ("tuned", "DS", 8):
+    if small or (cell.protocol, cell.method, cell.dim, cell.seed) == ("tuned", "DS", 8, 0):
         folder = results.results_folder() / "students" / f"{cell.dataset}-{cell.model.lower()}-{name}"
         save_weights(folder, model, graph, done.id, precision=precision)
 

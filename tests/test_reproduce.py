@@ -7,13 +7,16 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pytest
 import torch
 
-from kgdistil import KgdistilError, reproduce, results
+from kgdistil import KgdistilError, load, reproduce, results
+from kgdistil.checkpoint import read_model
 from kgdistil.errors import BusyError, CheckpointError, ConfigError
+from kgdistil.models import build_model
 from kgdistil.reproduce import METHODS, PROTOCOLS, Cell, Task, cells_of, config, outstanding, parse, trials, with_needs
 
 EVERYTHING = [
@@ -308,3 +311,20 @@ def test_asking_for_nothing_is_an_error(capsys):
 def test_methods_are_the_papers():
     assert {m for m in METHODS if not m.endswith("-start")} == {"teacher", "no-DS", "DS", "-S1", "-S2"}
     assert issubclass(BusyError, KgdistilError)
+
+
+@pytest.mark.parametrize("graph", ["wn18rr", "fb15k-237"])
+def test_published_students_are_those_of_the_tables(graph: str, monkeypatch):
+    monkeypatch.delenv("KGDISTIL_RESULTS", raising=False)
+    for cell in (Cell("tuned", graph, model, "DS", 8) for model in ("TransE", "TransH", "ComplEx", "RotatE")):
+        folder = results.results_folder() / "students" / f"{graph}-{cell.model.lower()}-d8"
+        assert read_model(folder / "model.safetensors")[1]["run_id"] == reproduce.config(cell).run_id, cell
+
+
+def test_other_seeds_publish_nothing(small):
+    graph = load("nations")
+    model = build_model("TransE", graph.num_entities, graph.num_relations, 8)
+    done = SimpleNamespace(load=lambda graph: model, id="a-run", config=SimpleNamespace(group=0))
+    for seed, there in ((1, False), (0, True)):
+        reproduce.publish(cell("DS", 8, seed=seed), done, graph)
+        assert (small / "results" / "students").exists() is there
