@@ -131,8 +131,9 @@ class Pages:
     def __init__(self, source: Path):
         self.source = source  # where pictures are written
         self.frames = {name: tables.written(name) for name in (
-            "table2", "table3", "table4", "table5", "table6", "sides", "significance", "figure1", "figure2", "figure3",
-            "claims", "whole_lists", "frontier", "frontier_gain", "frontier_speed", "objectives")}  # fmt: skip
+            "table2", "table3", "table4", "table5", "table6", "sides", "significance", "figure1", "figure2",
+            "figure2_paper", "figure3", "claims", "whole_lists", "frontier", "frontier_gain", "frontier_speed",
+            "objectives")}  # fmt: skip
         self.records = {record["id"]: record for record in results.read_records()}
         self.shown = report.distillation(*report.SHOWN)
 
@@ -252,6 +253,19 @@ class Pages:
         drawn = getattr(plots, f"figure{number}")(frame)
         listed = ", ".join(run_link(run) for run in dict.fromkeys(frame["run"]))
         return self.picture(f"figure{number}", drawn, f"{words}: {numbers}.") + f"\nRecords: {listed}.\n"
+
+    def figure2_paper(self) -> str:
+        """The runs of Figure 2 under the protocol *paper*, a row for each teacher."""
+        frame = self.frames["figure2_paper"]
+        if not len(frame):
+            return self.none_yet("python -m kgdistil.reproduce --figure 2 --protocol paper")
+        sizes = list(dict.fromkeys(frame["dim"]))
+        rows = []
+        for dim, part in frame.groupby("teacher_dim"):
+            found = {r.dim: f"{number(r.mrr)} {run_link(r.run, 'record')}" for r in part.itertuples()}
+            rows.append([f"d={dim}", number(part["teacher_mrr"].iloc[0]), *(found.get(d, "not run") for d in sizes)])
+        head = ["teacher", "its MRR", *(f"student d={d}" for d in sizes)]
+        return html_table("Figure 2 as a table, TransE on WN18RR, protocol paper", head, rows)
 
     # -- tables of results
     def table(self, name: str, protocol: str) -> str:

@@ -365,6 +365,7 @@ def build() -> dict[str, pd.DataFrame]:
         "whole_lists": whole_lists(ours),
         "figure1": figure1(ours),
         "figure2": figure2(ours),
+        "figure2_paper": figure2(ours, "paper"),
         "figure3": figure3(ours),
         "claims": claims_table(ours, said),
         "frontier": of_both(points),

@@ -55,6 +55,8 @@ def pages(tmp_path, monkeypatch):
                  ("first", 0, None, None, None), ("better", 0.02, 0.01, 0.03, 0.001),
                  ("worse", -0.02, -0.03, -0.01, 0.001), ("same", 0.001, -0.01, 0.01, 0.9))]  # fmt: skip
     pd.DataFrame(tried).to_csv(tables / "objectives.csv", index=False)
+    taught = {"teacher_dim": 128, "dim": 8, "mrr": 0.123, "teacher_mrr": 0.456, "run": RUN}
+    pd.DataFrame([taught, taught | {"teacher_dim": 64, "dim": 16}]).to_csv(tables / "figure2_paper.csv", index=False)
     curve = [{"method": m, "part": part, "epoch": e, "valid_mrr": 0.2, "test_mrr": 0.3, "run": RUN}
              for m in ("no-DS", "-S2", "DS") for e, part in ((10, "start"), (20, "whole"))]  # fmt: skip
     pd.DataFrame(curve).to_csv(tables / "figure3.csv", index=False)
@@ -94,6 +96,7 @@ def test_other_pages_read_well_when_full(pages):
     assert "▼ −0.020" in pages.significance() and "0.0005" in pages.significance()
     assert "changed the test MRR by +0.020" in pages.whole_lists() and "▲ +0.020" in pages.whole_lists()
     assert "▲ +1" in pages.table2() and "same" in pages.table2()
+    assert pages.figure2_paper().count("0.456") == pages.figure2_paper().count("not run") == 2
     several, full = pages.seeds(), dict(pages.frames)
     assert "0.161 ± 0.002" in several and "0.268 ± 0.002" in several and "▲ +0.107" in several
     frame = pages.frames["table3"]
@@ -152,6 +155,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
         "whole_lists",
         "figure1",
         "figure2",
+        "figure2_paper",
         "figure3",
         "frontier_speed",
         "objectives",
@@ -160,8 +164,8 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     pages = book.Pages(tmp_path / "source")
     assert "python -m kgdistil.reproduce --figure 1" in pages.figure(1)
-    silent = (pages.sides, pages.significance, pages.whole_lists, pages.seeds, lambda: pages.not_reproduced("tuned"))
-    assert all("Not run yet" in page() for page in silent)
+    silent = (pages.sides, pages.significance, pages.whole_lists, pages.seeds, pages.figure2_paper)
+    assert all("Not run yet" in page() for page in (*silent, lambda: pages.not_reproduced("tuned")))
     assert "not run" in pages.does_it_pay() and "not run" in pages.table("table6", "paper")
     assert "nan" not in pages.table("table3", "tuned").lower()
     assert "0.385" in pages.quality_picture(), "the notebook's runs stand in"
