@@ -97,6 +97,7 @@ def test_other_pages_read_well_when_full(pages):
     assert "changed the test MRR by +0.020" in pages.whole_lists() and "▲ +0.020" in pages.whole_lists()
     assert "▲ +1" in pages.table2() and "same" in pages.table2()
     assert pages.figure2_paper().count("0.456") == pages.figure2_paper().count("not run") == 2
+    assert "0.126 " in pages.figure2_paper() and "0.181 " in pages.figure2_paper(), "those alone: the paper's and .05"
     several, full = pages.seeds(), dict(pages.frames)
     assert "0.161 ± 0.002" in several and "0.268 ± 0.002" in several and "▲ +0.107" in several
     frame = pages.frames["table3"]

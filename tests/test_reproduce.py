@@ -129,6 +129,8 @@ def test_both_sides_get_as_many_trials_and_updates(cells: str):
         assert epochs(alone) == epochs(first) + epochs(last) == epochs(only), alone
         trial = [reproduce.recipe(c)["search_epochs"] for c in (alone, first)]  # as long as each other, or as the runs
         assert len(set(trial)) == 1 or trial == [epochs(alone), epochs(first)], alone
+        spent = [size(c) * reproduce.recipe(c)["search_epochs"] for c in (alone, first, last)]
+        assert spent[0] >= spent[1] + (spent[2] if size(last) else 0), f"{alone} was searched for fewer updates"
         starts = [c.start for c in (alone, first, only) if c.start]
         assert len(starts) in (0, 3) and last.start is None
         assert len({epochs(c) for c in starts}) < 2 and len({size(c) for c in starts[:2]}) < 2

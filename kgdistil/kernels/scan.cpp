@@ -2,16 +2,17 @@
 //   -DKGD_GROUPS=M codes of an entity   -DKGD_PATH=0|1|2, the best instructions to use: portable, AVX2, AVX-512
 // A query is a table [M][16] and the score of an entity the sum of the M entries that its codes choose. The table is
 // rounded to bytes, and byte shuffles look up 64 entries at a time (André et al. 2015, FAISS's fast scan). A byte of
-// group m counts w[m] steps, so that groups of small numbers are rounded finely. The sum of bytes bounds the score: an
-// entity whose bounds leave open on which side of the target it lies is scored in float32, and only that decides. A
-// float32 score is added up in one order, group m into partial sum m mod 4, wherever it is computed, so equal codes tie
-// exactly.
+// group m counts w[m] steps (with AVX-512 one number for two groups), so that small numbers are rounded finely. The sum
+// of bytes bounds the score: an entity whose bounds leave open on which side of the target it lies is scored in
+// float32, and only that decides. A float32 score is added up in one order, group m into partial sum m mod 4, wherever
+// it is computed, so equal codes tie exactly.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <tuple>
 #include <utility>
 #include <vector>
 #include <omp.h>
@@ -39,7 +40,7 @@ constexpr int STEPS = (M + 7) / 8, BYTES = STEPS * BLOCK * 4, SLOTS = STEPS * 8;
 constexpr int MOST = 65534;  // of the sums of two groups: their high bytes are added before they are weighed
 constexpr int HEAVIEST = M <= 256 ? 127 : 127 * 256 / M;  // weights are signed bytes, all sums fit 31 bits
 constexpr int ROW = (STEPS + 3) / 4 * 4;  // words of an entity beside each other, to look at few entities
-inline int lane(int b) { return b % 16 / 4 * 16 + b / 16 * 4 + b % 4; }  // of a block's words, in the order of `mask`
+inline int lane(int b) { return b % 16 / 4 * 16 + b / 16 * 4 + b % 4; }  // of a block's words, in the order of `signs`
 inline int64_t place(int64_t e, int m) {
     return ((e / BLOCK * STEPS + m / 8) * BLOCK + lane(e % BLOCK)) * 4 + m % 8 / 2;
 }
@@ -165,18 +166,13 @@ inline __m512i fine_sums(const Job& job, const Query& query, const int32_t* ids,
 #endif
 
 // ---- bytes and bounds -----------------------------------------------------------------------------------------------
-inline float largest_of(const float* x) {
+inline std::pair<float, float> ends(const float* x) {  // the smallest and largest of sixteen
 #ifdef WIDE
-    return _mm512_reduce_max_ps(_mm512_loadu_ps(x));
+    const __m512 all = _mm512_loadu_ps(x);
+    return {_mm512_reduce_min_ps(all), _mm512_reduce_max_ps(all)};
 #else
-    return *std::max_element(x, x + 16);
-#endif
-}
-inline float smallest_of(const float* x) {
-#ifdef WIDE
-    return _mm512_reduce_min_ps(_mm512_loadu_ps(x));
-#else
-    return *std::min_element(x, x + 16);
+    const auto found = std::minmax_element(x, x + 16);
+    return {*found.first, *found.second};
 #endif
 }
 
@@ -186,7 +182,7 @@ void quantise(Query& query, const float* table) {
     double range[M], inverse[M], largest = 0, size = 0;
     float smallest[M], top[M];
     query.base = 0;
-    for (int m = 0; m < M; m++) top[m] = largest_of(table + m * 16), smallest[m] = smallest_of(table + m * 16);
+    for (int m = 0; m < M; m++) std::tie(smallest[m], top[m]) = ends(table + m * 16);
     for (int m = 0; m < M; m++) range[m] = double(top[m]) - smallest[m];
     for (int m = 0; m < M; m++) {
         query.base += smallest[m];
