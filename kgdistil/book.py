@@ -437,8 +437,8 @@ class Pages:
             f"**Fewer bits beat fewer floats.** A student that keeps its teacher's dimension and gives each group of "
             f"numbers four bits reaches an MRR of {number(small.mrr)} with {small.bytes} bytes an entity "
             f"({run_link(small.run, 'record')}); the tuned {dim}-dimensional {model}, distilled in two stages, "
-            f"reaches {number(ds.ours)} with {size} ({run_link(ds.run, 'record')}{mean}), in the paper {number(ds.paper)}. "
-            f"The teacher of the former has {number(teacher['test']['both']['mrr'])} "
+            f"reaches {number(ds.ours)} with {size} ({run_link(ds.run, 'record')}{mean}), in the paper "
+            f"{number(ds.paper)}. The teacher of the former has {number(teacher['test']['both']['mrr'])} "
             f"({run_link(teacher['id'], 'record')}). "
             "[What a byte buys](frontier.md) compares them with everything simpler."
         )

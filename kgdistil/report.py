@@ -99,8 +99,8 @@ def quality_block() -> str:
     words = f"Test MRR on WN18RR against bytes per entity. {words_of_quality(frame)}."
     return (
         f"![{words}](results/{QUALITY})\n\n{table}\n\n"
-        "Bytes of one entity; filtered ranks of both sides, realistic ties; one seed, or the mean of several where they "
-        "have run. Each of our numbers links to its record, a mean to that of seed 0."
+        "Bytes of one entity; filtered ranks of both sides, realistic ties; one seed, or the mean of several where "
+        "they have run. Each of our numbers links to its record, a mean to that of seed 0."
     )
 
 
