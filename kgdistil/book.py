@@ -128,9 +128,9 @@ class Pages:
     def __init__(self, source: Path):
         self.source = source  # where pictures are written
         self.frames = {name: tables.written(name) for name in (
-            "table2", "table3", "table4", "table5", "table6", "sides", "significance", "figure1", "figure2",
-            "figure2_paper", "figure3", "claims", "whole_lists", "frontier", "frontier_gain", "frontier_speed",
-            "objectives")}  # fmt: skip
+            "table2", "table3", "table4", "table5", "table6", "sides", "significance", "figure1", "figure1_paper",
+            "figure2", "figure2_paper", "figure3", "claims", "whole_lists", "frontier", "frontier_gain",
+            "frontier_speed", "objectives")}  # fmt: skip
         self.records = {record["id"]: record for record in results.read_records()}
         self.shown = report.distillation(*report.SHOWN)
 
@@ -250,6 +250,20 @@ class Pages:
         drawn = getattr(plots, f"figure{number}")(frame)
         listed = ", ".join(run_link(run) for run in dict.fromkeys(frame["run"]))
         return self.picture(f"figure{number}", drawn, f"{words}: {numbers}.") + f"\nRecords: {listed}.\n"
+
+    def figure1_paper(self) -> str:
+        """The MRR of Figure 1's runs under both protocols."""
+        frames = {"paper": self.frames["figure1_paper"], "tuned": self.frames["figure1"]}
+        if not len(frames["paper"]):
+            return self.none_yet("python -m kgdistil.reproduce --figure 1 --protocol paper")
+        sizes = sorted({dim for frame in frames.values() if len(frame) for dim in frame["dim"]})
+        rows = []
+        for protocol, frame in frames.items():
+            found = {r.dim: f"{number(r.mrr)} {run_link(r.run, 'record')}" for r in frame.itertuples()}
+            rows.append([protocol, *(found.get(d, "not run") for d in sizes)])
+        return html_table(
+            "Figure 1's MRR, TransE on WN18RR without a teacher", ["protocol", *(f"d={d}" for d in sizes)], rows
+        )
 
     def figure2_paper(self) -> str:
         """The runs of Figure 2 under the protocol *paper*, a row for each teacher and one for the students alone."""

@@ -364,6 +364,7 @@ def build() -> dict[str, pd.DataFrame]:
         "significance": significance(ours),
         "whole_lists": whole_lists(ours),
         "figure1": figure1(ours),
+        "figure1_paper": figure1(ours, "paper"),
         "figure2": figure2(ours),
         "figure2_paper": figure2(ours, "paper"),
         "figure3": figure3(ours),

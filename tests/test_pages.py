@@ -57,6 +57,10 @@ def pages(tmp_path, monkeypatch):
     pd.DataFrame(tried).to_csv(tables / "objectives.csv", index=False)
     taught = {"teacher_dim": 128, "dim": 8, "mrr": 0.123, "teacher_mrr": 0.456, "run": RUN}
     pd.DataFrame([taught, taught | {"teacher_dim": 64, "dim": 16}]).to_csv(tables / "figure2_paper.csv", index=False)
+    for name, dims in (("figure1", (8, 16)), ("figure1_paper", (8,))):
+        pd.DataFrame([{"dim": d, "mrr": 0.1 + d / 1000, "run": RUN} for d in dims]).to_csv(
+            tables / f"{name}.csv", index=False
+        )
     curve = [{"method": m, "part": part, "epoch": e, "valid_mrr": 0.2, "test_mrr": 0.3, "run": RUN}
              for m in ("no-DS", "-S2", "DS") for e, part in ((10, "start"), (20, "whole"))]  # fmt: skip
     pd.DataFrame(curve).to_csv(tables / "figure3.csv", index=False)
@@ -96,6 +100,8 @@ def test_other_pages_read_well_when_full(pages):
     assert "▼ −0.020" in pages.significance() and "0.0005" in pages.significance()
     assert "changed the test MRR by +0.020" in pages.whole_lists() and "▲ +0.020" in pages.whole_lists()
     assert "▲ +1" in pages.table2() and "same" in pages.table2()
+    assert pages.figure1_paper().count("0.108 ") == 2 and pages.figure1_paper().count("0.116 ") == 1
+    assert pages.figure1_paper().count("not run") == 1
     assert pages.figure2_paper().count("0.456") == pages.figure2_paper().count("not run") == 2
     assert "0.126 " in pages.figure2_paper() and "0.181 " in pages.figure2_paper(), "those alone: the paper's and .05"
     several, full = pages.seeds(), dict(pages.frames)
@@ -155,6 +161,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
         "significance",
         "whole_lists",
         "figure1",
+        "figure1_paper",
         "figure2",
         "figure2_paper",
         "figure3",
@@ -165,7 +172,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     pages = book.Pages(tmp_path / "source")
     assert "python -m kgdistil.reproduce --figure 1" in pages.figure(1)
-    silent = (pages.sides, pages.significance, pages.whole_lists, pages.seeds, pages.figure2_paper)
+    silent = (pages.sides, pages.significance, pages.whole_lists, pages.seeds, pages.figure1_paper, pages.figure2_paper)
     assert all("Not run yet" in page() for page in (*silent, lambda: pages.not_reproduced("tuned")))
     assert "not run" in pages.does_it_pay() and "not run" in pages.table("table6", "paper")
     assert "nan" not in pages.table("table3", "tuned").lower()
