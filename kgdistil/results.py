@@ -8,6 +8,7 @@ import json
 import operator
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -217,17 +218,23 @@ def read_ranks(run_id: str) -> Ranks:
 def main(arguments: list[str] | None = None) -> int:
     """`python -m kgdistil.results last`: where the newest executed notebook, picture and run record lie.
 
+    The record is the last that the notebook names: where nothing had to be trained, the newest is that of another run.
+
     Returns:
         0, or 1 where one of them is missing.
     """
     parser = argparse.ArgumentParser(prog="python -m kgdistil.results", description="Find what a run left.")
     parser.add_argument("what", choices=["last"], help="the newest executed notebook, picture and run record")
     parser.parse_args(arguments)
-    newest = max(read_records(), key=lambda record: record["finished"], default=None)
+    notebook = newest_file(runs_folder(), ".ipynb")
+    named = re.findall(r"([\w.-]+)\.json\b", notebook.read_text(encoding="utf-8")) if notebook else []
+    named = [run_id for run_id in named if record_path(run_id).is_file()]
+    newest = max(read_records(), key=lambda record: record["finished"], default={"id": None})["id"]
+    record = named[-1] if named else newest
     found = {
-        "executed notebook": newest_file(runs_folder(), ".ipynb"),
+        "executed notebook": notebook,
         "picture": newest_file(runs_folder(), ".png"),
-        "run record": newest and record_path(newest["id"]),
+        "run record": record and record_path(record),
     }
     for what, path in found.items():
         print(f"{what}: {shown(path) if path else 'none yet; `make demo` makes one'}")

@@ -218,6 +218,17 @@ def test_last_names_the_newest_of_each(
     )
 
 
+def test_last_names_the_record_of_the_newest_notebook(
+    tiny_graph: Graph, folders: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Where all is in the cache, the newest record is that of some other run."""
+    first, second = (tiny_run(tiny_graph, seed=seed).id for seed in (0, 1))
+    notebook = folders / "runs" / "a.ipynb"
+    put(notebook, 1)
+    notebook.write_text(f'"record:  runs/{second}.json\\n", "record:  runs/{first}.json\\n", "picture: gone.json"')
+    assert last(capsys)[1][2] == f"run record: {results.record_path(first)}"
+
+
 def test_last_says_what_is_missing(tiny_graph: Graph, folders: Path, capsys: pytest.CaptureFixture) -> None:
     none = "none yet; `make demo` makes one"
     assert last(capsys) == (1, [f"executed notebook: {none}", f"picture: {none}", f"run record: {none}"])
