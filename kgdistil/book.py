@@ -44,7 +44,7 @@ log = logging.getLogger("kgdistil")
 NAMES = {"wn18rr": "WN18RR", "fb15k-237": "FB15k-237", "umls": "UMLS"}
 METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "hits@3": "Hits@3", "hits@1": "Hits@1"}
 METHOD_WORDS = {"teacher": "teacher", "no-DS": "no-DS", "DS": "DS", "-S1": "−S1", "-S2": "−S2"}
-FORM = {"low-rank": ", low rank"}  # of a distilled student of few bits
+FORM = {"low-rank": ", low rank", "committee": ", from three such"}  # of a distilled student of few bits
 NEAR = 0.01  # a difference of MRR or Hits@k that is called the same
 IN_THE_DARK = {"#262626": "#e6e6e6", "#555555": "#b0b0b0", "#777777": "#a0a0a0", "#0072b2": "#4a9fe8",
                "#56b4e9": "#a6dcff", "#7b3fbf": "#b98cf0", "#ffffff": "#121212"}  # fmt: skip

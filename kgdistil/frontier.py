@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | distilled | as many floats as the teacher's, in four-bit codes | from the rounded teacher, on a teacher's lists |
 | own-lists | the same, where a larger teacher's lists are to be had | on the lists of the teacher it starts from |
+| committee | the same | once more, from the distilled student, on the mean lists of several of other seeds |
 | coded-alone | the same | without a teacher |
 | low-rank | fewer floats, a map that all share, in four-bit codes | from the teacher's principal axes, on its lists |
 | low-rank-alone | the same | without a teacher |
@@ -46,6 +47,7 @@ from .models import MODELS, KGEModel
 from .quantise import GROUPS, weight_bytes
 from .reproduce import (
     CODED,
+    COMMITTEE,
     FRONTIER,
     GRAPHS,
     LARGEST_TEACHER,
@@ -74,12 +76,15 @@ SIZES = {
     32: 512,
     16: 512,
 }  # bytes of an entity: of its teacher's
-DISTILLED = ("distilled", "low-rank")  # the students of few bits that have a teacher: which is better, validation says
+# The students of few bits that have a teacher: which is best, validation says
+DISTILLED = ("distilled", COMMITTEE, "low-rank")
 # Smaller teachers to start from, where those are as good or better.
 OTHER_SIZES = {"fb15k-237": {16: 256}, "umls": dict.fromkeys(SIZES, 512)}
 # Sizes that a student of low rank is tried for, where those are not all: entities of WN18RR lie in no small subspace,
 # and for 128 bytes of FB15k-237, where a plain student has as many floats, there was no time.
 LOW_RANK_SIZES = {"wn18rr": (16,), "fb15k-237": (64, 32, 16), "umls": (16,)}
+
+COMMITTEE_SIZES = {"wn18rr": (256,)}  # that a committee is tried for
 
 
 # ---- what is trained ------------------------------------------------------------------------------------------------
@@ -106,6 +111,7 @@ def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:
     ]  # fmt: skip
     larger = {(cell.dim, cell.teacher_dim) for cell in students if cell.distilled and guide(cell) != cell.teacher}
     students = [c for c in students if c.method != OWN_LISTS or (c.dim, c.teacher_dim) in larger]
+    students = [c for c in students if c.method != COMMITTEE or c.dim in COMMITTEE_SIZES.get(dataset, ())]
     return [*dict.fromkeys(teachers.values()), *students, *low_rank_cells(dataset, sizes)]
 
 
@@ -274,7 +280,7 @@ def kept(dataset: str) -> pd.DataFrame:
     runs = frame[frame["method"].isin(SMALL)].set_index(["method", "bytes"])["run"]
     made = {key: results.read_record(results.record_path(run))["config"] for key, run in runs.items()}
     for size in sorted(set(frame["bytes"]) & set(SIZES), reverse=True):
-        for methods in ([method for method in CODED if method != OWN_LISTS], LOW_RANK, SMALL):
+        for methods in ([m for m in CODED if m not in (OWN_LISTS, COMMITTEE)], LOW_RANK, SMALL):
             there = [(method, size) for method in methods if (method, size) in share]
             if len(there) == len(methods):
                 like = {"model": MODEL, "group": 0, "rank": 0, **shapes[there[0]]}
@@ -288,7 +294,7 @@ def kept(dataset: str) -> pd.DataFrame:
 def against_distilled(dataset: str) -> pd.DataFrame:
     """For each size the distilled student against each other one, by a paired bootstrap over test triples.
 
-    Distilled is what `DISTILLED` names; of two of a size the one with the better validation MRR, `form`.
+    Distilled is what `DISTILLED` names; of those of a size the one with the best validation MRR, `form`.
     """
 
     def reciprocal(name: str) -> np.ndarray:

@@ -23,7 +23,6 @@ were searched for the objectives marked with a star, the others take them over.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import sys
 import time
@@ -33,15 +32,13 @@ from typing import Any
 import pandas as pd
 
 from . import results
-from .checkpoint import WEIGHTS, load_model, save_model
 from .config import RunConfig, make_config
 from .data import Graph, load
 from .errors import BusyError, ConfigError, KgdistilError
 from .evaluation import bootstrap
 from .frontier import teacher_cell
 from .lists import queries_of
-from .models import joined
-from .reproduce import FRONTIER, Cell, config, log_to_terminal, recorded
+from .reproduce import FRONTIER, Cell, config, join, joined_name, log_to_terminal, recorded
 from .training import run
 
 log = logging.getLogger("kgdistil")
@@ -77,11 +74,6 @@ def start_cell(dataset: str, student: str) -> Cell:
     method, size = START[student]
     teacher = SMALLER_TEACHER.get((dataset, student)) or teacher_cell(dataset, size).dim
     return Cell(FRONTIER, dataset, "ComplEx", method, size, teacher)
-
-
-def joined_name(*teachers: str) -> str:
-    """The folder of several teachers as one."""
-    return "joined-" + hashlib.sha256("+".join(teachers).encode()).hexdigest()[:8]
 
 
 def start_of(dataset: str, cell: Cell) -> dict[str, Any]:
@@ -166,13 +158,6 @@ def complete(dataset: str = "wn18rr") -> None:
             log.info("done: %s, %s, test MRR %.3f", student, name, last.test("mrr"))
         if busy == len(left):
             time.sleep(2)  # all that is left is being trained elsewhere
-
-
-def join(graph: Graph, *teachers: str) -> None:
-    """Save the mean of teachers, given by their runs, where `runs` looks for it."""
-    folder = results.model_folder(joined_name(*teachers))
-    if not (folder / WEIGHTS).is_file():
-        save_model(folder, joined([load_model(results.model_folder(t), graph) for t in teachers]), graph)
 
 
 def points(dataset: str) -> pd.DataFrame:

@@ -442,6 +442,7 @@ def figure3(frame: pd.DataFrame) -> Figure:
 FRONTIER = {  # method of `frontier`: how it is drawn, and what it is called
     "distilled": ("#0072B2", "-", "o", "few bits, distilled"),
     "own-lists": ("#0072B2", ":", ".", "few bits, lists of the teacher it starts from"),
+    "committee": ("#0072B2", ":", "*", "few bits, distilled again from three such"),
     "low-rank": ("#7B3FBF", "-", "o", "few bits of low rank, distilled"),
     "low-rank-alone": ("#B8860B", "-.", "s", "few bits of low rank, no teacher"),
     "coded-alone": ("#E69F00", "-", "s", "few bits, no teacher"),

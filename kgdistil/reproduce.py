@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import itertools
 import json
 import logging
@@ -27,12 +28,12 @@ import torch
 from tqdm import tqdm
 
 from . import results
-from .checkpoint import WEIGHTS, save_weights, write_atomically
+from .checkpoint import WEIGHTS, load_model, save_model, save_weights, write_atomically
 from .config import RunConfig, make_config
 from .data import Graph, load
 from .errors import BusyError, CheckpointError, ConfigError, KgdistilError
 from .models import MODELS as MODEL_CLASSES
-from .models import build_model
+from .models import build_model, joined
 from .quantise import GROUPS as PACKED
 from .quantise import size
 from .training import Run, make_engine, run
@@ -53,8 +54,9 @@ ROLES |= {method + START: ROLES[method] for method in FIRST}
 # Beyond the paper (`frontier`): cells of this protocol give the bytes of an entity in place of the dimension
 FRONTIER = "frontier"
 OWN_LISTS = "own-lists"
+COMMITTEE = "committee"  # goes on from a distilled student, on the lists of several such: `members` of other seeds
 # as many floats as the teacher, of few bits
-CODED = {"distilled": "stage1", OWN_LISTS: "stage1", "coded-alone": "no-ds"}
+CODED = {"distilled": "stage1", OWN_LISTS: "stage1", COMMITTEE: "stage1", "coded-alone": "no-ds"}
 # fewer floats than the teacher and a map that all entities share (`LowRankComplEx`), of few bits
 LOW_RANK = {"low-rank": "stage1", "low-rank-alone": "no-ds"}
 LOW_RANK_GROUP = 2  # floats of theirs that share four bits
@@ -65,7 +67,8 @@ MEGABYTE = 10**6
 LARGEST_TEACHER = 2048  # of the frontier, in bytes of an entity
 PART = 16  # one in so many triples says what an epoch costs
 SEARCH = "search"  # the protocol of a trial's config, so that a trial is never taken for a cell
-OWN = ("search_epochs", "share", "checks", "guide", "start")  # keys of the recipe that are no parameters of a run
+# keys of the recipe that are no parameters of a run
+OWN = ("search_epochs", "share", "checks", "guide", "start", "members")
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -91,7 +94,7 @@ class Cell:
     @property
     def distilled(self) -> bool:
         plain = self.method.removesuffix(START)
-        return plain in ("DS", "-S1", "-S2", "distilled", OWN_LISTS, "low-rank", "small-distilled")
+        return plain in ("DS", "-S1", "-S2", "distilled", OWN_LISTS, COMMITTEE, "low-rank", "small-distilled")
 
     @property
     def role(self) -> str:
@@ -111,6 +114,12 @@ class Cell:
         return replace(self, method=self.method + START) if recipe(self).get("start") else None
 
     @property
+    def members(self) -> list[Cell]:
+        """Of a committee: the distilled students whose mean is the teacher, and the first of which is the start."""
+        number = recipe(self).get("members", 1) if self.method == COMMITTEE else 0
+        return [replace(self, method="distilled", seed=self.seed + i) for i in range(number)]
+
+    @property
     def searched_as(self) -> Cell:
         """The cell whose search this one shares: that of seed 0, and of 64 dimensions for larger ones."""
         if self.protocol == FRONTIER:
@@ -122,6 +131,8 @@ class Cell:
         """Cells that have to be there before this one can be trained."""
         if self.method == "DS":
             return [self.teacher, replace(self, method="-S2")]
+        if self.method == COMMITTEE:
+            return self.members
         found = [self.teacher, guide(self), self.searched_as.teacher] if self.distilled else []
         if self.method.startswith("-S1"):  # which takes its settings from the first stage
             found.append(replace(self, method=self.method.replace("-S1", "-S2")))
@@ -316,6 +327,11 @@ def start_values(cell: Cell, spec: dict[str, Any], device: str) -> dict[str, Any
         values = {**above, **values}
         if start:  # the teacher has learned too
             values["teacher"] = f"{start.run_id}/teacher"
+    elif cell.method == COMMITTEE:
+        members = [config(member, device) for member in cell.members]
+        if None in members:
+            return None
+        values |= {"teacher": joined_name(*(member.run_id for member in members)), "student": members[0].run_id}
     elif cell.distilled:
         teacher, own = config(guide(cell), device), config(cell.teacher, device)
         if teacher is None or own is None:
@@ -423,6 +439,8 @@ def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
     Raises:
         BusyError: another process is at it.
     """
+    if members := task.cell.members:
+        join(graph, *(config(member, task.config.device).run_id for member in members))
     if not task.trial:
         done = run(task.config, graph, progress=progress, save_ranks=True)
         if task.cell.dataset in GRAPHS:
@@ -446,6 +464,18 @@ def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
             write_atomically(path, lambda scratch: Path(scratch).write_text(lines, encoding="utf-8"))
         results.record_path(name).unlink(missing_ok=True)
         shutil.rmtree(done.folder, ignore_errors=True)
+
+
+def joined_name(*teachers: str) -> str:
+    """The folder of several teachers as one."""
+    return "joined-" + hashlib.sha256("+".join(teachers).encode()).hexdigest()[:8]
+
+
+def join(graph: Graph, *teachers: str) -> None:
+    """Save the mean of teachers, given by their runs, under `joined_name`."""
+    folder = results.model_folder(joined_name(*teachers))
+    if not (folder / WEIGHTS).is_file():
+        save_model(folder, joined([load_model(results.model_folder(t), graph) for t in teachers]), graph)
 
 
 def publish(cell: Cell, done: Run, graph: Graph) -> None:

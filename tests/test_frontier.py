@@ -23,7 +23,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = {"loss": "softmax", "schedule": "linear", "patience": 0, "checks": 1, "search_epochs": 1, "lr": 0.1}
     shared |= {"negatives": 135, "batch_size": 512, "epochs": 2}
     table = {"all": shared, "teacher": {"lr": [0.1, 0.2], "epochs": 8}, "distilled": {"alpha": 1.0, "lr": 0.03},
-             "small-distilled": {"alpha": 1.0}}  # fmt: skip
+             "small-distilled": {"alpha": 1.0}, "committee": {"alpha": 0.7, "members": 2, "epochs": 1}}  # fmt: skip
     monkeypatch.setattr(reproduce, "recipes", lambda: {"frontier": table})
 
 
@@ -93,6 +93,29 @@ def test_a_teacher_comes_first_and_is_where_students_start(quick: None) -> None:
     assert made.teacher == made.student == config(frontier.teacher_cell("umls", 16)).run_id and made.group == 4
 
 
+def test_a_committee_teaches_the_first_of_its_members(quick: None) -> None:
+    cell = parse("frontier/umls/ComplEx/committee/16/512")
+    first, second = (replace(cell, method="distilled", seed=seed) for seed in (0, 1))
+    assert cell.needs == cell.members == [first, second] and config(cell) is None
+    assert reproduce.main([str(cell)]) == 0
+    made, runs = config(cell), [config(member).run_id for member in (first, second)]
+    assert made.student == runs[0] and made.teacher == reproduce.joined_name(*runs)
+    assert shape(cell) == shape(first) and made.run_id not in runs and reproduce.recorded(made)
+    graph, test = load("umls"), load("umls").test
+    together = load_model(results.model_folder(made.teacher), graph).score_triples(test)
+    alone = [load_model(results.model_folder(run_id), graph).score_triples(test) for run_id in runs]
+    assert torch.allclose(together, (alone[0] + alone[1]) / 2, atol=1e-5) and not torch.equal(*alone)
+
+
+def test_a_committee_is_a_rival_of_one_student_where_it_was_tried() -> None:
+    tried = [c for graph in ("wn18rr", "fb15k-237", "umls") for c in frontier.cells(graph) if c.method == "committee"]
+    assert {(c.dataset, c.dim) for c in tried} == {("wn18rr", 256)} and "committee" in frontier.DISTILLED
+    for cell in tried:
+        alone = reproduce.recipe(cell.members[0])
+        differs = {key for key, value in reproduce.recipe(cell).items() if alone.get(key) != value}
+        assert differs == {"members", "lr", "alpha"} and alone["epochs"] == reproduce.recipe(cell)["epochs"]
+
+
 @pytest.mark.parametrize("method", frontier.UNTRAINED)
 def test_more_bytes_are_nearer_to_the_row(method: str) -> None:
     if method == "FAISS":
@@ -122,7 +145,8 @@ def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
     pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
     assert frontier.main(["--graph", "umls", "--sizes", "16"]) == 0
     table = frontier.points("umls")
-    assert set(table["method"]) == set(reproduce.TRAINED) - {reproduce.OWN_LISTS} | set(frontier.UNTRAINED)
+    elsewhere = {reproduce.OWN_LISTS, reproduce.COMMITTEE}
+    assert set(table["method"]) == set(reproduce.TRAINED) - elsewhere | set(frontier.UNTRAINED)
     assert set(table["bytes"]) == {512, 16}
     for row in table.itertuples():
         ranks = results.read_ranks(row.ranks)
