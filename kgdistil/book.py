@@ -128,9 +128,9 @@ class Pages:
     def __init__(self, source: Path):
         self.source = source  # where pictures are written
         self.frames = {name: tables.written(name) for name in (
-            "table2", "table3", "table4", "table5", "table6", "sides", "significance", "figure1", "figure1_paper",
-            "figure2", "figure2_paper", "figure3", "claims", "whole_lists", "frontier", "frontier_gain",
-            "frontier_speed", "objectives")}  # fmt: skip
+            "table2", "table3", "table4", "table5", "table6", "sides", "significance", "behind", "figure1",
+            "figure1_paper", "figure2", "figure2_paper", "figure3", "claims", "whole_lists", "frontier",
+            "frontier_gain", "frontier_speed", "objectives")}  # fmt: skip
         self.records = {record["id"]: record for record in results.read_records()}
         self.shown = report.distillation(*report.SHOWN)
 
@@ -552,6 +552,24 @@ class Pages:
                 lines.append(wins)
         return html_table("Students whose MRR is higher with a teacher than without",
                           ["graph, protocol", "the paper", "ours"], lines)  # fmt: skip
+
+    def behind(self) -> str:
+        """Where the teacher does not help under the protocol tuned: which students, by how much, and their curves."""
+        frame, told = self.frames["behind"], []
+        cells = pd.concat([self.frames["table3"], self.frames["table4"]])
+        cells = cells[(cells["protocol"] == "tuned") & (cells["metric"] == "mrr")]
+        cells = cells.set_index(["dataset", "model", "dim", "method"])["ours"]
+        if cells.isna().all():
+            return self.none_yet("python -m kgdistil.reproduce --table 3 4")
+        if not len(frame):
+            return "Under the protocol **tuned** every student that has run is better with its teacher than without."
+        frame = frame.assign(student=[f"{r.model} d={r.dim}, {NAMES[r.dataset]}" for r in frame.itertuples()])
+        for key, part in frame.groupby(["dataset", "model", "dim"], sort=False):
+            alone, last = cells[(*key, "no-DS")], cells[(*key, "DS")]
+            told.append(f"{part['student'].iloc[0]} ({number(alone)} alone, {number(last)} with a teacher)")
+        words = f"Under the protocol **tuned** the teacher helps all students but {len(told)}: {'; '.join(told)}."
+        alt = f"Validation MRR over epochs, alone and distilled, of {len(told)} students: {'; '.join(told)}."
+        return words + self.picture("behind", plots.behind(frame), alt)
 
     def none_yet(self, command: str) -> str:
         return (f"\n:::{{admonition}} Not run yet\n:class: note\nNo run of this kind is recorded. To make them: "

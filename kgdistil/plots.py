@@ -439,6 +439,33 @@ def figure3(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+def behind(frame: pd.DataFrame) -> Figure:
+    """Validation MRR over epochs, alone and distilled, a panel for each student.
+
+    Args:
+        frame: `tables.behind` with a column `student`, its name.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    names = {"no-DS": "without a teacher", "-S2": "stage 1", "DS": "stage 2"}
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        grid = sns.relplot(
+            frame.assign(by=frame["method"].map(names)), x="epoch", y="valid_mrr", kind="line", hue="by", col="student",
+            col_wrap=2, height=3, aspect=1.4, lw=2, palette={name: COLOURS[m] for m, name in names.items()},
+            facet_kws={"sharex": False, "sharey": False},
+        )  # fmt: skip
+    grid.set_titles("")
+    for title, axis in grid.axes_dict.items():
+        highest = frame[frame["student"] == title]["valid_mrr"].max()
+        axis.set_ylim(0.8 * highest, 1.02 * highest)
+        axis.set_title(title, loc="left", fontsize=11)
+    grid.set_axis_labels("epochs of the student", "validation MRR")
+    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, title=None, frameon=False)
+    plt.close(grid.figure)
+    return grid.figure
+
+
 FRONTIER = {  # method of `frontier`: how it is drawn, and what it is called
     "distilled": ("#0072B2", "-", "o", "few bits, distilled"),
     "own-lists": ("#0072B2", ":", ".", "few bits, lists of the teacher it starts from"),

@@ -61,6 +61,9 @@ def pages(tmp_path, monkeypatch):
         pd.DataFrame([{"dim": d, "mrr": 0.1 + d / 1000, "run": RUN} for d in dims]).to_csv(
             tables / f"{name}.csv", index=False
         )
+    slow = [{"dataset": "wn18rr", "model": "TransE", "dim": 8, "method": m, "part": "whole", "epoch": e, "run": RUN,
+             "valid_mrr": 0.1 + e / 100} for m in ("no-DS", "-S2", "DS") for e in (1, 2)]  # fmt: skip
+    pd.DataFrame(slow).to_csv(tables / "behind.csv", index=False)
     curve = [{"method": m, "part": part, "epoch": e, "valid_mrr": 0.2, "test_mrr": 0.3, "run": RUN}
              for m in ("no-DS", "-S2", "DS") for e, part in ((10, "start"), (20, "whole"))]  # fmt: skip
     pd.DataFrame(curve).to_csv(tables / "figure3.csv", index=False)
@@ -104,6 +107,8 @@ def test_other_pages_read_well_when_full(pages):
     assert pages.figure1_paper().count("not run") == 1
     assert pages.figure2_paper().count("0.456") == pages.figure2_paper().count("not run") == 2
     assert "0.126 " in pages.figure2_paper() and "0.181 " in pages.figure2_paper(), "those alone: the paper's and .05"
+    assert "helps all students but 1: TransE d=8, WN18RR (0.126 alone, 0.175 with" in pages.behind()
+    assert (pages.source / "site/pictures/behind-dark.svg").is_file()
     several, full = pages.seeds(), dict(pages.frames)
     assert "0.161 ± 0.002" in several and "0.268 ± 0.002" in several and "▲ +0.107" in several
     frame = pages.frames["table3"]
@@ -159,6 +164,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     for name in (
         "sides",
         "significance",
+        "behind",
         "whole_lists",
         "figure1",
         "figure1_paper",
@@ -172,7 +178,15 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     pages = book.Pages(tmp_path / "source")
     assert "python -m kgdistil.reproduce --figure 1" in pages.figure(1)
-    silent = (pages.sides, pages.significance, pages.whole_lists, pages.seeds, pages.figure1_paper, pages.figure2_paper)
+    silent = (
+        pages.sides,
+        pages.significance,
+        pages.behind,
+        pages.whole_lists,
+        pages.seeds,
+        pages.figure1_paper,
+        pages.figure2_paper,
+    )
     assert all("Not run yet" in page() for page in (*silent, lambda: pages.not_reproduced("tuned")))
     assert "not run" in pages.does_it_pay() and "not run" in pages.table("table6", "paper")
     assert "nan" not in pages.table("table3", "tuned").lower()

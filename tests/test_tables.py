@@ -49,6 +49,20 @@ def test_the_papers_numbers_add_up_both_ways(number: int, said):
     assert [columns[key] for key in order] == pytest.approx(COLUMNS[number], abs=1e-9)
 
 
+def test_the_curves_are_of_those_that_the_teacher_does_not_help(built):
+    frame = pd.concat([built["table3"], built["table4"]])
+    frame = frame[(frame["protocol"] == "tuned") & (frame["metric"] == "mrr")]
+    mean = frame.set_index(["dataset", "model", "dim", "method"])["ours"].to_dict()
+    students = {key[:3] for key in mean if key[3] == "DS"}
+    wanted = {key for key in students if mean[*key, "DS"] <= mean[*key, "no-DS"]}
+    shown = built["behind"]
+    assert set(shown[["dataset", "model", "dim"]].itertuples(index=False, name=None)) == wanted
+    for _, rows in shown.groupby(["dataset", "model", "dim"]):
+        last = {method: part["epoch"].max() for method, part in rows.groupby("method")}
+        assert last["no-DS"] == last["DS"] > last["-S2"], "as many epochs, with a teacher and without"
+        assert rows[rows["method"] == "DS"]["epoch"].min() > last["-S2"], "stage 2 goes on"
+
+
 def test_table_5_adds_up(said):
     table = said[said["table"] == 5].pivot_table(index="dim", columns="metric", values="value", aggfunc="sum")
     assert table["seconds"].to_dict() == pytest.approx(SECONDS)
