@@ -201,6 +201,15 @@ class Pages:
             lines.append(f"{done} of {len(cells)} cells of the protocol *{protocol}*")
         return "Of Tables 3, 4 and 6 there have run " + " and ".join(lines) + "; the others are marked *not run*."
 
+    def cost(self, number: int, protocol: str) -> str:
+        """How long the recorded runs of a table took."""
+        hours = tables.core_hours(number, protocol)
+        return (
+            f"The runs of this table, their starts and their searches took {hours:.1f} hours of one core by their "
+            f"records, so about {hours / 2:.1f} hours of two: `make reproduce TABLE={number} "
+            f"{'PROTOCOL=paper ' * (protocol == 'paper')}JOBS=2`."
+        )
+
     # -- pictures
     def picture(self, name: str, figure: Figure, alt: str, caption: str = "") -> str:
         """The figure as SVG, once for a light and once for a dark page."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -23,7 +24,19 @@ from .errors import CheckpointError, KgdistilError
 from .evaluation import bootstrap
 from .frontier import against_distilled, kept, points
 from .models import MODELS as MODEL_CLASSES
-from .reproduce import DIMS, GRAPHS, MODELS, PROTOCOLS, Cell, cells_of, config, table_cells, with_needs
+from .reproduce import (
+    DIMS,
+    GRAPHS,
+    MODELS,
+    PROTOCOLS,
+    Cell,
+    cells_of,
+    config,
+    read_search,
+    table_cells,
+    trials,
+    with_needs,
+)
 
 METRICS = ("mrr", "hits@10", "hits@3", "hits@1")  # in the paper's order
 TABLES = {3: "wn18rr", 4: "fb15k-237", 6: "wn18rr"}
@@ -436,6 +449,17 @@ def as_csv(frame: pd.DataFrame) -> str:
 def not_run(cells: Iterable[Cell]) -> list[str]:
     """Addresses of the cells, and of those they need, that have no record."""
     return [str(cell) for cell in with_needs(cells) if record_of(cell) is None]
+
+
+def core_hours(number: int, protocol: str) -> float:
+    """Hours of one core that the recorded runs of Table 3, 4 or 6 took, with what they need and their searches."""
+    cells = with_needs(cells_of(f"table{number}", protocol))
+    spent = {record["id"]: record for record in map(record_of, cells) if record}
+    for cell in cells:
+        found = read_search(cell)
+        spent |= {trial.run_id: found[trial.run_id] for trial in trials(cell) or () if trial.run_id in found}
+    threads = {name: int(re.search(r"(\d+) thread", record["device"])[1]) for name, record in spent.items()}
+    return sum(threads[name] * record["seconds"] for name, record in spent.items()) / 3600
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kgdistil import DataError, book, build_model, results, save_model
+from kgdistil import DataError, book, build_model, results, save_model, tables
 from kgdistil.checkpoint import save_weights
 
 RUN = "wn18rr-rotate-d8-stage2-s0-d8523e7a"
@@ -103,6 +103,9 @@ def test_other_pages_read_well_when_full(pages):
     assert "▼ −0.020" in pages.significance() and "0.0005" in pages.significance()
     assert "changed the test MRR by +0.020" in pages.whole_lists() and "▲ +0.020" in pages.whole_lists()
     assert "▲ +1" in pages.table2() and "same" in pages.table2()
+    hours = tables.core_hours(3, "paper")
+    assert hours > 0 and f"took {hours:.1f} hours of one core" in pages.cost(3, "paper")
+    assert "`make reproduce TABLE=3 PROTOCOL=paper JOBS=2`" in pages.cost(3, "paper")
     assert pages.figure1_paper().count("0.108 ") == 2 and pages.figure1_paper().count("0.116 ") == 1
     assert pages.figure1_paper().count("not run") == 1
     assert pages.figure2_paper().count("0.456") == pages.figure2_paper().count("not run") == 2

@@ -49,6 +49,16 @@ def test_the_papers_numbers_add_up_both_ways(number: int, said):
     assert [columns[key] for key in order] == pytest.approx(COLUMNS[number], abs=1e-9)
 
 
+def test_what_a_table_costs_is_added_up_from_its_records(monkeypatch):
+    cell = reproduce.parse("tuned/wn18rr/TransE/teacher/64")
+    chain = [tables.record_of(cell.start), tables.record_of(cell)]
+    tried = [reproduce.read_search(c)[t.run_id] for c in (cell.start, cell) for t in reproduce.trials(c)]
+    assert len(tried) == 8
+    monkeypatch.setattr(tables, "cells_of", lambda name, protocol: [cell, cell])
+    expected = sum(r["seconds"] * int(r["device"].split(", ")[1].split()[0]) for r in chain + tried) / 3600
+    assert tables.core_hours(3, "tuned") == pytest.approx(expected)
+
+
 def test_the_curves_are_of_those_that_the_teacher_does_not_help(built):
     frame = pd.concat([built["table3"], built["table4"]])
     frame = frame[(frame["protocol"] == "tuned") & (frame["metric"] == "mrr")]
