@@ -99,6 +99,22 @@ def test_the_side_that_explains_the_paper_is_named(pages):
     assert "nearest to these of ours: RotatE tail (1 of 1 cells)." in pages.sides()
 
 
+def test_suspect_numbers_stand_beside_each_side_of_ours(pages):
+    assert "Not run yet" in pages.suspects()
+    paper = results.root() / "results" / "paper.csv"
+    said = pd.read_csv(paper).query("table == 4 and method == 'teacher'")
+    rows = []
+    for model in ("RotatE", "TransH"):
+        values = said[said["model"] == model].set_index("metric")["value"].to_dict()
+        for side, apart in (("tail", 0.01 if model == "RotatE" else 0.2), ("both", -0.1), ("head", -0.2)):
+            cell = f"tuned/fb15k-237/{model}/teacher/64"
+            rows.append({"cell": cell, "side": side, "run": RUN, **{m: v + apart for m, v in values.items()}})
+    pages.frames["sides"] = pd.DataFrame(rows)
+    text = pages.suspects()
+    assert "RotatE's by at most 0.010 and TransH's by at most 0.200." in text
+    assert text.count("<tr") == 1 + 8 and "0.430" in text and "0.165" in text, ".420 + .01 on tails, .365 − .2 on heads"
+
+
 def test_other_pages_read_well_when_full(pages):
     assert "▼ −0.020" in pages.significance() and "0.0005" in pages.significance()
     assert "changed the test MRR by +0.020" in pages.whole_lists() and "▲ +0.020" in pages.whole_lists()
@@ -183,6 +199,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     assert "python -m kgdistil.reproduce --figure 1" in pages.figure(1)
     silent = (
         pages.sides,
+        pages.suspects,
         pages.significance,
         pages.behind,
         pages.whole_lists,
