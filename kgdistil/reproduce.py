@@ -481,15 +481,18 @@ def join(graph: Graph, *teachers: str) -> None:
 def publish(cell: Cell, done: Run, graph: Graph) -> None:
     """Keep the weights of students worth having under `results/students/`, where `load_model` reads them.
 
-    Those are the tuned ones of 8 dimensions and seed 0, and of few bits the distilled ones that fit into a megabyte.
+    Those are, of seed 0, the tuned ones of 8 dimensions from a teacher of 64, and of few bits the distilled ones that fit
+    into a megabyte.
     """
+    if cell.seed:
+        return
     name, precision = f"d{cell.dim}", "float32"
     if cell.protocol == FRONTIER:
         name = f"{cell.dim}B" + ("-low-rank" if cell.method in LOW_RANK else "")
         precision = next((p for p, g in PACKED.items() if g == done.config.group), "")
     model = done.load(graph)
     small = cell.method in ("distilled", "low-rank") and precision and size(model, precision) < MEGABYTE
-    if small or (cell.protocol, cell.method, cell.dim, cell.seed) == ("tuned", "DS", 8, 0):
+    if small or (cell.protocol, cell.method, cell.dim, cell.teacher_dim) == ("tuned", "DS", 8, 64):
         folder = results.results_folder() / "students" / f"{cell.dataset}-{cell.model.lower()}-{name}"
         save_weights(folder, model, graph, done.id, precision=precision)
 

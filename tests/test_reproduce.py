@@ -323,10 +323,10 @@ def test_published_students_are_those_of_the_tables(graph: str, monkeypatch):
         assert read_model(folder / "model.safetensors")[1]["run_id"] == reproduce.config(cell).run_id, cell
 
 
-def test_other_seeds_publish_nothing(small):
+def test_other_seeds_and_teachers_publish_nothing(small):
     graph = load("nations")
     model = build_model("TransE", graph.num_entities, graph.num_relations, 8)
     done = SimpleNamespace(load=lambda graph: model, id="a-run", config=SimpleNamespace(group=0))
-    for seed, there in ((1, False), (0, True)):
-        reproduce.publish(cell("DS", 8, seed=seed), done, graph)
+    for other, there in (({"seed": 1}, False), ({"teacher_dim": 128}, False), ({}, True)):
+        reproduce.publish(replace(cell("DS", 8), **other), done, graph)
         assert (small / "results" / "students").exists() is there
