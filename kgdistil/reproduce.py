@@ -481,8 +481,8 @@ def join(graph: Graph, *teachers: str) -> None:
 def publish(cell: Cell, done: Run, graph: Graph) -> None:
     """Keep the weights of students worth having under `results/students/`, where `load_model` reads them.
 
-    Those are, of seed 0, the tuned ones of 8 dimensions from a teacher of 64, and of few bits the distilled ones that fit
-    into a megabyte.
+    Those are, of seed 0, the tuned ones of 8 dimensions from a teacher of 64, and of few bits the distilled ones that
+    fit into a megabyte.
     """
     if cell.seed:
         return
