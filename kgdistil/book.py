@@ -596,8 +596,9 @@ class Pages:
         for key, part in frame.groupby(["dataset", "model", "dim"], sort=False):
             alone, last = cells[(*key, "no-DS")], cells[(*key, "DS")]
             told.append(f"{part['student'].iloc[0]} ({number(alone)} alone, {number(last)} with a teacher)")
-        words = f"Under the protocol **tuned** the teacher helps all students but {len(told)}: {'; '.join(told)}."
-        alt = f"Validation MRR over epochs, alone and distilled, of {len(told)} students: {'; '.join(told)}."
+        few = "; ".join(told)
+        words = f"Under the protocol **tuned** all students but {len(told)} end higher with a teacher: {few}."
+        alt = f"Validation MRR over epochs, alone and distilled, of {len(told)} students: {few}."
         return words + self.picture("behind", plots.behind(frame), alt)
 
     def none_yet(self, command: str) -> str:

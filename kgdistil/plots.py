@@ -461,7 +461,8 @@ def behind(frame: pd.DataFrame) -> Figure:
         axis.set_ylim(0.8 * highest, 1.02 * highest)
         axis.set_title(title, loc="left", fontsize=11)
     grid.set_axis_labels("epochs of the student", "validation MRR")
-    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, title=None, frameon=False)
+    grid.figure.set_layout_engine("constrained")  # which makes room for a legend outside
+    sns.move_legend(grid, "outside upper center", ncols=3, title=None, frameon=False)
     plt.close(grid.figure)
     return grid.figure
 
