@@ -61,11 +61,14 @@ class Scanner(kernels.Ranker):
     Args:
         codes: uint8 [E, M] from 0 to 15, on the CPU; M from 2 to 512.
         native: False takes the readable path; None the compiled one where there is a compiler.
+        book: float32 [M, 16, g] for scores that are inner products. The compiled path then wants query vectors
+            [n, M·g] in place of tables (`made_of` says so), which it makes itself, and sets the groups in order.
+        paired: vectors are [real | imaginary].
     Raises:
         ConfigError: codes of another form.
     """
 
-    def __init__(self, codes: Tensor, native: bool | None = None):
+    def __init__(self, codes: Tensor, native: bool | None = None, book: Tensor | None = None, paired: bool = False):
         least, most = GROUPS
         if codes.ndim != 2 or codes.dtype != torch.uint8 or not least <= codes.shape[1] <= most or codes.max() > 15:
             raise ConfigError(
@@ -74,11 +77,24 @@ class Scanner(kernels.Ranker):
             )
         self.codes, self.num_entities = codes.contiguous(), len(codes)
         self.library = None if native is False else scan_library(codes.shape[1])
+        self.made_of: tuple[Tensor, Tensor] | None = None
+        if self.library is not None and book is not None:
+            book = book.detach()
+            order = book.var(1).sum(1).argsort(descending=True)  # those that decide most come first
+            columns = grouped(torch.arange(book[:, 0].numel())[None], book.shape[2], paired)[0, order]
+            self.made_of = book[order].transpose(1, 2).contiguous(), columns.to(torch.int32).contiguous()
+            self.codes = self.codes[:, order].contiguous()
         if self.library is not None:
             size = self.library.kgd_bytes(self.num_entities)
             self.tiles = torch.empty(size + 64, dtype=torch.uint8)
             self.tiles = self.tiles[-self.tiles.data_ptr() % 64 :]  # vectors of 64 bytes need an address they divide
             self.library.kgd_tiles(self.codes.data_ptr(), len(codes), kernels.threads(), self.tiles.data_ptr())
+
+    def job(self, queries: Tensor, known: kernels.Known, **more) -> kernels.Job:
+        if self.made_of is not None:
+            book, columns = self.made_of
+            more.update(book=book.data_ptr(), columns=columns.data_ptr(), size=book.shape[1])
+        return super().job(queries, known, **more)
 
     def counts(self, tables: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
         """How many entities score above, and how many equal to, the target of each query; int32 [n] each.
@@ -124,15 +140,20 @@ class CodedRanker:
 
     def __init__(self, model: KGEModel, codes: Tensor, book: Tensor, native: bool | None = None):
         tables(model, model.queries(torch.zeros(1).long(), torch.zeros(1).long(), "tail"), book)  # refuses at once
-        self.model, self.book, self.scanner = model, book, Scanner(codes, native)
+        self.model, self.book = model, book
+        self.scanner = Scanner(codes, native, None if model.distance else book, model.paired)
+
+    def rows(self, queries: Tensor) -> Tensor:
+        """Tables of queries, or what the scanner makes them of."""
+        return tables(self.model, queries, self.book) if self.scanner.made_of is None else queries
 
     def counts(self, queries: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
         """As `Scanner.counts`, of queries float32 [n, query width]."""
-        return self.scanner.counts(tables(self.model, queries, self.book), target, known)
+        return self.scanner.counts(self.rows(queries), target, known)
 
     def top(self, queries: Tensor, k: int, known: kernels.Known) -> tuple[Tensor, Tensor]:
         """As `Scanner.top`, of queries float32 [n, query width]; scores without the model's offset."""
-        score, best = self.scanner.top(tables(self.model, queries, self.book), k, known)
+        score, best = self.scanner.top(self.rows(queries), k, known)
         squared = type(self.model) is TransE and self.model.norm == 2
         return -(-score).sqrt() if squared else score, best
 
@@ -159,7 +180,7 @@ def rank_codes(
     Raises:
         ConfigError: `tables` or `Scanner` cannot take this model or these codes.
     """
-    scanner = Scanner(codes, native)
+    ranker = CodedRanker(model, codes, book, native)
     block = max(1, TABLE_BYTES // (4 * SIXTEEN * codes.shape[1]))
     counts = np.empty((2, len(triples), 2), dtype=np.int32)
     for column, (side, anchor, target) in enumerate((("head", 2, 0), ("tail", 0, 2))):
@@ -168,6 +189,6 @@ def rank_codes(
             entities = ungrouped(decode(codes[part[:, anchor]], book), model.paired)
             queries = model.query(entities, model.relations[part[:, 1]], side)
             spans = known.spans(part[:, anchor], part[:, 1], side)
-            found = scanner.counts(tables(model, queries, book), part[:, target], spans)
+            found = ranker.counts(queries, part[:, target], spans)
             counts[:, i : i + block, column] = torch.stack(found).numpy()
     return Ranks(*counts)

@@ -304,7 +304,7 @@ Known = tuple[Tensor, Tensor, Tensor]
 
 # ---- ranking --------------------------------------------------------------------------------------------------------
 class Job(ctypes.Structure):
-    """Mirrors `Job` of rank.cpp and of scan.cpp."""
+    """Mirrors `Job` of scan.cpp, and of rank.cpp, which knows no book."""
 
     _fields_ = (
         [(name, ctypes.c_void_p) for name in ("tiles", "queries", "target", "known_start", "known_end", "known")]
@@ -314,7 +314,8 @@ class Job(ctypes.Structure):
             ("threads", ctypes.c_int32),
             ("k", ctypes.c_int32),
         ]
-        + [(name, ctypes.c_void_p) for name in ("greater", "equal", "best_score", "best")]
+        + [(name, ctypes.c_void_p) for name in ("greater", "equal", "best_score", "best", "book", "columns")]
+        + [("size", ctypes.c_int64)]
     )
 
 

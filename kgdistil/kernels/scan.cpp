@@ -5,7 +5,7 @@
 // group m counts w[m] steps (with AVX-512 one number for two groups), so that small numbers are rounded finely. The sum
 // of bytes bounds the score: an entity whose bounds leave open on which side of the target it lies is scored in
 // float32, and only that decides. A float32 score is added up in one order, group m into partial sum m mod 4, wherever
-// it is computed, so equal codes tie exactly.
+// it is computed, so equal codes tie exactly. Groups should come with those that decide most first.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
@@ -19,7 +19,8 @@
 #ifndef KGD_PATH
 #define KGD_PATH 2
 #endif
-#if KGD_PATH == 2 && defined(__AVX512VBMI__) && defined(__AVX512VBMI2__) && defined(__AVX512VNNI__)
+#if KGD_PATH == 2 && defined(__AVX512VBMI__) && defined(__AVX512VBMI2__) && defined(__AVX512VNNI__) && \
+    defined(__AVX512VPOPCNTDQ__)
 #define WIDE
 #include <immintrin.h>
 #elif KGD_PATH >= 1 && defined(__AVX2__)
@@ -29,32 +30,38 @@
 
 namespace {
 
-constexpr int M = KGD_GROUPS, BLOCK = 64, TASK = 64;  // entities of a block; queries that share a pass over a chunk
+constexpr int M = KGD_GROUPS, BLOCK = 64, TASK = 128;  // entities of a block; queries that share a pass over a chunk
 constexpr int BATCH = 64;  // entities that are scored in float32 at a time, at least
 constexpr int64_t CHUNK_BYTES = 128 << 10;  // of codes, which stay in cache for these queries
+constexpr int64_t CHUNK = 64, FIRST = 16;  // blocks of a chunk, at most, and of the first
+// How a pass over a chunk tells which entities are surely below the goal, which surely above it, and which are open.
+// BOTH: by the sums of high bytes. SHORT, where few come near: by those of the early steps, and all that is not surely
+// below is open. CLOSELY, where the goal lies among many: by the sums of all bytes, so that less is open.
+enum Mode { SHORT, BOTH, CLOSELY };
+constexpr int64_t FEW = 1, SOME = 2, MANY = 3;  // entities of a block: `choose` changes the mode at these
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
-// where the code of a group lies: four or eight groups of an entity side by side, or one byte of each of 64 entities
+// where the code of a group lies: in a byte, beside those of three other groups, or in half of an entity's byte
 #ifdef WIDE
-constexpr int STEPS = (M + 7) / 8, BYTES = STEPS * BLOCK * 4, SLOTS = STEPS * 8;
-constexpr int MOST = 65534;  // of the sums of two groups: their high bytes are added before they are weighed
-constexpr int HEAVIEST = M <= 256 ? 127 : 127 * 256 / M;  // weights are signed bytes, all sums fit 31 bits
+constexpr int STEPS = (M + 7) / 8, SLOTS = STEPS * 8, BYTES = SLOTS * BLOCK;
+constexpr int EARLY = STEPS - STEPS / 4;  // of a SHORT pass
+constexpr int RADIX = 128, MOST = 32766;  // of two groups' sums: their bytes are added in bytes
+constexpr int HEAVIEST = 127;  // weights are signed bytes, all sums fit 31 bits
 constexpr int ROW = (STEPS + 3) / 4 * 4;  // words of an entity beside each other, to look at few entities
 inline int lane(int b) { return b % 16 / 4 * 16 + b / 16 * 4 + b % 4; }  // of a block's words, in the order of `signs`
 inline int64_t place(int64_t e, int m) {
-    return ((e / BLOCK * STEPS + m / 8) * BLOCK + lane(e % BLOCK)) * 4 + m % 8 / 2;
+    return ((e / BLOCK * STEPS * 2 + m / 4) * BLOCK + lane(e % BLOCK)) * 4 + m % 4;
 }
-inline int slot(int m) { return m / 8 * 8 + m % 2 * 4 + m % 8 / 2; }  // of the byte table: even groups, then odd ones
 #else
 constexpr int STEPS = (M + 1) / 2, BYTES = STEPS * BLOCK, SLOTS = STEPS * 2;
-constexpr int MOST = (M > 257 ? 65535 / M : 255) * 256 + 255, HEAVIEST = 1;  // sums of high bytes are 16 bits wide
+constexpr int EARLY = STEPS, RADIX = 256, HEAVIEST = 1;
+constexpr int MOST = (M > 257 ? 65535 / M : 255) * RADIX + RADIX - 1;  // sums of high bytes are 16 bits wide
 inline int64_t place(int64_t e, int m) { return (e / BLOCK * STEPS + m / 2) * BLOCK + e % BLOCK; }
-inline int slot(int m) { return m; }
 #endif
 
 struct Job {  // as in rank.cpp, so that Python needs one structure
-    const uint8_t* codes;  // [⌈E/64⌉][BYTES], then with AVX-512 int32 [⌈E/64⌉·64][ROW]; by kgd_tiles, zero past E
-    const float* tables;   // [n, M, 16]
+    const uint8_t* codes;  // [⌈E/64⌉][BYTES], then with AVX-512 int32 [⌈E/64⌉·64][ROW]; by kgd_tiles
+    const float* tables;   // [n, M, 16]; with a book vectors [n, M·size], which make the tables by inner products
     const int64_t* target;  // [n] entity ids (ranks only)
     const int64_t *known_start, *known_end;  // [n] spans of `known`
     const int32_t* known;  // ids to leave out, ascending within a span
@@ -63,21 +70,30 @@ struct Job {  // as in rank.cpp, so that Python needs one structure
     int32_t *greater, *equal;  // out (ranks)
     float* best_score;         // out (top-k) [n, k], descending; −inf past the last candidate
     int32_t* best;             // out (top-k) [n, k]; −1 past the last candidate
+    const float* book;         // [M, size, 16] or null
+    const int32_t* columns;    // [M·size]: where in a vector the numbers are that the book wants
+    int64_t size;              // of a group
 };
 
 using Answer = std::pair<float, int32_t>;  // (−score, id): the worst kept answer is the largest
 
 struct Query {
-    alignas(64) uint8_t high[SLOTS * 16], low[SLOTS * 16];  // the table in 16 bits: w · (256·high + low)
+    alignas(64) uint8_t high[SLOTS * 16], low[SLOTS * 16];  // the table: w · (RADIX·high + low)
     int32_t weight[(SLOTS + 7) / 8];  // a byte for each pair of groups
     alignas(64) int32_t waiting[BATCH + BLOCK + 16];  // entities to score in float32, ascending
     int32_t count;
     int32_t least, band;  // sums of high bytes below `least` are surely below the goal, above least + band surely above
-    int32_t fine_least, fine_most;  // so are sums of 16 bits below and above these
-    int32_t greater, equal, k, weights;
+    int32_t short_least;  // sums of the early steps' high bytes below it are surely below the goal
+    int32_t fine_least, fine_most;  // so are whole sums below and above these
+    int32_t greater, equal, k, weights, early_weights;
+    alignas(64) uint64_t below[CHUNK], above[CHUNK];  // the last pass's findings, a bit for each entity
+    int64_t open, near;  // how many were neither; and with those above
+    Mode mode;
+    bool tried_short;  // and too much was open
     float goal;
-    double base, step, slack;
+    double base, step, slack, late;  // late: the most that steps after the early ones add
     const float* table;
+    alignas(64) float made[M * 16];  // the table where it is made of a vector
     const int32_t *known, *known_end;
     std::vector<Answer> heap;
 };
@@ -118,7 +134,7 @@ inline void scores(const Job& job, const float* table, const int32_t* ids, int n
         if (s % 4 == 0) words.four(s, x);
         __m512i word = x[s % 4];
         for (int i = 0; i < 8; i++, word = _mm512_srli_epi32(word, 4))  // a shuffle reads the lowest four bits
-            if (const int m = s * 8 + i; m < M)
+            if (const int m = s * 8 + i / 2 + i % 2 * 4; m < M)
                 sum[m % 4] = _mm512_add_ps(sum[m % 4], _mm512_permutexvar_ps(word, _mm512_loadu_ps(table + m * 16)));
     }
     _mm512_storeu_ps(out, _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
@@ -135,33 +151,27 @@ inline void scores(const Job& job, const float* table, const int32_t* ids, int n
 #endif
 
 #ifdef WIDE
-// A word holds eight codes: four in the low halves of its bytes, four in the high ones. One shuffle looks four up for
-// sixteen entities, each code in its quarter of a table of 64 bytes. A byte's two groups are of one weight.
-inline __m512i quarters(__m512i x) {
+// A shuffle looks up four codes of sixteen entities, each in its quarter of a table of 64 bytes, which the code's byte
+// names. Groups m and m + 4 of a step are of one weight.
+inline __m512i quarters(__m512i x) {  // the codes in the low halves of bytes
     const __m512i nibble = _mm512_set1_epi32(0x0f0f0f0f), quarter = _mm512_set1_epi32(0x30201000);
     return _mm512_ternarylogic_epi32(x, nibble, quarter, 0xea);  // (x & nibble) | quarter
 }
-inline __m512i look_up(__m512i x, const uint8_t* bytes, int half) {
-    return _mm512_permutexvar_epi8(x, reinterpret_cast<const __m512i*>(bytes)[half]);
-}
-inline __m512i add_up(__m512i sum, __m512i bytes, int32_t weight) {
-    return _mm512_dpbusd_epi32(sum, bytes, _mm512_set1_epi32(weight));
-}
-inline __m512i add_high(__m512i sum, __m512i even, __m512i odd, const Query& query, int s) {
-    const uint8_t* bytes = query.high + s * 128;
-    return add_up(sum, _mm512_add_epi8(look_up(even, bytes, 0), look_up(odd, bytes, 1)), query.weight[s]);
+inline __m512i look_up(const uint8_t* bytes, __m512i x, __m512i y) {  // of eight groups, added in pairs
+    const __m512i* table = reinterpret_cast<const __m512i*>(bytes);
+    return _mm512_add_epi8(_mm512_permutexvar_epi8(x, table[0]), _mm512_permutexvar_epi8(y, table[1]));
 }
 inline __m512i fine_sums(const Job& job, const Query& query, const int32_t* ids, int n) {
     const Words words(job, ids, n);
-    __m512i high = {}, low = {}, x[4];
+    __m512i high = {}, low = {}, word[4];
     for (int s = 0; s < STEPS; s++) {
-        if (s % 4 == 0) words.four(s, x);
-        const __m512i even = quarters(x[s % 4]), odd = quarters(_mm512_srli_epi16(x[s % 4], 4));
-        high = add_high(high, even, odd, query, s);
-        low = add_up(low, look_up(even, query.low + s * 128, 0), query.weight[s]);
-        low = add_up(low, look_up(odd, query.low + s * 128, 1), query.weight[s]);
+        if (s % 4 == 0) words.four(s, word);
+        const __m512i x = quarters(word[s % 4]), y = quarters(_mm512_srli_epi16(word[s % 4], 4));
+        const __m512i weight = _mm512_set1_epi32(query.weight[s]);
+        high = _mm512_dpbusd_epi32(high, look_up(query.high + s * 128, x, y), weight);
+        low = _mm512_dpbusd_epi32(low, look_up(query.low + s * 128, x, y), weight);
     }
-    return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+    return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low);
 }
 #endif
 
@@ -176,7 +186,7 @@ inline std::pair<float, float> ends(const float* x) {  // the smallest and large
 #endif
 }
 
-// v of 16 bits with |table[m][c] − smallest[m] − w[m]·step·v| ≤ ½ w[m]·step; base, the sum of the smallest; slack, the
+// v below 2¹⁶ with |table[m][c] − smallest[m] − w[m]·step·v| ≤ ½ w[m]·step; base, the sum of the smallest; slack, the
 // largest difference of base + step·(sum of w·v) and a float32 score: these halves, and what float32 rounds off
 void quantise(Query& query, const float* table) {
     double range[M], inverse[M], largest = 0, size = 0;
@@ -189,12 +199,13 @@ void quantise(Query& query, const float* table) {
         size += std::max(std::fabs(top[m]), std::fabs(smallest[m]));
     }
 #ifdef WIDE
-    for (int m = 0; m + 1 < M; m += 2) range[m] = range[m + 1] = range[m] + range[m + 1];  // what the two take together
+    for (int m = 0; m + 4 < M; m++)  // what the two of a pair take together
+        if (m % 8 < 4) range[m] = range[m + 4] = range[m] + range[m + 4];
 #endif
     for (int m = 0; m < M; m++) largest = std::max(largest, range[m]);
     query.table = table;
     query.step = largest > 0 ? largest / (double(MOST) * HEAVIEST) : 1;
-    query.weights = 0;
+    query.weights = query.early_weights = 0, query.late = 0;
     int32_t w[M];
     const double steps = query.step * MOST;
     for (int m = 0; m < M; m++) {
@@ -202,7 +213,12 @@ void quantise(Query& query, const float* table) {
         inverse[m] = 1 / (query.step * w[m]);
     }
     for (int m = 0; m < M; m++) {
-        reinterpret_cast<int8_t*>(query.weight)[m / 2] = int8_t(w[m]), query.weights += w[m];
+        reinterpret_cast<int8_t*>(query.weight)[m / 8 * 4 + m % 4] = int8_t(w[m]), query.weights += w[m];
+        if (m < EARLY * 8) {
+            query.early_weights += w[m];
+        } else {
+            query.late += w[m] * ((double(top[m]) - smallest[m]) * inverse[m] + 1);
+        }
 #ifdef WIDE
         const __m512d low = _mm512_set1_pd(smallest[m]), scale = _mm512_set1_pd(inverse[m]), half = _mm512_set1_pd(.5);
         __m256i v[2];
@@ -211,12 +227,13 @@ void quantise(Query& query, const float* table) {
             v[i] = _mm512_cvttpd_epi32(_mm512_fmadd_pd(x, scale, half));
         }
         const __m256i both = _mm512_cvtepi32_epi16(_mm512_inserti64x4(_mm512_castsi256_si512(v[0]), v[1], 1));
-        _mm_store_si128((__m128i*)(query.low + slot(m) * 16), _mm256_cvtepi16_epi8(both));
-        _mm_store_si128((__m128i*)(query.high + slot(m) * 16), _mm256_cvtepi16_epi8(_mm256_srli_epi16(both, 8)));
+        const __m256i low_bits = _mm256_and_si256(both, _mm256_set1_epi16(RADIX - 1));
+        _mm_store_si128((__m128i*)(query.low + m * 16), _mm256_cvtepi16_epi8(low_bits));
+        _mm_store_si128((__m128i*)(query.high + m * 16), _mm256_cvtepi16_epi8(_mm256_srli_epi16(both, 7)));
 #else
         for (int c = 0; c < 16; c++) {
             const int32_t v = int32_t((table[m * 16 + c] - double(smallest[m])) * inverse[m] + .5);
-            query.high[slot(m) * 16 + c] = uint8_t(v >> 8), query.low[slot(m) * 16 + c] = uint8_t(v);
+            query.high[m * 16 + c] = uint8_t(v / RADIX), query.low[m * 16 + c] = uint8_t(v % RADIX);
         }
 #endif
     }
@@ -229,8 +246,10 @@ void aim(Query& query, float goal) {
     const double above = std::clamp(std::floor((goal - query.base + query.slack) / query.step), -1., END);
     query.goal = goal;
     query.fine_least = int32_t(below), query.fine_most = int32_t(above);
-    query.least = int32_t(std::max(0., std::ceil((below - 255. * query.weights) / 256)));  // low bytes add 0 to 255 w
-    query.band = int32_t(std::floor(above / 256)) - query.least;
+    query.least = int32_t(std::max(0., std::ceil((below - (RADIX - 1.) * query.weights) / RADIX)));
+    query.band = int32_t(std::floor(above / RADIX)) - query.least;
+    const double early = below - query.late - (RADIX - 1.) * query.early_weights;
+    query.short_least = int32_t(std::max(0., std::ceil(early / RADIX)));
 }
 
 // ---- entities that wait for their float32 score ---------------------------------------------------------------------
@@ -251,7 +270,7 @@ template <bool TOP> __attribute__((noinline)) void settle(const Job& job, Query&
     int open = count;
 #ifdef WIDE
     open = 0;
-     for (int at = 0; at < count; at += 16) {  // 16 bits decide most
+    for (int at = 0; at < count; at += 16) {  // sums of all bytes decide most
         const __m512i sum = fine_sums(job, query, query.waiting + at, std::min(16, count - at));
         const __mmask16 there = 0xffff >> std::max(0, at + 16 - count);
         const __mmask16 above = _mm512_mask_cmpgt_epi32_mask(there, sum, _mm512_set1_epi32(query.fine_most));
@@ -289,80 +308,71 @@ inline __m512i numbers() {  // 0 … 63
 }
 #endif
 
-template <bool TOP>
-inline void sort_out(const Job& job, Query& query, int64_t block, uint64_t not_below, uint64_t above) {
-    const int64_t rest = job.num_entities - block * BLOCK;
-    if (rest < BLOCK) not_below &= (uint64_t(1) << rest) - 1, above &= (uint64_t(1) << rest) - 1;
-    query.greater += __builtin_popcountll(above);
-    uint64_t open = not_below & ~above;
-    if (!open) return;
-    const int32_t first = int32_t(block * BLOCK);
-#ifdef WIDE
-    __m512i which = _mm512_maskz_compress_epi8(open, numbers());
-    const int found = __builtin_popcountll(open);
-    for (int i = 0; i < found; i += 16, which = _mm512_alignr_epi64(which, which, 2)) {
-        const __m512i ids = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(which));
-        _mm512_storeu_si512(query.waiting + query.count + i, _mm512_add_epi32(ids, _mm512_set1_epi32(first)));
-    }
-    query.count += found;
-#else
-    for (; open; open &= open - 1) query.waiting[query.count++] = first + __builtin_ctzll(open);
-#endif
-    if (query.count >= BATCH) settle<TOP>(job, query, false);
-}
-
 // ---- sums of bytes --------------------------------------------------------------------------------------------------
+// `pass` writes what it finds about N queries and the entities of some blocks into their `below` and `above`.
 #ifdef WIDE
 constexpr int QUERIES = 4;
 inline uint64_t signs(__m512i a, __m512i b) {  // of 64 numbers, in the order of `lane`
     return _mm512_movepi8_mask(_mm512_packs_epi16(a, b));
 }
-template <bool TOP>
-__attribute__((noinline)) void look(const Job& job, Query& query, int64_t block, __m512i a, __m512i b) {
-    // saturated numbers lie at the band's end or in it, and so are looked at again
-    const __m512i band = _mm512_set1_epi16(int16_t(std::min(query.band, 32767)));
-    sort_out<TOP>(job, query, block, ~signs(a, b), signs(_mm512_subs_epi16(band, a), _mm512_subs_epi16(band, b)));
-}
-template <int N, bool TOP> void pass(const Job& job, Query* query, int64_t first, int64_t last) {
+template <int N, Mode MODE>
+__attribute__((noinline)) void pass(const Job& job, Query* const* query, int64_t first, int64_t last) {
+    __m512i least[N], band[N];  // saturated numbers lie at the band's end or in it, and so are scored in float32
+#pragma GCC unroll 16
+    for (int j = 0; j < N; j++) {
+        const int32_t width = MODE == CLOSELY ? query[j]->fine_most - query[j]->fine_least : query[j]->band;
+        band[j] = _mm512_set1_epi16(int16_t(std::min(width, 32767)));
+        least[j] = _mm512_set1_epi32(MODE == CLOSELY ? 0 : -(MODE == SHORT ? query[j]->short_least : query[j]->least));
+    }
     for (int64_t block = first; block < last; block++) {
         const __m512i* codes = reinterpret_cast<const __m512i*>(job.codes + block * BYTES);
-        __m512i sum[N][4], x[N][2];
-        bool any[N];
+        __m512i sum[N][4];
 #pragma GCC unroll 16
         for (int j = 0; j < N; j++)
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) sum[j][i] = _mm512_set1_epi32(-query[j].least);
-#pragma GCC unroll 1
-        for (int s = 0; s < STEPS; s++) {
-            __m512i even[4], odd[4];
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) {
-                const __m512i c = _mm512_load_si512(codes + s * 4 + i);
-                even[i] = quarters(c), odd[i] = quarters(_mm512_srli_epi16(c, 4));
-            }
-#pragma GCC unroll 16
-            for (int j = 0; j < N; j++) {
-                const __m512i* table = reinterpret_cast<const __m512i*>(query[j].high) + s * 2;
-                __m512i one = _mm512_load_si512(table), other = _mm512_load_si512(table + 1);
-                __m512i weight = _mm512_set1_epi32(query[j].weight[s]);
-                asm("" : "+v"(one), "+v"(other), "+v"(weight));  // to be loaded once, not at each use
+            for (int i = 0; i < 4; i++) sum[j][i] = least[j];
+#pragma GCC unroll 2
+        for (int part = 0; part < 1 + (MODE == CLOSELY); part++) {
+#pragma GCC unroll 2
+            for (int s = 0; s < (MODE == SHORT ? EARLY : STEPS); s++) {
+                __m512i x[4], y[4];
 #pragma GCC unroll 4
                 for (int i = 0; i < 4; i++) {
-                    const __m512i a = _mm512_permutexvar_epi8(even[i], one), b = _mm512_permutexvar_epi8(odd[i], other);
-                    const __m512i bytes = _mm512_add_epi8(a, b);
-                    // as `add_up`, for which the compiler copies the sum to and fro
-                    asm("vpdpbusd %2, %1, %0" : "+v"(sum[j][i]) : "v"(bytes), "v"(weight));
+                    x[i] = _mm512_load_si512(codes + s * 8 + i), y[i] = _mm512_load_si512(codes + s * 8 + 4 + i);
+                    asm("" : "+v"(x[i]), "+v"(y[i]));  // to be loaded once, not at each use
+                }
+#pragma GCC unroll 16
+                for (int j = 0; j < N; j++) {
+                    const uint8_t* bytes = part ? query[j]->low : query[j]->high;
+                    const __m512i* table = reinterpret_cast<const __m512i*>(bytes) + s * 2;
+                    __m512i one = _mm512_load_si512(table), other = _mm512_load_si512(table + 1);
+                    __m512i weight = _mm512_set1_epi32(query[j]->weight[s]);
+                    asm("" : "+v"(one), "+v"(other), "+v"(weight));
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; i++) {
+                        const __m512i a = _mm512_permutexvar_epi8(x[i], one), b = _mm512_permutexvar_epi8(y[i], other);
+                        const __m512i both = _mm512_add_epi8(a, b);
+                        // as _mm512_dpbusd_epi32, for which the compiler copies the sum to and fro
+                        asm("vpdpbusd %2, %1, %0" : "+v"(sum[j][i]) : "v"(both), "v"(weight));
+                    }
                 }
             }
+            if (MODE == CLOSELY && part == 0)
+#pragma GCC unroll 16
+                for (int j = 0; j < N; j++)
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; i++) {
+                        const __m512i shifted = _mm512_slli_epi32(sum[j][i], 7);
+                        sum[j][i] = _mm512_sub_epi32(shifted, _mm512_set1_epi32(query[j]->fine_least));
+                    }
         }
 #pragma GCC unroll 16
         for (int j = 0; j < N; j++) {
-            x[j][0] = _mm512_packs_epi32(sum[j][0], sum[j][1]), x[j][1] = _mm512_packs_epi32(sum[j][2], sum[j][3]);
-            any[j] = _mm512_movepi16_mask(_mm512_max_epi16(x[j][0], x[j][1])) != 0xffffffff;
+            const __m512i a = _mm512_packs_epi32(sum[j][0], sum[j][1]), b = _mm512_packs_epi32(sum[j][2], sum[j][3]);
+            query[j]->below[block - first] = signs(a, b);
+            if (MODE != SHORT)
+                query[j]->above[block - first] = signs(_mm512_subs_epi16(band[j], a), _mm512_subs_epi16(band[j], b));
         }
-#pragma GCC unroll 16
-        for (int j = 0; j < N; j++)
-            if (any[j]) look<TOP>(job, query[j], block, x[j][0], x[j][1]);
     }
 }
 #else
@@ -398,39 +408,130 @@ inline void sums(const uint8_t* codes, const uint8_t* bytes, uint16_t* out) {
             out[e] += bytes[s * 32 + (codes[s * BLOCK + e] & 15)] + bytes[s * 32 + 16 + (codes[s * BLOCK + e] >> 4)];
 }
 #endif
-template <int N, bool TOP> void pass(const Job& job, Query* query, int64_t first, int64_t last) {
+template <int N, Mode> void pass(const Job& job, Query* const* queries, int64_t first, int64_t last) {
+    Query& query = **queries;
     for (int64_t block = first; block < last; block++) {
         alignas(64) uint16_t sum[BLOCK];
-        sums(job.codes + block * BYTES, query->high, sum);
+        sums(job.codes + block * BYTES, query.high, sum);
         int32_t most = 0;
         for (int e = 0; e < BLOCK; e++) most = std::max<int32_t>(most, sum[e]);
-        if (most < query->least) continue;
         uint64_t not_below = 0, above = 0;
-        for (int e = 0; e < BLOCK; e++) {
-            not_below |= uint64_t(sum[e] >= query->least) << e;
-            above |= uint64_t(sum[e] > query->least + query->band) << e;
+        for (int e = 0; e < BLOCK && most >= query.least; e++) {
+            not_below |= uint64_t(sum[e] >= query.least) << e;
+            above |= uint64_t(sum[e] > query.least + query.band) << e;
         }
-        sort_out<TOP>(job, *query, block, not_below, above);
+        query.below[block - first] = ~not_below, query.above[block - first] = above;
     }
 }
 #endif
 
+// after a pass over these blocks: count what is above, put on the list what is open, and settle much of it
+template <bool TOP> __attribute__((noinline)) void sort_out(const Job& job, Query& query, int64_t first, int64_t last) {
+    const int64_t rest = job.num_entities - (last - 1) * BLOCK;
+    if (rest < BLOCK) {
+        const uint64_t there = (uint64_t(1) << rest) - 1;
+        query.below[last - 1 - first] |= ~there, query.above[last - 1 - first] &= there;
+    }
+#ifdef WIDE
+    // the blocks in which something is open, without a branch for each: it could not be foreseen
+    alignas(64) uint64_t open[CHUNK + 8];
+    alignas(64) int64_t where[CHUNK + 8];
+    int found = 0;
+    __m512i count = {}, block = _mm512_add_epi64(_mm512_set1_epi64(first), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+    for (int64_t i = 0; i < last - first; i += 8, block = _mm512_add_epi64(block, _mm512_set1_epi64(8))) {
+        const __mmask8 there = last - first - i < 8 ? (1 << (last - first - i)) - 1 : 0xff;
+        const __m512i below = _mm512_load_si512(query.below + i);
+        const __m512i above = query.mode == SHORT ? _mm512_setzero_si512() : _mm512_load_si512(query.above + i);
+        count = _mm512_mask_add_epi64(count, there, count, _mm512_popcnt_epi64(above));
+        const __m512i rest = _mm512_ternarylogic_epi64(above, below, below, 0x03);  // neither
+        const __mmask8 any = _mm512_mask_test_epi64_mask(there, rest, rest);
+        _mm512_storeu_si512(open + found, _mm512_maskz_compress_epi64(any, rest));
+        _mm512_storeu_si512(where + found, _mm512_maskz_compress_epi64(any, block));
+        found += __builtin_popcount(any);
+    }
+    const int64_t surely = _mm512_reduce_add_epi64(count);
+    query.greater += int32_t(surely), query.near = surely, query.open = 0;
+    for (int i = 0; i < found; i++) {
+        __m512i which = _mm512_maskz_compress_epi8(open[i], numbers());
+        const __m512i at = _mm512_set1_epi32(int32_t(where[i] * BLOCK));
+        const int size = __builtin_popcountll(open[i]);
+        for (int k = 0; k < size; k += 16, which = _mm512_alignr_epi64(which, which, 2)) {
+            const __m512i ids = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(which));
+            _mm512_storeu_si512(query.waiting + query.count + k, _mm512_add_epi32(ids, at));
+        }
+        query.count += size, query.open += size;
+        if (query.count >= BATCH) settle<TOP>(job, query, false);
+    }
+    query.near += query.open;
+#else
+    for (int64_t block = first; block < last; block++) {
+        const uint64_t above = query.above[block - first];
+        query.greater += __builtin_popcountll(above);
+        for (uint64_t open = ~(query.below[block - first] | above); open; open &= open - 1)
+            query.waiting[query.count++] = int32_t(block * BLOCK) + __builtin_ctzll(open);
+        if (query.count >= BATCH) settle<TOP>(job, query, false);
+    }
+#endif
+    if (TOP) settle<TOP>(job, query, last <= CHUNK);
+}
+
+void choose(Query& query, int64_t blocks) {  // how to pass the next chunk, after one of so many blocks
+#ifdef WIDE
+    if (query.mode == SHORT && query.open > SOME * blocks) {
+        query.mode = BOTH, query.tried_short = true;
+    } else if (query.mode == BOTH && query.open > MANY * blocks) {
+        query.mode = CLOSELY;
+    } else if (query.mode == BOTH && query.near <= FEW * blocks && !query.tried_short) {
+        query.mode = SHORT;
+    }
+#endif
+}
+
+template <Mode MODE> void passes(const Job& job, Query* const* query, Query* const* end, int64_t first, int64_t last) {
+    for (; query + QUERIES <= end; query += QUERIES) pass<QUERIES, MODE>(job, query, first, last);
+    if (end - query == 1) pass<1, MODE>(job, query, first, last);
+    if (end - query == 2) pass<2, MODE>(job, query, first, last);
+    if (end - query == 3) pass<3, MODE>(job, query, first, last);
+}
+
 template <bool TOP> void scan(const Job& job, Query* query, int count) {
-    const int64_t blocks = (job.num_entities + BLOCK - 1) / BLOCK, chunk = std::max<int64_t>(1, CHUNK_BYTES / BYTES);
-    for (int64_t first = 0; first < blocks; first += chunk) {
-        const int64_t last = std::min(blocks, first + chunk);
-        int j = 0;
-        for (; j + QUERIES <= count; j += QUERIES) pass<QUERIES, TOP>(job, query + j, first, last);
-        for (; j < count; j++) pass<1, TOP>(job, query + j, first, last);
+    const int64_t blocks = (job.num_entities + BLOCK - 1) / BLOCK;
+    const int64_t most = std::clamp<int64_t>(CHUNK_BYTES / BYTES, 1, CHUNK), least = TOP ? 1 : std::min(FIRST, most);
+    Query* order[3][TASK];
+    // the first chunks are small: the best so far, or how many are near, help in the next
+    for (int64_t first = 0, last; first < blocks; first = last) {
+        last = std::min(blocks, first + std::clamp(first, least, most));
+        Query** end[3] = {order[SHORT], order[BOTH], order[CLOSELY]};
+        for (int j = 0; j < count; j++) *end[query[j].mode]++ = query + j;
+        passes<SHORT>(job, order[SHORT], end[SHORT], first, last);
+        passes<BOTH>(job, order[BOTH], end[BOTH], first, last);
+        passes<CLOSELY>(job, order[CLOSELY], end[CLOSELY], first, last);
+        for (int j = 0; j < count; j++) {
+            sort_out<TOP>(job, query[j], first, last);
+            if (!TOP) choose(query[j], last - first);
+        }
     }
     for (int j = 0; j < count; j++) settle<TOP>(job, query[j], true);
 }
 
 // ---- ranks and top-k ------------------------------------------------------------------------------------------------
+void make_table(const Job& job, const float* vector, float* table) {
+    typedef float Sixteen __attribute__((vector_size(64), aligned(4)));
+    const float* book = job.book;
+    const int32_t* column = job.columns;
+    for (int m = 0; m < M; m++) {
+        Sixteen sum = {};
+        for (int64_t i = 0; i < job.size; i++, book += 16)
+            sum += vector[*column++] * *reinterpret_cast<const Sixteen*>(book);
+        *reinterpret_cast<Sixteen*>(table + m * 16) = sum;
+    }
+}
+
 void start(const Job& job, Query& query, int64_t n) {
-    quantise(query, job.tables + n * M * 16);
+    if (job.book) make_table(job, job.tables + n * M * job.size, query.made);
+    quantise(query, job.book ? query.made : job.tables + n * M * 16);
     query.known = job.known + job.known_start[n], query.known_end = job.known + job.known_end[n];
-    query.count = query.greater = query.equal = 0;
+    query.count = query.greater = query.equal = 0, query.mode = BOTH, query.tried_short = false;
 }
 
 void rank_task(const Job& job, Query* work, int64_t from, int64_t to) {
@@ -441,10 +542,6 @@ void rank_task(const Job& job, Query* work, int64_t from, int64_t to) {
         const int32_t target = int32_t(job.target[n]);
         scores(job, query.table, &target, 1, score);
         aim(query, score[0]);
-    }
-    scan<false>(job, work, int(to - from));
-    for (int64_t n = from; n < to; n++) {
-        Query& query = work[n - from];
         for (const int32_t* at = query.known; at < query.known_end; at += 16) {
             const int size = int(std::min<int64_t>(16, query.known_end - at));
             scores(job, query.table, at, size, score);
@@ -454,9 +551,11 @@ void rank_task(const Job& job, Query* work, int64_t from, int64_t to) {
             }
         }
         // the true entity does not tie with itself: it is known, or taken off here
-        query.equal -= !std::binary_search(query.known, query.known_end, int32_t(job.target[n]));
-        job.greater[n] = query.greater, job.equal[n] = query.equal;
+        query.equal -= !std::binary_search(query.known, query.known_end, target);
     }
+    scan<false>(job, work, int(to - from));
+    for (int64_t n = from; n < to; n++)
+        job.greater[n] = work[n - from].greater, job.equal[n] = work[n - from].equal;
 }
 
 void top_task(const Job& job, Query* work, int64_t from, int64_t to) {  // ties: the lower id first
@@ -480,8 +579,8 @@ void top_task(const Job& job, Query* work, int64_t from, int64_t to) {  // ties:
 }
 
 template <class Task> void each_task(const Job& job, Task run) {
-    const int64_t share = (job.n + job.threads - 1) / job.threads;
-    const int64_t size = std::max<int64_t>(1, std::min<int64_t>(TASK, (share + QUERIES - 1) / QUERIES * QUERIES));
+    const int64_t tasks = (job.n + job.threads * TASK - 1) / (job.threads * TASK) * job.threads;  // as many for each
+    const int64_t size = std::max<int64_t>(1, (job.n + tasks - 1) / std::max<int64_t>(1, tasks));
 #pragma omp parallel num_threads(job.threads)
     {
         std::vector<Query> work(size);
@@ -506,14 +605,19 @@ extern "C" void kgd_tiles(const uint8_t* codes, int64_t num_entities, int32_t th
 #pragma omp parallel for num_threads(threads)
     for (int64_t block = 0; block < blocks; block++) {
         const int64_t first = block * BLOCK, last = std::min(num_entities, first + BLOCK);
+#ifdef WIDE
+        for (int i = 0; i < BYTES; i++) out[block * BYTES + i] = i % 4 << 4;
+        for (int64_t e = first; e < last; e++)
+            for (int m = 0; m < M; m++) out[place(e, m)] |= codes[e * M + m];
+        uint8_t* rows = out + blocks * BYTES + first * ROW * 4;
+        std::memset(rows, 0, BLOCK * ROW * 4);
+        for (int64_t e = first; e < last; e++)
+            for (int m = 0; m < M; m++)
+                rows[(e - first) * ROW * 4 + m / 8 * 4 + m % 4] |= codes[e * M + m] << m % 8 / 4 * 4;
+#else
         std::memset(out + block * BYTES, 0, BYTES);
         for (int64_t e = first; e < last; e++)
             for (int m = 0; m < M; m++) out[place(e, m)] |= codes[e * M + m] << m % 2 * 4;
-#ifdef WIDE
-        int32_t* rows = reinterpret_cast<int32_t*>(out + blocks * BYTES) + first * ROW;
-        std::memset(rows, 0, BLOCK * ROW * 4);
-        for (int64_t e = first; e < last; e++)
-            for (int s = 0; s < STEPS; s++) std::memcpy(rows + (e - first) * ROW + s, out + place(e, s * 8), 4);
 #endif
     }
 }
