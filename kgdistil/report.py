@@ -84,9 +84,9 @@ def alt(runs: dict[str, Run]) -> str:
 
 def quality_block() -> str:
     """The README's first screen: MRR by bytes of an entity, the paper's, the tuned reproduction, and few bits."""
-    from . import tables
+    from . import story, tables
 
-    frame = tables.quality()
+    frame, speed = tables.quality(), tables.frontier_speed()
     frame = frame[frame["kind"] != "published"].astype({"bytes": int})
     sizes = sorted(frame["bytes"].unique(), reverse=True)
     rows = []
@@ -101,6 +101,7 @@ def quality_block() -> str:
         f"![{words}](results/{QUALITY})\n\n{table}\n\n"
         "Bytes of one entity; filtered ranks of both sides, realistic ties; one seed, or the mean of several where "
         "they have run. Each of our numbers links to its record, a mean to that of seed 0."
+        + ("" if speed.empty else f"\n\n{story.of_speed(speed)} [The record](results/bench/scan.json).")
     )
 
 
