@@ -70,7 +70,8 @@ class Scanner(kernels.Ranker):
 
     def __init__(self, codes: Tensor, native: bool | None = None, book: Tensor | None = None, paired: bool = False):
         least, most = GROUPS
-        if codes.ndim != 2 or codes.dtype != torch.uint8 or not least <= codes.shape[1] <= most or codes.max() > 15:
+        shaped = codes.ndim == 2 and len(codes) and least <= codes.shape[1] <= most
+        if not shaped or codes.dtype != torch.uint8 or codes.max() > 15:
             raise ConfigError(
                 f"codes are {codes.dtype} of shape {list(codes.shape)}; they must be uint8 [entities, groups] from 0 "
                 f"to 15, with {least} to {most} groups"
@@ -100,7 +101,7 @@ class Scanner(kernels.Ranker):
         """How many entities score above, and how many equal to, the target of each query; int32 [n] each.
 
         Args:
-            tables: float32 [n, M, 16], finite. target: int64 [n].
+            tables: float32 [n, M, 16], finite as their sums are. target: int64 [n].
             known: what to leave out of each query, the target among them.
         """
         if self.library is not None:
@@ -108,7 +109,13 @@ class Scanner(kernels.Ranker):
         return evaluation.count_scores(self.scores, self.num_entities, tables, target, known)
 
     def top(self, tables: Tensor, k: int, known: kernels.Known) -> tuple[Tensor, Tensor]:
-        """The k best entities of each table: scores, and ids int32 (−1: none), [n, k]; of ties the lower id first."""
+        """The k best entities of each table: scores, and ids int32 (−1: none), [n, k]; of ties the lower id first.
+
+        Raises:
+            ConfigError: k below 1.
+        """
+        if k < 1:
+            raise ConfigError(f"k = {k}: ask for at least one entity")
         if self.library is not None:
             return super().top(tables, k, known)
         best = torch.full((len(tables), k), -torch.inf), torch.full((len(tables), k), -1, dtype=torch.int32)

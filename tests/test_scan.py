@@ -288,6 +288,11 @@ def test_what_has_no_tables_says_so():
     for codes in (torch.zeros(5, 4), *(torch.zeros(5, m).byte() for m in (1, 513)), torch.full((5, 4), 16).byte()):
         with pytest.raises(ConfigError, match="codes are"):
             Scanner(codes)
+    with pytest.raises(ConfigError, match="codes are"):
+        Scanner(torch.zeros(0, 4).byte())
+    codes, made, _, known = problem(1, 5, 2)
+    with pytest.raises(ConfigError, match="at least one"):
+        Scanner(codes).top(made, 0, known)
 
 
 @pytest.mark.parametrize("name, norm", [("ComplEx", 1), ("RotatE", 1), ("TransE", 1), ("TransE", 2), ("DistMult", 1)])
