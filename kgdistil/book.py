@@ -439,8 +439,8 @@ class Pages:
             wanted = " ".join(f"tuned/wn18rr/RotatE/{method}/8@1" for method in ("no-DS", "DS"))
             return self.none_yet(f"python -m kgdistil.reproduce {wanted}")
         told = (
-            f"Of {len(rows)} students, {clear[True]} are better with the teacher by more than twice the standard error of "
-            f"the difference of the means, and {clear[False]} without."
+            f"Of {len(rows)} students, {clear[True]} are better with the teacher by more than twice the standard error "
+            f"of the difference of the means, and {clear[False]} without."
         )
         head = ["student", "seeds", "MRR alone", "MRR of DS", "difference", "standard error"]
         return told + "\n" + html_table("Distilled (DS) and alone, mean and deviation over seeds", head, rows)
