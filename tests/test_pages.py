@@ -139,9 +139,13 @@ def test_other_pages_read_well_when_full(pages):
     several, full = pages.seeds(), dict(pages.frames)
     assert "0.161 ± 0.002" in several and "0.268 ± 0.002" in several and "▲ +0.107" in several
     frame = pages.frames["table3"]
-    pages.frames["table3"] = frame[(frame["model"] == "RotatE") & (frame["protocol"] == "tuned")].assign(ours=0.3)
+    frame = frame[(frame["model"] == "RotatE") & (frame["protocol"] == "tuned")]
     pages.frames["table4"] = frame[:0]
-    assert "In 0 of 3" in pages.seeds() and "≈" in pages.seeds()
+    for distilled, words in ((0.3, "0 are better"), (0.2, "0 are better"), (0.4, "3 are better")):
+        pages.frames["table3"] = frame.assign(ours=frame["method"].map({"DS": distilled}).fillna(0.3))
+        told = pages.seeds()
+        assert f"Of 3 students, {words} with" in told and f"and {3 * (distilled < 0.3)} without." in told
+        assert ("≈" in told) == (distilled == 0.3)
     pages.frames = full
     assert "DS ends at 0.300" in pages.figure(3) and (pages.source / "site/pictures/figure3-dark.svg").is_file()
     drawn = pages.quality_picture()
