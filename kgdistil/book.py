@@ -467,7 +467,7 @@ class Pages:
     def of_frontier(self, dataset: str, name: str = "frontier") -> pd.DataFrame:
         """The rows of a graph."""
         frame = self.frames[name]
-        return frame[frame["dataset"] == dataset]
+        return frame[frame["dataset"] == dataset] if len(frame) else frame
 
     def few_bits(self, dataset: str = "wn18rr", model: str = "RotatE", dim: int = 8) -> str:
         """What students of few bits add to the paper's, in a paragraph; nothing where they have not run."""
@@ -527,17 +527,17 @@ class Pages:
         whole = html_table(f"Whole files on {NAMES[dataset]}: entities, relations, codebooks and maps", head, rows)
         return f"\n{words}\n{drawn}\n{table}\n{beside}\n{whole}\n"
 
-    def frontier_speed(self) -> str:
+    def frontier_speed(self, dataset: str) -> str:
         """What a query costs by bytes of an entity, in words, a picture and a table."""
-        frame = self.frames["frontier_speed"]
+        frame = self.of_frontier(dataset, "frontier_speed")
         if frame.empty:
-            return self.none_yet("python -m kgdistil.bench.scan")
-        words = story.of_speed(frame)
-        drawn = self.picture("frontier-speed", plots.speed(frame), words)
+            return self.none_yet(f"python -m kgdistil.bench.scan --graph {dataset}")
+        words = story.of_speed(frame, NAMES[dataset])
+        drawn = self.picture(f"frontier-speed-{dataset}", plots.speed(frame, NAMES[dataset]), words)
         rows = [[r.label, str(r.bytes), r.what, f"{r.microseconds:.1f}", f"{r.complex:.1f}×", f"{r.rotate:.1f}×",
                  number(r.mrr) + " " + run_link(r.run, "record")] for r in frame.itertuples()]  # fmt: skip
         head = ["model", "bytes", "task", "µs a query", "as fast as ComplEx, d = 64", "as RotatE, d = 64", "MRR"]
-        return f"\n{words}\n{drawn}\n{html_table('What a query costs on WN18RR', head, rows)}\n"
+        return f"\n{words}\n{drawn}\n{html_table(f'What a query costs on {NAMES[dataset]}', head, rows)}\n"
 
     def objectives(self, dataset: str) -> str:
         """What a soft label should say: the objectives of a graph side by side."""

@@ -518,11 +518,11 @@ def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None) -> Figure:
     return fig
 
 
-def speed(frame: pd.DataFrame) -> Figure:
+def speed(frame: pd.DataFrame, where: str) -> Figure:
     """Test MRR over the microseconds of a filtered rank: students of few bits by bytes, and float models.
 
     Args:
-        frame: label, form, bytes, what, microseconds, mrr, as `tables.frontier_speed` makes it.
+        frame: label, form, bytes, what, microseconds, mrr, as `tables.frontier_speed` makes it. where: the graph.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
@@ -530,18 +530,24 @@ def speed(frame: pd.DataFrame) -> Figure:
     with sns.axes_style("ticks"), sns.plotting_context("notebook"):
         fig, axis = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     ranked = frame[frame["what"] == "filtered rank"].sort_values("bytes")
-    for form, colour, style, mark in (("few bits", "#009E73", "-", "o"), ("float32", "#777777", "", "D")):
+    kinds = (
+        ("few bits of low rank", "#7E3FBF", "-", "o"),
+        ("few bits", "#009E73", "-", "o"),
+        ("float32", "#777777", "", "D"),
+    )
+    kinds = [kind for kind in kinds if (ranked["form"] == kind[0]).any()]
+    for form, colour, style, mark in kinds:
         rows = ranked[ranked["form"] == form]
         axis.plot(rows["microseconds"], rows["mrr"], color=colour, ls=style, marker=mark, ms=8, lw=2, label=form)
         for row in rows.itertuples():
-            name = f"{row.bytes} bytes" if form == "few bits" else row.label.removesuffix(", float32")
-            above = form == "few bits"  # the two kinds lie close together: names on either side
+            name = row.label.removesuffix(", float32") if form == "float32" else f"{row.bytes} bytes"
+            above = form == kinds[0][0]  # the kinds lie close together: names on either side
             axis.annotate(name, (row.microseconds, row.mrr), (0, 9 if above else -19), textcoords="offset points",
                           fontsize=11, ha="center", color="#555555")  # fmt: skip
     axis.set_xscale("log")
     axis.margins(x=0.12)
     axis.set_ylim(bottom=0, top=1.15 * ranked["mrr"].max())
-    axis.set(xlabel="microseconds a query (filtered rank, WN18RR)", ylabel="test MRR")
+    axis.set(xlabel=f"microseconds a query (filtered rank, {where})", ylabel="test MRR")
     axis.legend(frameon=False, loc="lower left")
     sns.despine(fig)
     plt.close(fig)

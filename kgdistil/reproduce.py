@@ -478,6 +478,14 @@ def join(graph: Graph, *teachers: str) -> None:
         save_model(folder, joined([load_model(results.model_folder(t), graph) for t in teachers]), graph)
 
 
+def published(cell: Cell) -> Path:
+    """The folder of a student's published weights, whether they are there or not."""
+    name = f"d{cell.dim}"
+    if cell.protocol == FRONTIER:
+        name = f"{cell.dim}B" + ("-low-rank" if cell.method in LOW_RANK else "")
+    return results.results_folder() / "students" / f"{cell.dataset}-{cell.model.lower()}-{name}"
+
+
 def publish(cell: Cell, done: Run, graph: Graph) -> None:
     """Keep the weights of students worth having under `results/students/`, where `load_model` reads them.
 
@@ -486,15 +494,13 @@ def publish(cell: Cell, done: Run, graph: Graph) -> None:
     """
     if cell.seed:
         return
-    name, precision = f"d{cell.dim}", "float32"
+    precision = "float32"
     if cell.protocol == FRONTIER:
-        name = f"{cell.dim}B" + ("-low-rank" if cell.method in LOW_RANK else "")
         precision = next((p for p, g in PACKED.items() if g == done.config.group), "")
     model = done.load(graph)
     small = cell.method in ("distilled", "low-rank") and precision and size(model, precision) < MEGABYTE
     if small or (cell.protocol, cell.method, cell.dim, cell.teacher_dim) == ("tuned", "DS", 8, 64):
-        folder = results.results_folder() / "students" / f"{cell.dataset}-{cell.model.lower()}-{name}"
-        save_weights(folder, model, graph, done.id, precision=precision)
+        save_weights(published(cell), model, graph, done.id, precision=precision)
 
 
 # ---- what it costs --------------------------------------------------------------------------------------------------

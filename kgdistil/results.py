@@ -55,6 +55,11 @@ def runs_folder() -> Path:
     return Path(os.environ.get("KGDISTIL_RUNS") or root() / "runs")
 
 
+def scan_path(dataset: str) -> Path:
+    """What `kgdistil.bench.scan` measured on a graph."""
+    return results_folder() / "bench" / ("scan.json" if dataset == "wn18rr" else f"scan-{dataset}.json")
+
+
 def record_path(run_id: str) -> Path:
     return results_folder() / "runs" / f"{run_id}.json"
 

@@ -20,6 +20,7 @@ import pandas as pd
 
 from . import advice, objectives, results
 from .checkpoint import write_atomically
+from .codes import SIXTEEN
 from .errors import CheckpointError, KgdistilError
 from .evaluation import bootstrap
 from .frontier import against_distilled, kept, points
@@ -405,19 +406,20 @@ def build() -> dict[str, pd.DataFrame]:
         "claims": claims_table(ours, said),
         "frontier": of_both(points),
         "frontier_gain": of_both(against_distilled),
-        "frontier_speed": frontier_speed(),
+        "frontier_speed": of_both(frontier_speed),
         "objectives": of_both(objectives.points),
     }
 
 
 SPEED = ["label", "form", "bytes", "what", "microseconds", "complex", "rotate", "mrr", "run"]
 TASKS = {"rank": "filtered rank", "top": "ten best answers"}
+FORMS = {f"{SIXTEEN} vectors a group": "few bits", f"{SIXTEEN} vectors a group, low rank": "few bits of low rank"}
 
 
-def frontier_speed() -> pd.DataFrame:
-    """`results/bench/scan.json` by model: microseconds of a query, how many times as fast as the float models of 64
+def frontier_speed(dataset: str) -> pd.DataFrame:
+    """`results.scan_path` by model: microseconds of a query, how many times as fast as the float models of 64
     dimensions that is, and the test MRR of the run that was measured; rows of random weights are left out."""
-    path = results.results_folder() / "bench" / "scan.json"
+    path = results.scan_path(dataset)
     if not path.is_file():
         return pd.DataFrame(columns=SPEED)
     frame = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["rows"])
@@ -427,8 +429,7 @@ def frontier_speed() -> pd.DataFrame:
     frame = frame[frame["run"].notna()]
     records = {run: results.read_record(results.record_path(run)) for run in frame["run"].unique()}
     frame["mrr"] = [value(records[run], "mrr") for run in frame["run"]]
-    coded = frame["form"] != "float32"
-    words = frame["form"].where(frame["form"] == "FAISS fast scan", "few bits").where(coded, "float32")
+    words = [FORMS.get(form, form) for form in frame["form"]]
     frame["label"] = [f"{r.model}, d = {r.dim}, {word}" for r, word in zip(frame.itertuples(), words)]
     return frame.assign(form=words, what=frame["what"].map(TASKS))[SPEED]
 

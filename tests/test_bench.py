@@ -126,7 +126,7 @@ def test_the_scan_is_measured_beside_floats_and_faiss(results_in_tmp, monkeypatc
     if scan.kernels.compiler() is None:
         pytest.skip("the scan is measured compiled, and there is no C++ compiler")
     assert scan.main(["--graph", "umls", "--rounds", "1"]) == 0
-    report = json.loads((results_in_tmp / "bench" / "scan.json").read_text())
+    report = json.loads((results_in_tmp / "bench" / "scan-umls.json").read_text())
     rows = report["rows"]
     assert {(r["form"], r["bytes"]) for r in rows if r["what"] == "rank"} == {
         ("float32", 512), ("float32", 64), ("16 vectors a group", 64), ("16 vectors a group", 16)
@@ -148,6 +148,21 @@ def test_the_scan_trains_what_it_measures_and_what_that_needs(results_in_tmp, mo
     assert scan.main(["--train"]) == 0
     floats = scan.with_needs(scan.float_cell("wn18rr", name, dim) for name, dim in scan.FLOATS)
     assert trained == [(found["wn18rr"], umls)] * len(floats) and len(floats) > 2 * len(scan.FLOATS)
+
+
+def test_published_students_are_measured_where_their_runs_lie_elsewhere(results_in_tmp, monkeypatch, umls):
+    from kgdistil.bench import scan
+    from kgdistil.checkpoint import save_weights
+    from kgdistil.models import build_model
+
+    cell = next(cell for cell in scan.coded_cells("umls") if cell.dim == 32)
+    found = make_config(dataset="umls", model="ComplEx", dim=128, role="stage1", teacher="x", group=4, loss="softmax")
+    monkeypatch.setattr(scan, "config", lambda cell: found)
+    assert scan.trained(umls, cell)[1] is None
+    model = build_model("ComplEx", umls.num_entities, umls.num_relations, 128, seed=1)
+    save_weights(scan.published(cell), model, umls, found.run_id, precision="1bit")
+    there, run = scan.trained(umls, cell)
+    assert run == found.run_id and torch.allclose(there.relations, model.relations, atol=1e-3)
 
 
 @needs_compiler

@@ -45,8 +45,8 @@ def pages(tmp_path, monkeypatch):
               "gain": gain, "low": gain - 0.01, "high": gain + 0.01, "p": p, "run": RUN, "distilled_run": RUN}
              for size, mrr, gain, p in ((16, 0.4, 0.05, 0.0005), (64, 0.479, 0.001, 0.6))]  # fmt: skip
     pd.DataFrame(gains).to_csv(tables / "frontier_gain.csv", index=False)
-    asked = [{"label": f"{form} of {size}", "form": form, "bytes": size, "what": "filtered rank", "complex": 100 / us,
-              "rotate": 400 / us, "microseconds": us, "mrr": mrr, "run": RUN}
+    asked = [{"dataset": "wn18rr", "label": f"{form} of {size}", "form": form, "bytes": size, "what": "filtered rank",
+              "complex": 100 / us, "rotate": 400 / us, "microseconds": us, "mrr": mrr, "run": RUN}
              for form, size, us, mrr in (("few bits", 16, 10, 0.45), ("float32", 512, 100, 0.47))]  # fmt: skip
     pd.DataFrame(asked).to_csv(tables / "frontier_speed.csv", index=False)
     tried = [{"dataset": "wn18rr", "student": kind, "objective": name, "mrr": 0.3 + gain, "hits@10": 0.5,
@@ -170,9 +170,9 @@ def test_the_frontier_is_told_in_words_a_picture_and_tables(pages):
     assert text.count("<table") == 3 and f'href="../runs/{RUN}.json"' in text and "▲ +0.050" in text
     assert 'href="../frontier/wn18rr.json"' in text, "what was not trained links to what was measured"
     assert "make frontier DATASET=fb15k-237" in pages.frontier("fb15k-237")
-    text = pages.frontier_speed()
+    text = pages.frontier_speed("wn18rr")
     assert "16 bytes an entity ranks a query in 10.0 µs, 10.0 times as fast as ComplEx and 40.0 times" in text
-    assert (pages.source / "site/pictures/frontier-speed-dark.svg").is_file() and ">40.0×</td>" in text
+    assert (pages.source / "site/pictures/frontier-speed-wn18rr-dark.svg").is_file() and ">40.0×</td>" in text
 
 
 def test_objectives_are_told_in_words_a_picture_and_a_table(pages):
@@ -223,7 +223,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     assert "not run" in pages.does_it_pay() and "not run" in pages.table("table6", "paper")
     assert "nan" not in pages.table("table3", "tuned").lower()
     assert "0.385" in pages.quality_picture(), "the notebook's runs stand in"
-    assert pages.few_bits() == "" and "python -m kgdistil.bench.scan" in pages.frontier_speed()
+    assert pages.few_bits() == "" and "python -m kgdistil.bench.scan --graph" in pages.frontier_speed("wn18rr")
     (tmp_path / "results" / "bench" / "lists.json").unlink(missing_ok=True)
     assert "python -m kgdistil.bench.lists" in pages.lists_speed()
 

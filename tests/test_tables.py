@@ -138,19 +138,22 @@ def test_the_speed_of_a_query_is_told_beside_the_float_models(tmp_path, monkeypa
     (tmp_path / "runs").mkdir()
     shutil.copy(results.record_path(run), tmp_path / "runs")
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path))
-    assert tables.frontier_speed().empty
+    assert tables.frontier_speed("wn18rr").empty
     rows = [{"model": m, "dim": 64, "bytes": b, "form": f, "run": r, "what": w, "microseconds": us}
             for m, b, f, r, w, us in (
                 ("ComplEx", 512, "float32", run, "rank", 100.0), ("RotatE", 512, "float32", None, "rank", 400.0),
                 ("ComplEx", 512, "float32", run, "top", 80.0), ("RotatE", 512, "float32", None, "top", 200.0),
                 ("ComplEx", 16, "16 vectors a group", run, "rank", 20.0),
                 ("ComplEx", 16, "FAISS fast scan", run, "top", 40.0),
+                ("ComplEx", 16, "16 vectors a group, low rank", run, "rank", 25.0),
                 ("ComplEx", 32, "16 vectors a group", None, "rank", 20.0))]  # fmt: skip
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "scan.json").write_text(json.dumps({"rows": rows}))
-    frame = tables.frontier_speed()
-    assert len(frame) == 4 and set(frame["run"]) == {run}, "random weights answer at random"
+    frame = tables.frontier_speed("wn18rr")
+    assert tables.frontier_speed("fb15k-237").empty
+    assert len(frame) == 5 and set(frame["run"]) == {run}, "random weights answer at random"
     few = frame[frame["form"] == "few bits"].iloc[0]
     assert (few.complex, few.rotate, few.what) == (5.0, 20.0, "filtered rank") and 0.3 < few.mrr < 0.5
+    assert list(frame[frame["form"] == "few bits of low rank"]["complex"]) == [4.0]
     faiss = frame[frame["form"] == "FAISS fast scan"].iloc[0]
     assert (faiss.complex, faiss.rotate, faiss.label) == (2.0, 5.0, "ComplEx, d = 64, FAISS fast scan")

@@ -1,8 +1,9 @@
 """`python -m kgdistil.bench.scan`: what a query costs a student of few bits, beside float models and FAISS.
 
-Filtered ranks of WN18RR's test triples and the ten best answers of the same queries, in rounds that take turns, on the
-CPU. Trained weights are used where their runs lie on this machine, else random ones, and the file says which: how many
-entities come near the target, and so have to be looked at twice, depends on them. `--train` trains what is missing.
+Filtered ranks of a graph's test triples and the ten best answers of the same queries, in rounds that take turns, on the
+CPU. Trained weights are used where their runs lie on this machine or they are published, else random ones, and the file
+says which: how many entities come near the target, and so have to be looked at twice, depends on them. `--train` trains
+what is missing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..data import Graph, load
 from ..errors import ConfigError, KgdistilError
 from ..evaluation import KnownTriples
 from ..models import KGEModel, build_model
-from ..reproduce import FRONTIER, Cell, config, shape, with_needs
+from ..reproduce import FRONTIER, Cell, config, published, shape, with_needs
 from ..scan import CodedRanker
 from ..training import run
 
@@ -36,15 +37,20 @@ def float_cell(graph: str, name: str, dim: int) -> Cell:
     return Cell("tuned", graph, name, "teacher" if dim == 64 else "no-DS", dim)
 
 
-def coded_cell(graph: str, size: int) -> Cell:
-    return Cell(FRONTIER, graph, frontier.MODEL, "distilled", size, frontier.teacher_cell(graph, size).dim)
+def coded_cells(graph: str) -> list[Cell]:
+    """The distilled students of few bits: of every size, and of low rank."""
+    plain = [Cell(FRONTIER, graph, frontier.MODEL, "distilled", size, frontier.teacher_cell(graph, size).dim)
+             for size in frontier.SIZES]  # fmt: skip
+    return plain + [cell for cell in frontier.low_rank_cells(graph, frontier.SIZES) if cell.method == "low-rank"]
 
 
 def trained(graph: Graph, cell: Cell) -> tuple[KGEModel, str | None]:
-    """The cell's model and its run where its weights are here; else one of random weights, and None."""
+    """The cell's model and its run where its weights are here or published; else one of random weights, and None."""
     found, dim = config(cell), shape(cell)["dim"]
-    if found is not None and (results.model_folder(found.run_id) / WEIGHTS).is_file():
-        return load_model(results.model_folder(found.run_id), graph), found.run_id
+    if found is not None:
+        places = [results.model_folder(found.run_id)] + [published(cell)] * (cell.protocol == FRONTIER)
+        for folder in (place for place in places if (place / WEIGHTS).is_file()):
+            return load_model(folder, graph), found.run_id
     settings = make_config(dataset=graph.name, model=cell.model, dim=dim)
     return build_model(cell.model, graph.num_entities, graph.num_relations, dim, **settings.model_options), None
 
@@ -87,14 +93,18 @@ def measure(graph: Graph, rounds: int) -> list[dict[str, Any]]:
             raise ConfigError("the benchmark of the scan needs the compiled kernels: install g++ or clang++")
         add(kernels.Ranker(model), model, model=name, dim=dim, bytes=4 * model.entities.shape[1], form="float32",
             run=run_id)  # fmt: skip
-    for size in frontier.SIZES:
-        cell = coded_cell(graph.name, size)
+    for cell in coded_cells(graph.name):
         model, run_id = trained(graph, cell)
+        if cell.method == "low-rank" and run_id is None:
+            continue  # random weights have no rank that is low
+        size, few = cell.dim, f"{SIXTEEN} vectors a group" + (", low rank" if cell.method == "low-rank" else "")
         groups = grouped(model.entities.detach(), model.entities.shape[1] // (2 * size), model.paired)
         book = fit(groups)
         codes = assign(groups, book)
         about = {"model": cell.model, "dim": model.dim, "bytes": size, "run": run_id}
-        add(CodedRanker(model, codes, book), model, form=f"{SIXTEEN} vectors a group", **about)
+        add(CodedRanker(model, codes, book), model, form=few, **about)
+        if cell.method == "low-rank":
+            continue
         for side, anchor in (("tail", 0), ("head", 2)):
             queries = model.queries(triples[:, anchor], triples[:, 1], side).detach()
             call = faiss_top(codes, book, grouped(queries, queries.shape[1], model.paired)[:, 0], 10)
@@ -116,7 +126,7 @@ def measure(graph: Graph, rounds: int) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write `results/bench/scan.json` and print it.
+    """Write `results.scan_path` of the graph and print it.
 
     Returns:
         0.
@@ -129,16 +139,16 @@ def main(arguments: list[str] | None = None) -> int:
     graph = load(options.graph)
     if options.train:
         floats = [float_cell(graph.name, name, dim) for name, dim in FLOATS]
-        for cell in with_needs([*floats, *(coded_cell(graph.name, size) for size in frontier.SIZES)]):
+        for cell in with_needs([*floats, *coded_cells(graph.name)]):
             if (found := config(cell)) is not None:
                 run(found, graph)
     rows = measure(graph, options.rounds)
     report = {"graph": {**graph.sizes(), "sha256": graph.sha256}, "rounds": options.rounds,
               "command": results.command(), "device": results.describe_device("cpu"), **results.provenance(),
               "rows": rows}  # fmt: skip
-    write_json(results.results_folder() / "bench" / "scan.json", report)
+    write_json(results.scan_path(graph.name), report)
     for row in rows:
-        print(f"{row['model']:8s} {row['bytes']:5d} bytes  {row['form']:22s} {row['what']:5s} "
+        print(f"{row['model']:8s} {row['bytes']:5d} bytes  {row['form']:28s} {row['what']:5s} "
               f"{row['microseconds']:8.1f} µs a query{'' if row['run'] else '  (random weights)'}")  # fmt: skip
     return 0
 
