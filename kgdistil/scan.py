@@ -62,7 +62,7 @@ class Scanner(kernels.Ranker):
         codes: uint8 [E, M] from 0 to 15, on the CPU; M from 2 to 512.
         native: False takes the readable path; None the compiled one where there is a compiler.
         book: float32 [M, 16, g] for scores that are inner products. The compiled path then wants query vectors
-            [n, M·g] in place of tables (`made_of` says so), which it makes itself, and sets the groups in order.
+            [n, M·g] in place of tables, which it makes itself (`made_of` is not None), and sets the groups in order.
         paired: vectors are [real | imaginary].
     Raises:
         ConfigError: codes of another form.
@@ -101,7 +101,7 @@ class Scanner(kernels.Ranker):
         """How many entities score above, and how many equal to, the target of each query; int32 [n] each.
 
         Args:
-            tables: float32 [n, M, 16], finite as their sums are. target: int64 [n].
+            tables: float32 [n, M, 16], finite as their sums are; vectors where there is a book. target: int64 [n].
             known: what to leave out of each query, the target among them.
         """
         if self.library is not None:
@@ -114,8 +114,7 @@ class Scanner(kernels.Ranker):
         Raises:
             ConfigError: k below 1.
         """
-        if k < 1:
-            raise ConfigError(f"k = {k}: ask for at least one entity")
+        kernels.check_k(k)
         if self.library is not None:
             return super().top(tables, k, known)
         best = torch.full((len(tables), k), -torch.inf), torch.full((len(tables), k), -1, dtype=torch.int32)

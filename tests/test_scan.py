@@ -290,9 +290,16 @@ def test_what_has_no_tables_says_so():
             Scanner(codes)
     with pytest.raises(ConfigError, match="codes are"):
         Scanner(torch.zeros(0, 4).byte())
+
+
+@needs_compiler
+def test_no_answers_are_not_to_be_had():
     codes, made, _, known = problem(1, 5, 2)
-    with pytest.raises(ConfigError, match="at least one"):
-        Scanner(codes).top(made, 0, known)
+    model = build_model("ComplEx", 5, 2, 4)
+    floats = model.queries(torch.zeros(9).long(), torch.zeros(9).long(), "tail").detach()
+    for ranker, asked in ((Scanner(codes), made), (Scanner(codes, False), made), (kernels.Ranker(model), floats)):
+        with pytest.raises(ConfigError, match="at least one"):
+            ranker.top(asked, 0, known)
 
 
 @pytest.mark.parametrize("name, norm", [("ComplEx", 1), ("RotatE", 1), ("TransE", 1), ("TransE", 2), ("DistMult", 1)])

@@ -24,6 +24,7 @@ import platformdirs
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..losses import Objective
 from ..models import FACTORED, MODELS, KGEModel, RotatE, TransE, TransH
 from ..sampling import TripleSet
@@ -372,11 +373,21 @@ class Ranker:
         return greater, equal
 
     def top(self, queries: Tensor, k: int, known: Known) -> tuple[Tensor, Tensor]:
-        """The k best entities of each query: scores without the model's offset, and ids int32 (−1: none), [n, k]."""
+        """The k best entities of each query: scores without the model's offset, and ids int32 (−1: none), [n, k].
+
+        Raises:
+            ConfigError: k below 1.
+        """
+        check_k(k)
         queries = queries.contiguous()
         score, best = torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int32)
         self.library.kgd_top(ctypes.byref(self.job(queries, known, k=k, best_score=pointer(score), best=pointer(best))))
         return score, best
+
+
+def check_k(k: int) -> None:
+    if k < 1:
+        raise ConfigError(f"k = {k}: ask for at least one entity")
 
 
 def rank_library(model: KGEModel) -> ctypes.CDLL | None:
