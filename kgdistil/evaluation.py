@@ -6,6 +6,7 @@ are left out (the filtered setting of Bordes et al. 2013), and the rank is the t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from . import kernels
 from .data import Graph
 from .errors import KgdistilError
-from .models import KGEModel, Side
+from .models import KGEModel, Side, with_entities
 
 HITS = (1, 3, 10)
 LARGEST = 1e10  # beyond it a float32 score may overflow to NaN, which would rank first
@@ -92,12 +93,33 @@ class KnownTriples:
         return start, torch.searchsorted(self.keys[side], key, right=True), self.ids[side]
 
 
-def rank(model: KGEModel, triples: Tensor, known: KnownTriples, *, native: bool | None = None) -> Ranks:
+def roles(triples: Tensor, num_relations: int, num_entities: int) -> dict[Side, Tensor]:
+    """Which entities stand on a side of a relation in these triples [n, 3]; bool [R, E] by side.
+
+    Type constraints in want of types: the local closed world of Krompaß et al. 2015 (arXiv 1508.02593).
+    """
+    seen: dict[Side, Tensor] = {}
+    for side, column in (("head", 0), ("tail", 2)):
+        seen[side] = torch.zeros(num_relations, num_entities, dtype=torch.bool)
+        seen[side][triples[:, 1], triples[:, column]] = True
+    return seen
+
+
+def rank(
+    model: KGEModel,
+    triples: Tensor,
+    known: KnownTriples,
+    *,
+    native: bool | None = None,
+    allowed: dict[Side, Tensor] | None = None,
+) -> Ranks:
     """Filtered ranks of triples [n, 3] against every entity, head and tail side.
 
     Args:
         model: on any device; the triples and `known` are moved to it where needed.
         native: True or False forces the compiled or the readable path; None takes the compiled one where it can.
+        allowed: by side the entities [R, E] that a relation's queries are ranked against (`roles`), and the true one
+            always: type-constrained ranks.
     Raises:
         KgdistilError: the model holds numbers that are not finite, so that it has no order to rank by.
     """
@@ -107,14 +129,20 @@ def rank(model: KGEModel, triples: Tensor, known: KnownTriples, *, native: bool 
             "diverged; lower its learning rate"
         )
     native = kernels.usable(model) and kernels.rank_library(model) is not None if native is None else native
-    count = kernels.Ranker(model).counts if native else lambda *query: count_readable(model, *query)
-    counts = []
+
+    def counter(candidates: KGEModel) -> Callable[..., tuple[Tensor, Tensor]]:
+        return kernels.Ranker(candidates).counts if native else functools.partial(count_readable, candidates)
+
+    whole, counts = counter(model) if allowed is None else None, []
     with torch.no_grad():
         for side, anchor, target in (("head", 2, 0), ("tail", 0, 2)):
             device = model.entities.device
             spans = known.spans(triples[:, anchor], triples[:, 1], side)
             queries = model.queries(triples[:, anchor].to(device), triples[:, 1].to(device), side)
-            counts.append(count(queries, triples[:, target], spans))
+            if whole is not None:
+                counts.append(whole(queries, triples[:, target], spans))
+            else:
+                counts.append(count_allowed(model, counter, queries, triples[:, [1, target]], spans, allowed[side]))
     greater, equal = (np.stack([x.cpu().numpy() for x in column], axis=1) for column in zip(*counts, strict=True))
     return Ranks(greater, equal)
 
@@ -122,6 +150,44 @@ def rank(model: KGEModel, triples: Tensor, known: KnownTriples, *, native: bool 
 def count_readable(model: KGEModel, queries: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
     """`kernels.Ranker.counts` in PyTorch, on the model's device, within `MEMORY_LIMIT` bytes."""
     return count_scores(lambda part: score_all(model, part), model.num_entities, queries, target, known)
+
+
+def count_allowed(
+    model: KGEModel,
+    counter: Callable[[KGEModel], Callable[..., tuple[Tensor, Tensor]]],
+    queries: Tensor,
+    answers: Tensor,
+    known: kernels.Known,
+    allowed: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Counts of each query among the entities that its relation allows; int32 [n] twice.
+
+    One relation after the other, a model of those entities and of its queries' targets is counted in (`counter`).
+
+    Args:
+        answers: relation and target of each query, int64 [n, 2].
+        allowed: bool [R, E].
+    """
+    start, end, ids = known
+    greater, equal = torch.empty(2, len(queries), dtype=torch.int32).unbind()
+    for relation in answers[:, 0].unique():
+        rows = (answers[:, 0] == relation).nonzero()[:, 0]
+        targets = answers[rows, 1]
+        here = allowed[relation].cpu().clone()
+        outside = ~here  # where a target lies outside, it is a candidate of its own query alone
+        here[targets] = True
+        entities = here.nonzero()[:, 0]
+        place = here.cumsum(0) - 1  # of an entity among them
+        left_out = outside[entities].repeat(len(rows), 1)
+        for mine, row in zip(left_out, rows.tolist()):
+            filtered = ids[start[row] : end[row]].long()
+            mine[place[filtered[here[filtered]]]] = True
+        until = left_out.sum(1).cumsum(0)
+        spans = torch.cat([until.new_zeros(1), until[:-1]]), until, left_out.nonzero()[:, 1].to(torch.int32)
+        some = with_entities(model, model.entities[entities.to(model.entities.device)])
+        counts = counter(some)(queries[rows.to(queries.device)], place[targets], spans)
+        greater[rows], equal[rows] = (count.cpu() for count in counts)
+    return greater, equal
 
 
 def count_scores(

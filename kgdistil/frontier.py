@@ -22,7 +22,6 @@ The trained ones are cells of `reproduce` (protocol "frontier"); for few floats 
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import json
 import logging
@@ -43,7 +42,7 @@ from .config import RunConfig
 from .data import Graph, load
 from .errors import ConfigError, KgdistilError
 from .evaluation import KnownTriples, bootstrap, evaluate
-from .models import MODELS, KGEModel
+from .models import MODELS, with_entities
 from .quantise import GROUPS, weight_bytes
 from .reproduce import (
     CODED,
@@ -167,13 +166,6 @@ def product_quantised(rows: Tensor, size: int, paired: bool) -> Tensor:
 UNTRAINED: dict[str, Callable[[Tensor, int, bool], Tensor]] = {
     "rounded": rounded, "FAISS": product_quantised, "PCA": principal, "random projection": random_projection,
 }  # fmt: skip
-
-
-def with_entities(model: KGEModel, rows: Tensor) -> KGEModel:
-    """A copy of the model with other entities."""
-    other = copy.deepcopy(model)
-    other.entities.data = rows.float().contiguous()
-    return other
 
 
 def path(dataset: str) -> Path:

@@ -14,6 +14,7 @@ Eq. 1 with the two scores exchanged, which is the same loss.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -381,6 +382,12 @@ def safe_hypot(a: Tensor, b: Tensor) -> Tensor:
     """√(a² + b²) whose gradient at the origin is zero, not NaN."""
     square = a.square() + b.square()
     return square.clamp_min(1e-30).sqrt()
+
+
+def with_entities(model: KGEModel, rows: Tensor) -> KGEModel:
+    """A copy of the model with other entities, as many as there are rows [n, width]."""
+    rows = rows.detach().float().contiguous()
+    return copy.deepcopy(model, {id(model.entities): nn.Parameter(rows)})  # its own rows are not copied first
 
 
 def joined(models: Sequence[ComplEx]) -> ComplEx:

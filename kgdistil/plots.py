@@ -467,6 +467,37 @@ def behind(frame: pd.DataFrame) -> Figure:
     return grid.figure
 
 
+def readings(frame: pd.DataFrame, names: list[str]) -> Figure:
+    """MRR over the dimension of teacher and distilled students, a panel for each model: ours in several readings, and
+    the paper's.
+
+    Args:
+        frame: model, dim, method, paper, and a column for each of `names`.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    models = list(dict.fromkeys(frame["model"]))
+    frame = frame[frame["method"] != "no-DS"].sort_values("dim")
+    styles = dict(zip(names, (("#0072B2", "-"), ("#D55E00", "-"), ("#56B4E9", "--"), ("#E69F00", "--"))))
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        fig, axes = plt.subplots(1, len(models), figsize=(11, 4), sharey=True, layout="constrained", squeeze=False)
+    for axis, model in zip(axes[0], models):
+        rows = frame[frame["model"] == model]
+        for name, (shade, line) in styles.items():
+            axis.plot(rows["dim"], rows[name], color=shade, ls=line, lw=2, label=name)
+        axis.plot(rows["dim"], rows["paper"], color="#262626", ls="", marker="o", ms=8, mfc="white", mew=2,
+                  label="the paper")  # fmt: skip
+        over_dimensions(axis, list(rows["dim"]))
+        axis.set_title(model, loc="left")
+        axis.set_xlabel("dimension")
+    axes[0, 0].set_ylabel("MRR on FB15k-237")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
 FRONTIER = {  # method of `frontier`: how it is drawn, and what it is called
     "distilled": ("#0072B2", "-", "o", "few bits, distilled"),
     "own-lists": ("#0072B2", ":", ".", "few bits, lists of the teacher it starts from"),

@@ -12,7 +12,7 @@ from test_models import VARIANTS, naive_score
 
 from kgdistil import evaluation, kernels
 from kgdistil.errors import KgdistilError
-from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank
+from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank, roles
 from kgdistil.losses import Objective
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.predict import top
@@ -50,8 +50,8 @@ def graph(entities: int, n: int = 25) -> tuple[torch.Tensor, torch.Tensor]:
     return triples, torch.cat([triples, crowd, more]).unique(dim=0)
 
 
-def naive_counts(model: KGEModel, triples: torch.Tensor, known: torch.Tensor) -> Ranks:
-    """Every candidate scored alone, in Python's numbers."""
+def naive_counts(model: KGEModel, triples: torch.Tensor, known: torch.Tensor, others: dict | None = None) -> Ranks:
+    """Every candidate scored alone, in Python's numbers; `others`: whether (relation, entity, side) is none."""
     true = {tuple(x) for x in known.tolist()}
     counts = np.zeros((2, len(triples), 2), dtype=np.int32)
     score = functools.cache(lambda *triple: naive_score(model, *triple))
@@ -59,7 +59,8 @@ def naive_counts(model: KGEModel, triples: torch.Tensor, known: torch.Tensor) ->
         for side in (0, 1):
             for e in range(model.num_entities):
                 candidate = (e, r, t) if side == 0 else (h, r, e)
-                if candidate not in true:
+                no_candidate = others and others[r, e, ("head", "tail")[side]]
+                if candidate not in true and candidate != (h, r, t) and not no_candidate:
                     ahead = score(*candidate) - score(h, r, t)
                     counts[0, i, side] += ahead > 1e-6
                     counts[1, i, side] += abs(ahead) <= 1e-6
@@ -83,6 +84,34 @@ def test_counts_equal_a_naive_loop(name, norm, entities, native):
     expected = naive_counts(model, triples, known)
     assert_same(ranks, expected)
     assert entities == 1 or (expected.equal.sum() > 0 and expected.greater.sum() > 0)
+
+
+@pytest.mark.parametrize("native", PATHS)
+@pytest.mark.parametrize("name, norm", VARIANTS)
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_type_constrained_counts_equal_a_naive_loop(name, norm, share, native):
+    """Candidates are the entities seen in the role and the true one, though it was not seen there."""
+    model = tied_model(name, norm)
+    triples, known = graph(37)
+    seen = {side: torch.rand(2, 37, generator=torch.Generator().manual_seed(5)) < share for side in ("head", "tail")}
+    ranks = rank(model, triples, KnownTriples(known, 2), native=native, allowed=seen)
+    others = {(r, e, side): not seen[side][r, e] for r in range(2) for e in range(37) for side in ("head", "tail")}
+    expected = naive_counts(model, triples, known, others)
+    assert_same(ranks, expected)
+    everyone = rank(model, triples, KnownTriples(known, 2), native=native)
+    if share == 1.0:
+        assert_same(ranks, everyone)
+    else:
+        assert ranks.greater.sum() < everyone.greater.sum()
+        assert (ranks.greater.sum() > 0) == (share > 0)
+    alone = rank(model, triples, KnownTriples(triples[:0], 2), native=native, allowed=seen)
+    assert_same(alone, naive_counts(model, triples, triples[:0], others))
+
+
+def test_roles_are_what_stands_on_a_side_of_a_relation():
+    seen = roles(torch.tensor([[0, 0, 1], [2, 0, 1], [3, 1, 3]]), 2, 5)
+    assert [(r, e) for r, e in seen["head"].nonzero().tolist()] == [(0, 0), (0, 2), (1, 3)]
+    assert [(r, e) for r, e in seen["tail"].nonzero().tolist()] == [(0, 1), (1, 3)]
 
 
 @pytest.mark.parametrize("native", PATHS)

@@ -12,6 +12,7 @@ from kgdistil.checkpoint import load_model
 from kgdistil.data import load
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import evaluate
+from kgdistil.models import with_entities
 from kgdistil.reproduce import Cell, config, parse, shape
 
 
@@ -153,7 +154,7 @@ def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
         assert ranks.metrics()["both"]["mrr"] == pytest.approx(row.mrr)
     graph = load("umls")
     teacher = load_model(results.model_folder(config(frontier.teacher_cell("umls", 16)).run_id), graph)
-    rounded = frontier.with_entities(teacher, frontier.rounded(teacher.entities.data, 16, True))
+    rounded = with_entities(teacher, frontier.rounded(teacher.entities.data, 16, True))
     assert table.set_index("method").loc["rounded", "mrr"] == evaluate(rounded, graph).metrics()["both"]["mrr"]
     beside = frontier.against_distilled("umls").set_index("method")
     assert set(beside.index) == set(table["method"]) - {"teacher", "distilled"}

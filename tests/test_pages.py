@@ -107,20 +107,49 @@ def test_the_legend_of_the_curves_lies_inside_the_picture(pages):
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["without a teacher", "stage 1", "stage 2"]
 
 
-def test_suspect_numbers_stand_beside_each_side_of_ours(pages):
-    assert "Not run yet" in pages.suspects()
-    paper = results.root() / "results" / "paper.csv"
-    said = pd.read_csv(paper).query("table == 4 and method == 'teacher'")
+def constrained_frame(apart: dict[tuple[str, str], float], **of_models: float) -> pd.DataFrame:
+    """Ours among Table 4's cells: the paper's numbers and so much by candidates and side, and by model on all."""
+    said = pd.read_csv(results.root() / "results" / "paper.csv").query("table == 4 and metric in @tables.METRICS")
+    wide = said.pivot_table(index=["model", "dim", "method"], columns="metric", values="value", sort=False)
     rows = []
-    for model in ("RotatE", "TransH"):
-        values = said[said["model"] == model].set_index("metric")["value"].to_dict()
-        for side, apart in (("tail", 0.01 if model == "RotatE" else 0.2), ("both", -0.1), ("head", -0.2)):
-            cell = f"tuned/fb15k-237/{model}/teacher/64"
-            rows.append({"cell": cell, "side": side, "run": RUN, **{m: v + apart for m, v in values.items()}})
-    pages.frames["sides"] = pd.DataFrame(rows)
+    for (model, dim, method), values in wide.iterrows():
+        for (candidates, side), more in apart.items():
+            rows.append({"cell": f"tuned/fb15k-237/{model}/{method}/{dim:.0f}", "model": model, "dim": int(dim),
+                         "method": method, "candidates": candidates, "side": side, "paper": values["mrr"], "run": RUN,
+                         **(values + more + of_models.get(model, 0)).to_dict()})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+APART = {("every entity", "both"): -0.1, ("every entity", "tail"): 0.01, ("training", "both"): -0.05,
+         ("training", "tail"): 0.2}  # fmt: skip
+
+
+def test_suspect_numbers_stand_beside_each_reading_of_ours(pages):
+    pages.frames["constrained"] = pd.DataFrame()
+    assert "python -m kgdistil.constrained tuned/fb15k-237/RotatE/teacher/64" in pages.suspects()
+    pages.frames["constrained"] = constrained_frame(APART, TransH=0.055)
     text = pages.suspects()
-    assert "RotatE's by at most 0.010 and TransH's by at most 0.200." in text
-    assert text.count("<tr") == 1 + 8 and "0.430" in text and "0.165" in text, ".420 + .01 on tails, .365 − .2 on heads"
+    assert "the paper's RotatE is nearest to our tails alone (at most 0.010 apart)" in text
+    assert "the paper's TransH is nearest to our both sides, type-constrained (at most 0.005 apart)" in text
+    assert text.count("<tr") == 1 + 10 and f"../constrained/{RUN}.json" in text
+    assert "0.430" in text and "0.370" in text, ".420 + .01 on tails, .365 + .005 of the type"
+
+
+def test_every_cell_of_table_4_is_shown_in_each_reading(pages):
+    pages.frames["constrained"] = pd.DataFrame()
+    assert "Not run yet" in pages.readings()
+    frame = constrained_frame(APART, TransH=0.055, ComplEx=0.1)
+    pages.frames["constrained"] = frame
+    text = pages.readings()
+    told = "RotatE's to tails alone (0.010 apart)", "ComplEx's to both sides (0.000 apart)"
+    assert all(words in text for words in told) and "TransH's to both sides, type-constrained (0.005 apart)" in text
+    assert text.count("<tr") == 1 + 28 and "▼ −0.050" in text and "≈ +0.005" in text
+    assert (pages.source / "site/pictures/readings-dark.svg").is_file()
+    drawn = plots.readings(book.readings(frame), [*book.READINGS])
+    panel = drawn.axes[list(frame["model"].unique()).index("RotatE")]
+    lines = {line.get_label(): list(line.get_ydata()) for line in panel.get_lines()}
+    assert lines["the paper"] == [0.297, 0.365, 0.41, 0.42], "the students and the teacher by size, none alone"
+    assert lines["tails alone"] == pytest.approx([0.307, 0.375, 0.42, 0.43])
 
 
 def test_other_pages_read_well_when_full(pages):
@@ -194,6 +223,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
         frame.to_csv(tables / f"{name}.csv", index=False)
     for name in (
         "sides",
+        "constrained",
         "significance",
         "behind",
         "whole_lists",
@@ -212,6 +242,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     silent = (
         pages.sides,
         pages.suspects,
+        pages.readings,
         pages.significance,
         pages.behind,
         pages.whole_lists,

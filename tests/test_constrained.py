@@ -1,0 +1,103 @@
+"""Type-constrained ranks of recorded cells: trained where weights are missing, and refused where they are others."""
+
+import json
+import os
+
+import pytest
+import torch
+from test_reproduce import cell, small  # noqa: F401 - a fixture
+
+from kgdistil import constrained, load, results, tables
+from kgdistil.data import Graph
+from kgdistil.errors import CheckpointError, ConfigError
+from kgdistil.evaluation import KnownTriples, rank, roles
+from kgdistil.reproduce import config, parse, work
+
+
+@pytest.fixture(scope="module")
+def fb15k() -> Graph:
+    if not os.environ.get("KGDISTIL_DATA"):
+        pytest.skip("KGDISTIL_DATA is not set: it names the folder that holds FB15k-237.tar.gz")
+    return load("fb15k-237")
+
+
+@pytest.fixture
+def trained_cell(small):  # noqa: F811
+    """A distilled student of a small graph, with its record."""
+    mine = cell("DS")
+    work([mine], "cpu", 1, False)
+    return mine
+
+
+def test_candidates_seen_in_the_role_make_better_ranks(trained_cell, capsys):
+    graph = load("nations")
+    constrained.complete([trained_cell])
+    record = constrained.read(trained_cell)
+    every, training, told = (record["test"][name] for name in constrained.CANDIDATES)
+    assert every == results.read_record(results.record_path(record["id"]))["test"]
+    model = constrained.trained(trained_cell, graph)
+    seen = roles(graph.train, graph.num_relations, graph.num_entities)
+    ranks = rank(model, graph.test, KnownTriples(graph.known, graph.num_relations), allowed=seen)
+    assert training == ranks.metrics() != told and training["both"]["mrr"] > every["both"]["mrr"]
+    assert record["graph"]["sha256"] == graph.sha256 and {"commit", "command", "device", "versions"} <= set(record)
+    assert f"{trained_cell}: test MRR among every entity {every['both']['mrr']:.3f}" in capsys.readouterr().out
+    before = constrained.path(record["id"]).stat().st_mtime_ns
+    constrained.complete([trained_cell])
+    assert constrained.path(record["id"]).stat().st_mtime_ns == before, "what is recorded is left"
+    assert "1 of 1 cells are recorded" in capsys.readouterr().out
+
+
+def test_the_command_takes_cells_or_else_all_of_table_4(monkeypatch):
+    asked = []
+    monkeypatch.setattr(constrained, "complete", asked.append)
+    one = "tuned/fb15k-237/RotatE/teacher/64"
+    assert constrained.main([one]) == constrained.main([]) == 0
+    assert [[str(c) for c in asked[0]], len(asked[1])] == [[one], 28]
+
+
+def test_what_has_lost_its_weights_is_trained_again_to_the_same_ranks(trained_cell):
+    graph = load("nations")
+    before = constrained.measure(trained_cell, graph)["test"]
+    for folder in results.runs_folder().glob("models/*"):
+        (folder / "model.safetensors").unlink()
+    assert constrained.measure(trained_cell, graph)["test"] == before
+
+
+def test_other_weights_than_the_records_are_refused(trained_cell):
+    graph, path = load("nations"), results.record_path(config(trained_cell).run_id)
+    record = json.loads(path.read_text())
+    record["test"]["both"]["mrr"] += 0.01
+    path.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="other weights; delete the folder"):
+        constrained.measure(trained_cell, graph)
+    assert constrained.read(trained_cell) is None
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"no record: run `python -m kgdistil.reproduce {trained_cell}`"):
+        constrained.measure(trained_cell, graph)
+
+
+def test_a_cell_without_a_search_is_told_what_makes_it(small):  # noqa: F811
+    with pytest.raises(ConfigError, match="no recorded search: run `python -m kgdistil.reproduce tuned/nations"):
+        constrained.complete([cell("DS")])
+
+
+@pytest.mark.parametrize("model", ["TransE", "TransH", "ComplEx", "RotatE"])
+def test_the_published_students_have_the_committed_ranks(model, fb15k):
+    committed = constrained.read(parse(f"tuned/fb15k-237/{model}/DS/8"))
+    published = constrained.load_model(constrained.published(parse(committed["cell"])), fb15k)
+    known = KnownTriples(fb15k.known, fb15k.num_relations)
+    with torch.no_grad():
+        seen = roles(fb15k.train, fb15k.num_relations, fb15k.num_entities)
+        ranks = rank(published, fb15k.test, known, allowed=seen).metrics()
+    for side, metrics in ranks.items():
+        assert metrics == pytest.approx(committed["test"]["training"][side], abs=1e-4 * 1000 ** (side == "mr"))
+
+
+def test_every_cell_of_table_4_has_its_ranks_of_the_type():
+    for mine in constrained.table4():
+        record = constrained.read(mine)
+        assert record is not None, f"run `python -m kgdistil.constrained {mine}`"
+        assert record["dirty"] is False and len(record["commit"]) == 40, record["id"]
+        theirs = tables.record_of(mine)["test"]
+        for side, metrics in record["test"]["every entity"].items():
+            assert metrics["mrr"] == pytest.approx(theirs[side]["mrr"], abs=constrained.NEAR)
