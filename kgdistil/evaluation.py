@@ -172,21 +172,21 @@ def count_allowed(
     greater, equal = torch.empty(2, len(queries), dtype=torch.int32).unbind()
     for relation in answers[:, 0].unique():
         rows = (answers[:, 0] == relation).nonzero()[:, 0]
-        targets = answers[rows, 1]
         here = allowed[relation].cpu().clone()
         outside = ~here  # where a target lies outside, it is a candidate of its own query alone
-        here[targets] = True
+        here[answers[rows, 1]] = True
         entities = here.nonzero()[:, 0]
         place = here.cumsum(0) - 1  # of an entity among them
-        left_out = outside[entities].repeat(len(rows), 1)
-        for mine, row in zip(left_out, rows.tolist()):
-            filtered = ids[start[row] : end[row]].long()
-            mine[place[filtered[here[filtered]]]] = True
-        until = left_out.sum(1).cumsum(0)
-        spans = torch.cat([until.new_zeros(1), until[:-1]]), until, left_out.nonzero()[:, 1].to(torch.int32)
-        some = with_entities(model, model.entities[entities.to(model.entities.device)])
-        counts = counter(some)(queries[rows.to(queries.device)], place[targets], spans)
-        greater[rows], equal[rows] = (count.cpu() for count in counts)
+        count = counter(with_entities(model, model.entities[entities.to(model.entities.device)]))
+        for part in rows.split(max(1, MEMORY_LIMIT // (16 * len(entities)))):
+            left_out = outside[entities].repeat(len(part), 1)
+            for mine, row in zip(left_out, part.tolist(), strict=True):
+                filtered = ids[start[row] : end[row]].long()
+                mine[place[filtered[here[filtered]]]] = True
+            until = left_out.sum(1).cumsum(0)
+            spans = torch.cat([until.new_zeros(1), until[:-1]]), until, left_out.nonzero()[:, 1].to(torch.int32)
+            found = count(queries[part.to(queries.device)], place[answers[part, 1]], spans)
+            greater[part], equal[part] = (x.cpu() for x in found)
     return greater, equal
 
 

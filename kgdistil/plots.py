@@ -469,7 +469,7 @@ def behind(frame: pd.DataFrame) -> Figure:
 
 def readings(frame: pd.DataFrame, names: list[str]) -> Figure:
     """MRR over the dimension of teacher and distilled students, a panel for each model: ours in several readings, and
-    the paper's.
+    the paper's, with its students alone.
 
     Args:
         frame: model, dim, method, paper, and a column for each of `names`.
@@ -477,18 +477,19 @@ def readings(frame: pd.DataFrame, names: list[str]) -> Figure:
     import matplotlib.pyplot as plt
     import seaborn as sns
 
-    models = list(dict.fromkeys(frame["model"]))
-    frame = frame[frame["method"] != "no-DS"].sort_values("dim")
+    models, frame = list(dict.fromkeys(frame["model"])), frame.sort_values("dim")
     styles = dict(zip(names, (("#0072B2", "-"), ("#D55E00", "-"), ("#56B4E9", "--"), ("#E69F00", "--"))))
     with sns.axes_style("ticks"), sns.plotting_context("notebook"):
         fig, axes = plt.subplots(1, len(models), figsize=(11, 4), sharey=True, layout="constrained", squeeze=False)
     for axis, model in zip(axes[0], models):
         rows = frame[frame["model"] == model]
+        last, alone = rows[rows["method"] != "no-DS"], rows[rows["method"] == "no-DS"]
         for name, (shade, line) in styles.items():
-            axis.plot(rows["dim"], rows[name], color=shade, ls=line, lw=2, label=name)
-        axis.plot(rows["dim"], rows["paper"], color="#262626", ls="", marker="o", ms=8, mfc="white", mew=2,
-                  label="the paper")  # fmt: skip
-        over_dimensions(axis, list(rows["dim"]))
+            axis.plot(last["dim"], last[name], color=shade, ls=line, lw=2, label=name)
+        for part, mark, label in ((last, "o", "the paper, teacher and DS"), (alone, "v", "the paper, no-DS")):
+            axis.plot(part["dim"], part["paper"], color="#262626" if mark == "o" else "#777777", ls="", marker=mark,
+                      ms=8, mfc="white", mew=2, label=label)  # fmt: skip
+        over_dimensions(axis, list(last["dim"]))
         axis.set_title(model, loc="left")
         axis.set_xlabel("dimension")
     axes[0, 0].set_ylabel("MRR on FB15k-237")

@@ -28,12 +28,12 @@ import torch
 from tqdm import tqdm
 
 from . import results
-from .checkpoint import WEIGHTS, load_model, save_model, save_weights, write_atomically
+from .checkpoint import WEIGHTS, load_model, read_model, save_model, save_weights, write_atomically
 from .config import RunConfig, make_config
 from .data import Graph, load
 from .errors import BusyError, CheckpointError, ConfigError, KgdistilError
 from .models import MODELS as MODEL_CLASSES
-from .models import build_model, joined
+from .models import KGEModel, build_model, joined
 from .quantise import GROUPS as PACKED
 from .quantise import size
 from .training import Run, make_engine, run
@@ -466,6 +466,55 @@ def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
         shutil.rmtree(done.folder, ignore_errors=True)
 
 
+def folder_of(cell: Cell) -> Path | None:
+    """Where the weights of the cell's run lie: among this machine's runs, or published; None where they are gone."""
+    own = config(cell)
+    if own is None:
+        return None
+    if has_weights(own):
+        return results.model_folder(own.run_id)
+    if cell.dataset in GRAPHS and (published(cell) / WEIGHTS).is_file():
+        about = read_model(published(cell) / WEIGHTS)[1]
+        if about.get("run_id") == own.run_id:
+            return published(cell)
+    return None
+
+
+def weights_of(cell: Cell, graph: Graph) -> KGEModel:
+    """The cell's model: from `folder_of`, or else trained again, with all that it needs.
+
+    Raises:
+        ConfigError: its recipe has not been searched.
+    """
+    if folder := folder_of(cell):
+        return load_model(folder, graph)
+    return train_again(cell, graph).load(graph)
+
+
+def train_again(cell: Cell, graph: Graph) -> Run:
+    """Train a cell's run though it is recorded; its record and ranks are replaced at the end. What it needs is trained
+    only where its weights are gone.
+
+    Raises:
+        ConfigError: its recipe has not been searched.
+    """
+    own = config(cell)
+    if own is None:
+        raise ConfigError(f"{cell} has no recorded search: run `python -m kgdistil.reproduce {cell}` first")
+    for need in cell.needs:
+        if not has_weights(config(need)):
+            train_again(need, graph)
+    if members := cell.members:
+        join(graph, *(config(member).run_id for member in members))
+    before = results.read_record(results.record_path(own.run_id))
+    done = run(own, graph, save_ranks=True, again=True)
+    if cell.dataset in GRAPHS:
+        publish(cell, done, graph)
+    if before:
+        log.info("again: %s, test MRR %.4f, recorded was %.4f", cell, done.test(), before["test"]["both"]["mrr"])
+    return done
+
+
 def joined_name(*teachers: str) -> str:
     """The folder of several teachers as one."""
     return "joined-" + hashlib.sha256("+".join(teachers).encode()).hexdigest()[:8]
@@ -621,15 +670,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes; the threads are divided among them")
     parser.add_argument("--plan", action="store_true", help="say what is left and what it costs, and stop")
+    parser.add_argument("--again", action="store_true", help="train what is recorded, too, and replace its records")
     options = parser.parse_args(arguments)
     cells = list(options.cells)
     for name in [*(f"table{n}" for n in options.table), *(f"figure{n}" for n in options.figure)]:
         cells += [replace(c, seed=options.seed) for c in cells_of(name, options.protocol) if c.model in options.models]
     if not cells:
         parser.error("nothing asked for: name cells, --table or --figure")
-    print_plan(cells, options.device, max(1, torch.get_num_threads() // options.jobs), options.jobs)
+    threads = max(1, torch.get_num_threads() // options.jobs)
+    print_plan(cells, options.device, threads, options.jobs, options.plan)
     log_to_terminal()
-    return 0 if options.plan else work_together(cells, options.device, options.jobs)
+    if options.plan:
+        return 0
+    recorded_before = [c for c in cells if options.again and (own := config(c, options.device)) and recorded(own)]
+    failed = work_together(cells, options.device, options.jobs)
+    for cell in dict.fromkeys(recorded_before):
+        train_again(cell, graph_of(cell.dataset))
+    return failed
 
 
 def work_together(cells: list[Cell], device: str, jobs: int) -> int:
@@ -661,13 +718,16 @@ def work_together(cells: list[Cell], device: str, jobs: int) -> int:
     return max(abs(worker.exitcode) for worker in workers)
 
 
-def print_plan(cells: list[Cell], device: str, threads: int, jobs: int) -> None:
-    """What is left and what it costs on this machine."""
+def print_plan(cells: list[Cell], device: str, threads: int, jobs: int, whole: bool = False) -> None:
+    """What is left and what it costs on this machine; `whole`: and what all would cost, recorded or not."""
     torch.set_num_threads(threads)
     costs, everything = Costs(device), with_needs(cells)
     seconds = {cell: costs.cell(cell) for cell in everything}
     missing = [cell for cell in everything if seconds[cell]]
     print(f"{len(everything) - len(missing)} of {len(everything)} cells are recorded.")
+    if whole:
+        cost = sum(costs.cell(cell, left=False) for cell in everything)
+        print(f"From nothing they would take about {cost / 60 / jobs:.0f} min.")
     for cell in missing:
         print(f"  {str(cell):40s} {seconds[cell] / 60:6.1f} min")
     if missing:

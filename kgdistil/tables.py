@@ -7,6 +7,7 @@ committed there differs.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import sys
@@ -89,14 +90,16 @@ def value(record: dict[str, Any] | None, metric: str, side: str = "both") -> flo
 def table2(ours: Ours, said: pd.DataFrame) -> pd.DataFrame:
     """Sizes of the graphs as their loaded files give them."""
     rows = said[said["table"] == 2][["dataset", "metric", "value"]].rename(columns={"value": "paper"})
-    sizes: dict[str, dict[str, int]] = {}
+    read: dict[str, dict[str, Any]] = {}
     for protocol in PROTOCOLS:
         for name, dataset in (("table3", "wn18rr"), ("table4", "fb15k-237")):
             for cell in cells_of(name, protocol):
-                if dataset not in sizes and (record := ours(cell)):
-                    sizes[dataset] = record["graph"]
-    counted = [sizes.get(r.dataset, {}).get(r.metric) for r in rows.itertuples()]
-    return rows.assign(paper=rows["paper"].astype(int), ours=pd.array(counted, dtype="Int64"))
+                if dataset not in read and (record := ours(cell)):
+                    read[dataset] = record
+    counted = [read[r.dataset]["graph"][r.metric] if r.dataset in read else None for r in rows.itertuples()]
+    rows = rows.assign(paper=rows["paper"].astype(int), ours=pd.array(counted, dtype="Int64"))
+    runs = [read[name]["id"] if name in read else "not run" for name in rows["dataset"]]
+    return rows.assign(difference=rows["ours"] - rows["paper"], run=runs)
 
 
 def results_table(ours: Ours, said: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -139,6 +142,9 @@ def table5(said: pd.DataFrame) -> pd.DataFrame:
             "seconds_paper": theirs["seconds"], "seconds": own["seconds"],
             "speedup_paper": theirs["speedup"], "speedup": own["speedup"],
             "bytes": own["bytes"], "latency_p50_us": own["latency_p50_us"], "latency_p99_us": own["latency_p99_us"],
+            "parameters_difference": own["parameters"] - int(theirs["parameters"]),
+            "seconds_difference": own["seconds"] - theirs["seconds"],
+            "speedup_difference": own["speedup"] - theirs["speedup"], "run": "bench/bench.json",
         })  # fmt: skip
     return pd.DataFrame(rows).convert_dtypes()
 
@@ -284,6 +290,23 @@ def curves(ours: Ours, cells: Iterable[Cell]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def figures_known(ours: Ours, said: pd.DataFrame) -> pd.DataFrame:
+    """MRR of the cells of Figures 1 to 3 that stand in the paper's tables too; its figures print no numbers."""
+    theirs = said[said["table"].isin([3, 4]) & (said["metric"] == "mrr")]
+    theirs = {(r.dataset, r.model, r.method, int(r.dim)): r.value for r in theirs.itertuples()}
+    rows = []
+    for number, protocol in itertools.product((1, 2, 3), PROTOCOLS):
+        for cell in cells_of(f"figure{number}", protocol):
+            method = "teacher" if (number, cell.dim) == (1, 64) else cell.method  # the paper's one of 64 dimensions
+            record, paper_says = ours(cell), theirs.get((cell.dataset, cell.model, method, cell.dim))
+            if paper_says is not None and cell.teacher_dim == 64:
+                mrr = value(record, "mrr")
+                rows.append({"figure": number, "protocol": protocol, "cell": str(cell), "paper": paper_says,
+                             "ours": mrr, "difference": None if mrr is None else mrr - paper_says,
+                             "run": record["id"] if record else "not run"})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 # ---- the sentences with numbers in them -----------------------------------------------------------------------------
 Find = Callable[..., float]  # find(model, dim, method, metric="mrr"): a number of Table 3 or 6
 
@@ -338,7 +361,10 @@ def claims() -> list[tuple[str, str, float, Callable[[Find], float]]]:
 
 
 def claims_table(ours: Ours, said: pd.DataFrame) -> pd.DataFrame:
-    """Each claim: what the sentence says, what the paper's own tables give, what ours give; per cent."""
+    """Each claim: what the sentence says, what the paper's own tables give, what ours give, and in which unit.
+
+    Ours are means over seeds, as in Table 3.
+    """
     theirs = said[said["table"].isin([3, 6]) & (said["dataset"] == "wn18rr")]
     lookup = {(r.model, int(r.dim), r.method, r.metric): r.value for r in theirs[::-1].itertuples()}  # Table 3 wins
 
@@ -347,10 +373,10 @@ def claims_table(ours: Ours, said: pd.DataFrame) -> pd.DataFrame:
 
     def of_ours(protocol: str) -> Find:
         def find(model: str, dim: int, method: str, metric: str = "mrr") -> float:
-            record = ours(Cell(protocol, "wn18rr", model, method, dim))
-            if record is None:
+            records = ours.seeds(Cell(protocol, "wn18rr", model, method, dim))
+            if not records:
                 raise LookupError(f"{protocol}/{model}/{method}/{dim} not run")
-            return value(record, metric)
+            return float(np.mean([value(record, metric) for record in records]))
 
         return find
 
@@ -363,9 +389,53 @@ def claims_table(ours: Ours, said: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for where, sentence, number, how in claims():
         own = {protocol: recomputed(how, of_ours(protocol)) for protocol in PROTOCOLS}
-        rows.append({"section": where, "sentence": sentence, "paper_says": number,
+        rows.append({"section": where, "sentence": sentence, "unit": "%", "paper_says": number,
                      "from_its_tables": how(of_paper), **own})  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows + claims_of_cost(said) + claims_of_training(ours))
+
+
+def claims_of_cost(said: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of `claims_table` that follow from Table 5; what a model costs depends on no protocol."""
+    frame, rows = table5(said), []
+    large = frame[frame["dim"] == 64].set_index("model")
+    slower = {
+        16: "d=64 takes this many times as long as d=16",
+        8: "d=64 takes nearly or more than this many times as long as d=8 (the abstract: more than)",
+    }
+    for column, dim, number, sentence in (
+        *(("parameters", d, 64 / d, f"d={d}: parameters, and memory, fall by this many times") for d in DIMS),
+        *(("seconds", d, number, f"Inference: {slower[d]}, mean of four models") for d, number in ((16, 5), (8, 10))),
+    ):
+        small = frame[frame["dim"] == dim].set_index("model")
+        theirs, own = ((large[c] / small[c]).mean() for c in (f"{column}_paper", column))
+        rows.append({"section": "Q2", "sentence": sentence, "unit": "×", "paper_says": number,
+                     "from_its_tables": theirs, "tuned": own, "paper": own})  # fmt: skip
+    return rows
+
+
+def claims_of_training(ours: Ours) -> list[dict[str, Any]]:
+    """Rows of `claims_table` that the paper reads off Figures 2 and 3, which it prints as pictures without numbers."""
+
+    def enough(protocol: str) -> float | None:
+        """Epochs of stage 2 after which validation MRR is within .001 of its best."""
+        record = ours(Cell(protocol, "fb15k-237", "RotatE", "DS", 32))
+        best = max(point["valid_mrr"] for point in record["curve"]) if record else 0
+        return record and next(p["epoch"] for p in record["curve"] if p["valid_mrr"] > best - 0.001)
+
+    def ratio(protocol: str) -> float | None:
+        """Dimension of the teacher with the best student of 8, by that of the student."""
+        frame = figure2(ours, protocol)
+        frame = frame[frame["dim"] == 8] if len(frame) else frame
+        return frame.loc[frame["mrr"].idxmax(), "teacher_dim"] / 8 if frame["teacher_dim"].nunique() > 1 else None
+
+    rows = []
+    for where, sentence, unit, number, how in (
+        ("Q2", "Figure 3: epochs that are enough for stage 2 to converge", "epochs", 50, enough),
+        ("Q1", "Figure 2: the best student of 8 dimensions has a teacher this many times as large", "×", 8, ratio),
+    ):
+        rows.append({"section": where, "sentence": sentence, "unit": unit, "paper_says": number,
+                     "from_its_tables": None, **{protocol: how(protocol) for protocol in PROTOCOLS}})  # fmt: skip
+    return rows
 
 
 # ---- one picture ----------------------------------------------------------------------------------------------------
@@ -419,6 +489,7 @@ def build() -> dict[str, pd.DataFrame]:
         "figure2": figure2(ours),
         "figure2_paper": figure2(ours, "paper"),
         "figure3": figure3(ours),
+        "figures_known": figures_known(ours, said),
         "claims": claims_table(ours, said),
         "frontier": of_both(points),
         "frontier_gain": of_both(against_distilled),

@@ -108,6 +108,14 @@ def test_type_constrained_counts_equal_a_naive_loop(name, norm, share, native):
     assert_same(alone, naive_counts(model, triples, triples[:0], others))
 
 
+def test_type_constrained_counts_in_small_pieces(monkeypatch):
+    model, (triples, known) = tied_model("TransH"), graph(37)
+    seen = roles(known[::3], 2, 37)
+    whole = rank(model, triples, KnownTriples(known, 2), native=False, allowed=seen)
+    monkeypatch.setattr(evaluation, "MEMORY_LIMIT", 1)
+    assert_same(rank(model, triples, KnownTriples(known, 2), native=False, allowed=seen), whole)
+
+
 def test_roles_are_what_stands_on_a_side_of_a_relation():
     seen = roles(torch.tensor([[0, 0, 1], [2, 0, 1], [3, 1, 3]]), 2, 5)
     assert [(r, e) for r, e in seen["head"].nonzero().tolist()] == [(0, 0), (0, 2), (1, 3)]
