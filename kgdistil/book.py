@@ -489,7 +489,7 @@ class Pages:
         frame, said = self.frames["table4"], pd.read_csv(results.results_folder() / "published.csv")
         frame = frame[(frame["protocol"] == "tuned") & (frame["metric"] == "mrr") & (frame["method"] != "no-DS")]
         said, rows = said[said["dataset"] == "fb15k-237"].sort_values("mrr"), []
-        for r in frame[frame["model"].isin(["RotatE", "TransH"])].itertuples():
+        for r in frame[frame["model"].isin(["RotatE", "TransH"])].sort_values("model", kind="stable").itertuples():
             floats = MODELS[r.model].entity_factor * r.dim
             same = said[said["model"].str.contains(r.model) & (said["floats"] == floats)]
             any_size = said[said["model"].str.contains(r.model)]

@@ -426,7 +426,7 @@ def claims_of_training(ours: Ours) -> list[dict[str, Any]]:
         """Dimension of the teacher with the best student of 8, by that of the student."""
         frame = figure2(ours, protocol)
         frame = frame[frame["dim"] == 8] if len(frame) else frame
-        return frame.loc[frame["mrr"].idxmax(), "teacher_dim"] / 8 if frame["teacher_dim"].nunique() > 1 else None
+        return frame.loc[frame["mrr"].idxmax(), "teacher_dim"] / 8 if len(frame) > 1 else None
 
     rows = []
     for where, sentence, unit, number, how in (

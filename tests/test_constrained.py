@@ -7,7 +7,8 @@ import pytest
 import torch
 from test_reproduce import cell, small  # noqa: F401 - a fixture
 
-from kgdistil import constrained, load, results, tables
+from kgdistil import constrained, load, reproduce, results, tables
+from kgdistil.checkpoint import load_model
 from kgdistil.data import Graph
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples, rank, roles
@@ -35,24 +36,27 @@ def test_candidates_seen_in_the_role_make_better_ranks(trained_cell, capsys):
     record = constrained.read(trained_cell)
     every, training, told = (record["test"][name] for name in constrained.CANDIDATES)
     assert every == results.read_record(results.record_path(record["id"]))["test"]
-    model = constrained.trained(trained_cell, graph)
+    model = reproduce.weights_of(trained_cell, graph)
     seen = roles(graph.train, graph.num_relations, graph.num_entities)
     ranks = rank(model, graph.test, KnownTriples(graph.known, graph.num_relations), allowed=seen)
     assert training == ranks.metrics() != told and training["both"]["mrr"] > every["both"]["mrr"]
     assert record["graph"]["sha256"] == graph.sha256 and {"commit", "command", "device", "versions"} <= set(record)
     assert f"{trained_cell}: test MRR among every entity {every['both']['mrr']:.3f}" in capsys.readouterr().out
+    outside = {side: sum(not seen[side][r, e] for r, e in graph.test[:, [1, column]].tolist())
+               for side, column in (("head", 0), ("tail", 2))}  # fmt: skip
+    assert record["unseen"] == {"training": outside, "all splits": {"head": 0, "tail": 0}} and sum(outside.values()) > 0
     before = constrained.path(record["id"]).stat().st_mtime_ns
     constrained.complete([trained_cell])
     assert constrained.path(record["id"]).stat().st_mtime_ns == before, "what is recorded is left"
-    assert "1 of 1 cells are recorded" in capsys.readouterr().out
+    assert "0 of 1 cells are to be ranked" in capsys.readouterr().out
 
 
 def test_the_command_takes_cells_or_else_all_of_table_4(monkeypatch):
     asked = []
-    monkeypatch.setattr(constrained, "complete", asked.append)
+    monkeypatch.setattr(constrained, "complete", lambda cells, again: asked.append((list(map(str, cells)), again)))
     one = "tuned/fb15k-237/RotatE/teacher/64"
-    assert constrained.main([one]) == constrained.main([]) == 0
-    assert [[str(c) for c in asked[0]], len(asked[1])] == [[one], 28]
+    assert constrained.main([one, "--again"]) == constrained.main([]) == 0
+    assert asked[0] == ([one], True) and len(asked[1][0]) == 28 and asked[1][1] is False
 
 
 def test_what_has_lost_its_weights_is_trained_again_to_the_same_ranks(trained_cell):
@@ -60,7 +64,8 @@ def test_what_has_lost_its_weights_is_trained_again_to_the_same_ranks(trained_ce
     before = constrained.measure(trained_cell, graph)["test"]
     for folder in results.runs_folder().glob("models/*"):
         (folder / "model.safetensors").unlink()
-    assert constrained.measure(trained_cell, graph)["test"] == before
+    constrained.complete([trained_cell], again=True)
+    assert constrained.read(trained_cell)["test"] == before
 
 
 def test_other_weights_than_the_records_are_refused(trained_cell):
@@ -68,7 +73,9 @@ def test_other_weights_than_the_records_are_refused(trained_cell):
     record = json.loads(path.read_text())
     record["test"]["both"]["mrr"] += 0.01
     path.write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="other weights; delete the folder"):
+    with pytest.raises(
+        CheckpointError, match="other weights; run `python -m kgdistil.reproduce tuned/nations/TransE/DS/4 --again`"
+    ):
         constrained.measure(trained_cell, graph)
     assert constrained.read(trained_cell) is None
     path.unlink()
@@ -84,7 +91,7 @@ def test_a_cell_without_a_search_is_told_what_makes_it(small):  # noqa: F811
 @pytest.mark.parametrize("model", ["TransE", "TransH", "ComplEx", "RotatE"])
 def test_the_published_students_have_the_committed_ranks(model, fb15k):
     committed = constrained.read(parse(f"tuned/fb15k-237/{model}/DS/8"))
-    published = constrained.load_model(constrained.published(parse(committed["cell"])), fb15k)
+    published = load_model(reproduce.published(parse(committed["cell"])), fb15k)
     known = KnownTriples(fb15k.known, fb15k.num_relations)
     with torch.no_grad():
         seen = roles(fb15k.train, fb15k.num_relations, fb15k.num_entities)
@@ -93,11 +100,21 @@ def test_the_published_students_have_the_committed_ranks(model, fb15k):
         assert metrics == pytest.approx(committed["test"]["training"][side], abs=1e-4 * 1000 ** (side == "mr"))
 
 
+def test_published_weights_are_those_of_their_own_run_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path))
+    ours = parse("tuned/fb15k-237/RotatE/DS/8")
+    assert reproduce.folder_of(ours) == reproduce.published(ours)
+    for other in ("tuned/fb15k-237/RotatE/no-DS/8", "tuned/fb15k-237/RotatE/-S2/8", "paper/fb15k-237/RotatE/DS/8"):
+        assert reproduce.folder_of(parse(other)) is None, other
+
+
 def test_every_cell_of_table_4_has_its_ranks_of_the_type():
+    there = {path.stem for path in (results.results_folder() / "constrained").iterdir()}
+    assert there == {constrained.read(mine)["id"] for mine in constrained.table4()}, "none of runs that are replaced"
     for mine in constrained.table4():
         record = constrained.read(mine)
         assert record is not None, f"run `python -m kgdistil.constrained {mine}`"
         assert record["dirty"] is False and len(record["commit"]) == 40, record["id"]
-        theirs = tables.record_of(mine)["test"]
-        for side, metrics in record["test"]["every entity"].items():
-            assert metrics["mrr"] == pytest.approx(theirs[side]["mrr"], abs=constrained.NEAR)
+        assert record["test"]["every entity"] == tables.record_of(mine)["test"], (
+            "the very run, on the machine it ran on"
+        )

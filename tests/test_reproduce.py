@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -330,3 +331,33 @@ def test_other_seeds_and_teachers_publish_nothing(small):
     for other, there in (({"seed": 1}, False), ({"teacher_dim": 128}, False), ({}, True)):
         reproduce.publish(replace(cell("DS", 8), **other), done, graph)
         assert (small / "results" / "students").exists() is there
+
+
+def test_what_is_recorded_is_trained_again_when_asked(small, monkeypatch, caplog):
+    mine, calls = cell("DS"), []
+    monkeypatch.setattr(reproduce, "parse", lambda text: mine)
+    monkeypatch.setattr(reproduce, "print_plan", lambda *_: None)
+    assert reproduce.main(["it"]) == 0
+    paths = {c: results.record_path(config(c).run_id) for c in with_needs([mine])}
+    before = {c: (path.stat().st_mtime_ns, results.read_record(path)["test"]) for c, path in paths.items()}
+    train = reproduce.run
+    monkeypatch.setattr(
+        reproduce, "run", lambda own, *rest, **how: calls.append(own.run_id) or train(own, *rest, **how)
+    )
+    assert reproduce.main(["it"]) == 0 and calls == [], "without --again nothing is left to do"
+    with caplog.at_level("INFO", logger="kgdistil"):
+        assert reproduce.main(["it", "--again"]) == 0
+    assert calls == [config(mine).run_id], "what it needs is there"
+    after = {c: (path.stat().st_mtime_ns, results.read_record(path)["test"]) for c, path in paths.items()}
+    assert [c for c in paths if after[c][0] != before[c][0]] == [mine] and after[mine][1] == before[mine][1]
+    assert f"again: {mine}, test MRR" in caplog.text
+    calls.clear()
+    shutil.rmtree(results.runs_folder() / "models")
+    reproduce.main(["it", "--again"])
+    assert set(calls) == {config(c).run_id for c in with_needs([mine])}, "weights that are gone are made again"
+    assert results.read_record(paths[mine])["test"] == before[mine][1]
+
+
+def test_the_plan_says_what_all_would_cost(small, capsys):
+    reproduce.print_plan([cell("no-DS")], "cpu", 1, 1, True)
+    assert "0 of 1 cells are recorded.\nFrom nothing they would take about" in capsys.readouterr().out
