@@ -91,8 +91,7 @@ def complete(cells: list[Cell], again: bool = False) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m kgdistil.constrained tuned/fb15k-237/RotatE/teacher/64`: rank what is missing, all of Table 4 unless
-    cells are named.
+    """`python -m kgdistil.constrained`: rank what is missing of Table 4, or of the cells that are named.
 
     Returns:
         0 when everything asked for is recorded.
