@@ -480,8 +480,8 @@ def readings(frame: pd.DataFrame, names: list[str]) -> Figure:
     models, frame = list(dict.fromkeys(frame["model"])), frame.sort_values("dim")
     styles = dict(zip(names, (("#0072B2", "-"), ("#D55E00", "-"), ("#56B4E9", "--"), ("#E69F00", "--"))))
     with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axes = plt.subplots(1, len(models), figsize=(11, 4), sharey=True, layout="constrained", squeeze=False)
-    for axis, model in zip(axes[0], models):
+        fig, axes = plt.subplots(2, 2, figsize=(7.6, 7), sharey=True, layout="constrained")
+    for axis, model in zip(axes.flat, models):
         rows = frame[frame["model"] == model]
         last, alone = rows[rows["method"] != "no-DS"], rows[rows["method"] == "no-DS"]
         for name, (shade, line) in styles.items():
@@ -491,9 +491,9 @@ def readings(frame: pd.DataFrame, names: list[str]) -> Figure:
                       ms=8, mfc="white", mew=2, label=label)  # fmt: skip
         over_dimensions(axis, list(last["dim"]))
         axis.set_title(model, loc="left")
-        axis.set_xlabel("dimension")
-    axes[0, 0].set_ylabel("MRR on FB15k-237")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        axis.set(xlabel="dimension", ylabel="MRR on FB15k-237")
+        axis.label_outer()
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     sns.despine(fig)
     plt.close(fig)
     return fig
