@@ -156,14 +156,21 @@ def test_ctrl_c_and_the_same_command_again(triples: Path, tmp_path: Path) -> Non
     environment = {k: v for k, v in os.environ.items() if k not in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS")}
     slow = ["--stages", "1", "--epochs", "1000000", "--teacher-dim", "8", "--dim", "2"]
     command = [sys.executable, "-m", "kgdistil.cli", "distill", str(triples), *slow, "-o", str(tmp_path / "s")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would ignore it
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if list(tmp_path.glob("s.training/models/*/.lock")):
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            if list(tmp_path.glob("s.training/models/*/.lock")):
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130 and "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("kgdistil: stopped; the same command goes on")
     assert call("distill", triples, *QUICK, "-o", tmp_path / "s").exit_code == 0
