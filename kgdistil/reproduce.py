@@ -491,21 +491,21 @@ def weights_of(cell: Cell, graph: Graph) -> KGEModel:
     return train_again(cell, graph).load(graph)
 
 
-def train_again(cell: Cell, graph: Graph) -> Run:
+def train_again(cell: Cell, graph: Graph, device: str = "cpu") -> Run:
     """Train a cell's run though it is recorded; its record and ranks are replaced at the end. What it needs is trained
     only where its weights are gone.
 
     Raises:
         ConfigError: its recipe has not been searched.
     """
-    own = config(cell)
+    own = config(cell, device)
     if own is None:
         raise ConfigError(f"{cell} has no recorded search: run `python -m kgdistil.reproduce {cell}` first")
     for need in cell.needs:
-        if not has_weights(config(need)):
-            train_again(need, graph)
+        if not has_weights(config(need, device)):
+            train_again(need, graph, device)
     if members := cell.members:
-        join(graph, *(config(member).run_id for member in members))
+        join(graph, *(config(member, device).run_id for member in members))
     before = results.read_record(results.record_path(own.run_id))
     done = run(own, graph, save_ranks=True, again=True)
     if cell.dataset in GRAPHS:
@@ -682,10 +682,10 @@ def main(arguments: list[str] | None = None) -> int:
     log_to_terminal()
     if options.plan:
         return 0
-    recorded_before = [c for c in cells if options.again and (own := config(c, options.device)) and recorded(own)]
+    there = [c for c in dict.fromkeys(cells) if (own := config(c, options.device)) and recorded(own)]
     failed = work_together(cells, options.device, options.jobs)
-    for cell in dict.fromkeys(recorded_before):
-        train_again(cell, graph_of(cell.dataset))
+    for cell in there if options.again else ():
+        train_again(cell, graph_of(cell.dataset), options.device)
     return failed
 
 
