@@ -30,7 +30,7 @@ from . import browser, constrained, plots, recipes, report, results, story, tabl
 from .checkpoint import WEIGHTS, load_model, read_model, write_atomically, write_json
 from .data import Graph, load
 from .distil import batch_size
-from .errors import DataError, KgdistilError
+from .errors import DataError, KgdistilError, run_command
 from .frontier import DISTILLED
 from .models import MODELS
 from .reproduce import GRAPHS, cells_of
@@ -1026,7 +1026,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KgdistilError as error:
-        sys.exit(str(error))
+    run_command(main)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from . import results
 from .checkpoint import write_json
 from .data import SPLITS, Graph
-from .errors import CheckpointError, KgdistilError
+from .errors import CheckpointError, run_command
 from .evaluation import KnownTriples, rank, roles
 from .reproduce import Cell, config, folder_of, graph_of, parse, table_cells, weights_of
 
@@ -105,7 +104,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KgdistilError as error:
-        sys.exit(str(error))
+    run_command(main)

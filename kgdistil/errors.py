@@ -1,5 +1,11 @@
 """The errors a user can meet. Each message is one line: what is wrong, where, the value, what to do."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
 
 class KgdistilError(Exception):
     """Base of every error this package raises on purpose."""
@@ -27,3 +33,11 @@ class DeviceError(KgdistilError):
 
 class BusyError(KgdistilError):
     """Another process is doing this very work."""
+
+
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """End the process with what `main` returns, or with the one line of an error of this package."""
+    try:
+        sys.exit(main())
+    except KgdistilError as error:
+        sys.exit(str(error))

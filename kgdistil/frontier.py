@@ -25,7 +25,6 @@ import argparse
 import itertools
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from .checkpoint import write_json
 from .codes import assign, decode, fit, grouped, ungrouped
 from .config import RunConfig
 from .data import Graph, load
-from .errors import ConfigError, KgdistilError
+from .errors import ConfigError, run_command
 from .evaluation import KnownTriples, bootstrap, evaluate
 from .models import MODELS, with_entities
 from .quantise import GROUPS, weight_bytes
@@ -360,7 +359,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KgdistilError as error:
-        sys.exit(str(error))
+    run_command(main)

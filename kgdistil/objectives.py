@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -34,7 +33,7 @@ import pandas as pd
 from . import results
 from .config import RunConfig, make_config
 from .data import Graph, load
-from .errors import BusyError, ConfigError, KgdistilError
+from .errors import BusyError, ConfigError, run_command
 from .evaluation import bootstrap
 from .frontier import teacher_cell
 from .lists import queries_of
@@ -195,7 +194,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KgdistilError as error:
-        sys.exit(str(error))
+    run_command(main)

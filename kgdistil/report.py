@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +15,7 @@ import pandas as pd
 from . import recipes, results
 from .checkpoint import write_atomically
 from .config import RunConfig
-from .errors import KgdistilError
+from .errors import KgdistilError, run_command
 from .training import Run
 
 SHOWN = ("wn18rr", "RotatE", 8)  # the distillation the README opens with: graph, model, student's dimension
@@ -193,7 +192,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KgdistilError as error:
-        sys.exit(str(error))
+    run_command(main)

@@ -31,7 +31,7 @@ from . import results
 from .checkpoint import WEIGHTS, load_model, read_model, save_model, save_weights, write_atomically
 from .config import RunConfig, make_config
 from .data import Graph, load
-from .errors import BusyError, CheckpointError, ConfigError, KgdistilError
+from .errors import BusyError, CheckpointError, ConfigError, KgdistilError, run_command
 from .models import MODELS as MODEL_CLASSES
 from .models import KGEModel, build_model, joined
 from .quantise import GROUPS as PACKED
@@ -736,7 +736,4 @@ def print_plan(cells: list[Cell], device: str, threads: int, jobs: int, whole: b
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KgdistilError as error:
-        sys.exit(str(error))
+    run_command(main)

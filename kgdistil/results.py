@@ -25,7 +25,7 @@ import torch
 from .checkpoint import write_atomically, write_json
 from .config import RunConfig
 from .data import Graph
-from .errors import CheckpointError, KgdistilError
+from .errors import CheckpointError, run_command
 from .evaluation import Ranks
 
 EMBEDDED = (
@@ -253,7 +253,4 @@ def newest_file(folder: Path, ending: str) -> Path | None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KgdistilError as error:
-        sys.exit(str(error))
+    run_command(main)

@@ -10,7 +10,6 @@ import io
 import itertools
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ import pandas as pd
 from . import advice, constrained, objectives, results
 from .checkpoint import write_atomically
 from .codes import SIXTEEN
-from .errors import CheckpointError, KgdistilError
+from .errors import run_command
 from .evaluation import bootstrap
 from .frontier import against_distilled, kept, points
 from .models import MODELS as MODEL_CLASSES
@@ -561,7 +560,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (KgdistilError, CheckpointError) as error:
-        sys.exit(str(error))
+    run_command(main)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from typing import Any
 
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from .. import kernels, results
 from ..checkpoint import write_json
 from ..config import make_config
-from ..errors import ConfigError, KgdistilError
+from ..errors import ConfigError, run_command
 from ..kernels.pairs import compare
 from ..models import KGEModel, build_model
 from .machine import GRADIENT_OPS, SCORE_OPS, peak_flops
@@ -85,7 +84,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KgdistilError as error:
-        sys.exit(str(error))
+    run_command(main)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,7 @@ from ..checkpoint import WEIGHTS, load_model, write_json
 from ..codes import SIXTEEN, assign, fit, grouped
 from ..config import make_config
 from ..data import Graph, load
-from ..errors import ConfigError, KgdistilError
+from ..errors import ConfigError, run_command
 from ..evaluation import KnownTriples
 from ..models import KGEModel, build_model
 from ..reproduce import FRONTIER, Cell, config, published, shape, with_needs
@@ -154,7 +153,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KgdistilError as error:
-        sys.exit(str(error))
+    run_command(main)
