@@ -171,6 +171,19 @@ def test_suspect_models_stand_beside_what_is_published(pages):
     assert text.count("<tr") == 1 + 8
 
 
+def test_larger_teachers_stand_beside_what_the_paper_says_of_them(pages):
+    found = {32: (0.25, 0.2502, 0.2504), 8: (0.18, 0.17, 0.175)}
+    rows = [(t, d, mrr) for d, values in found.items() for t, mrr in zip((64, 128, 256), values, strict=True)]
+    pages.frames["figure2"] = pd.DataFrame(rows, columns=["teacher_dim", "dim", "mrr"])
+    text = re.sub("<[^>]*>", "|", pages.figure2_said())
+    assert "d=32||is slightly better||0.2500||0.2502||0.2504|||≈ +0.0004" in text
+    assert "d=8||is worse||0.1800||0.1700||0.1750|||▼ −0.0050" in text
+    pages.frames["figure2"] = pd.DataFrame()
+    assert "Not run yet" in pages.figure2_said()
+    assert "--figure 1 --protocol paper --again" in pages.figure1_paper()
+    assert "--figure 2 --protocol paper --again" in pages.figure2_paper()
+
+
 def test_claims_show_their_unit(pages):
     pages.frames["claims"] = pd.DataFrame([
         {"sentence": "a", "section": "Q1", "unit": "%", "paper_says": 10, "from_its_tables": 9.9, "tuned": 7.5,
