@@ -25,19 +25,19 @@ help: ## list the targets
 demo: .venv/.installed-notebooks ## distil a student, show table and picture [DIM=16 DATASET=wn18rr]
 	@mkdir -p runs
 	$(BIN)/papermill notebooks/03_distill.ipynb $(DEMO) $(if $(DATASET),-p dataset $(DATASET) )-p dim $(DIM)
-	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m kgdistil.results last
+	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m kgdistil.paper.last
 
 reproduce: .venv/.installed-notebooks ## train what the paper's tables lack [TABLE=3 FIGURE=2 PROTOCOL=paper JOBS=2]
-	$(BIN)/python -m kgdistil.reproduce $(if $(TABLE),--table $(TABLE) )$(if $(FIGURE),--figure $(FIGURE) )--protocol $(PROTOCOL) --jobs $(JOBS)
+	$(BIN)/python -m kgdistil.paper.reproduce $(if $(TABLE),--table $(TABLE) )$(if $(FIGURE),--figure $(FIGURE) )--protocol $(PROTOCOL) --jobs $(JOBS)
 	$(MAKE) refresh
 
 frontier: .venv/.installed-notebooks ## train and measure what a byte buys [DATASET=wn18rr]
-	$(BIN)/python -m kgdistil.frontier $(if $(DATASET),--graph $(DATASET) )--jobs $(JOBS)
+	$(BIN)/python -m kgdistil.paper.frontier $(if $(DATASET),--graph $(DATASET) )--jobs $(JOBS)
 	$(MAKE) refresh
 
 refresh: .venv/.installed-notebooks ## make anew what shows records: tables, README, notebooks
-	$(BIN)/python -m kgdistil.tables
-	$(BIN)/python -m kgdistil.report
+	$(BIN)/python -m kgdistil.paper.tables
+	$(BIN)/python -m book.build.readme
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(SHOWING)
 
 test: .venv/.installed-notebooks,book,dev ## run all tests and all notebooks, as CI does
@@ -50,13 +50,13 @@ lab: .venv/.installed-notebooks ## open JupyterLab on a notebook [NOTEBOOK=noteb
 	$(BIN)/jupyter lab $(NOTEBOOK)
 
 bench: .venv/.installed-notebooks,bench ## measure speed beside PyKEEN and TorchKGE
-	$(BIN)/python -m kgdistil.bench
+	$(BIN)/python -m kgdistil.paper.bench
 
 book: .venv/.installed-notebooks,book ## build the book into _build/html
-	$(BIN)/python -m kgdistil.book
+	$(BIN)/python -m book.build
 
 serve: .venv/.installed-notebooks,book ## show the book, built first where it is stale [PORT=8000]
-	$(BIN)/python -m kgdistil.book --serve --port $(PORT)
+	$(BIN)/python -m book.build --serve --port $(PORT)
 
 clean: ## delete all caches; .venv, runs and results stay
 	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis .jupyter_cache

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .data import Graph
-from .errors import CheckpointError, ConfigError, KgdistilError
-from .models import EVERY, KGEModel, RotatE, build_model
-from .quantise import pack, unpack
+from kgdistil.compress.packing import pack, unpack
+from kgdistil.errors import CheckpointError, ConfigError
+from kgdistil.files import write_atomically, write_json
+from kgdistil.graph import Graph
+from kgdistil.models import KGEModel, RotatE, build_model, kind_of
 
 # Of the saved model's layout: 2 adds precisions, and norms of RotatE, 3 low ranks; what needs none is written as 1.
 VERSION = 3
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-
-
-def write_atomically(path: Path, write: Callable[[str], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, and put it in place in one move.
-
-    Raises:
-        KgdistilError: the folder is read-only or the disk is full; what was there before is untouched.
-    """
-    scratch = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        write(scratch)
-        with open(scratch, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise KgdistilError(f"cannot write {path}: {reason}; earlier files are untouched") from error
-    finally:
-        if scratch is not None and os.path.exists(scratch):
-            os.unlink(scratch)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`value` as indented JSON, atomically."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda scratch: Path(scratch).write_text(text, encoding="utf-8"))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
@@ -169,7 +138,7 @@ def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[s
         )
     try:
         sizes = len(tensors["entities"]), len(tensors["relations"])  # looked at before any memory is taken
-        paired = getattr(EVERY.get(about["model"]), "paired", False)
+        paired = getattr(kind_of(str(about["model"])), "paired", False)
         tensors = unpack(tensors, about.get("precision", "float32"), paired)
         if sizes != (about["num_entities"], about["num_relations"]) or about["dim"] > tensors["relations"].shape[1]:
             raise ValueError("the sizes differ")

@@ -14,8 +14,8 @@ import click
 import filelock
 import pandas as pd
 
-from ._version import __version__
-from .errors import BusyError, ConfigError, KgdistilError
+from kgdistil._version import __version__
+from kgdistil.errors import BusyError, ConfigError, KgdistilError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXIT_CODES = "Exit codes: 0 done, 1 an error that the last line explains, 2 a wrong option, 130 stopped with Ctrl-C."
@@ -90,14 +90,18 @@ def graph_options(command: Any) -> Any:
 
 
 def read(source: str, options: dict[str, Any]) -> Any:
-    from .readers import read_graph
+    from kgdistil.graphs.readers import read_graph
 
     columns = options["columns"]
     return read_graph(
-        source, options["valid"], options["test"],
-        held_out=options["held_out"], seed=options["split_seed"], names=options["names"],
+        source,
+        options["valid"],
+        options["test"],
+        held_out=options["held_out"],
+        seed=options["split_seed"],
+        names=options["names"],
         columns=tuple(columns.split(",")) if columns else None,
-    )  # fmt: skip
+    )
 
 
 # ---- distill --------------------------------------------------------------------------------------------------------
@@ -116,8 +120,10 @@ def read(source: str, options: dict[str, Any]) -> Any:
     help="In place of --dim and --precision: bytes of weights, as 2MB, or time of a query, as 2ms. "
     "Without --model and --teacher, the best student of the measured frontier that fits.",
 )
-@click.option("--model", help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE.  [default: the teacher's, RotatE; "
-              "ComplEx for few bits]")  # fmt: skip
+@click.option(
+    "--model",
+    help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE.  [default: the teacher's, RotatE; ComplEx for few bits]",
+)
 @click.option(
     "--teacher",
     type=click.Path(path_type=Path, exists=True),
@@ -143,9 +149,18 @@ def read(source: str, options: dict[str, Any]) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @graph_options
 def distill(
-    graph: str, output: Path, dim: int | None, precision: str | None, budget: str | None, model: str | None,
-    teacher: Path | None, trust_pickle: bool, replace: bool, as_json: bool, **options: Any,
-) -> None:  # fmt: skip
+    graph: str,
+    output: Path,
+    dim: int | None,
+    precision: str | None,
+    budget: str | None,
+    model: str | None,
+    teacher: Path | None,
+    trust_pickle: bool,
+    replace: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Make a small student of GRAPH, with a teacher and without one, and keep the better one.
 
     GRAPH is a file of triples, a folder with train, valid and test, a known graph (umls, wn18rr, …) or
@@ -159,10 +174,10 @@ def distill(
     Teacher, checkpoints and records go to a folder beside the student, OUTPUT.training, which you may delete when you
     have what you want; until then the same command goes on where it was stopped.
     """
-    from .budget import parse_budget, plan
-    from .checkpoint import WEIGHTS
-    from .distil import distil
-    from .quantise import check_precision
+    from kgdistil.checkpoint import WEIGHTS
+    from kgdistil.compress.packing import check_precision
+    from kgdistil.distillation.budget import parse_budget, plan
+    from kgdistil.distillation.distil import distil
 
     if budget is not None and (dim is not None or precision is not None or options["rank"]):
         raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
@@ -249,7 +264,7 @@ def predict(student: Path, as_json: bool, ids: bool, **query: Any) -> None:
       kgdistil predict student/ --relation wrote --tail "Notes" --new
       kgdistil predict student/ --head "Ada Lovelace" --tail "Notes" --json
     """
-    from .student import load_student
+    from kgdistil.answer.student import load_student
 
     if ids:
         for place in ("head", "relation", "tail"):
@@ -272,7 +287,7 @@ def similar(student: Path, entity: str, k: int, as_json: bool) -> None:
     \b
       kgdistil similar student/ "Ada Lovelace" -k 5
     """
-    from .student import load_student
+    from kgdistil.answer.student import load_student
 
     found = load_student(student).similar(entity, k)
     emit(found.to_dict("records")) if as_json else show(found)
@@ -288,7 +303,7 @@ def evaluate(student: Path, split: str, as_json: bool) -> None:
     \b
       kgdistil evaluate student/ --split valid
     """
-    from .student import load_student
+    from kgdistil.answer.student import load_student
 
     metrics = load_student(student).evaluate(split)
     metrics.pop("mean_of_two_ranks")
@@ -312,8 +327,8 @@ def export(student: Path, form: str, output: Path) -> None:
       kgdistil export student/ --to onnx -o onnx/
       kgdistil export student/ --to npz -o student.npz
     """
-    from .export import export as write
-    from .student import load_student
+    from kgdistil.answer.export import export as write
+    from kgdistil.answer.student import load_student
 
     for path in write(load_student(student), form, output):
         click.echo(f"{path}  {path.stat().st_size:,} bytes")
@@ -347,9 +362,9 @@ def import_(
       kgdistil import my_pykeen_results/ --trust-pickle --graph triples.tsv -o teacher/
       kgdistil import weights.npz --model ComplEx --graph triples.tsv -o teacher/
     """
-    from .checkpoint import WEIGHTS
-    from .importers import import_teacher
-    from .student import Student
+    from kgdistil.answer.student import Student
+    from kgdistil.checkpoint import WEIGHTS
+    from kgdistil.graphs.importers import import_teacher
 
     if (output / WEIGHTS).exists() and not replace:
         raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .data import NAMES
-from .errors import ConfigError, DeviceError
-from .losses import Objective
-from .models import FACTORED, MODELS, KGEModel
+from kgdistil.errors import ConfigError, DeviceError
+from kgdistil.graph import NAMES
+from kgdistil.losses import Objective
+from kgdistil.models import MODELS, KGEModel
 
 # Numbers may come as strings ("8"), as papermill and shells pass them. Upper bounds keep the kernels' 32 bits safe.
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -109,9 +109,10 @@ class RunConfig(BaseModel):
             raise ValueError(f"group is {self.group}, but only loss softmax trains coded entities")
         factor = MODELS[self.model].entity_factor
         floats = self.dim * factor
-        if self.rank and (self.model not in FACTORED or self.loss != "softmax" or self.rank > floats):
+        if self.rank and (not MODELS[self.model].low_rank_form or self.loss != "softmax" or self.rank > floats):
+            able = ", ".join(name for name, kind in MODELS.items() if kind.low_rank_form)
             raise ValueError(
-                f"rank is {self.rank}, but only {', '.join(FACTORED)} with loss softmax takes one, at most its "
+                f"rank is {self.rank}, but only {able} with loss softmax takes one, at most its "
                 f"{self.dim} × {factor} floats"
             )
         if self.group and (self.rank or floats) % self.group:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 
@@ -41,3 +42,12 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         sys.exit(main())
     except KgdistilError as error:
         sys.exit(str(error))
+
+
+@contextlib.contextmanager
+def needs(package: str, what: str) -> Iterator[None]:
+    """An optional dependency that is missing, as one line that says how to get it."""
+    try:
+        yield
+    except ImportError:
+        raise KgdistilError(f'{what} needs {package}: pip install "kgdistil[own]"') from None

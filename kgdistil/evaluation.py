@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import kernels
-from .data import Graph
-from .errors import KgdistilError
-from .models import KGEModel, Side, with_entities
+from kgdistil import kernels
+from kgdistil.errors import KgdistilError
+from kgdistil.graph import Graph
+from kgdistil.models import KGEModel, Side, with_entities
 
 HITS = (1, 3, 10)
 LARGEST = 1e10  # beyond it a float32 score may overflow to NaN, which would rank first
-RESAMPLES = 2000  # of the paired bootstrap
 MEMORY_LIMIT = 512 << 20  # bytes the readable path may use for scores and what they are made of
 
 
@@ -225,19 +224,3 @@ def evaluate(model: KGEModel, graph: Graph, split: str = "test", *, known: Known
     """Filtered ranks of one split of a graph; pass `known` to build it only once."""
     known = known or KnownTriples(graph.known.cpu(), graph.num_relations)
     return rank(model, getattr(graph, split).cpu(), known)
-
-
-def bootstrap(first: np.ndarray, second: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float, float]:
-    """Paired bootstrap of mean(second) − mean(first): the 95 % interval, and a two-sided p.
-
-    Args:
-        first, second: one value for each test triple, in the same order; float [n].
-    Returns:
-        Low and high end of the interval; p, at least 1 / resamples, for a difference of zero.
-    """
-    gain = second - first
-    draws = np.random.default_rng(0).integers(0, len(gain), (resamples, len(gain)), dtype=np.int32)
-    means = np.concatenate([gain[part].mean(1) for part in np.array_split(draws, max(1, draws.size >> 22))])
-    low, high = np.quantile(means, [0.025, 0.975])
-    p = 2 * min((means <= 0).mean(), (means >= 0).mean())
-    return float(low), float(high), float(min(1.0, max(p, 1 / resamples)))

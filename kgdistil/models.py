@@ -15,15 +15,15 @@ Eq. 1 with the two scores exchanged, which is the same loss.
 from __future__ import annotations
 
 import copy
+import importlib
 import math
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import ConfigError
+from kgdistil.errors import ConfigError
 
 Side = Literal["head", "tail"]
 
@@ -65,6 +65,9 @@ class KGEModel(nn.Module):
     relation_factor: ClassVar[int] = 1
     query_factor: ClassVar[int] = 1  # floats of a query, in units of an entity's
     paired: ClassVar[bool] = False  # True: the halves of a row are real and imaginary parts
+    low_rank_form: ClassVar[str] = ""  # the kind that it is with fewer floats an entity, one of `ELSEWHERE`
+    factored: ClassVar[bool] = False  # True: entities hold `rank` floats, and a map that all share
+    rank: int = 0  # floats of an entity of low rank; 0: as many as the model has
 
     def __init__(
         self,
@@ -229,23 +232,12 @@ class TransH(TransE):
         return lengths + (orthogonality - 1e-6).relu()
 
 
-class FreeTransH(TransH):
-    """TransH as PyKEEN 1.11 computes it: the vector w that stands for the normal has any length, and is not scaled.
-
-    For teachers that were trained there: readable path only, and not a model to train here.
-    """
-
-    @staticmethod
-    def parts(r: Tensor) -> tuple[Tensor, Tensor]:
-        translation, normal = r.chunk(2, dim=-1)
-        return translation, normal
-
-
 class ComplEx(KGEModel):
     """Trouillon et al. 2016: f = Re(hᵀ diag(r) t̄)."""
 
     entity_factor = relation_factor = 2
     paired = True
+    low_rank_form = "LowRankComplEx"
 
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         return (complex_product(h, r) * t).sum(-1)
@@ -255,52 +247,6 @@ class ComplEx(KGEModel):
 
     def modulus(self, x: Tensor) -> Tensor:
         return safe_hypot(*complex_parts(x))
-
-
-class LowRankComplEx(ComplEx):
-    """ComplEx whose entities lie in one subspace: f = Re((x A)ᵀ diag(r) conj(y A)) with x, y of `rank` floats each.
-
-    The map A [rank, 2·dim] is shared, so an entity costs what its `rank` floats cost, while relations act in all `dim`
-    complex dimensions. A query is taken back through Aᵀ, so that ranking compares `rank` floats too. (A Tucker
-    decomposition, as TuckER of Balažević et al. 2019, whose core is ComplEx's.)
-
-    Args:
-        rank: floats of an entity, at most 2·dim.
-    Raises:
-        ConfigError: as `KGEModel`, or another rank.
-    """
-
-    paired = False
-
-    def __init__(self, num_entities: int, num_relations: int, dim: int, *, rank: int, **options):
-        super().__init__(num_entities, num_relations, dim, **options)
-        if not isinstance(rank, int) or not 1 <= rank <= self.entities.shape[1]:
-            raise ConfigError(f"{type(self).__name__}: rank is {rank!r}; it must be a whole number from 1 to 2 × {dim}")
-        self.rank = rank
-        self.entities = nn.Parameter(torch.empty(num_entities, rank))
-        self.map = nn.Parameter(torch.empty(rank, self.relations.shape[1]))
-
-    def reset(self, generator: torch.Generator | None = None) -> None:
-        """Entities and relations as ComplEx, the rows of the map orthonormal."""
-        super().reset(generator)
-        with torch.no_grad():
-            nn.init.orthogonal_(self.map, generator=generator)
-
-    @property
-    def num_parameters(self) -> int:
-        return super().num_parameters + self.map.numel()
-
-    def rows(self, entities: Tensor) -> Tensor:
-        return entities @ self.map
-
-    def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        return super().score(self.rows(h), r, self.rows(t))
-
-    def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
-        return super().query(self.rows(anchor), r, side) @ self.map.T
-
-    def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        return super().penalty(self.rows(h), r, self.rows(t))
 
 
 class RotatE(KGEModel):
@@ -390,54 +336,18 @@ def with_entities(model: KGEModel, rows: Tensor) -> KGEModel:
     return copy.deepcopy(model, {id(model.entities): nn.Parameter(rows)})  # its own rows are not copied first
 
 
-def joined(models: Sequence[ComplEx]) -> ComplEx:
-    """One model whose score is the mean of theirs: several teachers as one, their rows side by side.
-
-    Raises:
-        ConfigError: other models than ComplEx, or of different graphs.
-    """
-    sizes = {(type(m), m.num_entities, m.num_relations) for m in models}
-    if len(sizes) != 1 or type(models[0]) is not ComplEx:
-        raise ConfigError(
-            f"cannot join {', '.join(type(m).__name__ for m in models)}: give ComplEx models of one graph"
-        )
-    whole = ComplEx(models[0].num_entities, models[0].num_relations, sum(m.dim for m in models))
-    for name, share in (("entities", 1), ("relations", 1 / len(models))):
-        halves = zip(*(getattr(m, name).detach().chunk(2, -1) for m in models), strict=True)
-        getattr(whole, name).data = share * torch.cat([torch.cat(half, -1) for half in halves], -1)
-    return whole
-
-
-@torch.no_grad()
-def low_rank(model: ComplEx, rank: int, seed: int = 0) -> LowRankComplEx:
-    """The nearest model of that rank: the entities' principal axes, turned at random.
-
-    Principal without centring, since scores are inner products. Turned, each of the `rank` floats varies as much as
-    the others, so that as many bits suit each of them.
-
-    Raises:
-        ConfigError: another model than ComplEx, or a rank that is larger than its 2·dim floats.
-    """
-    if type(model) is not ComplEx:
-        raise ConfigError(f"rank is {rank}, but the model to start from is a {type(model).__name__}: take a ComplEx")
-    sizes = model.num_entities, model.num_relations, model.dim
-    found = LowRankComplEx(*sizes, rank=rank, norm=model.norm, offset=model.offset, epsilon=model.epsilon)
-    rows = model.entities.double()
-    axes = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1).T[:rank]
-    turn = torch.randn(rank, rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    found.map.data = (torch.linalg.qr(turn).Q.to(axes.device) @ axes).float().contiguous()
-    found.entities.data = model.entities @ found.map.T
-    found.relations.data = model.relations.detach().clone()
-    return found
-
-
 MODELS: dict[str, type[KGEModel]] = {c.__name__: c for c in (TransE, TransH, ComplEx, RotatE, DistMult, SimplE)}
 
-IMPORTED: dict[str, type[KGEModel]] = {"FreeTransH": FreeTransH}  # teachers of other libraries; never trained from here
+# Kinds that live with what makes them, by their module: a file may name one, and a rank asks for one.
+ELSEWHERE = {"LowRankComplEx": "kgdistil.compress.low_rank", "FreeTransH": "kgdistil.graphs.importers"}
 
-FACTORED: dict[str, type[KGEModel]] = {"ComplEx": LowRankComplEx}  # what a model of fewer floats an entity is
 
-EVERY: dict[str, type[KGEModel]] = MODELS | IMPORTED | {c.__name__: c for c in FACTORED.values()}  # in files
+def kind_of(name: str) -> type[KGEModel] | None:
+    """The class of that name, in capitals or not; None where there is none."""
+    if name.lower() in (known := {key.lower(): c for key, c in MODELS.items()}):
+        return known[name.lower()]
+    there = next((key for key in ELSEWHERE if key.lower() == name.lower()), None)
+    return there and getattr(importlib.import_module(ELSEWHERE[there]), there)
 
 
 def class_of(name: str, rank: int = 0) -> type[KGEModel]:
@@ -446,13 +356,14 @@ def class_of(name: str, rank: int = 0) -> type[KGEModel]:
     Raises:
         ConfigError: no such model, or none of low rank.
     """
-    found = {key.lower(): c for key, c in EVERY.items()}.get(str(name).lower())
+    found = kind_of(str(name))
     if found is None:
         raise ConfigError(f"model is {name!r}; choose one of {', '.join(MODELS)}")
-    if rank and found not in FACTORED.values():
-        found = FACTORED.get(found.__name__)
-        if found is None:
-            raise ConfigError(f"rank is {rank}, but only {', '.join(FACTORED)} can have one: leave it out")
+    if rank and not found.factored:
+        if not found.low_rank_form:
+            able = ", ".join(key for key, c in MODELS.items() if c.low_rank_form)
+            raise ConfigError(f"rank is {rank}, but only {able} can have one: leave it out")
+        found = class_of(found.low_rank_form)
     return found
 
 
@@ -469,6 +380,6 @@ def build_model(
         ConfigError: no such model, or impossible sizes.
     """
     kind = class_of(name, rank)
-    model = kind(num_entities, num_relations, dim, **options, **({"rank": rank} if kind in FACTORED.values() else {}))
+    model = kind(num_entities, num_relations, dim, **options, **({"rank": rank} if kind.factored else {}))
     model.reset(torch.Generator().manual_seed(seed))
     return model

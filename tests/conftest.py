@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from kgdistil.data import Graph, load
+from kgdistil.graph import Graph
+from kgdistil.graphs.datasets import load
 
 torch.set_num_threads(2)
 

@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from kgdistil import build_model, kernels
-from kgdistil.bench import compare as bench
-from kgdistil.bench import gpu
-from kgdistil.bench.machine import training_floor
-from kgdistil.bench.peers import MODELS, EagerTorch
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import rank
+from kgdistil.paper.bench import compare, gpu
+from kgdistil.paper.bench.machine import training_floor
+from kgdistil.paper.bench.peers import MODELS, EagerTorch
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="no C++ compiler on this machine")
 
@@ -25,9 +24,9 @@ def results_in_tmp(tmp_path, monkeypatch):
 
 def test_a_small_benchmark_writes_report_and_picture(results_in_tmp, monkeypatch):
     pytest.importorskip("pykeen", reason="the embedded graph comes with PyKEEN: install the notebooks extra")
-    monkeypatch.setattr(bench, "CONTENDERS", {c.name: c for c in (bench.Ours, EagerTorch)})
+    monkeypatch.setattr(compare, "CONTENDERS", {c.name: c for c in (compare.Ours, EagerTorch)})
     arguments = ["--dataset", "umls", "--models", "TransE", "--dims", "8", "--rounds", "1", "--skip-inference"]
-    assert bench.main(arguments) == 0
+    assert compare.main(arguments) == 0
     report = json.loads((results_in_tmp / "bench" / "bench.json").read_text())
     assert {r["contender"] for r in report["contenders"]} == {"kgdistil", "eager PyTorch"}
     assert all(r["epoch_seconds"] > 0 and r["peak_memory_bytes"] > 1 << 20 for r in report["contenders"])
@@ -38,8 +37,8 @@ def test_a_small_benchmark_writes_report_and_picture(results_in_tmp, monkeypatch
 @pytest.mark.parametrize("model", MODELS)
 def test_eager_peer_ranks_as_this_project_does(model, tiny_graph):
     """The peer does the same job: with our weights it counts the same ranks."""
-    work = bench.make_work(tiny_graph, model, 8)
-    peer, ours = EagerTorch(), bench.Ours()
+    work = compare.make_work(tiny_graph, model, 8)
+    peer, ours = EagerTorch(), compare.Ours()
     peer.prepare(work)
     ours.prepare(work)
     assert sum(p.numel() for p in peer.net.parameters()) == ours.model.num_parameters
@@ -68,9 +67,9 @@ def test_the_floor_counts_touched_rows(tiny_graph):
 
 
 def test_inference_counts_both_sides(tiny_graph, monkeypatch):
-    monkeypatch.setattr(bench, "MODELS", ("TransE",))
-    monkeypatch.setattr(bench, "PAPER_TABLE5", {"dims": (8, 4), "repeats": 1})
-    rows = bench.inference(tiny_graph, repeats=1)
+    monkeypatch.setattr(compare, "MODELS", ("TransE",))
+    monkeypatch.setattr(compare, "PAPER_TABLE5", {"dims": (8, 4), "repeats": 1})
+    rows = compare.inference(tiny_graph, repeats=1)
     assert [r["parameters"] for r in rows] == [34 * 8, 34 * 4]
     assert rows[0]["speedup"] == 1 and rows[0]["triples"] == 200
     assert rows[0]["latency_p50_us"] <= rows[0]["latency_p99_us"]
@@ -78,7 +77,7 @@ def test_inference_counts_both_sides(tiny_graph, monkeypatch):
 
 @needs_compiler
 def test_distillation_epochs_are_timed_for_all_stages(tiny_graph):
-    row = bench.distillation(tiny_graph, "RotatE", rounds=1)
+    row = compare.distillation(tiny_graph, "RotatE", rounds=1)
     assert all(row[f"{role}_seconds"] > 0 for role in ("no-ds", "stage1", "stage2"))
 
 
@@ -106,11 +105,17 @@ def test_the_gpu_script_measures_a_gpu(results_in_tmp):
 
 def test_ratios_divide_the_right_way():
     rows = [
-        {"contender": bench.OURS, "model": "TransE", "dim": 8, "epoch_seconds": 1.0, "ranking_queries_per_second": 90},
+        {
+            "contender": compare.OURS,
+            "model": "TransE",
+            "dim": 8,
+            "epoch_seconds": 1.0,
+            "ranking_queries_per_second": 90,
+        },
         {"contender": "PyKEEN", "model": "TransE", "dim": 8, "epoch_seconds": 6.0, "ranking_queries_per_second": 3},
     ]
     ratio = {"peer": "PyKEEN", "model": "TransE", "dim": 8, "training": 6.0, "ranking": 30.0}
-    assert bench.ratios(rows) == [ratio]
+    assert compare.ratios(rows) == [ratio]
 
 
 def test_contender_settings_are_those_of_the_paper():
@@ -119,7 +124,7 @@ def test_contender_settings_are_those_of_the_paper():
 
 
 def test_the_scan_is_measured_beside_floats_and_faiss(results_in_tmp, monkeypatch, umls):
-    from kgdistil.bench import scan
+    from kgdistil.paper.bench import scan
 
     monkeypatch.setattr(scan, "load", lambda name: umls)
     monkeypatch.setattr(scan.frontier, "SIZES", {64: 512, 16: 512})
@@ -129,45 +134,50 @@ def test_the_scan_is_measured_beside_floats_and_faiss(results_in_tmp, monkeypatc
     report = json.loads((results_in_tmp / "bench" / "scan-umls.json").read_text())
     rows = report["rows"]
     assert {(r["form"], r["bytes"]) for r in rows if r["what"] == "rank"} == {
-        ("float32", 512), ("float32", 64), ("16 vectors a group", 64), ("16 vectors a group", 16)
-    }  # fmt: skip
+        ("float32", 512),
+        ("float32", 64),
+        ("16 vectors a group", 64),
+        ("16 vectors a group", 16),
+    }
     assert all(r["microseconds"] > 0 for r in rows) and report["commit"]
 
 
 @needs_compiler
 def test_the_scan_trains_what_it_measures_and_what_that_needs(results_in_tmp, monkeypatch, umls):
-    from kgdistil.bench import scan
+    from kgdistil.paper import cells
+    from kgdistil.paper.bench import scan
 
     trained = []
     found = {"wn18rr": make_config(dataset="umls", model="ComplEx", dim=8, role="teacher")}
     monkeypatch.setattr(scan, "load", lambda name: umls)
     monkeypatch.setattr(scan, "config", lambda cell: found.get(cell.dataset))
-    monkeypatch.setattr(scan, "float_cell", lambda graph, name, dim: scan.Cell("tuned", "wn18rr", name, "DS", dim))
+    monkeypatch.setattr(scan, "float_cell", lambda graph, name, dim: cells.Cell("tuned", "wn18rr", name, "DS", dim))
     monkeypatch.setattr(scan, "run", lambda config, graph: trained.append((config, graph)))
     monkeypatch.setattr(scan, "measure", lambda graph, rounds: [])
     assert scan.main(["--train"]) == 0
-    floats = scan.with_needs(scan.float_cell("wn18rr", name, dim) for name, dim in scan.FLOATS)
+    floats = cells.with_needs(scan.float_cell("wn18rr", name, dim) for name, dim in scan.FLOATS)
     assert trained == [(found["wn18rr"], umls)] * len(floats) and len(floats) > 2 * len(scan.FLOATS)
 
 
 def test_published_students_are_measured_where_their_runs_lie_elsewhere(results_in_tmp, monkeypatch, umls):
-    from kgdistil.bench import scan
     from kgdistil.checkpoint import save_weights
     from kgdistil.models import build_model
+    from kgdistil.paper import reproduce
+    from kgdistil.paper.bench import scan
 
     cell = next(cell for cell in scan.coded_cells("umls") if cell.dim == 32)
     found = make_config(dataset="umls", model="ComplEx", dim=128, role="stage1", teacher="x", group=4, loss="softmax")
     monkeypatch.setattr(scan, "config", lambda cell: found)
     assert scan.trained(umls, cell)[1] is None
     model = build_model("ComplEx", umls.num_entities, umls.num_relations, 128, seed=1)
-    save_weights(scan.published(cell), model, umls, found.run_id, precision="1bit")
+    save_weights(reproduce.published(cell), model, umls, found.run_id, precision="1bit")
     there, run = scan.trained(umls, cell)
     assert run == found.run_id and torch.allclose(there.relations, model.relations, atol=1e-3)
 
 
 @needs_compiler
 def test_whole_lists_are_measured_beside_pytorch(results_in_tmp, monkeypatch):
-    from kgdistil.bench import lists
+    from kgdistil.paper.bench import lists
 
     for name, value in (("QUERIES", 20), ("CANDIDATES", 50), ("DIMS", (8,))):
         monkeypatch.setattr(lists, name, value)
@@ -183,9 +193,9 @@ def test_whole_lists_are_measured_beside_pytorch(results_in_tmp, monkeypatch):
 
 def test_faiss_scans_the_same_codes(umls):
     pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
-    from kgdistil.bench.scan import faiss_top
-    from kgdistil.codes import assign, decode, fit, grouped
-    from kgdistil.scan import CodedRanker
+    from kgdistil.answer.scan import CodedRanker
+    from kgdistil.compress.product import assign, decode, fit, grouped
+    from kgdistil.paper.bench.scan import faiss_top
 
     model = build_model("DistMult", umls.num_entities, umls.num_relations, 64, seed=1)
     groups = grouped(model.entities.detach(), 2, False)

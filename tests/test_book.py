@@ -13,8 +13,13 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from kgdistil import book, load, predict, recipes, results
-from kgdistil.quantise import quantised
+from book.build import sources
+from book.build.site import build
+from book.build.sources import SOURCES, digest, is_fresh
+from book.build.try_it import few_bits
+from kgdistil import load, predict, records
+from kgdistil.compress.packing import quantised
+from kgdistil.distillation import recipes
 
 pytestmark = pytest.mark.book
 pytest.importorskip("jupyter_book", reason="needs the extra book")
@@ -23,7 +28,7 @@ WIDTHS = {"desktop": 1280, "phone": 360}
 
 @pytest.fixture(scope="module")
 def site() -> Path:
-    return book.site() if book.is_fresh() else book.build()
+    return sources.site() if is_fresh() else build()
 
 
 @pytest.fixture(scope="module")
@@ -110,17 +115,17 @@ def test_pages_have_no_leftover_of_a_template(site, pages):
 
 
 def test_a_changed_source_makes_the_book_stale(site, tmp_path, monkeypatch):
-    assert book.is_fresh()
+    assert is_fresh()
     stamp = tmp_path / "_build" / "html" / ".sources"
     stamp.parent.mkdir(parents=True)
-    for name in book.SOURCES:
+    for name in SOURCES:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("") if "." in name else (tmp_path / name).mkdir()
-    monkeypatch.setattr(results, "root", lambda: tmp_path)
-    stamp.write_text(book.digest(book.SOURCES))
-    assert book.is_fresh()
+    monkeypatch.setattr(records, "root", lambda: tmp_path)
+    stamp.write_text(digest(SOURCES))
+    assert is_fresh()
     (tmp_path / "results" / "new.csv").write_text("1")
-    assert not book.is_fresh()
+    assert not is_fresh()
 
 
 # ---- in the browser -------------------------------------------------------------------------------------------------
@@ -204,8 +209,8 @@ def test_every_page_opens_quietly_fits_the_screen_and_can_be_read_by_all(open_pa
 def test_try_it_answers_as_python_does(open_page, monkeypatch, folder):
     graph = load("umls")
     for name in ("RUNS", "RESULTS"):
-        monkeypatch.setenv(f"KGDISTIL_{name}", str(book.workplace() / name.lower()))
-    runs = recipes.distillation("umls").run(graph) if folder == "umls" else book.few_bits(graph)
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(site.workplace() / name.lower()))
+    runs = recipes.distillation("umls").run(graph) if folder == "umls" else few_bits(graph)
     models = {"student": list(runs.values())[-1].load(graph), "teacher": runs["teacher"].load(graph)}
     if folder == "umls-16B":  # the page has the numbers of the file, whose codebook is of halves
         models["student"].entities.data = quantised(models["student"], "1bit").entities.data

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from kgdistil import ConfigError, KGEModel, build_model, predict, results
-from kgdistil.browser import export, export_graph
-from kgdistil.models import EVERY, MODELS
-from kgdistil.quantise import GROUPS, quantised
+from kgdistil import ConfigError, KGEModel, build_model, predict, records
+from kgdistil.answer.browser import export, export_graph
+from kgdistil.compress.packing import GROUPS, quantised
+from kgdistil.models import MODELS, kind_of
 
-MODULE = results.root() / "book" / "site" / "try" / "kge.mjs"
+MODULE = records.root() / "book" / "site" / "try" / "kge.mjs"
 SCRIPT = """
 import { readFile } from "node:fs/promises";
 const { best, openModel, scoreTails } = await import(process.argv[1]);
@@ -59,7 +59,7 @@ def test_node_gives_the_scores_and_answers_of_python(name, norm, tiny_graph, tmp
 @pytest.mark.parametrize("precision", GROUPS)
 @pytest.mark.parametrize("name", ["ComplEx", "LowRankComplEx", "DistMult", "SimplE", "TransE", "RotatE"])
 def test_node_reads_four_bit_codes(name, precision, umls, tmp_path):
-    dim = 4 if EVERY[name].entity_factor == 2 else 12  # 12 floats in groups of 4: an odd number of groups
+    dim = 4 if kind_of(name).entity_factor == 2 else 12  # 12 floats in groups of 4: an odd number of groups
     low = {"rank": 4} if name == "LowRankComplEx" else {}
     model = build_model(name, umls.num_entities, umls.num_relations, dim, seed=1, offset=3.0, **low)
     model = quantised(model, precision)

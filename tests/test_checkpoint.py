@@ -17,20 +17,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import kgdistil
-from kgdistil import checkpoint
-from kgdistil.checkpoint import (
-    DESCRIPTION,
-    VERSION,
-    WEIGHTS,
-    load_model,
-    read_tensors,
-    save_model,
-    write_atomically,
-    write_json,
-    write_tensors,
-)
-from kgdistil.data import Graph
+from kgdistil import checkpoint, files
+from kgdistil.checkpoint import DESCRIPTION, VERSION, WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from kgdistil.errors import CheckpointError, KgdistilError
+from kgdistil.files import write_atomically, write_json
+from kgdistil.graph import Graph
 from kgdistil.models import MODELS, build_model
 
 HOME = str(Path(kgdistil.__file__).parent.parent)
@@ -114,9 +105,9 @@ def half_then_full(tensors: dict, path: str, metadata: dict) -> None:
 
 FAULTS = {
     "half written": (checkpoint, "save_file", half_then_full),
-    "no temporary file": (checkpoint.tempfile, "mkstemp", full_disk),
-    "flush": (checkpoint.os, "fsync", full_disk),
-    "move": (checkpoint.os, "replace", full_disk),
+    "no temporary file": (files.tempfile, "mkstemp", full_disk),
+    "flush": (files.os, "fsync", full_disk),
+    "move": (files.os, "replace", full_disk),
 }
 
 
@@ -143,7 +134,7 @@ def test_a_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     write_json(tmp_path / "x.json", {"a": 1})
-    monkeypatch.setattr(checkpoint.tempfile, "mkstemp", denied)
+    monkeypatch.setattr(files.tempfile, "mkstemp", denied)
     with pytest.raises(KgdistilError, match=r"cannot write .*x\.json: Permission denied; earlier files are untouched$"):
         write_json(tmp_path / "x.json", {"a": 2})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}

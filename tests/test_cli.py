@@ -15,15 +15,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kgdistil import advice, budget, cli, load_student, read_graph
-from kgdistil.budget import parse_size, plan
+from kgdistil import cli, load_student, read_graph
+from kgdistil.answer.student import Student
 from kgdistil.checkpoint import WEIGHTS
-from kgdistil.data import Graph
-from kgdistil.distil import distil
+from kgdistil.compress.packing import size
+from kgdistil.distillation import advice, budget
+from kgdistil.distillation.budget import parse_size, plan
+from kgdistil.distillation.distil import distil
 from kgdistil.errors import ConfigError
+from kgdistil.graph import Graph
 from kgdistil.models import build_model
-from kgdistil.quantise import size
-from kgdistil.student import Student
 
 QUICK = ["--epochs", "3", "--teacher-dim", "8", "--dim", "2", "--stages", "1"]
 
@@ -104,8 +105,11 @@ def test_relations_and_new_facts(student: Path) -> None:
     assert {row["relation"] for row in rows} == {"knows", "verwandt mit"}
     both = ["--head", "Zoë O'Brien", "--tail", "José O'Brien", "--new", "--json"]
     assert json.loads(call("predict", student, *both).stdout) == []  # the graph says both
-    rows = json.loads(call("predict", student, "--head", "Zoë O'Brien", "--relation", "verwandt mit", "--new", "--json",
-                           "-k", 12).stdout)  # fmt: skip
+    rows = json.loads(
+        call(
+            "predict", student, "--head", "Zoë O'Brien", "--relation", "verwandt mit", "--new", "--json", "-k", 12
+        ).stdout
+    )
     assert {row["entity"].split(" ", 1)[1] for row in rows} == {"Çelik 王"}
 
 
@@ -245,8 +249,20 @@ def test_a_student_of_few_bits_in_one_command(triples: Path, tmp_path: Path, mea
     by = {row["precision"]: row["mrr"] for row in told["precisions"]}
     assert by["2bit"] == pytest.approx(by["float32"], abs=1e-6)  # its floats are what its codes say
     assert student.precision == "2bit" and student.evaluate()["both"]["mrr"] == pytest.approx(by["2bit"], abs=1e-6)
-    call("distill", triples, "--teacher", tmp_path / "s", "--dim", 8, "--precision", "4bit", "--epochs", 2, "-o",
-         tmp_path / "t")  # fmt: skip
+    call(
+        "distill",
+        triples,
+        "--teacher",
+        tmp_path / "s",
+        "--dim",
+        8,
+        "--precision",
+        "4bit",
+        "--epochs",
+        2,
+        "-o",
+        tmp_path / "t",
+    )
     assert load_student(tmp_path / "t").model.dim == 8
 
 
@@ -265,9 +281,20 @@ def test_a_student_of_low_rank_in_one_command(triples: Path, tmp_path: Path) -> 
 
 def test_few_floats_by_a_budget(triples: Path, tmp_path: Path) -> None:
     result = call(
-        "distill", triples, "--budget", "200B", "--model", "RotatE", "--teacher-dim", 8, "--epochs", 3,
-        "-o", tmp_path / "s", "--json",
-    )  # fmt: skip
+        "distill",
+        triples,
+        "--budget",
+        "200B",
+        "--model",
+        "RotatE",
+        "--teacher-dim",
+        8,
+        "--epochs",
+        3,
+        "-o",
+        tmp_path / "s",
+        "--json",
+    )
     told = json.loads(result.stdout)
     assert (told["dim"], told["precision"]) == (4, "int8") or told["dim"] < 8
     assert {row["model"] for row in told["metrics"]} == {
@@ -347,8 +374,14 @@ def test_a_teacher_from_elsewhere_in_one_command(triples: Path, tmp_path: Path) 
         str(triples), dict.fromkeys(("valid", "test", "columns", "names")) | {"held_out": 0.1, "split_seed": 0}
     )
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "t.npz", entities=rng.normal(size=(12, 8)), relations=rng.normal(size=(2, 8)),
-             entity_labels=graph.entities, relation_labels=graph.relations, model="ComplEx")  # fmt: skip
+    np.savez(
+        tmp_path / "t.npz",
+        entities=rng.normal(size=(12, 8)),
+        relations=rng.normal(size=(2, 8)),
+        entity_labels=graph.entities,
+        relation_labels=graph.relations,
+        model="ComplEx",
+    )
     result = call("import", tmp_path / "t.npz", "--graph", triples, "-o", tmp_path / "teacher", "--json")
     assert result.exit_code == 0 and json.loads(result.stdout)["test"]["mrr"] > 0
     for teacher in (tmp_path / "t.npz", tmp_path / "teacher"):

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgdistil import kernels
-from kgdistil.codes import Through, assign, decode, fit, grouped, ungrouped
+from kgdistil.compress.packing import GROUPS, entity_bytes, pack, quantised, unpack
+from kgdistil.compress.product import Through, assign, decode, fit, grouped, ungrouped
 from kgdistil.models import build_model
-from kgdistil.quantise import GROUPS, entity_bytes, pack, quantised, unpack
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,12 +7,15 @@ import pytest
 import torch
 from test_reproduce import cell, small  # noqa: F401 - a fixture
 
-from kgdistil import constrained, load, reproduce, results, tables
+from kgdistil import load, records
 from kgdistil.checkpoint import load_model
-from kgdistil.data import Graph
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples, rank, roles
-from kgdistil.reproduce import config, parse, work
+from kgdistil.graph import Graph
+from kgdistil.paper import constrained, reproduce
+from kgdistil.paper.cells import config, parse
+from kgdistil.paper.reading import record_of
+from kgdistil.paper.reproduce import work
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +38,17 @@ def test_candidates_seen_in_the_role_make_better_ranks(trained_cell, capsys):
     constrained.complete([trained_cell])
     record = constrained.read(trained_cell)
     every, training, told = (record["test"][name] for name in constrained.CANDIDATES)
-    assert every == results.read_record(results.record_path(record["id"]))["test"]
+    assert every == records.read_record(records.record_path(record["id"]))["test"]
     model = reproduce.weights_of(trained_cell, graph)
     seen = roles(graph.train, graph.num_relations, graph.num_entities)
     ranks = rank(model, graph.test, KnownTriples(graph.known, graph.num_relations), allowed=seen)
     assert training == ranks.metrics() != told and training["both"]["mrr"] > every["both"]["mrr"]
     assert record["graph"]["sha256"] == graph.sha256 and {"commit", "command", "device", "versions"} <= set(record)
     assert f"{trained_cell}: test MRR among every entity {every['both']['mrr']:.3f}" in capsys.readouterr().out
-    outside = {side: sum(not seen[side][r, e] for r, e in graph.test[:, [1, column]].tolist())
-               for side, column in (("head", 0), ("tail", 2))}  # fmt: skip
+    outside = {
+        side: sum(not seen[side][r, e] for r, e in graph.test[:, [1, column]].tolist())
+        for side, column in (("head", 0), ("tail", 2))
+    }
     assert record["unseen"] == {"training": outside, "all splits": {"head": 0, "tail": 0}} and sum(outside.values()) > 0
     before = constrained.path(record["id"]).stat().st_mtime_ns
     constrained.complete([trained_cell])
@@ -62,29 +67,30 @@ def test_the_command_takes_cells_or_else_all_of_table_4(monkeypatch):
 def test_what_has_lost_its_weights_is_trained_again_to_the_same_ranks(trained_cell):
     graph = load("nations")
     before = constrained.measure(trained_cell, graph)["test"]
-    for folder in results.runs_folder().glob("models/*"):
+    for folder in records.runs_folder().glob("models/*"):
         (folder / "model.safetensors").unlink()
     constrained.complete([trained_cell], again=True)
     assert constrained.read(trained_cell)["test"] == before
 
 
 def test_other_weights_than_the_records_are_refused(trained_cell):
-    graph, path = load("nations"), results.record_path(config(trained_cell).run_id)
+    graph, path = load("nations"), records.record_path(config(trained_cell).run_id)
     record = json.loads(path.read_text())
     record["test"]["both"]["mrr"] += 0.01
     path.write_text(json.dumps(record))
     with pytest.raises(
-        CheckpointError, match="other weights; run `python -m kgdistil.reproduce tuned/nations/TransE/DS/4 --again`"
+        CheckpointError,
+        match="other weights; run `python -m kgdistil.paper.reproduce tuned/nations/TransE/DS/4 --again`",
     ):
         constrained.measure(trained_cell, graph)
     assert constrained.read(trained_cell) is None
     path.unlink()
-    with pytest.raises(CheckpointError, match=f"no record: run `python -m kgdistil.reproduce {trained_cell}`"):
+    with pytest.raises(CheckpointError, match=f"no record: run `python -m kgdistil.paper.reproduce {trained_cell}`"):
         constrained.measure(trained_cell, graph)
 
 
 def test_a_cell_without_a_search_is_told_what_makes_it(small):  # noqa: F811
-    with pytest.raises(ConfigError, match="no recorded search: run `python -m kgdistil.reproduce tuned/nations"):
+    with pytest.raises(ConfigError, match="no recorded search: run `python -m kgdistil.paper.reproduce tuned/nations"):
         constrained.complete([cell("DS")])
 
 
@@ -109,12 +115,10 @@ def test_published_weights_are_those_of_their_own_run_alone(tmp_path, monkeypatc
 
 
 def test_every_cell_of_table_4_has_its_ranks_of_the_type():
-    there = {path.stem for path in (results.results_folder() / "constrained").iterdir()}
+    there = {path.stem for path in (records.results_folder() / "constrained").iterdir()}
     assert there == {constrained.read(mine)["id"] for mine in constrained.table4()}, "none of runs that are replaced"
     for mine in constrained.table4():
         record = constrained.read(mine)
-        assert record is not None, f"run `python -m kgdistil.constrained {mine}`"
+        assert record is not None, f"run `python -m kgdistil.paper.constrained {mine}`"
         assert record["dirty"] is False and len(record["commit"]) == 40, record["id"]
-        assert record["test"]["every entity"] == tables.record_of(mine)["test"], (
-            "the very run, on the machine it ran on"
-        )
+        assert record["test"]["every entity"] == record_of(mine)["test"], "the very run, on the machine it ran on"

@@ -41,7 +41,9 @@ def test_core_dependencies_are_enough(tmp_path):
     env = {"KGDISTIL_RUNS": str(tmp_path / "runs"), "KGDISTIL_RESULTS": str(tmp_path / "results")}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(SCRIPT).format(extras=set(EXTRAS)), str(tmp_path)],
-        capture_output=True, text=True, env={**os.environ, **env},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["3", "2"]

@@ -20,12 +20,13 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kgdistil import data
-from kgdistil.data import Graph, fetch_descriptions, load, read_triples
 from kgdistil.errors import DataError
+from kgdistil.graph import NAMES, PUBLISHED, SPLITS, Graph
+from kgdistil.graphs import datasets
+from kgdistil.graphs.datasets import fetch_descriptions, load, read_triples
 
 needs_archives = pytest.mark.skipif(
-    not os.environ.get(data.DATA_VARIABLE), reason="KGDISTIL_DATA names no folder with the published archives"
+    not os.environ.get(datasets.DATA_VARIABLE), reason="KGDISTIL_DATA names no folder with the published archives"
 )
 needs_pykeen = pytest.mark.skipif(importlib.util.find_spec("pykeen") is None, reason="PyKEEN is missing")
 
@@ -78,7 +79,7 @@ def test_published_graphs_have_the_sizes_of_table_2(name, sizes, label, readable
     graph = load(name, cache=tmp_path)
     assert tuple(graph.sizes().values()) == sizes
     assert graph.name == name.lower()
-    assert graph.sha256 == data.SHA256[f"{data.PUBLISHED[name.lower()]}.tar.gz"]
+    assert graph.sha256 == datasets.SHA256[f"{PUBLISHED[name.lower()]}.tar.gz"]
     assert len(torch.unique(graph.known, dim=0)) == sum(sizes[2:])  # the three splits share no triple
     assert not any(character in text for text in graph.entities + graph.relations for character in "\r\n\t")
     if graph.descriptions:
@@ -151,7 +152,7 @@ def test_graph_moves_and_is_frozen(tmp_path):
 
 def test_unknown_name_lists_the_known_ones():
     message = error_of(load, "wn18")
-    assert "'wn18'" in message and all(name in message for name in data.NAMES)
+    assert "'wn18'" in message and all(name in message for name in NAMES)
 
 
 def test_a_file_is_not_a_folder(tmp_path):
@@ -188,7 +189,7 @@ def test_bad_file_names_file_line_and_value(tmp_path, split, text, parts):
         assert part in message
 
 
-@pytest.mark.parametrize("split", data.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_folder_without_a_split(tmp_path, split):
     (write_folder(tmp_path) / f"{split}.txt").unlink()
     message = error_of(load, tmp_path)
@@ -222,7 +223,7 @@ def test_labels_survive_the_round_trip(triples, end, last_end, mark):
     text = end.join("\t".join(row) for row in triples) + end * last_end
     read = read_triples("x", text.encode("utf-8-sig" if mark else "utf-8"))
     assert [tuple(row) for row in read] == triples
-    graph = data._graph("x", {"train": read, "valid": read, "test": read}, "", {})
+    graph = datasets._graph("x", {"train": read, "valid": read, "test": read}, "", {})
     assert [graph.label_triple(*row) for row in graph.test] == triples
     assert list(graph.entities) == sorted({label for h, _, t in triples for label in (h, t)})
 
@@ -286,12 +287,12 @@ def server(monkeypatch):
     with Server() as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         server.files = {"/WN18RR.tar.gz": ARCHIVE, "/WN18RR/entity2text.txt": TEXT}
-        monkeypatch.delenv(data.DATA_VARIABLE, raising=False)
+        monkeypatch.delenv(datasets.DATA_VARIABLE, raising=False)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        monkeypatch.setattr(data, "ARCHIVES_URL", server.url)
-        monkeypatch.setattr(data, "TEXTS_URL", server.url)
+        monkeypatch.setattr(datasets, "ARCHIVES_URL", server.url)
+        monkeypatch.setattr(datasets, "TEXTS_URL", server.url)
         for file, content in {"WN18RR.tar.gz": ARCHIVE, "WN18RR-entity2text.txt": TEXT}.items():
-            monkeypatch.setitem(data.SHA256, file, sha256(content))
+            monkeypatch.setitem(datasets.SHA256, file, sha256(content))
         yield server
         server.shutdown()
 
@@ -315,7 +316,7 @@ def test_progress_on_a_terminal(server, tmp_path, monkeypatch, capfd):
 
 
 def test_default_cache_is_the_users(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(data.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(datasets.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
     load("wn18rr")
     assert (tmp_path / "kgdistil" / "WN18RR.tar.gz").read_bytes() == ARCHIVE
 
@@ -323,7 +324,7 @@ def test_default_cache_is_the_users(server, tmp_path, monkeypatch):
 def refuse(server, monkeypatch):
     with socket.socket() as unused:  # bound and closed again: nobody listens there
         unused.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(data, "ARCHIVES_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        monkeypatch.setattr(datasets, "ARCHIVES_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
 
 
 DOWNLOAD_FAULTS = {
@@ -346,8 +347,8 @@ def test_failed_download_says_why_and_leaves_nothing(server, tmp_path, monkeypat
             raise LookupError("another error, handled while loading, is not the reason")
         except LookupError:
             message = error_of(load, "wn18rr", cache=tmp_path)
-        assert f"{data.ARCHIVES_URL}/WN18RR.tar.gz" in message and reason in message
-        assert data.DATA_VARIABLE in message and "another error" not in message
+        assert f"{datasets.ARCHIVES_URL}/WN18RR.tar.gz" in message and reason in message
+        assert datasets.DATA_VARIABLE in message and "another error" not in message
         assert os.listdir(tmp_path) == (["WN18RR.tar.gz"] if held else [])
     server.cut.clear()
     server.files["/WN18RR.tar.gz"] = ARCHIVE
@@ -363,7 +364,7 @@ def test_full_disk_or_bad_cache_folder(server, tmp_path):
 
 def test_local_folder_comes_first_and_is_checked(server, tmp_path, monkeypatch):
     local, cache = tmp_path / "local", tmp_path / "cache"
-    monkeypatch.setenv(data.DATA_VARIABLE, str(local))
+    monkeypatch.setenv(datasets.DATA_VARIABLE, str(local))
     assert str(local) in error_of(load, "wn18rr", cache=cache)  # the folder itself is not there
     local.mkdir()
     (local / "WN18RR.tar.gz").write_bytes(ARCHIVE)
@@ -379,14 +380,14 @@ def test_local_folder_comes_first_and_is_checked(server, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", [b"no archive", ARCHIVE[:-20], pack(train="a\tr\tb\n"), b""])
 def test_archive_that_is_none(server, tmp_path, monkeypatch, content):
-    monkeypatch.setitem(data.SHA256, "WN18RR.tar.gz", sha256(content))
+    monkeypatch.setitem(datasets.SHA256, "WN18RR.tar.gz", sha256(content))
     server.files["/WN18RR.tar.gz"] = content
     assert "WN18RR.tar.gz is no archive" in error_of(load, "wn18rr", cache=tmp_path)
 
 
 def test_bad_line_in_an_archive_names_the_member(server, tmp_path, monkeypatch):
     server.files["/WN18RR.tar.gz"] = content = pack(**SMALL | {"valid": "a\tlikes\n"})
-    monkeypatch.setitem(data.SHA256, "WN18RR.tar.gz", sha256(content))
+    monkeypatch.setitem(datasets.SHA256, "WN18RR.tar.gz", sha256(content))
     assert re.match(r"WN18RR\.tar\.gz/valid\.txt, line 1: 2 column", error_of(load, "wn18rr", cache=tmp_path))
 
 

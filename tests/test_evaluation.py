@@ -11,12 +11,12 @@ import torch
 from test_models import VARIANTS, naive_score
 
 from kgdistil import evaluation, kernels
+from kgdistil.answer.predict import top
 from kgdistil.errors import KgdistilError
 from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank, roles
 from kgdistil.losses import Objective
 from kgdistil.models import MODELS, KGEModel, build_model
-from kgdistil.predict import top
-from kgdistil.reference import ReferenceEngine
+from kgdistil.training.reference import ReferenceEngine
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
 needs_pykeen = pytest.mark.skipif(importlib.util.find_spec("pykeen") is None, reason="PyKEEN is missing")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from kgdistil.data import Graph
+from kgdistil.answer.export import export
+from kgdistil.answer.student import Student
 from kgdistil.errors import ConfigError
-from kgdistil.export import export
-from kgdistil.importers import import_teacher
+from kgdistil.graph import Graph
+from kgdistil.graphs.importers import import_teacher
 from kgdistil.models import build_model
-from kgdistil.student import Student
 
 KINDS = [("TransE", 1), ("TransH", 1), ("ComplEx", 1), ("RotatE", 1), ("RotatE", 2)]
 

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from kgdistil import frontier, reproduce, results
+from kgdistil import records
 from kgdistil.checkpoint import load_model
-from kgdistil.data import load
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import evaluate
+from kgdistil.graphs.datasets import load
 from kgdistil.models import with_entities
-from kgdistil.reproduce import Cell, config, parse, shape
+from kgdistil.paper import cells, frontier, reproduce
+from kgdistil.paper.cells import COMMITTEE, OWN_LISTS, SMALL, TRAINED, Cell, config, guide, parse, recipe, shape, trials
+from kgdistil.paper.ensemble import joined_name
 
 
 @pytest.fixture
@@ -23,9 +25,14 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     shared = {"loss": "softmax", "schedule": "linear", "patience": 0, "checks": 1, "search_epochs": 1, "lr": 0.1}
     shared |= {"negatives": 135, "batch_size": 512, "epochs": 2}
-    table = {"all": shared, "teacher": {"lr": [0.1, 0.2], "epochs": 8}, "distilled": {"alpha": 1.0, "lr": 0.03},
-             "small-distilled": {"alpha": 1.0}, "committee": {"alpha": 0.7, "members": 2, "epochs": 1}}  # fmt: skip
-    monkeypatch.setattr(reproduce, "recipes", lambda: {"frontier": table})
+    table = {
+        "all": shared,
+        "teacher": {"lr": [0.1, 0.2], "epochs": 8},
+        "distilled": {"alpha": 1.0, "lr": 0.03},
+        "small-distilled": {"alpha": 1.0},
+        "committee": {"alpha": 0.7, "members": 2, "epochs": 1},
+    }
+    monkeypatch.setattr(cells, "recipes", lambda: {"frontier": table})
 
 
 def test_bytes_decide_the_shape() -> None:
@@ -52,8 +59,8 @@ def test_bytes_decide_the_shape() -> None:
 def test_the_lists_may_be_a_larger_teachers() -> None:
     def lists(size: int, of: int, dataset: str = "fb15k-237", method: str = "distilled") -> int:
         cell = Cell("frontier", dataset, "ComplEx", method, size, of)
-        assert reproduce.guide(cell) in cell.needs
-        return reproduce.guide(cell).dim
+        assert guide(cell) in cell.needs
+        return guide(cell).dim
 
     assert [lists(16, 256), lists(32, 512), lists(64, 1024), lists(256, 2048)] == [512, 1024, 2048, 2048]
     assert lists(16, 256, method="small-distilled") == 512 and lists(16, 512, "wn18rr") == 512
@@ -61,12 +68,12 @@ def test_the_lists_may_be_a_larger_teachers() -> None:
     own = [c for graph in ("wn18rr", "fb15k-237", "umls") for c in frontier.cells(graph) if c.method == "own-lists"]
     assert {(c.dataset, c.dim) for c in own} == {("fb15k-237", 64), ("fb15k-237", 32), ("fb15k-237", 16)}
     for cell in own:  # only the lists differ
-        assert reproduce.recipe(cell) == reproduce.recipe(replace(cell, method="distilled"))
+        assert recipe(cell) == recipe(replace(cell, method="distilled"))
 
 
 def test_a_recipe_may_be_for_one_size() -> None:
     def found(method: str, size: int, dataset: str = "fb15k-237") -> dict:
-        return reproduce.recipe(Cell("frontier", dataset, "ComplEx", method, size, 2048))
+        return recipe(Cell("frontier", dataset, "ComplEx", method, size, 2048))
 
     assert (found("distilled", 256)["alpha"], found("distilled", 256)["penalty"]) == (0.8, 0.02)
     assert isinstance(found("distilled", 128)["alpha"], list) and "penalty" not in found("distilled", 128)
@@ -77,12 +84,12 @@ def test_a_recipe_may_be_for_one_size() -> None:
 def test_a_low_rank_has_the_recipe_of_the_plain_form() -> None:
     for dataset in ("wn18rr", "fb15k-237"):
         cell = Cell("frontier", dataset, "ComplEx", "low-rank", 16, 2048)
-        assert reproduce.recipe(cell) == reproduce.recipe(replace(cell, method="distilled"))
-        alone = [reproduce.recipe(replace(cell, method=method)) for method in ("low-rank-alone", "coded-alone")]
+        assert recipe(cell) == recipe(replace(cell, method="distilled"))
+        alone = [recipe(replace(cell, method=method)) for method in ("low-rank-alone", "coded-alone")]
         assert alone[0]["epochs"] == alone[1]["epochs"] and len(alone[0]["lr"]) == len(alone[1]["lr"])
-        made = reproduce.trials(cell) or []
+        made = trials(cell) or []
         assert all((t.rank, t.group, t.student) == (64, 2, t.teacher) for t in made)
-    assert reproduce.guide(Cell("frontier", "fb15k-237", "ComplEx", "low-rank", 16, 2048)).dim == 2048
+    assert guide(Cell("frontier", "fb15k-237", "ComplEx", "low-rank", 16, 2048)).dim == 2048
 
 
 def test_a_teacher_comes_first_and_is_where_students_start(quick: None) -> None:
@@ -100,11 +107,11 @@ def test_a_committee_teaches_the_first_of_its_members(quick: None) -> None:
     assert cell.needs == cell.members == [first, second] and config(cell) is None
     assert reproduce.main([str(cell)]) == 0
     made, runs = config(cell), [config(member).run_id for member in (first, second)]
-    assert made.student == runs[0] and made.teacher == reproduce.joined_name(*runs)
+    assert made.student == runs[0] and made.teacher == joined_name(*runs)
     assert shape(cell) == shape(first) and made.run_id not in runs and reproduce.recorded(made)
     graph, test = load("umls"), load("umls").test
-    together = load_model(results.model_folder(made.teacher), graph).score_triples(test)
-    alone = [load_model(results.model_folder(run_id), graph).score_triples(test) for run_id in runs]
+    together = load_model(records.model_folder(made.teacher), graph).score_triples(test)
+    alone = [load_model(records.model_folder(run_id), graph).score_triples(test) for run_id in runs]
     assert torch.allclose(together, (alone[0] + alone[1]) / 2, atol=1e-5) and not torch.equal(*alone)
 
 
@@ -112,9 +119,9 @@ def test_a_committee_is_a_rival_of_one_student_where_it_was_tried() -> None:
     tried = [c for graph in ("wn18rr", "fb15k-237", "umls") for c in frontier.cells(graph) if c.method == "committee"]
     assert {(c.dataset, c.dim) for c in tried} == {("wn18rr", 256)} and "committee" in frontier.DISTILLED
     for cell in tried:
-        alone = reproduce.recipe(cell.members[0])
-        differs = {key for key, value in reproduce.recipe(cell).items() if alone.get(key) != value}
-        assert differs == {"members", "lr", "alpha"} and alone["epochs"] == reproduce.recipe(cell)["epochs"]
+        alone = recipe(cell.members[0])
+        differs = {key for key, value in recipe(cell).items() if alone.get(key) != value}
+        assert differs == {"members", "lr", "alpha"} and alone["epochs"] == recipe(cell)["epochs"]
 
 
 @pytest.mark.parametrize("method", frontier.UNTRAINED)
@@ -146,14 +153,14 @@ def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
     pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
     assert frontier.main(["--graph", "umls", "--sizes", "16"]) == 0
     table = frontier.points("umls")
-    elsewhere = {reproduce.OWN_LISTS, reproduce.COMMITTEE}
-    assert set(table["method"]) == set(reproduce.TRAINED) - elsewhere | set(frontier.UNTRAINED)
+    elsewhere = {OWN_LISTS, COMMITTEE}
+    assert set(table["method"]) == set(TRAINED) - elsewhere | set(frontier.UNTRAINED)
     assert set(table["bytes"]) == {512, 16}
     for row in table.itertuples():
-        ranks = results.read_ranks(row.ranks)
+        ranks = records.read_ranks(row.ranks)
         assert ranks.metrics()["both"]["mrr"] == pytest.approx(row.mrr)
     graph = load("umls")
-    teacher = load_model(results.model_folder(config(frontier.teacher_cell("umls", 16)).run_id), graph)
+    teacher = load_model(records.model_folder(config(frontier.teacher_cell("umls", 16)).run_id), graph)
     rounded = with_entities(teacher, frontier.rounded(teacher.entities.data, 16, True))
     assert table.set_index("method").loc["rounded", "mrr"] == evaluate(rounded, graph).metrics()["both"]["mrr"]
     beside = frontier.against_distilled("umls").set_index("method")
@@ -171,16 +178,18 @@ def test_rivals_of_few_floats_are_the_best_on_validation() -> None:
     tables = {key: [] for key in frame.index}
     for method, size, cell in frontier.of_the_tables("wn18rr"):
         if (own := config(cell)) and reproduce.recorded(own):
-            valid = results.read_record(results.record_path(own.run_id))["valid"]["both"]["mrr"]
+            valid = records.read_record(records.record_path(own.run_id))["valid"]["both"]["mrr"]
             tables[method, size].append((valid, own.run_id, own.model, own.dim))
     assert [len(tables["small", size]) for size in (256, 128, 64, 32)] == [2, 4, 4, 2]  # of 4 models, 3 sizes
     beaten = [key for key, found in tables.items() if found and frame.loc[key, "run"] == max(found)[1]]
     assert beaten and all(frame.loc[key, "valid_mrr"] >= max(found)[0] for key, found in tables.items() if found)
     kept = frontier.kept("wn18rr").query("group == 0").set_index("bytes")
     for size in {size for _, size in beaten}:
-        best = max((key for key in frame.index if key in tables and key[0] in reproduce.SMALL and key[1] == size),
-                   key=lambda key: frame.loc[key, "mrr"])  # fmt: skip
-        made = results.read_record(results.record_path(frame.loc[best, "run"]))["config"]
+        best = max(
+            (key for key in frame.index if key in tables and key[0] in SMALL and key[1] == size),
+            key=lambda key: frame.loc[key, "mrr"],
+        )
+        made = records.read_record(records.record_path(frame.loc[best, "run"]))["config"]
         assert (kept.loc[size, "model"], kept.loc[size, "dim"]) == (made["model"], made["dim"])
 
 

@@ -8,12 +8,12 @@ import torch
 from test_models import VARIANTS
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kgdistil.answer.predict import top
 from kgdistil.evaluation import KnownTriples, Ranks, rank
 from kgdistil.losses import Objective
 from kgdistil.models import MODELS, KGEModel, build_model
-from kgdistil.predict import top
-from kgdistil.reference import ReferenceEngine
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, epoch_order, stream
+from kgdistil.training.reference import ReferenceEngine
 
 OBJECTIVE = Objective("cross-entropy", negatives=4, alpha=0.25, batch_size=64, seed=3)  # three steps, one short
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import kgdistil
-from kgdistil.data import Graph
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import evaluate
-from kgdistil.importers import from_arrays, from_pykeen, import_teacher
-from kgdistil.readers import read_graph
+from kgdistil.graph import Graph
+from kgdistil.graphs.importers import from_arrays, from_pykeen, import_teacher
+from kgdistil.graphs.readers import read_graph
 
 pykeen = pytest.importorskip("pykeen")
 MODELS = ("TransE", "TransH", "ComplEx", "RotatE", "DistMult")
@@ -35,10 +35,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple]:
     results = {}
     for name in MODELS:
         result = pipeline(
-            dataset="nations", model=name, model_kwargs={"embedding_dim": 6}, random_seed=0, device="cpu",
+            dataset="nations",
+            model=name,
+            model_kwargs={"embedding_dim": 6},
+            random_seed=0,
+            device="cpu",
             training_kwargs={"num_epochs": 2, "use_tqdm": False, "use_tqdm_batch": False},
-            evaluation_kwargs={"use_tqdm": False, "batch_size": 64}, filter_validation_when_testing=True,
-        )  # fmt: skip
+            evaluation_kwargs={"use_tqdm": False, "batch_size": 64},
+            filter_validation_when_testing=True,
+        )
         folder = tmp_path_factory.mktemp(name)
         result.save_to_directory(folder)
         results[name] = result, folder
@@ -92,8 +97,15 @@ def test_entities_are_matched_by_label(trained: dict, nations: Graph) -> None:
 
 def test_entities_the_teacher_does_not_know_are_counted(trained: dict) -> None:
     result, _ = trained["DistMult"]
-    rows = [("usa", "embassy", "uk"), ("usa", "embassy", "atlantis"), ("uk", "embassy", "mu"), ("mu", "embassy", "usa"),
-            ("uk", "embassy", "usa"), ("atlantis", "embassy", "uk"), ("mu", "embassy", "uk")]  # fmt: skip
+    rows = [
+        ("usa", "embassy", "uk"),
+        ("usa", "embassy", "atlantis"),
+        ("uk", "embassy", "mu"),
+        ("mu", "embassy", "usa"),
+        ("uk", "embassy", "usa"),
+        ("atlantis", "embassy", "uk"),
+        ("mu", "embassy", "uk"),
+    ]
     graph = read_graph(np.array(rows, dtype=object))
     with pytest.raises(ConfigError, match="does not know 2 of the 4 entities of graph, such as 'atlantis, mu'"):
         from_pykeen(result.model, graph, result.training)
@@ -214,8 +226,13 @@ def test_arrays_with_labels(nations: Graph, tmp_path: Path) -> None:
     labels = [nations.entities[i] for i in order]
     model = from_arrays("distmult", entities[order], relations, labels, nations.relations, nations).model
     np.testing.assert_allclose(model.entities.detach(), entities, rtol=1e-6)
-    np.savez(tmp_path / "w.npz", entities=entities[order], relations=relations, entity_labels=labels,
-             relation_labels=nations.relations)  # fmt: skip
+    np.savez(
+        tmp_path / "w.npz",
+        entities=entities[order],
+        relations=relations,
+        entity_labels=labels,
+        relation_labels=nations.relations,
+    )
     assert torch.equal(import_teacher(tmp_path / "w.npz", nations, model="DistMult").model.entities, model.entities)
     with pytest.raises(ConfigError, match="does not say which model it holds: give --model"):
         import_teacher(tmp_path / "w.npz", nations)
@@ -233,8 +250,13 @@ def test_arrays_with_labels(nations: Graph, tmp_path: Path) -> None:
     ],
 )
 def test_arrays_that_do_not_fit(nations: Graph, change: dict, line: str) -> None:
-    good = {"model": "DistMult", "entities": np.zeros((14, 6)), "relations": np.zeros((55, 6)),
-            "entity_labels": nations.entities, "relation_labels": nations.relations}  # fmt: skip
+    good = {
+        "model": "DistMult",
+        "entities": np.zeros((14, 6)),
+        "relations": np.zeros((55, 6)),
+        "entity_labels": nations.entities,
+        "relation_labels": nations.relations,
+    }
     from_arrays(**good, graph=nations)
     with pytest.raises(CheckpointError, match=line):
         from_arrays(**{**good, **change}, graph=nations)
@@ -246,10 +268,29 @@ def test_a_pykeen_users_model_becomes_a_student_with_one_command(trained: dict, 
     out = tmp_path / "student"
     environment = {k: v for k, v in os.environ.items() if k not in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS")}
     done = subprocess.run(
-        [sys.executable, "-m", "kgdistil.cli", "distill", "pykeen:nations", "--teacher", str(trained[name][1]),
-         "--trust-pickle", "--dim", "2", "--epochs", "2", "--stages", "2", "--json", "-o", str(out)],
-        capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "kgdistil.cli",
+            "distill",
+            "pykeen:nations",
+            "--teacher",
+            str(trained[name][1]),
+            "--trust-pickle",
+            "--dim",
+            "2",
+            "--epochs",
+            "2",
+            "--stages",
+            "2",
+            "--json",
+            "-o",
+            str(out),
+        ],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     theirs = trained[name][0].get_metric("both.realistic.inverse_harmonic_mean_rank")

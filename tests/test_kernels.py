@@ -17,11 +17,11 @@ from test_models import VARIANTS
 from kgdistil import kernels
 from kgdistil.config import make_config
 from kgdistil.evaluation import KnownTriples, rank
-from kgdistil.kernels import NativeEngine
 from kgdistil.losses import Objective
 from kgdistil.models import MODELS, KGEModel, build_model
-from kgdistil.reference import ReferenceEngine
-from kgdistil.training import make_engine
+from kgdistil.training.engine import make_engine
+from kgdistil.training.native import NativeEngine
+from kgdistil.training.reference import ReferenceEngine
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
 ENTITIES, RELATIONS = 50, 5
@@ -344,7 +344,7 @@ def fresh(monkeypatch, tmp_path) -> Iterator[pytest.MonkeyPatch]:
     def forget() -> None:
         kernels.compiler.cache_clear()
         kernels.compiled.cache_clear()
-        kernels.warn_once.cache_clear()
+        kernels.compile.warn_once.cache_clear()
 
     monkeypatch.setenv("KGDISTIL_CACHE", str(tmp_path / "cache"))
     forget()
@@ -444,8 +444,8 @@ def test_compiled_files_are_kept_and_reused(fresh, tmp_path, tiny_graph):
     assert len(files) == 3  # training at d = 8 and 16, ranking at d = 8
     assert {path.name for path in (tmp_path / "cache" / "kernels").iterdir()} == set(files)  # nothing half done
     kernels.compiled.cache_clear()
-    kernels.warn_once.cache_clear()  # as a new process
-    fresh.setattr(kernels, "run", lambda *command: pytest.fail(f"compiles again: {command}"))
+    kernels.compile.warn_once.cache_clear()  # as a new process
+    fresh.setattr(kernels.compile, "run", lambda *command: pytest.fail(f"compiles again: {command}"))
     assert distil(tiny_graph) == "NativeEngine"
 
 

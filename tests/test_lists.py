@@ -6,15 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kgdistil.compress.low_rank import low_rank
+from kgdistil.compress.packing import quantised
 from kgdistil.config import make_config
-from kgdistil.data import Graph
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import evaluate
-from kgdistil.lists import ListEngine, queries_of
+from kgdistil.graph import Graph
 from kgdistil.losses import list_hard_loss, list_soft_loss
-from kgdistil.models import build_model, low_rank
-from kgdistil.quantise import quantised
-from kgdistil.training import make_engine, run
+from kgdistil.models import build_model
+from kgdistil.training.engine import make_engine
+from kgdistil.training.loop import run
+from kgdistil.training.sampled_softmax import ListEngine, queries_of
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +26,19 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_config(**values):
-    shared = {"dataset": "umls", "model": "ComplEx", "dim": 16, "loss": "softmax", "lr": 0.1, "negatives": 200,
-              "batch_size": 256, "epochs": 6, "check_every": 2, "schedule": "linear", "patience": 0}  # fmt: skip
+    shared = {
+        "dataset": "umls",
+        "model": "ComplEx",
+        "dim": 16,
+        "loss": "softmax",
+        "lr": 0.1,
+        "negatives": 200,
+        "batch_size": 256,
+        "epochs": 6,
+        "check_every": 2,
+        "schedule": "linear",
+        "patience": 0,
+    }
     return make_config(**{**shared, **values})
 
 
@@ -140,27 +153,27 @@ def test_a_low_rank_learns_from_the_teacher_it_starts_from(umls: Graph) -> None:
 def test_a_resumed_run_ends_with_the_same_bits(
     umls: Graph, monkeypatch: pytest.MonkeyPatch, role: str, rank: int
 ) -> None:
-    import kgdistil.training as training
+    from kgdistil.training import loop
 
     teacher = run(a_config(role="teacher", epochs=2), umls, progress=False)
     extra = {} if role == "no-ds" else {"teacher": teacher.id}
     config = a_config(role=role, group=4, rank=rank, student=teacher.id, **extra)
     whole = run(config, umls, progress=False).load(umls)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    saved = training.save
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    saved = loop.save
 
     def save_and_die(*args) -> None:
         saved(*args)
         if args[5].epoch == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "save", save_and_die)
+    monkeypatch.setattr(loop, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
         run(config, umls, progress=False, again=True)
-    monkeypatch.setattr(training, "save", saved)
-    folder = training.results.model_folder(config.run_id)
-    assert (folder / training.CHECKPOINT).is_file()
-    training.results.record_path(config.run_id).unlink()
+    monkeypatch.setattr(loop, "save", saved)
+    folder = loop.records.model_folder(config.run_id)
+    assert (folder / loop.CHECKPOINT).is_file()
+    loop.records.record_path(config.run_id).unlink()
     again = run(config, umls, progress=False).load(umls)
     for mine, theirs in zip(again.parameters(), whole.parameters()):
         assert torch.equal(mine, theirs)

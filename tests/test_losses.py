@@ -9,13 +9,14 @@ import torch
 from kgdistil import kernels, losses
 from kgdistil.losses import Objective
 from kgdistil.models import MODELS, build_model
-from kgdistil.reference import ReferenceEngine
+from kgdistil.training.native import NativeEngine
+from kgdistil.training.reference import ReferenceEngine
 
 B, K, MARGIN = 7, 4, 1.3
 ENGINES = [
     ReferenceEngine,
     pytest.param(
-        kernels.NativeEngine,
+        NativeEngine,
         marks=pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler"),
     ),
 ]

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from kgdistil import kernels
+from kgdistil.compress.low_rank import LowRankComplEx, low_rank
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.losses import Objective
-from kgdistil.models import MODELS, KGEModel, LowRankComplEx, build_model, low_rank
-from kgdistil.reference import ReferenceEngine
+from kgdistil.models import MODELS, KGEModel, build_model
+from kgdistil.training.reference import ReferenceEngine
 
 VARIANTS = [(name, norm) for name in MODELS for norm in ((1, 2) if name in ("TransE", "TransH") else (1,))]
 EVERY = [*VARIANTS, ("LowRankComplEx", 1)]

@@ -14,10 +14,13 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 import kgdistil
-from kgdistil import frontier, recipes, results, story
+from kgdistil import records
+from kgdistil.distillation import recipes
+from kgdistil.paper import frontier, notebooks, story
+from kgdistil.paper.notebooks import check_parameters
 
-NOTEBOOKS = sorted((results.root() / "notebooks").glob("*.ipynb"))
-DISTILL = results.root() / "notebooks" / "03_distill.ipynb"
+NOTEBOOKS = sorted((records.root() / "notebooks").glob("*.ipynb"))
+DISTILL = records.root() / "notebooks" / "03_distill.ipynb"
 QUICK = {"model": "TransE", "dim": 4, "teacher_dim": 16, "stages": 1, "epochs": 10}
 
 
@@ -28,7 +31,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KGDISTIL_RUNS", str(folder / "runs"))
         patch.setenv("KGDISTIL_RESULTS", str(folder / "results"))
-        patch.setenv("PYTHONPATH", str(results.root()), prepend=":")
+        patch.setenv("PYTHONPATH", str(records.root()), prepend=":")
         yield folder
 
 
@@ -48,7 +51,7 @@ def text(notebook: nbformat.NotebookNode) -> str:
     return "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
 
 
-def records(folder: Path) -> list[dict]:
+def recorded(folder: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in (folder / "results" / "runs").glob("*.json")]
 
 
@@ -63,7 +66,7 @@ def test_committed_notebook_is_executed_and_clean(path):
     outputs = [out for cell in cells for out in cell.outputs]
     assert outputs and not [out for out in outputs if out.output_type == "error"]
     assert not [out for out in outputs if out.get("name") == "stderr"]
-    assert str(results.root()) not in path.read_text()
+    assert str(records.root()) not in path.read_text()
     if "nbval-ignore-output" in tags:
         assert any("nbval-ignore-output" in c.source for c in notebook.cells if c.cell_type == "markdown"), "no reason"
 
@@ -78,8 +81,8 @@ def test_parameters_are_literals_and_all_others_are_refused(path):
         assert list(given) == listed[1].split(", ")  # a notebook whose parameters are no one function's
         return
     call = re.search(r"check_parameters\(globals\(\)(?:, (\w+)\.(\w+))?\)", source)
-    modules = {"recipes": recipes, "story": story, "frontier": frontier, None: recipes}
-    known = recipes.parameters(getattr(modules[call[1]], call[2] or "distillation"))
+    modules = {"notebooks": notebooks, "story": story, "frontier": frontier, None: recipes}
+    known = notebooks.parameters(getattr(modules[call[1]], call[2] or "distillation"))
     assert set(given) == set(known)
     for name, value in given.items():
         default = known[name].default
@@ -90,7 +93,7 @@ def test_parameters_are_literals_and_all_others_are_refused(path):
 def test_default_run(fresh):
     """Bounds are wide: numbers differ between processors."""
     notebook = execute(fresh)
-    by_role = {record["config"]["role"]: record for record in records(fresh)}
+    by_role = {record["config"]["role"]: record for record in recorded(fresh)}
     assert set(by_role) == {"teacher", "no-ds", "stage1", "stage2"}
     mrr = {role: record["test"]["both"]["mrr"] for role, record in by_role.items()}
     assert mrr["teacher"] > 0.85 and mrr["teacher"] > max(mrr["no-ds"], mrr["stage1"], mrr["stage2"])
@@ -102,7 +105,7 @@ def test_default_run(fresh):
 
 def test_other_parameters(fresh):
     notebook = execute(fresh, **QUICK)
-    mine = {r["config"]["role"]: r for r in records(fresh) if r["config"]["model"] == "TransE"}
+    mine = {r["config"]["role"]: r for r in recorded(fresh) if r["config"]["model"] == "TransE"}
     assert set(mine) == {"teacher", "no-ds", "stage1"}
     assert [mine[role]["epochs"] for role in ("no-ds", "stage1")] == [10, 10]
     assert (fresh / "runs" / "03_distill_umls_TransE_dim4.png").is_file()
@@ -136,9 +139,9 @@ def test_impossible_parameter(fresh, parameters, says):
 
 def test_only_the_injected_cell_is_checked():
     """So that a cell can be run again in JupyterLab, where by then there are other variables."""
-    recipes.check_parameters({"In": ["", "dims = 8", "# Parameters\ndim = 8\n"], "dims": 8})
+    check_parameters({"In": ["", "dims = 8", "# Parameters\ndim = 8\n"], "dims": 8})
     with pytest.raises(kgdistil.ConfigError, match="unknown parameter dims"):
-        recipes.check_parameters({"In": ["", "# Parameters\ndims = 8\n"], "dims": 8})
+        check_parameters({"In": ["", "# Parameters\ndims = 8\n"], "dims": 8})
 
 
 def test_notebook_shows_an_error_as_one_line(fresh):
@@ -179,7 +182,7 @@ def pictures(folder: Path) -> set[str]:
 
 def test_teacher_notebook_with_other_parameters(empty):
     notebook = execute(empty, named("01"), **SMALL, dim=4)
-    (record,) = records(empty)
+    (record,) = recorded(empty)
     config, mrr = record["config"], record["test"]["both"]["mrr"]
     assert (config["role"], config["dataset"], config["model"], config["dim"]) == ("teacher", "nations", "TransE", 4)
     assert record["epochs"] == 4
@@ -189,7 +192,7 @@ def test_teacher_notebook_with_other_parameters(empty):
 
 def test_single_stage_notebook_with_other_parameters(empty):
     notebook = execute(empty, named("02"), **SMALL, dim=4, teacher_dim=16, alphas=[0, 0.4])
-    found = records(empty)
+    found = recorded(empty)
     assert sorted(r["config"]["role"] for r in found) == ["no-ds", "stage1", "stage1", "teacher"]
     students = {r["config"]["alpha"]: r for r in found if r["config"]["role"] == "stage1"}
     assert set(students) == {0, 0.4}
@@ -200,7 +203,7 @@ def test_single_stage_notebook_with_other_parameters(empty):
 
 def test_ablation_notebook_with_other_parameters(empty):
     notebook = execute(empty, named("04"), **SMALL, dim=4, teacher_dim=16)
-    found = records(empty)
+    found = recorded(empty)
     students = {(r["config"]["role"], r["config"]["student"] is None): r["epochs"] for r in found if r["epochs"] == 8}
     assert students == {("no-ds", True): 8, ("stage1", True): 8, ("stage2", True): 8}
     (second,) = (r for r in found if r["config"]["role"] == "stage2" and r["config"]["student"])
@@ -211,21 +214,21 @@ def test_ablation_notebook_with_other_parameters(empty):
 
 def test_timing_notebook_with_other_parameters(empty):
     (empty / "results").mkdir()
-    shutil.copytree(results.root() / "results" / "bench", empty / "results" / "bench")
-    shutil.copy(results.root() / "results" / "paper.csv", empty / "results")
+    shutil.copytree(records.root() / "results" / "bench", empty / "results" / "bench")
+    shutil.copy(records.root() / "results" / "paper.csv", empty / "results")
     notebook = execute(empty, named("05"), dataset="nations", model="TransE", dim=4, teacher_dim=16, repeats=1)
     (live,) = (c for c in notebook.cells if "story.measure(" in c.source)
     shown = live.outputs[0]["data"]["text/plain"]
     assert "teacher" in shown and "student" in shown
     training = [r["training"] for r in story.benchmark()["ratios"]]
     assert f"{min(training):.1f} to {max(training):.0f} times as fast in training" in text(notebook)
-    assert records(empty) == []  # it trains nothing
+    assert recorded(empty) == []  # it trains nothing
     assert pictures(empty) == {"05_table5", "05_peers"}
 
 
 def test_teacher_dimension_notebook_with_other_parameters(empty):
     notebook = execute(empty, named("06"), **SMALL, dims=4, teacher_dims=[8, 16])  # one number is a list too
-    found = records(empty)
+    found = recorded(empty)
     by_id = {r["id"]: r for r in found}
     second = [r for r in found if r["config"]["role"] == "stage2"]
     assert sorted(by_id[r["config"]["teacher"]]["config"]["dim"] for r in second) == [8, 16]
@@ -237,7 +240,7 @@ def test_teacher_dimension_notebook_with_other_parameters(empty):
 
 def test_frontier_notebook_with_other_parameters(empty):
     notebook = execute(empty, named("08"), dataset="umls", sizes="16")
-    found = [r for r in records(empty) if r["config"]["protocol"] == "frontier"]
+    found = [r for r in recorded(empty) if r["config"]["protocol"] == "frontier"]
     assert sorted(r["config"]["role"] for r in found) == [*["no-ds"] * 3, *["stage1"] * 3, "teacher"]
     assert sorted(r["config"]["rank"] for r in found) == [0, 0, 0, 0, 0, 64, 64]
     best = max(r["test"]["both"]["mrr"] for r in found if r["config"]["role"] == "teacher")

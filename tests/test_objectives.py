@@ -4,14 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kgdistil import objectives, results
+from kgdistil import records
 from kgdistil.config import make_config
-from kgdistil.data import Graph
 from kgdistil.errors import ConfigError
-from kgdistil.lists import ListEngine, best_of
+from kgdistil.graph import Graph
 from kgdistil.losses import dual_losses, dual_structure
-from kgdistil.models import build_model, joined
-from kgdistil.training import make_engine
+from kgdistil.models import build_model
+from kgdistil.paper import objectives
+from kgdistil.paper.ensemble import joined
+from kgdistil.training.engine import make_engine
+from kgdistil.training.sampled_softmax import ListEngine, best_of
 
 LISTS = {"model": "ComplEx", "dim": 4, "loss": "softmax", "role": "stage1", "teacher": "t", "negatives": 5}
 
@@ -52,8 +54,10 @@ def test_structure_is_angle_and_ratio_of_lengths() -> None:
 @pytest.mark.parametrize("name", ["ComplEx", "RotatE"])
 def test_an_engine_minimises_dual_losses(stage: str, name: str, tiny_graph: Graph) -> None:
     config = make_config(model=name, dim=4, loss="dual", role=stage, teacher="t", penalty=0, weighting="mean")
-    student, teacher = (build_model(name, tiny_graph.num_entities, tiny_graph.num_relations, d, seed=d,
-                                    **config.model_options) for d in (4, 8))  # fmt: skip
+    student, teacher = (
+        build_model(name, tiny_graph.num_entities, tiny_graph.num_relations, d, seed=d, **config.model_options)
+        for d in (4, 8)
+    )
     before = teacher.entities.clone()
     engine = make_engine(student, teacher, config, tiny_graph)
     rates = torch.full((engine.steps,), 0.02, dtype=torch.float64)
@@ -92,8 +96,11 @@ def test_several_teachers_are_one_whose_score_is_their_mean(umls: Graph) -> None
     expected = torch.stack([m.score_triples(umls.test) for m in models]).mean(0)
     whole = joined(models)
     assert whole.dim == 12 and torch.allclose(whole.score_triples(umls.test), expected, atol=1e-6)
-    for others in ([models[0], build_model("ComplEx", 5, 2, 4)], [build_model("TransE", 5, 2, 4)],
-                   [build_model("ComplEx", 5, 2, 4, rank=3)]):  # fmt: skip
+    for others in (
+        [models[0], build_model("ComplEx", 5, 2, 4)],
+        [build_model("TransE", 5, 2, 4)],
+        [build_model("ComplEx", 5, 2, 4, rank=3)],
+    ):
         with pytest.raises(ConfigError, match="cannot join"):
             joined(others)
 
@@ -117,7 +124,7 @@ def test_what_cannot_be_is_said(values: dict, line: str) -> None:
 def test_all_objectives_run_with_as_many_updates(umls: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     for name in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    from kgdistil.training import run
+    from kgdistil.training.loop import run
 
     short = {"dataset": "umls", "model": "ComplEx", "dim": 8, "epochs": 2, "batch_size": 128, "lr": 0.05}
     softmax = {**short, "loss": "softmax", "negatives": 60}
@@ -146,10 +153,12 @@ def test_all_objectives_run_with_as_many_updates(umls: Graph, monkeypatch: pytes
     updates = {}
     for row in frame.itertuples():
         todo = objectives.runs("umls", row.student, row.objective, umls)
-        assert todo[-1].run_id == row.run and results.record_path(row.run).is_file()
+        assert todo[-1].run_id == row.run and records.record_path(row.run).is_file()
         updates[row.student, row.objective] = sum(c.epochs * objectives.steps_of(c, umls) for c in todo)
     whole = objectives.steps_of(make_config(**softmax, role="teacher"), umls)
-    assert all(abs(n - 2 * whole) <= (len(umls.train) // 128 if "paper" in o or o == "DualDE" else 0)
-               for (_, o), n in updates.items())  # fmt: skip
+    assert all(
+        abs(n - 2 * whole) <= (len(umls.train) // 128 if "paper" in o or o == "DualDE" else 0)
+        for (_, o), n in updates.items()
+    )
     objectives.complete("umls")  # nothing is missing
     assert len(objectives.points("umls")) == len(frame)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from test_models import VARIANTS
 
-from kgdistil.kernels import compiler, pairs
+from kgdistil.kernels import pairs
+from kgdistil.kernels.compile import compiler
 from kgdistil.models import build_model
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")

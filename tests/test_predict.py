@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from kgdistil import evaluation, kernels
-from kgdistil.data import Graph
+from kgdistil.answer.predict import predict, similar, top
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples
+from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, build_model
-from kgdistil.predict import predict, similar, top
 
 
 @pytest.fixture(params=["compiled", "torch"])

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kgdistil
+from kgdistil.answer.precisions import compare_precisions
+from kgdistil.answer.student import CARD, TRIPLES, Student, load_student
 from kgdistil.checkpoint import VERSION, WEIGHTS, read_tensors, write_tensors
-from kgdistil.data import Graph
+from kgdistil.compress.packing import PRECISIONS, pack, quantised, size, unpack
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.evaluation import evaluate
+from kgdistil.graph import Graph
 from kgdistil.models import MODELS, build_model
-from kgdistil.quantise import PRECISIONS, compare_precisions, pack, quantised, size, unpack
-from kgdistil.student import CARD, TRIPLES, Student, load_student
 
 
 def a_model(graph: Graph, name: str = "RotatE", **options):
@@ -104,8 +105,11 @@ def damage(data: st.DataObject, content: bytes) -> bytes:
     """Cut, overwrite or insert somewhere."""
     at = data.draw(st.integers(0, len(content)))
     junk = data.draw(st.binary(max_size=20))
-    return data.draw(st.sampled_from([content[:at], content[:at] + junk + content[at + len(junk) :],
-                                      content[:at] + junk + content[at:]]))  # fmt: skip
+    return data.draw(
+        st.sampled_from(
+            [content[:at], content[:at] + junk + content[at + len(junk) :], content[:at] + junk + content[at:]]
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +138,31 @@ def test_a_damaged_student_is_one_line_or_still_works(tmp_path_factory, whole: d
 
 
 @settings(max_examples=100)
-@given(st.sampled_from(["version", "model", "dim", "norm", "offset", "epsilon", "num_entities", "precision", "about",
-                        "entities", "relations", "names", "graph", "run_id", "graph_sha256"]),
-       st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-                    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x)))  # fmt: skip
+@given(
+    st.sampled_from(
+        [
+            "version",
+            "model",
+            "dim",
+            "norm",
+            "offset",
+            "epsilon",
+            "num_entities",
+            "precision",
+            "about",
+            "entities",
+            "relations",
+            "names",
+            "graph",
+            "run_id",
+            "graph_sha256",
+        ]
+    ),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x),
+    ),
+)
 def test_any_value_in_a_description(tmp_path_factory, whole: dict[str, bytes], key: str, value) -> None:
     folder = tmp_path_factory.getbasetemp() / "described"
     folder.mkdir(exist_ok=True)

@@ -13,16 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kgdistil
-from kgdistil.data import Graph
 from kgdistil.errors import DataError, KgdistilError
-from kgdistil.readers import read_graph, split
+from kgdistil.graph import Graph
+from kgdistil.graphs.readers import read_graph, split
 
 FAR = "x\u2028y"  # a line separator of Unicode within a label
 ROWS = [
-    ("Zoë", "mother of", "José"), ("José", "Bruder", "李 小龙"), ("李 小龙", "Bruder", "José"), ("Zoë", "Bruder", FAR),
-    (FAR, "mother of", "José"), ("José", "mother of", "José"), ("李 小龙", "mother of", "Zoë"), (FAR, "Bruder", "Zoë"),
-    ("Zoë", "mother of", "李 小龙"), ("José", "Bruder", "Zoë"),
-]  # fmt: skip
+    ("Zoë", "mother of", "José"),
+    ("José", "Bruder", "李 小龙"),
+    ("李 小龙", "Bruder", "José"),
+    ("Zoë", "Bruder", FAR),
+    (FAR, "mother of", "José"),
+    ("José", "mother of", "José"),
+    ("李 小龙", "mother of", "Zoë"),
+    (FAR, "Bruder", "Zoë"),
+    ("Zoë", "mother of", "李 小龙"),
+    ("José", "Bruder", "Zoë"),
+]
 
 
 def tsv(path: Path, rows=ROWS) -> Path:
@@ -47,8 +54,12 @@ def test_every_form_gives_the_same_graph(tmp_path: Path, frame: pd.DataFrame) ->
     frame.sample(frac=1, random_state=0).to_parquet(tmp_path / "g.parquet")
     (tmp_path / "dos.txt").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "g.tsv").read_bytes().replace(b"\n", b"\r\n"))
     (tmp_path / "head.tsv").write_text("h\tr\tt\n" + (tmp_path / "g.tsv").read_text(encoding="utf-8"), encoding="utf-8")
-    for source in (*(tmp_path / x for x in ("g.csv", "more.csv", "g.parquet", "dos.txt", "head.tsv")), frame,
-                   np.array(ROWS, dtype=object), np.array(ROWS)):  # fmt: skip
+    for source in (
+        *(tmp_path / x for x in ("g.csv", "more.csv", "g.parquet", "dos.txt", "head.tsv")),
+        frame,
+        np.array(ROWS, dtype=object),
+        np.array(ROWS),
+    ):
         graph = read_graph(source)
         assert graph.entities == wanted.entities and graph.relations == wanted.relations
         for part in ("train", "valid", "test"):
@@ -60,8 +71,10 @@ def test_every_form_gives_the_same_graph(tmp_path: Path, frame: pd.DataFrame) ->
 
 def test_rdf(tmp_path: Path) -> None:
     pytest.importorskip("pyoxigraph")
-    lines = [f"<http://x/{h}> <http://x/{r}> <http://x/{t}> ." for h, r, t in
-             [("a", "p", "b"), ("b", "p", "a"), ("a", "q", "b"), ("b", "q", "a"), ("a", "p", "a")]]  # fmt: skip
+    lines = [
+        f"<http://x/{h}> <http://x/{r}> <http://x/{t}> ."
+        for h, r, t in [("a", "p", "b"), ("b", "p", "a"), ("a", "q", "b"), ("b", "q", "a"), ("a", "p", "a")]
+    ]
     label = '<http://x/a> <http://www.w3.org/2000/01/rdf-schema#label> "Ä é"@de .'
     age = '<http://x/a> <http://x/age> "36" .'
     (tmp_path / "g.nt").write_text("\n".join([*lines, label, age, "_:n <http://x/p> <http://x/a> ."]), encoding="utf-8")
@@ -235,8 +248,12 @@ def test_a_damaged_file_is_one_line_or_still_a_graph(
     content = whole[ending]
     at, junk = data.draw(st.integers(0, len(content))), data.draw(st.binary(max_size=20))
     kind = data.draw(st.sampled_from(["cut", "overwrite", "insert", "anything"]))
-    damaged = {"cut": content[:at], "overwrite": content[:at] + junk + content[at + len(junk) :],
-               "insert": content[:at] + junk + content[at:], "anything": junk}[kind]  # fmt: skip
+    damaged = {
+        "cut": content[:at],
+        "overwrite": content[:at] + junk + content[at + len(junk) :],
+        "insert": content[:at] + junk + content[at:],
+        "anything": junk,
+    }[kind]
     path = tmp_path_factory.getbasetemp() / f"damaged.{ending}"
     path.write_bytes(damaged)
     try:
@@ -250,7 +267,7 @@ def test_a_damaged_file_is_one_line_or_still_a_graph(
 BIG = """
 import resource, sys
 import numpy as np, pandas as pd
-from kgdistil.readers import read_graph
+from kgdistil.graphs.readers import read_graph
 path = sys.argv[1]
 rng = np.random.default_rng(0)
 with open(path, "w") as file:

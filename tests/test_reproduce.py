@@ -14,11 +14,26 @@ import filelock
 import pytest
 import torch
 
-from kgdistil import KgdistilError, load, reproduce, results
+from kgdistil import KgdistilError, load, records
 from kgdistil.checkpoint import read_model
 from kgdistil.errors import BusyError, CheckpointError, ConfigError
 from kgdistil.models import build_model
-from kgdistil.reproduce import METHODS, PROTOCOLS, Cell, Task, cells_of, config, outstanding, parse, trials, with_needs
+from kgdistil.paper import cells, reproduce
+from kgdistil.paper.cells import (
+    METHODS,
+    PROTOCOLS,
+    Cell,
+    cells_of,
+    config,
+    parse,
+    read_search,
+    recipe,
+    search_path,
+    trials,
+    with_needs,
+)
+from kgdistil.paper.reproduce import Task, outstanding
+from kgdistil.training.loop import run
 
 EVERYTHING = [
     *(f"table{n}" for n in (3, 4, 6)),
@@ -41,7 +56,7 @@ def small(tmp_path, monkeypatch):
     """Recipes of a few epochs, and folders of their own."""
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(reproduce, "recipes", lambda: SMALL)
+    monkeypatch.setattr(cells, "recipes", lambda: SMALL)
     return tmp_path
 
 
@@ -103,7 +118,7 @@ def test_every_cell_has_a_recipe(protocol: str, small, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("KGDISTIL_RESULTS", str(small / "nothing"))
     for c in all_cells(protocol):
-        spec = reproduce.recipe(c)
+        spec = recipe(c)
         if not c.distilled and not c.start:
             found = trials(c)
             assert found and len({t.run_id for t in found}) == len(found)
@@ -118,19 +133,19 @@ def test_both_sides_get_as_many_trials_and_updates(cells: str):
     """What is compared is tuned alike: no-DS against stage 1 and stage 2 together."""
 
     def size(c: Cell) -> int:
-        axes = [v for v in reproduce.recipe(c).values() if isinstance(v, list)]
+        axes = [v for v in recipe(c).values() if isinstance(v, list)]
         return torch.tensor([len(a) for a in axes]).prod().item() if axes else 0
 
     def epochs(c: Cell) -> int:
-        return reproduce.recipe(c)["epochs"]
+        return recipe(c)["epochs"]
 
     for alone in (c for c in cells_of(cells, "tuned") if c.method == "no-DS"):
         first, last, only = (replace(alone, method=method) for method in ("-S2", "DS", "-S1"))
         assert size(alone) == size(first) + size(last), alone
         assert epochs(alone) == epochs(first) + epochs(last) == epochs(only), alone
-        trial = [reproduce.recipe(c)["search_epochs"] for c in (alone, first)]  # as long as each other, or as the runs
+        trial = [recipe(c)["search_epochs"] for c in (alone, first)]  # as long as each other, or as the runs
         assert len(set(trial)) == 1 or trial == [epochs(alone), epochs(first)], alone
-        spent = [size(c) * reproduce.recipe(c)["search_epochs"] for c in (alone, first, last)]
+        spent = [size(c) * recipe(c)["search_epochs"] for c in (alone, first, last)]
         assert spent[0] >= spent[1] + (spent[2] if size(last) else 0), f"{alone} was searched for fewer updates"
         starts = [c.start for c in (alone, first, only) if c.start]
         assert len(starts) in (0, 3) and last.start is None
@@ -140,9 +155,9 @@ def test_both_sides_get_as_many_trials_and_updates(cells: str):
 def test_the_papers_grid_is_the_papers():
     rates, weights = [0.0005, 0.005, 0.05, 0.01], [0.3, 0.5, 0.7]
     for c in cells_of("table3", "paper"):
-        spec = reproduce.recipe(c)
+        spec = recipe(c)
         assert spec["beta" if c.method == "DS" else "lr"] == (weights if c.method == "DS" else rates)
-    assert reproduce.recipe(Cell("paper", "wn18rr", "TransE", "-S2", 8))["alpha"] == weights
+    assert recipe(Cell("paper", "wn18rr", "TransE", "-S2", 8))["alpha"] == weights
     alone = trials(Cell("paper", "wn18rr", "TransE", "no-DS", 8))[0]
     assert (alone.batch_size, alone.negatives, alone.gamma, alone.schedule) == (1024, 5, 1.0, "plateau")
 
@@ -151,7 +166,7 @@ def test_the_papers_grid_is_the_papers():
 def test_a_table_is_run_once_and_then_skipped(small, monkeypatch):
     cells = [cell("teacher", 64), cell("no-DS"), cell("DS"), cell("-S1")]
     began = []
-    train = reproduce.run
+    train = run
     monkeypatch.setattr(reproduce, "run", lambda c, *a, **k: began.append(c.run_id) or train(c, *a, **k))
     first = list(outstanding(cells))
     assert sum(isinstance(t, Task) for t in first) == 4 and all(t.trial for t in first if isinstance(t, Task))
@@ -162,14 +177,14 @@ def test_a_table_is_run_once_and_then_skipped(small, monkeypatch):
     assert len(began) == 11
 
     for c in with_needs(cells):
-        record = results.read_record(results.record_path(config(c).run_id))
+        record = records.read_record(records.record_path(config(c).run_id))
         assert record["config"]["protocol"] == "tuned"
-        assert results.read_ranks(record["id"]).greater.shape == (record["graph"]["test"], 2)
-        found = reproduce.read_search(c)
+        assert records.read_ranks(record["id"]).greater.shape == (record["graph"]["test"], 2)
+        found = read_search(c)
         if searched := trials(c):
             scores = {t.run_id: found[t.run_id]["valid"]["both"]["mrr"] for t in searched}
             best = next(t for t in searched if scores[t.run_id] == max(scores.values()))
-            axis = next(k for k, v in reproduce.recipe(c).items() if isinstance(v, list))
+            axis = next(k for k, v in recipe(c).items() if isinstance(v, list))
             assert record["config"][axis] == getattr(best, axis)
     assert all("test" not in trial for trial in found.values()), "a search must not see the test split"
     assert len(list((small / "results/runs").iterdir())) == 5, "trials stand in the search file alone"
@@ -189,11 +204,11 @@ def test_a_cell_may_go_on_from_a_run_of_its_own(small, monkeypatch):
         },
         "TransE": {f"{m}-start": SMALL["tuned"][m] for m in methods},
     }
-    monkeypatch.setattr(reproduce, "recipes", lambda: {"tuned": table})
-    cells = [cell("teacher", 64), cell("no-DS"), cell("DS"), cell("-S1")]
-    reproduce.work(cells, "cpu", 1, False)
-    assert list(outstanding(cells)) == []
-    made = {c.method: config(c) for c in with_needs(cells)}
+    monkeypatch.setattr(cells, "recipes", lambda: {"tuned": table})
+    asked = [cell("teacher", 64), cell("no-DS"), cell("DS"), cell("-S1")]
+    reproduce.work(asked, "cpu", 1, False)
+    assert list(outstanding(asked)) == []
+    made = {c.method: config(c) for c in with_needs(asked)}
     assert len(made) == 9
     for method in ("teacher", "no-DS", "-S2", "-S1"):
         first, last = made[f"{method}-start"], made[method]
@@ -203,7 +218,7 @@ def test_a_cell_may_go_on_from_a_run_of_its_own(small, monkeypatch):
     assert made["-S2"].teacher == made["DS"].teacher == made["teacher"].run_id
     assert made["-S1-start"].student is None and made["DS"].student == made["-S2"].run_id
     adapted = f"{made['-S1-start'].run_id}/teacher"
-    assert made["-S1"].teacher == adapted and (results.model_folder(adapted) / "model.safetensors").is_file()
+    assert made["-S1"].teacher == adapted and (records.model_folder(adapted) / "model.safetensors").is_file()
     assert made["-S1-start"].teacher_lr == made["teacher-start"].lr / 2
     assert parse(str(cell("-S2-start", seed=1)).replace("nations", "wn18rr")).method == "-S2-start"
 
@@ -211,15 +226,15 @@ def test_a_cell_may_go_on_from_a_run_of_its_own(small, monkeypatch):
 def test_lost_weights_are_made_again_only_for_those_who_wait(small):
     reproduce.work([cell("DS")], "cpu", 1, False)
     teacher = config(cell("teacher", 64))
-    (results.model_folder(teacher.run_id) / "model.safetensors").unlink()
+    (records.model_folder(teacher.run_id) / "model.safetensors").unlink()
     assert list(outstanding([cell("DS")])) == []
-    results.record_path(config(cell("DS")).run_id).unlink()
+    records.record_path(config(cell("DS")).run_id).unlink()
     first = next(iter(outstanding([cell("DS")])))
     assert first.config == teacher and not first.trial
 
 
 def test_two_workers_share_a_folder_without_doing_anything_twice(small, monkeypatch):
-    began, train = [], reproduce.run
+    began, train = [], run
 
     def count(c, *arguments, **keywords):
         done = train(c, *arguments, **keywords)
@@ -240,7 +255,7 @@ def test_two_workers_share_a_folder_without_doing_anything_twice(small, monkeypa
 
 def test_a_run_that_another_process_has_is_left_to_it(small, umls):
     task = next(iter(outstanding([cell("no-DS")])))
-    folder = results.model_folder(task.config.run_id)
+    folder = records.model_folder(task.config.run_id)
     folder.mkdir(parents=True)
     with filelock.FileLock(folder / ".lock"), pytest.raises(BusyError):
         reproduce.perform(task, reproduce.graph_of("nations"))
@@ -248,7 +263,7 @@ def test_a_run_that_another_process_has_is_left_to_it(small, umls):
 
 def test_a_larger_teacher_takes_the_search_of_the_usual_one(small):
     reproduce.work([cell("DS", teacher_dim=72)], "cpu", 1, False)
-    found = reproduce.read_search(cell("DS"))
+    found = read_search(cell("DS"))
     assert sorted(t["config"]["dim"] for t in found.values()) == [4, 4, 64, 64]
     assert config(cell("teacher", 72)).gamma == config(cell("teacher", 64)).gamma
     assert config(cell("DS", teacher_dim=72)).teacher == config(cell("teacher", 72)).run_id
@@ -256,7 +271,7 @@ def test_a_larger_teacher_takes_the_search_of_the_usual_one(small):
 
 def test_a_damaged_search_names_its_line(small):
     reproduce.work([cell("no-DS")], "cpu", 1, False)
-    path = reproduce.search_path(cell("no-DS"))
+    path = search_path(cell("no-DS"))
     path.write_text(path.read_text() + "{not json\n")
     with pytest.raises(CheckpointError, match="line 3"):
         config(cell("no-DS"))
@@ -270,7 +285,7 @@ def test_a_seed_shares_the_search_and_the_teacher(small):
 
 
 def test_the_command_says_the_cost_first(small, capsys, monkeypatch):
-    monkeypatch.setattr(reproduce, "GRAPHS", ("nations",))
+    monkeypatch.setattr(cells, "GRAPHS", ("nations",))
     address = "tuned/nations/TransE/no-DS/4"
     assert reproduce.main([address, "--plan"]) == 0
     out = capsys.readouterr().out
@@ -293,7 +308,7 @@ def test_stopping_the_command_stops_its_workers(tmp_path):
 
 STOPPABLE = """
 import os, time
-from kgdistil import reproduce
+from kgdistil.paper import reproduce
 
 def work(*_):
     print(os.getpid(), flush=True)
@@ -320,8 +335,8 @@ def test_methods_are_the_papers():
 def test_published_students_are_those_of_the_tables(graph: str, monkeypatch):
     monkeypatch.delenv("KGDISTIL_RESULTS", raising=False)
     for cell in (Cell("tuned", graph, model, "DS", 8) for model in ("TransE", "TransH", "ComplEx", "RotatE")):
-        folder = results.results_folder() / "students" / f"{graph}-{cell.model.lower()}-d8"
-        assert read_model(folder / "model.safetensors")[1]["run_id"] == reproduce.config(cell).run_id, cell
+        folder = records.results_folder() / "students" / f"{graph}-{cell.model.lower()}-d8"
+        assert read_model(folder / "model.safetensors")[1]["run_id"] == config(cell).run_id, cell
 
 
 def test_other_seeds_and_teachers_publish_nothing(small):
@@ -338,9 +353,9 @@ def test_what_is_recorded_is_trained_again_when_asked(small, monkeypatch, caplog
     monkeypatch.setattr(reproduce, "parse", lambda text: mine)
     monkeypatch.setattr(reproduce, "print_plan", lambda *_: None)
     assert reproduce.main(["it"]) == 0
-    paths = {c: results.record_path(config(c).run_id) for c in with_needs([mine])}
-    before = {c: (path.stat().st_mtime_ns, results.read_record(path)["test"]) for c, path in paths.items()}
-    train = reproduce.run
+    paths = {c: records.record_path(config(c).run_id) for c in with_needs([mine])}
+    before = {c: (path.stat().st_mtime_ns, records.read_record(path)["test"]) for c, path in paths.items()}
+    train = run
     monkeypatch.setattr(
         reproduce, "run", lambda own, *rest, **how: calls.append(own.run_id) or train(own, *rest, **how)
     )
@@ -348,14 +363,14 @@ def test_what_is_recorded_is_trained_again_when_asked(small, monkeypatch, caplog
     with caplog.at_level("INFO", logger="kgdistil"):
         assert reproduce.main(["it", "--again"]) == 0
     assert calls == [config(mine).run_id], "what it needs is there"
-    after = {c: (path.stat().st_mtime_ns, results.read_record(path)["test"]) for c, path in paths.items()}
+    after = {c: (path.stat().st_mtime_ns, records.read_record(path)["test"]) for c, path in paths.items()}
     assert [c for c in paths if after[c][0] != before[c][0]] == [mine] and after[mine][1] == before[mine][1]
     assert f"again: {mine}, test MRR" in caplog.text
     calls.clear()
-    shutil.rmtree(results.runs_folder() / "models")
+    shutil.rmtree(records.runs_folder() / "models")
     reproduce.main(["it", "--again"])
     assert set(calls) == {config(c).run_id for c in with_needs([mine])}, "weights that are gone are made again"
-    assert results.read_record(paths[mine])["test"] == before[mine][1]
+    assert records.read_record(paths[mine])["test"] == before[mine][1]
 
 
 def test_the_plan_says_what_all_would_cost(small, capsys):

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 import kgdistil
-from kgdistil import results
+from kgdistil import records
 from kgdistil.config import make_config
-from kgdistil.data import Graph
 from kgdistil.errors import CheckpointError
 from kgdistil.evaluation import Ranks
-from kgdistil.training import Run, run
+from kgdistil.graph import Graph
+from kgdistil.paper.last import main
+from kgdistil.training.loop import Run, run
 
 HOME = Path(kgdistil.__file__).parent.parent
 
@@ -64,9 +65,9 @@ def test_a_record_holds_all_that_is_needed_to_judge_and_repeat_a_run(
     assert record["command"] == "train.py --dim 4 'a b'"
     assert "thread(s)" in record["device"] and record["engine"] in ("NativeEngine", "ReferenceEngine")
     assert {"commit", "dirty"} <= record.keys()
-    assert set(record["versions"]) == {"python", "kgdistil", *results.LIBRARIES}
+    assert set(record["versions"]) == {"python", "kgdistil", *records.LIBRARIES}
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert all(record["versions"][name] != "not installed" for name in results.LIBRARIES)
+    assert all(record["versions"][name] != "not installed" for name in records.LIBRARIES)
     for split in ("valid", "test"):
         assert set(record[split]) == {"head", "tail", "both", "mean_of_two_ranks"}
         for side in record[split].values():
@@ -91,7 +92,7 @@ def checkout(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(home, "init", "-q")
     git(home, "add", ".")
     git(home, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "first")
-    monkeypatch.setattr(results, "root", lambda: home)
+    monkeypatch.setattr(records, "root", lambda: home)
     return home
 
 
@@ -101,7 +102,7 @@ def git(home: Path, *arguments: str) -> str:
 
 
 def test_commit_and_a_clean_checkout(checkout: Path) -> None:
-    found = results.provenance()
+    found = records.provenance()
     assert found["commit"] == git(checkout, "rev-parse", "HEAD") and len(found["commit"]) == 40
     assert found["dirty"] is False
 
@@ -110,7 +111,7 @@ def test_results_and_untracked_files_do_not_make_it_dirty(checkout: Path) -> Non
     (checkout / "results" / "old.json").write_text("[]\n")
     (checkout / "results" / "new.json").write_text("[]\n")
     (checkout / "notes.txt").write_text("mine\n")
-    assert results.provenance()["dirty"] is False
+    assert records.provenance()["dirty"] is False
 
 
 @pytest.mark.parametrize("change", ["edited", "staged", "deleted"])
@@ -120,24 +121,24 @@ def test_a_tracked_change_makes_it_dirty(checkout: Path, change: str) -> None:
         git(checkout, "add", "code.py")
     if change == "deleted":
         (checkout / "code.py").unlink()
-    assert results.provenance()["dirty"] is True
+    assert records.provenance()["dirty"] is True
 
 
 def test_without_git_nothing_is_claimed(checkout: Path, monkeypatch: pytest.MonkeyPatch, tiny_graph: Graph) -> None:
     (checkout.parent / "plain").mkdir()
-    monkeypatch.setattr(results, "root", lambda: checkout.parent / "plain")
-    assert (results.provenance()["commit"], results.provenance()["dirty"]) == (None, None)
+    monkeypatch.setattr(records, "root", lambda: checkout.parent / "plain")
+    assert (records.provenance()["commit"], records.provenance()["dirty"]) == (None, None)
     monkeypatch.setenv("PATH", "")
-    assert results.git("status") is None
+    assert records.git("status") is None
     assert tiny_run(tiny_graph).record["commit"] is None
 
 
 # ---- read back ------------------------------------------------------------------------------------------------------
 def test_all_records_by_id(tiny_graph: Graph, folders: Path) -> None:
-    assert results.read_records() == []
+    assert records.read_records() == []
     runs = [tiny_run(tiny_graph, seed=seed) for seed in (2, 0, 1)]
     (folders / "results" / "runs" / ".half.json.tmp1").write_text("{")  # left by a killed process
-    assert results.read_records() == sorted((r.record for r in runs), key=lambda record: record["id"])
+    assert records.read_records() == sorted((r.record for r in runs), key=lambda record: record["id"])
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_a_file_that_is_no_record(folders: Path, content: bytes) -> None:
     path = folders / "results" / "runs" / "x.json"
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    for read in (results.read_records, lambda: results.read_record(path)):
+    for read in (records.read_records, lambda: records.read_record(path)):
         with pytest.raises(
             CheckpointError, match=r"x\.json is no run record \(.*\); delete it to run again$"
         ) as caught:
@@ -169,26 +170,26 @@ def test_a_file_that_is_no_record(folders: Path, content: bytes) -> None:
 
 
 def test_a_record_that_is_not_there(folders: Path) -> None:
-    assert results.read_record(results.record_path("nothing")) is None
+    assert records.read_record(records.record_path("nothing")) is None
 
 
 def test_ranks_come_back_and_damaged_ones_are_refused(folders: Path) -> None:
     ranks = Ranks(np.arange(6, dtype=np.int32).reshape(3, 2), np.ones((3, 2), np.int32))
     with pytest.raises(CheckpointError, match="holds no ranks"):
-        results.read_ranks("x")
-    results.write_ranks("x", ranks)
-    found = results.read_ranks("x")
+        records.read_ranks("x")
+    records.write_ranks("x", ranks)
+    found = records.read_ranks("x")
     assert (found.greater == ranks.greater).all() and (found.equal == ranks.equal).all()
-    whole = results.ranks_path("x").read_bytes()
+    whole = records.ranks_path("x").read_bytes()
     for content in (b"", b"no archive", *(whole[:n] for n in range(1, len(whole), 7))):
-        results.ranks_path("x").write_bytes(content)
+        records.ranks_path("x").write_bytes(content)
         with pytest.raises(CheckpointError, match="holds no ranks"):
-            results.read_ranks("x")
+            records.read_ranks("x")
 
 
-# ---- python -m kgdistil.results last --------------------------------------------------------------------------------
+# ---- python -m kgdistil.paper.last --------------------------------------------------------------------------------
 def last(capsys: pytest.CaptureFixture) -> tuple[int, list[str]]:
-    return results.main(["last"]), capsys.readouterr().out.splitlines()
+    return main([]), capsys.readouterr().out.splitlines()
 
 
 def put(path: Path, age: float) -> None:
@@ -200,9 +201,9 @@ def put(path: Path, age: float) -> None:
 def test_last_names_the_newest_of_each(
     tiny_graph: Graph, folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(results, "root", lambda: folders)
+    monkeypatch.setattr(records, "root", lambda: folders)
     for seed, moment in enumerate(("2031-01-01T00:00:00Z", "2031-01-02T00:00:00Z", "2030-12-31T23:59:59Z")):
-        results.write_record({**tiny_run(tiny_graph, seed=seed).record, "finished": moment})
+        records.write_record({**tiny_run(tiny_graph, seed=seed).record, "finished": moment})
     newest = make_config(**{**tiny_run(tiny_graph, seed=1).record["config"]}).run_id
     for name, age in (("a.ipynb", 5), ("b.ipynb", 1), ("c.ipynb", 3), ("old.png", 9), ("deep/new.png", 2)):
         put(folders / "runs" / name, age)
@@ -226,7 +227,7 @@ def test_last_names_the_record_of_the_newest_notebook(
     notebook = folders / "runs" / "a.ipynb"
     put(notebook, 1)
     notebook.write_text(f'"record:  runs/{second}.json\\n", "record:  runs/{first}.json\\n", "picture: gone.json"')
-    assert last(capsys)[1][2] == f"run record: {results.record_path(first)}"
+    assert last(capsys)[1][2] == f"run record: {records.record_path(first)}"
 
 
 def test_last_says_what_is_missing(tiny_graph: Graph, folders: Path, capsys: pytest.CaptureFixture) -> None:
@@ -238,23 +239,23 @@ def test_last_says_what_is_missing(tiny_graph: Graph, folders: Path, capsys: pyt
     assert code == 1 and lines[0] == f"executed notebook: {none}"
     assert lines[1:] == [
         f"picture: {folders / 'runs' / 'a.png'}",  # outside the checkout: the whole path
-        f"run record: {results.record_path(finished.id)}",
+        f"run record: {records.record_path(finished.id)}",
     ]
 
 
 def test_last_is_all_there_is(capsys: pytest.CaptureFixture) -> None:
-    for arguments in ([], ["first"], ["last", "again"]):
+    for arguments in (["first"], ["last", "again"]):
         with pytest.raises(SystemExit) as caught:
-            results.main(arguments)
+            main(arguments)
         assert caught.value.code == 2
-    assert "usage: python -m kgdistil.results" in capsys.readouterr().err
+    assert "usage: python -m kgdistil.paper.last" in capsys.readouterr().err
 
 
 def test_last_from_the_command_line_says_in_one_line_what_is_damaged(folders: Path) -> None:
-    path = results.record_path("x")
+    path = records.record_path("x")
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    command = [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", "kgdistil.results", "last"]
+    command = [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", "kgdistil.paper.last"]
     ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HOME)})
     assert ran.returncode == 1 and ran.stdout == ""
     assert len(ran.stderr.splitlines()) == 1 and f"{path} is no run record" in ran.stderr
@@ -262,9 +263,9 @@ def test_last_from_the_command_line_says_in_one_line_what_is_damaged(folders: Pa
 
 def test_the_command_of_a_notebook_is_what_started_its_kernel(monkeypatch):
     """A kernel's own command line names a temporary file; its parent's says how to run it again."""
-    assert results.command().startswith(Path(sys.argv[0]).name)
+    assert records.command().startswith(Path(sys.argv[0]).name)
     monkeypatch.setattr(sys, "argv", ["/somewhere/ipykernel_launcher.py", "-f", "/tmp/kernel.json"])
-    child = f"import sys; sys.argv = {sys.argv!r}; from kgdistil import results; print(results.command())"
+    child = f"import sys; sys.argv = {sys.argv!r}; from kgdistil import records; print(records.command())"
     shell = f'"{sys.executable}" -c "$CHILD"; true'  # without `true` the shell would become the child
     done = subprocess.run(
         ["sh", "-c", shell, "papermill", "-p dim 8"], capture_output=True, text=True, env={**os.environ, "CHILD": child}

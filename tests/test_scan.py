@@ -6,12 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kgdistil import kernels, scan
-from kgdistil.codes import assign, decode, grouped, ungrouped
+from kgdistil import kernels
+from kgdistil.answer import scan
+from kgdistil.answer.scan import Scanner, rank_codes, tables
+from kgdistil.compress.product import assign, decode, grouped, ungrouped
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
-from kgdistil.models import EVERY, build_model
-from kgdistil.scan import Scanner, rank_codes, tables
+from kgdistil.models import build_model, kind_of
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
 PATHS = [pytest.param(None, marks=needs_compiler, id="native"), pytest.param(False, id="readable")]
@@ -232,7 +233,7 @@ def test_any_number_of_threads_gives_the_same():
 
 def small(name: str, norm: int, size: int, entities: int = 50, groups: int = 6):
     """A model, codes, a codebook, and the same model whose entities are what the codes stand for."""
-    factor, low = EVERY[name].entity_factor, {"rank": groups * size} if name == "LowRankComplEx" else {}
+    factor, low = kind_of(name).entity_factor, {"rank": groups * size} if name == "LowRankComplEx" else {}
     dim = groups * size if low else groups * size // factor
     model, coded = (build_model(name, entities, 3, dim, seed=1, norm=norm, offset=3.0, **low) for _ in range(2))
     book = torch.randn(groups, 16, size, generator=torch.Generator().manual_seed(size))
@@ -304,8 +305,8 @@ def test_no_answers_are_not_to_be_had():
 
 @pytest.mark.parametrize("name, norm", [("ComplEx", 1), ("RotatE", 1), ("TransE", 1), ("TransE", 2), ("DistMult", 1)])
 def test_a_coded_student_answers_as_its_numbers_do(umls, name: str, norm: int) -> None:
-    from kgdistil.predict import predict
-    from kgdistil.student import Student
+    from kgdistil.answer.predict import predict
+    from kgdistil.answer.student import Student
 
     model = build_model(name, umls.num_entities, umls.num_relations, 16, seed=2, norm=norm, offset=3.0)
     student = Student(model, umls).quantised("2bit")

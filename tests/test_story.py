@@ -6,9 +6,12 @@ import pytest
 import torch
 
 import kgdistil
-from kgdistil import recipes, results, story
+from kgdistil import records
 from kgdistil.config import make_config
-from kgdistil.training import Run
+from kgdistil.distillation import recipes
+from kgdistil.paper import story
+from kgdistil.paper.notebooks import ablation, by_teacher, single_stage, teacher_only
+from kgdistil.training.loop import Run
 
 
 def finished(role: str, valid: float, test: float, **values: object) -> Run:
@@ -52,8 +55,10 @@ def test_a_corruption_replaces_one_side():
 
 def test_negatives_are_no_known_triples(model, tiny_graph):
     frame = story.negatives(model, tiny_graph, tuple(tiny_graph.test[0].tolist()))
-    known = {(tiny_graph.readable(h), tiny_graph.relations[r], tiny_graph.readable(t))
-             for h, r, t in tiny_graph.known.tolist()}  # fmt: skip
+    known = {
+        (tiny_graph.readable(h), tiny_graph.relations[r], tiny_graph.readable(t))
+        for h, r, t in tiny_graph.known.tolist()
+    }
     rows = [tuple(row) for row in frame[["head", "relation", "tail"]].itertuples(index=False)]
     assert rows[0] in known and not known & set(rows[1:])
 
@@ -140,8 +145,14 @@ def test_table_6_is_counted(table6):
 
 
 def test_figure_2_names_the_best_teacher():
-    frame = pd.DataFrame({"teacher_dim": [16, 64, 16, 64], "dim": [8, 8, 4, 4], "mrr": [0.3, 0.4, 0.2, 0.201],
-                          "teacher_mrr": [0.5, 0.6, 0.5, 0.6]})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "teacher_dim": [16, 64, 16, 64],
+            "dim": [8, 8, 4, 4],
+            "mrr": [0.3, 0.4, 0.2, 0.201],
+            "teacher_mrr": [0.5, 0.6, 0.5, 0.6],
+        }
+    )
     said = story.of_figure2(frame)
     assert "8 dimensions does best with the teacher of 64 (test MRR 0.400, 0.100 above its worst)" in said
     assert "student of 4 dimensions the teacher's size makes no difference worth naming" in said
@@ -151,7 +162,7 @@ def test_figure_2_names_the_best_teacher():
 
 
 def test_the_benchmark_is_told_as_recorded(monkeypatch):
-    monkeypatch.setenv("KGDISTIL_RESULTS", str(results.root() / "results"))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(records.root() / "results"))
     report = story.benchmark()
     ratio = next(r for r in report["ratios"] if (r["peer"], r["model"], r["dim"]) == ("PyKEEN", "ComplEx", 8))
     shown = story.ratios(report, "training").loc[(8, "ComplEx"), "PyKEEN"]
@@ -174,7 +185,7 @@ def test_live_measurement_compares_with_the_teacher():
 
 # ---- the recipes behind them ----------------------------------------------------------------------------------------
 def test_ablation_gives_every_student_the_same_updates():
-    found = recipes.ablation(epochs=30)
+    found = ablation(epochs=30)
     ds = found["first"].epochs + found["DS"].epochs
     assert {found[name].epochs for name in ("no-DS", "-S1", "-S2")} == {ds} == {60}
     assert found["-S1"].student is None and found["DS"].student == found["first"].run_id
@@ -183,25 +194,25 @@ def test_ablation_gives_every_student_the_same_updates():
 
 
 def test_students_of_one_stage_differ_in_alpha_alone():
-    found = recipes.single_stage(alphas=[0, 1])
+    found = single_stage(alphas=[0, 1])
     different = [c.model_dump(exclude={"alpha"}) for name, c in found.items() if name.startswith("α")]
     assert list(found) == ["teacher", "no-DS", "α = 0", "α = 1"] and different[0] == different[1]
     assert found["no-DS"].epochs == found["α = 0"].epochs
 
 
 def test_teacher_is_that_of_the_distillation():
-    assert recipes.teacher_only() == recipes.distillation().teacher
+    assert teacher_only() == recipes.distillation().teacher
 
 
 @pytest.mark.parametrize(
     "call, says",
     [
-        (lambda: recipes.teacher_only(dim=0), "dim is 0"),
-        (lambda: recipes.single_stage(alphas=[2]), "alpha is 2"),
-        (lambda: recipes.single_stage(alphas=[]), "alphas is empty"),
-        (lambda: recipes.by_teacher(dims=[]), "dims is empty"),
-        (lambda: recipes.by_teacher(teacher_dims=["large"]), "teacher_dim is 'large'"),
-        (lambda: recipes.ablation(beta=-1), "beta is -1"),
+        (lambda: teacher_only(dim=0), "dim is 0"),
+        (lambda: single_stage(alphas=[2]), "alpha is 2"),
+        (lambda: single_stage(alphas=[]), "alphas is empty"),
+        (lambda: by_teacher(dims=[]), "dims is empty"),
+        (lambda: by_teacher(teacher_dims=["large"]), "teacher_dim is 'large'"),
+        (lambda: ablation(beta=-1), "beta is -1"),
     ],
 )
 def test_impossible_parameter_is_one_line(call, says):

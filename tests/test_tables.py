@@ -7,7 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kgdistil import advice, frontier, reproduce, results, tables
+from kgdistil import records
+from kgdistil.distillation import advice
+from kgdistil.paper import frontier, reading, tables
+from kgdistil.paper.cells import MODELS, PROTOCOLS, Cell, cells_of, parse, read_search, trials
+from kgdistil.paper.claims import claims_of_training
+from kgdistil.paper.reading import METRICS, TABLES, paper, record_of
+from kgdistil.statistics import bootstrap
 
 # Sums added up from the paper's text by hand of another parser: rows from the teacher down, columns TransE MRR, H@10,
 # H@3, H@1, TransH MRR, … (Table 6: MRR, H@10)
@@ -27,7 +33,7 @@ PARAMETERS = {64: 15_726_336, 32: 7_863_168, 16: 3_931_584, 8: 1_965_792}
 
 @pytest.fixture(scope="module")
 def said() -> pd.DataFrame:
-    return tables.paper()
+    return paper()
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +50,15 @@ def test_the_papers_numbers_add_up_both_ways(number: int, said):
     methods = ("DS", "-S1", "-S2") if number == 6 else ("no-DS", "DS")
     wanted += [(dim, method) for dim in (32, 16, 8) for method in methods]
     assert [rows[key] for key in wanted] == pytest.approx(ROWS[number], abs=1e-9)
-    metrics = ("mrr", "hits@10") if number == 6 else tables.METRICS
-    order = [(model, metric) for model in reproduce.MODELS for metric in metrics]
+    metrics = ("mrr", "hits@10") if number == 6 else METRICS
+    order = [(model, metric) for model in MODELS for metric in metrics]
     assert [columns[key] for key in order] == pytest.approx(COLUMNS[number], abs=1e-9)
 
 
 def test_what_a_table_costs_is_added_up_from_its_records(monkeypatch):
-    cell = reproduce.parse("tuned/wn18rr/TransE/teacher/64")
-    chain = [tables.record_of(cell.start), tables.record_of(cell)]
-    tried = [reproduce.read_search(c)[t.run_id] for c in (cell.start, cell) for t in reproduce.trials(c)]
+    cell = parse("tuned/wn18rr/TransE/teacher/64")
+    chain = [record_of(cell.start), record_of(cell)]
+    tried = [read_search(c)[t.run_id] for c in (cell.start, cell) for t in trials(c)]
     assert len(tried) == 8
     monkeypatch.setattr(tables, "cells_of", lambda name, protocol: [cell, cell])
     expected = sum(r["seconds"] * int(r["device"].split(", ")[1].split()[0]) for r in chain + tried) / 3600
@@ -98,12 +104,15 @@ def test_claims_are_judged_by_means_over_seeds(built):
 
 
 def test_stage_2_is_done_at_the_first_epoch_near_its_best():
-    def ours(cell: reproduce.Cell) -> dict:
+    def ours(cell: Cell) -> dict:
         values = (0.2, 0.31, 0.3095, 0.3105) if cell.protocol == "paper" else (0.3, 0.2)
-        return {"curve": [{"epoch": 10 * (i + 1), "valid_mrr": x} for i, x in enumerate(values)],
-                "id": "x", "test": {"both": {"mrr": cell.teacher_dim / 1000 * (cell.protocol == "tuned")}}}  # fmt: skip
+        return {
+            "curve": [{"epoch": 10 * (i + 1), "valid_mrr": x} for i, x in enumerate(values)],
+            "id": "x",
+            "test": {"both": {"mrr": cell.teacher_dim / 1000 * (cell.protocol == "tuned")}},
+        }
 
-    enough, ratio = tables.claims_of_training(ours)
+    enough, ratio = claims_of_training(ours)
     assert (enough["tuned"], enough["paper"]) == (10, 20)
     assert ratio["tuned"] == 32, "a larger teacher is better there"
 
@@ -119,24 +128,27 @@ def test_what_figures_share_with_tables_is_beside_ours(built, said):
 
 def test_what_is_committed_is_what_the_records_give(built):
     for name, frame in built.items():
-        path = tables.folder() / f"{name}.csv"
+        path = reading.folder() / f"{name}.csv"
         assert path.is_file() and path.read_text(encoding="utf-8") == tables.as_csv(frame), (
-            f"{path} is stale: run `python -m kgdistil.tables`"
+            f"{path} is stale: run `python -m kgdistil.paper.tables`"
         )
 
 
 def test_a_budget_chooses_by_the_committed_frontier():
     wanted = tables.as_csv(tables.of_both(frontier.kept).drop(columns="dataset"))
-    assert advice.FRONTIER.read_text(encoding="utf-8") == wanted, "run `python -m kgdistil.tables`"
+    assert advice.FRONTIER.read_text(encoding="utf-8") == wanted, "run `python -m kgdistil.paper.tables`"
 
 
 def test_no_record_is_dirty():
-    folder = results.results_folder()
+    folder = records.results_folder()
     paths = [p for name in ("runs", "frontier", "bench", "constrained") for p in (folder / name).glob("*.json")]
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths
-             if not any(path.match(pattern) for pattern in results.EMBEDDED)}  # fmt: skip
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in paths
+        if not any(path.match(pattern) for pattern in records.EMBEDDED)
+    }
     for path in (folder / "search").glob("*.jsonl"):
-        if not any(path.match(pattern) for pattern in results.EMBEDDED):
+        if not any(path.match(pattern) for pattern in records.EMBEDDED):
             found |= {r["id"]: r for r in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
     assert len(found) > 2000
     for name, record in found.items():
@@ -144,14 +156,14 @@ def test_no_record_is_dirty():
 
 
 @pytest.mark.parametrize("name", ["table3", "table4", "table6", "figure1", "figure2", "figure3"])
-@pytest.mark.parametrize("protocol", reproduce.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_cell_lacks_a_record(name: str, protocol: str):
-    assert tables.not_run(reproduce.cells_of(name, protocol)) == []
+    assert tables.not_run(cells_of(name, protocol)) == []
 
 
 def test_the_suspect_teachers_read_as_the_pages_say(built, said):
     """README.md and book/reproduced.md: RotatE like tails alone, in all four metrics, TransH like ranks of the type."""
-    ours = built["constrained"].set_index(["cell", "candidates", "side"])[[*tables.METRICS]]
+    ours = built["constrained"].set_index(["cell", "candidates", "side"])[[*METRICS]]
     for model, near, most in (("RotatE", ("every entity", "tail"), 0.01), ("TransH", ("training", "both"), 0.02)):
         theirs = said[(said["table"] == 4) & (said["model"] == model) & (said["method"] == "teacher")]
         apart = (
@@ -164,7 +176,7 @@ def test_the_suspect_teachers_read_as_the_pages_say(built, said):
 
 
 def test_a_cell_without_a_record_is_said_to_be_not_run(built):
-    for number in tables.TABLES:
+    for number in TABLES:
         frame = built[f"table{number}"]
         missing = frame["run"] == "not run"
         assert frame.loc[missing, "ours"].isna().all() and frame.loc[~missing, "ours"].notna().all()
@@ -172,7 +184,7 @@ def test_a_cell_without_a_record_is_said_to_be_not_run(built):
 
 def test_a_changed_record_changes_the_tables(tmp_path, monkeypatch, built):
     """The comparison above can fail."""
-    monkeypatch.setattr(tables, "record_of", lambda cell: None)
+    monkeypatch.setattr(reading, "record_of", lambda cell: None)
     empty = tables.build()
     assert empty["table3"]["ours"].isna().all() and empty["table3"]["run"].eq("not run").all()
     shares = empty["claims"][empty["claims"]["unit"] != "×"]
@@ -183,27 +195,32 @@ def test_a_changed_record_changes_the_tables(tmp_path, monkeypatch, built):
 def test_the_bootstrap_finds_a_difference_and_only_a_difference():
     generator = np.random.default_rng(1)
     before = generator.random(500)
-    low, high, p = tables.bootstrap(before, before + generator.normal(0.05, 0.1, 500))
+    low, high, p = bootstrap(before, before + generator.normal(0.05, 0.1, 500))
     assert 0 < low < 0.05 < high and p < 0.01
-    low, high, p = tables.bootstrap(before, before + generator.normal(0, 0.1, 500))
+    low, high, p = bootstrap(before, before + generator.normal(0, 0.1, 500))
     assert low < 0 < high and p > 0.05
-    assert tables.bootstrap(before, before) == (0.0, 0.0, 1.0)
+    assert bootstrap(before, before) == (0.0, 0.0, 1.0)
 
 
 def test_the_speed_of_a_query_is_told_beside_the_float_models(tmp_path, monkeypatch):
     run = "wn18rr-rotate-d8-stage2-s0-d8523e7a"
     (tmp_path / "runs").mkdir()
-    shutil.copy(results.record_path(run), tmp_path / "runs")
+    shutil.copy(records.record_path(run), tmp_path / "runs")
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path))
     assert tables.frontier_speed("wn18rr").empty
-    rows = [{"model": m, "dim": 64, "bytes": b, "form": f, "run": r, "what": w, "microseconds": us}
-            for m, b, f, r, w, us in (
-                ("ComplEx", 512, "float32", run, "rank", 100.0), ("RotatE", 512, "float32", None, "rank", 400.0),
-                ("ComplEx", 512, "float32", run, "top", 80.0), ("RotatE", 512, "float32", None, "top", 200.0),
-                ("ComplEx", 16, "16 vectors a group", run, "rank", 20.0),
-                ("ComplEx", 16, "FAISS fast scan", run, "top", 40.0),
-                ("ComplEx", 16, "16 vectors a group, low rank", run, "rank", 25.0),
-                ("ComplEx", 32, "16 vectors a group", None, "rank", 20.0))]  # fmt: skip
+    rows = [
+        {"model": m, "dim": 64, "bytes": b, "form": f, "run": r, "what": w, "microseconds": us}
+        for m, b, f, r, w, us in (
+            ("ComplEx", 512, "float32", run, "rank", 100.0),
+            ("RotatE", 512, "float32", None, "rank", 400.0),
+            ("ComplEx", 512, "float32", run, "top", 80.0),
+            ("RotatE", 512, "float32", None, "top", 200.0),
+            ("ComplEx", 16, "16 vectors a group", run, "rank", 20.0),
+            ("ComplEx", 16, "FAISS fast scan", run, "top", 40.0),
+            ("ComplEx", 16, "16 vectors a group, low rank", run, "rank", 25.0),
+            ("ComplEx", 32, "16 vectors a group", None, "rank", 20.0),
+        )
+    ]
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "scan.json").write_text(json.dumps({"rows": rows}))
     frame = tables.frontier_speed("wn18rr")

@@ -19,14 +19,17 @@ import pytest
 import torch
 
 import kgdistil
-from kgdistil import checkpoint, results, training
+from kgdistil import files, kernels, records
 from kgdistil.checkpoint import DESCRIPTION, WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from kgdistil.config import RunConfig, make_config
-from kgdistil.data import Graph
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.evaluation import evaluate
+from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, build_model
-from kgdistil.training import CHECKPOINT, Progress, Run, learning_rates, run, train
+from kgdistil.training import loop
+from kgdistil.training.loop import CHECKPOINT, Progress, Run, learning_rates, run, train
+from kgdistil.training.native import NativeEngine
+from kgdistil.training.reference import ReferenceEngine
 
 HOME = str(Path(kgdistil.__file__).parent.parent)
 ROLES = ("teacher", "no-ds", "stage1", "stage2")
@@ -75,7 +78,7 @@ def tiny_config(**values: Any) -> RunConfig:
 def outcome(finished: Run) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Every bit that two equal runs must share: the files of weights, and the record without its circumstances."""
     weights = {str(p.relative_to(finished.folder)): p.read_bytes() for p in finished.folder.rglob("*.safetensors")}
-    record = json.loads(results.record_path(finished.id).read_text())
+    record = json.loads(records.record_path(finished.id).read_text())
     return weights, {key: value for key, value in record.items() if key not in CIRCUMSTANCES}
 
 
@@ -129,7 +132,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             seen.append({name: x.clone() for name, x in model.state_dict().items()})
             return Scripted(next(values))
 
-        monkeypatch.setattr(training, "rank", rank)
+        monkeypatch.setattr(loop, "rank", rank)
         return seen
 
     return install
@@ -247,7 +250,7 @@ def test_a_teacher_of_another_graph(tiny: Graph, folders: Path) -> None:
     config = tiny_config(role="stage1", teacher=str(folders / "foreign"))
     with pytest.raises(CheckpointError, match=r"was trained on another graph \(other, SHA-256 9999.* than tiny \(0000"):
         run(config, tiny, progress=False)
-    assert not results.record_path(config.run_id).exists()
+    assert not records.record_path(config.run_id).exists()
 
 
 @pytest.mark.parametrize("name", ["nobody", "~nobody-there/x", "a" * 300, "a\0b", "/", "../..", "a\nb"])
@@ -274,13 +277,13 @@ def test_a_student_that_does_not_fit(tiny: Graph, tiny_teacher: str) -> None:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The configs that were really trained, in order."""
     done: list[RunConfig] = []
-    real = training.train
+    real = loop.train
 
     def spy(config: RunConfig, *args: Any, **more: Any) -> Run:
         done.append(config)
         return real(config, *args, **more)
 
-    monkeypatch.setattr(training, "train", spy)
+    monkeypatch.setattr(loop, "train", spy)
     return done
 
 
@@ -300,7 +303,7 @@ def test_a_finished_run_is_found_and_again_trains_anew(tiny: Graph, trainings: l
 def test_a_run_whose_weights_or_record_are_gone_is_trained_again(tiny: Graph, trainings: list[RunConfig]) -> None:
     first = run(tiny_config(), tiny, progress=False)
     before = outcome(first)
-    for lost in (first.folder / WEIGHTS, results.record_path(first.id)):
+    for lost in (first.folder / WEIGHTS, records.record_path(first.id)):
         lost.unlink()
         assert outcome(run(tiny_config(), tiny, progress=False)) == before
     assert len(trainings) == 3
@@ -316,12 +319,12 @@ def test_a_run_of_a_graph_that_has_changed_is_trained_again(tiny: Graph, trainin
 def test_ranks_asked_for_later_are_made(tiny: Graph) -> None:
     run(tiny_config(), tiny, progress=False)
     finished = run(tiny_config(), tiny, progress=False, save_ranks=True)
-    assert results.read_ranks(finished.id).metrics() == finished.record["test"]
+    assert records.read_ranks(finished.id).metrics() == finished.record["test"]
 
 
 def test_a_record_that_cannot_be_read(tiny: Graph) -> None:
     config = tiny_config()
-    path = results.record_path(config.run_id)
+    path = records.record_path(config.run_id)
     path.parent.mkdir(parents=True)
     path.write_text('{"id": ')
     with pytest.raises(CheckpointError, match=r"\.json is no run record .*; delete it to run again"):
@@ -351,8 +354,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: Graph, folders: Path) -> 
         KgdistilError, match=r"the loss of epoch 1 is not finite; lower the learning rate \(lr is 0\.05"
     ):
         run(config, tiny, progress=False)
-    assert not results.record_path(config.run_id).exists()
-    assert not (results.model_folder(config.run_id) / WEIGHTS).exists()
+    assert not records.record_path(config.run_id).exists()
+    assert not (records.model_folder(config.run_id) / WEIGHTS).exists()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -361,7 +364,7 @@ def test_an_earlier_result_survives_a_run_that_diverges(
 ) -> None:
     first = run(tiny_config(), tiny, progress=False)
     before = outcome(first)
-    for engine in (training.NativeEngine, training.ReferenceEngine):
+    for engine in (NativeEngine, ReferenceEngine):
         monkeypatch.setattr(engine, "epoch", lambda *_: {"student_soft": 0.0, "student_hard": value})
     with pytest.raises(KgdistilError, match="is not finite; lower the learning rate"):
         run(tiny_config(), tiny, progress=False, again=True)
@@ -373,18 +376,18 @@ def test_weights_that_are_not_finite_stop_the_run(tiny: Graph, monkeypatch: pyte
         (engine.models["student"] if hasattr(engine, "models") else engine.student).entities.data[3] = math.nan
         return {"student_hard": 1.0}
 
-    for engine in (training.NativeEngine, training.ReferenceEngine):
+    for engine in (NativeEngine, ReferenceEngine):
         monkeypatch.setattr(engine, "epoch", poisoned)
     with pytest.raises(KgdistilError, match="diverged; lower its learning rate"):
         run(tiny_config(), tiny, progress=False)
-    assert not results.record_path(tiny_config().run_id).exists()
+    assert not records.record_path(tiny_config().run_id).exists()
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "model", "record"])
 def test_a_full_disk_stops_the_run_and_it_goes_on_once_there_is_room(
     tiny: Graph, monkeypatch: pytest.MonkeyPatch, folders: Path, what: str
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     undisturbed = outcome(run(tiny_config(), tiny, progress=False))
     elsewhere(monkeypatch, folders / "again")
     real, left = os.replace, itertools.count()
@@ -396,12 +399,12 @@ def test_a_full_disk_stops_the_run_and_it_goes_on_once_there_is_room(
         real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "replace", replace_file)
+        patch.setattr(files.os, "replace", replace_file)
         with pytest.raises(
             KgdistilError, match="^cannot write .*: No space left on device; earlier files are untouched"
         ):
             run(tiny_config(), tiny, progress=False)
-    assert not results.record_path(tiny_config().run_id).exists()
+    assert not records.record_path(tiny_config().run_id).exists()
     assert outcome(run(tiny_config(), tiny, progress=False)) == undisturbed
 
 
@@ -419,7 +422,7 @@ def test_a_folder_that_cannot_be_made(
 # ---- interrupted and resumed, in this process -----------------------------------------------------------------------
 def choose_engine(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     if engine == "reference":
-        monkeypatch.setattr(training.kernels, "usable", lambda *_: False)
+        monkeypatch.setattr(kernels, "usable", lambda *_: False)
 
 
 class Stop(Exception):
@@ -428,15 +431,15 @@ class Stop(Exception):
 
 def run_in_pieces(config: RunConfig, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, int]:
     """Stopped right after every checkpoint, one each epoch, until done: the run, and how often it was stopped."""
-    real, stops = training.save, 0
+    real, stops = loop.save, 0
 
     def save_then_stop(*args: Any) -> None:
         real(*args)
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(training, "save", save_then_stop)
+        patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(loop, "save", save_then_stop)
         while True:
             try:
                 return run(config, graph, progress=False), stops
@@ -479,8 +482,8 @@ def test_work_between_checkpoints_is_done_again_with_the_same_bits(
     config = tiny_config(check_every=1)
     expected = outcome(run(config, tiny, progress=False))
     elsewhere(monkeypatch, folders / "pieces")
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    real, calls = training.NativeEngine.epoch, itertools.count(1)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    real, calls = NativeEngine.epoch, itertools.count(1)
 
     def stop_in_the_fifth_epoch(self: Any, *args: Any) -> dict[str, float]:
         losses = real(self, *args)
@@ -489,25 +492,25 @@ def test_work_between_checkpoints_is_done_again_with_the_same_bits(
         return losses
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.NativeEngine, "epoch", stop_in_the_fifth_epoch)
+        patch.setattr(NativeEngine, "epoch", stop_in_the_fifth_epoch)
         with pytest.raises(Stop):
             run(config, tiny, progress=False)
-    assert read_tensors(results.model_folder(config.run_id) / CHECKPOINT)[1]["epoch"] == 4
+    assert read_tensors(records.model_folder(config.run_id) / CHECKPOINT)[1]["epoch"] == 4
     finished = run(config, tiny, progress=False)
     assert outcome(finished) == expected and next(calls) == 6, "the second sitting used the real engine"
 
 
 def test_a_checkpoint_is_not_written_every_epoch(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 1e9)
     done = []
-    monkeypatch.setattr(training, "save", lambda *args: done.append(args))
+    monkeypatch.setattr(loop, "save", lambda *args: done.append(args))
     run(tiny_config(), tiny, progress=False)
     assert len(done) == 1, "only when the run is over"
 
 
 def stopped(config: RunConfig, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Train until the third checkpoint, stop, and give its path."""
-    real, saves = training.save, itertools.count(1)
+    real, saves = loop.save, itertools.count(1)
 
     def save_then_stop(*args: Any) -> None:
         real(*args)
@@ -515,17 +518,17 @@ def stopped(config: RunConfig, graph: Graph, monkeypatch: pytest.MonkeyPatch) ->
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(training, "save", save_then_stop)
+        patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(loop, "save", save_then_stop)
         with pytest.raises(Stop):
             run(config, graph, progress=False)
-    return results.model_folder(config.run_id) / CHECKPOINT
+    return records.model_folder(config.run_id) / CHECKPOINT
 
 
 def test_again_starts_over(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(tiny_config(), tiny, monkeypatch)
     rates = []
-    monkeypatch.setattr(training, "restore", lambda *args: rates.append(args))
+    monkeypatch.setattr(loop, "restore", lambda *args: rates.append(args))
     run(tiny_config(), tiny, progress=False, again=True)
     assert not rates, "no checkpoint was looked at"
 
@@ -544,8 +547,8 @@ def test_a_checkpoint_cut_anywhere_is_refused(tiny: Graph, monkeypatch: pytest.M
 def test_a_checkpoint_of_another_config_is_refused(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     path = stopped(tiny_config(), tiny, monkeypatch)
     other = tiny_config(seed=1)
-    results.model_folder(other.run_id).mkdir(parents=True)
-    path.rename(results.model_folder(other.run_id) / CHECKPOINT)
+    records.model_folder(other.run_id).mkdir(parents=True)
+    path.rename(records.model_folder(other.run_id) / CHECKPOINT)
     with pytest.raises(CheckpointError, match="belongs to another configuration; delete it to start over"):
         run(other, tiny, progress=False)
 
@@ -582,10 +585,11 @@ DRIVER = """
 import json, os, sys, time
 import torch
 torch.set_num_threads(2)
-from kgdistil import checkpoint, load, make_config, results, run, training
+from kgdistil import checkpoint, load, make_config, records, run
+from kgdistil.training import loop
 
 values, moment, marker = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
-training.CHECKPOINT_SECONDS = 0.0  # many checkpoints a second
+loop.CHECKPOINT_SECONDS = 0.0  # many checkpoints a second
 
 def hang(*_):
     open(marker, "w").close()
@@ -601,9 +605,9 @@ def half_of_the_fifth(tensors, path, metadata, real=checkpoint.save_file, seen=[
 if moment == "half a checkpoint":
     checkpoint.save_file = half_of_the_fifth
 if moment == "before the first epoch":
-    training.make_engine = hang
+    loop.make_engine = hang
 if moment == "between weights and record":
-    results.write_record = hang
+    records.write_record = hang
 run(make_config(**values), load("umls"), progress=False)
 """
 
@@ -613,7 +617,7 @@ class Killer:
 
     def __init__(self, values: dict[str, Any], marker: Path):
         self.values, self.marker = values, marker
-        self.folder = results.model_folder(make_config(**values).run_id)
+        self.folder = records.model_folder(make_config(**values).run_id)
 
     def start(self, moment: str) -> subprocess.Popen:
         self.marker.unlink(missing_ok=True)
@@ -665,7 +669,7 @@ def test_kill_9_at_random_moments(umls: Graph, monkeypatch: pytest.MonkeyPatch, 
     elsewhere(monkeypatch, folders / "killed")
     killer = Killer(values, folders / "marker")
     killed = [killer.kill_after(moments.randint(1, 15), moments.uniform(0, 0.03)) for _ in range(2)]
-    assert any(killed) and not results.record_path(make_config(**values).run_id).exists()
+    assert any(killed) and not records.record_path(make_config(**values).run_id).exists()
     assert outcome(run(make_config(**values), umls, progress=False)) == expected
 
 
@@ -693,9 +697,9 @@ def test_kill_9_in_stage_two_at_the_worst_moments(umls: Graph, monkeypatch: pyte
     assert killer.epoch() == 4 and len(strays) == 1, "the half file lies beside the whole one"
 
     killer.kill_after(moments.randint(1, 30), moments.uniform(0, 0.05))
-    assert not results.record_path(config.run_id).exists()
+    assert not records.record_path(config.run_id).exists()
     killer.kill_at("between weights and record")
-    assert (killer.folder / WEIGHTS).exists() and not results.record_path(config.run_id).exists()
+    assert (killer.folder / WEIGHTS).exists() and not records.record_path(config.run_id).exists()
 
     finished = run(config, umls, progress=False)  # the lock died with its holder
     assert outcome(finished) == expected

@@ -1,4 +1,4 @@
-// The nearest of sixteen vectors for every group of every row: `kgdistil.codes.assign`. KGD_GROUP floats a group.
+// The nearest of sixteen vectors for every group of every row: `kgdistil.compress.product.assign`. KGD_GROUP floats a group.
 #include <algorithm>
 #include <cstdint>
 #include <vector>

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models import MODELS, KGEModel
-from . import comparison, for_vectors, pointer, threads, usable
+from kgdistil.kernels.compile import pointer, threads
+from kgdistil.kernels.kinds import comparison, usable
+from kgdistil.kernels.rank import for_vectors
+from kgdistil.models import MODELS, KGEModel
 
 LEAST = 1e-6  # of the largest gradient of a score in a batch: what is smaller is left out
 

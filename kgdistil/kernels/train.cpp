@@ -1,5 +1,5 @@
 // One epoch of training, teacher and student together: sampling, scores, losses, gradients and Adam, with nothing
-// leaving this call. The readable truth is models.py, losses.py, sampling.py and training.ReferenceEngine; the tests
+// leaving this call. The readable truth is models.py, losses.py, sampling.py and training.reference.ReferenceEngine; the tests
 // hold this file to them.
 //
 // Threads share triples when they sample and score, and own entities when they gather gradients and update, with a

@@ -1,0 +1,199 @@
+"""What the README shows, made from the files under `results/` and nothing else.
+
+`python -m book.build.readme` writes the marked blocks of README.md and the picture anew; a test fails when they differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from kgdistil import records
+from kgdistil.config import RunConfig
+from kgdistil.distillation import recipes
+from kgdistil.errors import KgdistilError, run_command
+from kgdistil.files import write_atomically
+from kgdistil.paper.notebooks import verdict
+from kgdistil.training.loop import Run
+
+SHOWN = ("wn18rr", "RotatE", 8)  # the distillation the README opens with: graph, model, student's dimension
+PICTURE = "figures/wn18rr_rotate_d8.png"
+QUALITY = "figures/wn18rr_quality.png"
+LINES = {  # kind and methods of `tables.quality`: the README's line of it
+    ("paper", "teacher", "DS"): "the paper's RotatE: teacher, DS",
+    ("ours", "teacher", "no-DS"): "RotatE, tuned: teacher, students alone",
+    ("ours", "DS"): "RotatE, tuned: students distilled in two stages",
+    ("ours", "rounded"): "ComplEx teacher rounded to so many bytes",
+    ("ours", "distilled"): "ComplEx in few bits, distilled",
+}
+
+
+def recorded(record: dict[str, Any]) -> Run:
+    """A run known by its record alone."""
+    return Run(RunConfig(**record["config"]), record, records.model_folder(record["id"]))
+
+
+def distillation(dataset: str, model: str, dim: int) -> dict[str, Run]:
+    """The newest recorded distillation that `notebooks/03_distill.ipynb` made: the runs by their names for people.
+
+    Raises:
+        KgdistilError: there is none.
+    """
+    known = {r["id"]: r for r in records.read_records() if r["config"]["protocol"] == "notebook"}
+    wanted = {"dataset": dataset, "model": model, "dim": dim}
+    mine = [r for r in known.values() if wanted.items() <= r["config"].items()]
+    try:
+        stage2 = max((r for r in mine if r["config"]["role"] == "stage2"), key=lambda r: r["finished"])
+        stage1, teacher = known[stage2["config"]["student"]], known[stage2["config"]["teacher"]]
+        epochs = stage1["epochs"] + stage2["epochs"]
+        alone = next(r for r in mine if r["config"]["role"] == "no-ds" and r["epochs"] == epochs)
+    except (ValueError, KeyError, StopIteration):
+        raise KgdistilError(
+            f"no recorded distillation of {model} to dim {dim} on {dataset}: run "
+            f"`make demo DATASET={dataset} DIM={dim}`"
+        ) from None
+    found = zip(recipes.STEPS.values(), (teacher, alone, stage1, stage2), strict=True)
+    return {name: recorded(record) for name, record in found}
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table; all but the first column are aligned right."""
+    head = list(head)
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def result_block() -> str:
+    """The README's opening: picture, table, and what came out in one sentence."""
+    runs = distillation(*SHOWN)
+    frame = recipes.table(runs)
+    links = {name: f"[{name}](results/runs/{run.id}.json)" for name, run in runs.items()}
+    table = markdown([SHOWN[1], *frame.columns], ([links[i], *row] for i, row in zip(frame.index, frame.values)))
+    return (
+        f"![{alt(runs)}](results/{PICTURE})\n\n{table}\n\n{verdict(runs)}\n"
+        "WN18RR, filtered ranks of both sides, realistic ties; each name links to its record."
+    )
+
+
+def alt(runs: dict[str, Run]) -> str:
+    from kgdistil.paper.plots import alt_text
+
+    return alt_text(runs)
+
+
+def quality_block() -> str:
+    """The README's first screen: MRR by bytes of an entity, the paper's, the tuned reproduction, and few bits."""
+    from kgdistil.paper import story, tables
+
+    frame, speed = tables.quality(), tables.frontier_speed("wn18rr")
+    frame = frame[frame["kind"] != "published"].astype({"bytes": int})
+    sizes = sorted(frame["bytes"].unique(), reverse=True)
+    rows = []
+    for (kind, *methods), line in LINES.items():
+        mine = frame[(frame["kind"] == kind) & frame["method"].isin(methods)]
+        if len(mine):
+            cell = {r.bytes: f"[{r.mrr:.3f}]({place(r.run)})" if r.run else f"{r.mrr:.3f}" for r in mine.itertuples()}
+            rows.append([line, *(cell.get(size, "") for size in sizes)])
+    table = markdown(["WN18RR, test MRR", *(f"{size} bytes" for size in sizes)], rows)
+    words = f"Test MRR on WN18RR against bytes per entity. {words_of_quality(frame)}."
+    cost = "" if speed.empty else f"\n\n{story.of_speed(speed, 'WN18RR')} [The record](results/bench/scan.json)."
+    return (
+        f"![{words}](results/{QUALITY})\n\n{table}\n\n"
+        "Bytes of one entity; filtered ranks of both sides, realistic ties; one seed, or the mean of several where "
+        "they have run. Each of our numbers links to its record, a mean to that of seed 0." + cost
+    )
+
+
+def place(run: str) -> str:
+    """Where a point's record lies: of a run, or a file of many."""
+    return f"results/{run}" if run.endswith(".json") else f"results/runs/{run}.json"
+
+
+def words_of_quality(frame: pd.DataFrame) -> str:
+    """The points of `tables.quality` for who cannot see them."""
+    return "; ".join(f"{r.kind}, {r.method}, {int(r.bytes)} bytes: {r.mrr:.3f}" for r in frame.itertuples())
+
+
+def bench_block() -> str:
+    """The README's table of speeds, from `results/bench/bench.json`."""
+    report = json.loads((records.results_folder() / "bench" / "bench.json").read_text(encoding="utf-8"))
+    ratio = {(r["peer"], r["model"], r["dim"]): r for r in report["ratios"]}
+    peers = list(dict.fromkeys(r["peer"] for r in report["ratios"]))
+    own = [r for r in report["contenders"] if r["contender"] == "kgdistil"]
+
+    def times(peer: str, row: dict[str, Any], what: str) -> str:
+        found = ratio.get((peer, row["model"], row["dim"]))
+        return f"{found[what]:.{1 if found[what] < 10 else 0}f}×" if found else "–"
+
+    blocks = []
+    for what, name, value in (
+        ("training", "Training", lambda r: f"{r['epoch_seconds']:.3f} s/epoch"),
+        ("ranking", "Filtered ranking", lambda r: f"{r['ranking_queries_per_second']:,.0f} queries/s"),
+    ):
+        rows = ([f"{r['model']} d={r['dim']}", value(r), *(times(p, r, what) for p in peers)] for r in own)
+        blocks.append(markdown([name, "kgdistil", *(f"vs {p}" for p in peers)], rows))
+    floors = [f["times_floor"] for f in report["floors"] if f["dim"] == 64]
+    return (
+        f"WN18RR, batch 1024, Adam, medians of one interleaved run on {report['device']} (`make bench`, "
+        f"[results/bench/bench.json](results/bench/bench.json)):\n\n" + "\n\n".join(blocks) + "\n\n"
+        f"A d=64 training step takes {min(floors):.1f} to {max(floors):.1f} times as long as moving its bytes once."
+    )
+
+
+def reproduction_block() -> str:
+    """The README's short form of Tables 3 and 4: test MRR under the tuned protocol, the paper's in brackets."""
+    from kgdistil.paper import reading
+
+    blocks = []
+    for number, dataset in ((3, "WN18RR"), (4, "FB15k-237")):
+        path = reading.folder() / f"table{number}.csv"
+        frame = pd.read_csv(path)
+        frame = frame[(frame["protocol"] == "tuned") & (frame["metric"] == "mrr")]
+        done = int((frame["run"] != "not run").sum())
+        cells = {
+            (r.model, r.method, r.dim): f"{'–' if pd.isna(r.ours) else f'{r.ours:.3f}'} ({r.paper:.3f})"
+            for r in frame.itertuples()
+        }
+        columns = [("teacher", 64), *((method, dim) for dim in (32, 16, 8) for method in ("no-DS", "DS"))]
+        rows = ([model, *(cells[model, *column] for column in columns)] for model in frame["model"].unique())
+        head = [f"{dataset}, {done} of {len(frame)} run", *(f"{method} {dim}" for method, dim in columns)]
+        blocks.append(markdown(head, rows))
+    return "\n\n".join(blocks)
+
+
+def update(text: str) -> str:
+    """README.md's text with its marked blocks made anew."""
+    blocks = {"quality": quality_block, "result": result_block, "bench": bench_block}
+    blocks["reproduction"] = reproduction_block
+    for name, block in blocks.items():
+        pattern = rf"(<!-- {name}: start -->\n).*?(<!-- {name}: end -->)"
+        if not re.search(pattern, text, re.DOTALL):
+            raise KgdistilError(f"README.md has no block {name}: put back the two comments that mark it")
+        text = re.sub(pattern, lambda m, b=block: f"{m[1]}{b()}\n{m[2]}", text, flags=re.DOTALL)
+    return text
+
+
+def main() -> int:
+    """Write the README's blocks and pictures from the records."""
+    from kgdistil.paper import plots, tables
+
+    readme = records.root() / "README.md"
+    text = update(readme.read_text(encoding="utf-8"))
+    write_atomically(readme, lambda scratch: open(scratch, "w", encoding="utf-8").write(text))
+    figures = {
+        PICTURE: plots.distillation(distillation(*SHOWN)),
+        QUALITY: plots.quality_against_bytes(tables.quality()),
+    }
+    for name, figure in figures.items():
+        path = records.results_folder() / name
+        write_atomically(path, lambda scratch, f=figure: f.savefig(scratch, format="png", dpi=120))
+        print(f"written: README.md and {records.shown(path)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

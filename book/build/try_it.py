@@ -1,0 +1,116 @@
+"""The page "Try it": students and teachers as files that a browser reads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from book.build.pages import NAMES
+from kgdistil import records
+from kgdistil.answer import browser
+from kgdistil.checkpoint import WEIGHTS, load_model, read_model
+from kgdistil.distillation import recipes
+from kgdistil.distillation.distil import batch_size
+from kgdistil.errors import DataError
+from kgdistil.files import write_json
+from kgdistil.graph import Graph
+from kgdistil.graphs.datasets import load
+from kgdistil.models import MODELS
+from kgdistil.paper.cells import GRAPHS
+from kgdistil.paper.notebooks import example_query
+
+if TYPE_CHECKING:
+    from kgdistil.training.loop import Run
+
+
+# ---- the page "Try it" ----------------------------------------------------------------------------------------------
+def export_graphs(folder: Path) -> None:
+    """Students and teachers as arrays: UMLS, trained here, and of the others what lies under `results/students/`.
+
+    Of a graph's students of few bits the largest, which comes first.
+    """
+    shown, missing = umls_entries(folder), []
+    for path in served():
+        dataset = next(name for name in GRAPHS if path.name.startswith(f"{name}-"))
+        entry: dict[str, Any] = {"title": f"{NAMES[dataset]}, {kind(path.name.removeprefix(f'{dataset}-'))}"}
+        try:
+            graph = load(dataset)
+        except DataError as error:
+            missing.append({**entry, "reason": str(error)})
+            continue
+        student, about = read_model(path / WEIGHTS, graph)
+        precision = about.get("precision", "float32")
+        browser.export_graph(graph, folder / path.name)
+        browser.export(student, graph, folder / path.name / "student", precision=precision)
+        entry |= {"folder": path.name, "student": True, "example": example(student, graph)}
+        teacher = records.model_folder(teacher_of(about.get("run_id")))
+        if (teacher / WEIGHTS).is_file():  # weights of teachers are not committed: only where it was trained here
+            browser.export(load_model(teacher, graph), graph, folder / path.name / "teacher")
+            entry["teacher"] = True
+        shown.append(entry)
+    write_json(folder / "graphs.json", {"graphs": shown, "missing": missing})
+
+
+def served() -> list[Path]:
+    """Folders of the students of `GRAPHS` that the page serves: of few bits the largest, then those of 8 dimensions."""
+    found = []
+    for dataset in GRAPHS:
+        there = sorted((records.results_folder() / "students").glob(f"{dataset}-*/"))
+        few = [path for path in there if re.search(r"-\d+B$", path.name)]
+        found += sorted(few, key=lambda path: int(path.name.rsplit("-", 1)[1][:-1]))[-1:]
+        found += [path for path in there if path.name.endswith("-d8")]
+    return found
+
+
+def kind(name: str) -> str:
+    """ "rotate-d8" or "complex-16B" in words."""
+    model, size = name.rsplit("-", 1)
+    model = next((m for m in MODELS if m.lower() == model), model)
+    return f"{model}, {size[1:]} dimensions" if size[0] == "d" else f"{model}, {size[:-1]} bytes an entity"
+
+
+def teacher_of(run: str | None) -> str:
+    """The run that taught a recorded student; "none" where that is not known."""
+    record = run and records.read_record(records.record_path(run))
+    return (record and record["config"]["teacher"]) or "none"
+
+
+def umls_entries(folder: Path) -> list[dict[str, Any]]:
+    """Distil UMLS, in seconds, to few floats and to few bits, and write students and teachers."""
+    graph, entries = load("umls"), []
+    dim = recipes.distillation("umls").no_ds.dim
+    floats, bits = recipes.distillation("umls").run(graph, progress=False), few_bits(graph)
+    for name, title, runs, precision in (
+        ("umls", f"{dim} dimensions", floats, "float32"),
+        ("umls-16B", kind("complex-16B"), bits, "1bit"),
+    ):
+        models = {"student": list(runs.values())[-1], "teacher": runs["teacher"]}
+        browser.export_graph(graph, folder / name)
+        for role, run in models.items():
+            about = {"run": run.id, "test_mrr": run.test()}
+            browser.export(
+                run.load(graph), graph, folder / name / role, about, precision if role == "student" else "float32"
+            )
+        first = example(models["teacher"].load(graph), graph)
+        entries.append(
+            {
+                "title": f"UMLS (biomedicine), {title}",
+                "folder": name,
+                "student": True,
+                "teacher": True,
+                "example": first,
+            }
+        )
+    return entries
+
+
+def few_bits(graph: Graph) -> dict[str, Run]:
+    """UMLS in 16 bytes an entity."""
+    return recipes.few_bits("umls", batch_size=batch_size(graph)).run(graph, progress=False)
+
+
+def example(model: Any, graph: Graph) -> dict[str, int]:
+    """A test triple that the model answers well, to begin with."""
+    h, r, _ = example_query(model, graph)
+    return {"head": h, "relation": r}

@@ -1,0 +1,1 @@
+"""A student at work: loaded, asked, scanned, exported."""

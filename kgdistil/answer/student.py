@@ -1,0 +1,194 @@
+"""A student to take away: a model with its labels and its numbers, saved in one folder that answers by itself."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from kgdistil.answer import predict as answers
+from kgdistil.answer.scan import CodedRanker
+from kgdistil.checkpoint import DESCRIPTION, WEIGHTS, read_model, read_tensors, save_model, write_tensors
+from kgdistil.compress import packing
+from kgdistil.errors import CheckpointError, ConfigError
+from kgdistil.evaluation import KnownTriples, evaluate
+from kgdistil.files import write_atomically
+from kgdistil.graph import SPLITS, Graph
+from kgdistil.models import KGEModel
+
+TRIPLES, CARD = "triples.safetensors", "README.md"
+
+
+@dataclass
+class Student:
+    """A model that knows its labels. `graph` has no triples where the folder holds none.
+
+    `precision` is what `save` writes; the model's float32 numbers are those of a file of that precision.
+    `about`: JSON values: where it comes from, its run, its metrics by precision.
+    """
+
+    model: KGEModel
+    graph: Graph
+    precision: str = "float32"
+    run_id: str | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_triples(self) -> bool:
+        return len(self.graph.train) > 0
+
+    def predict(self, *, new: bool = False, **query: Any) -> pd.DataFrame:
+        """`kgdistil.predict` for this student; `new` leaves out the triples of the graph, which needs them.
+
+        Raises:
+            ConfigError: as `kgdistil.predict`, and `new` where the triples are not at hand.
+        """
+        known = self._known if new else None
+        return answers.predict(self.model, self.graph, known=known, ranker=self._ranker, **query)
+
+    def similar(self, entity: str | int, k: int = 10) -> pd.DataFrame:
+        """The k most similar entities: `kgdistil.answer.predict.similar`."""
+        return answers.similar(self.model, self.graph, entity, k)
+
+    def evaluate(self, split: str = "test") -> dict[str, dict[str, float]]:
+        """Filtered metrics of a split of the graph's triples, as `Ranks.metrics`.
+
+        Raises:
+            ConfigError: no such split, or the triples are not at hand.
+        """
+        if split not in SPLITS:
+            raise ConfigError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
+        return evaluate(self.model, self.graph, split, known=self._known).metrics()
+
+    def quantised(self, precision: str) -> Student:
+        """The same student at another precision."""
+        return replace(self, model=packing.quantised(self.model, precision), precision=precision)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Weights, label tables, triples and a card in `folder`; `load_student` reads them, `load_model` the weights.
+
+        Raises:
+            KgdistilError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        if self.has_triples:
+            parts = {split: getattr(self.graph, split).to(torch.int32) for split in SPLITS}
+            write_tensors(folder / TRIPLES, parts, {"graph_sha256": self.graph.sha256})
+        save_model(folder, self.model, self.graph, self.run_id, precision=self.precision, about=self.about)
+        write_atomically(folder / CARD, lambda scratch: Path(scratch).write_text(self.card(), encoding="utf-8"))
+
+    def card(self) -> str:
+        """The model card, in Markdown."""
+        model, graph = self.model, self.graph
+        rank = f" and rank {model.rank}" if hasattr(model, "rank") else ""
+        lines = [
+            f"# {type(model).__name__} of dimension {model.dim}{rank} on {graph.name}",
+            "",
+            f"A knowledge-graph embedding of {model.num_entities:,} entities and {model.num_relations:,} relations, "
+            f"{self.precision}: {packing.size(model, self.precision):,} bytes of weights. Made by kgdistil.",
+            "",
+            f"- run: {self.run_id or 'not a run of kgdistil'}",
+            f"- graph: SHA-256 {graph.sha256}",
+        ]
+        lines += [f"- {name}: {value}" for name, value in self.about.items() if isinstance(value, str | int | float)]
+        for name, rows in self.about.items():
+            if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+                lines += ["", f"## {name.capitalize()}", "", *markdown_table(rows)]
+        lines += [
+            "",
+            "Filtered ranks of the test triples, head and tail side together, realistic ties.",
+            "",
+            "```python",
+            "import kgdistil",
+            "",
+            'student = kgdistil.load_student(".")',
+            f"student.predict(head={graph.entities[0]!r}, relation={graph.relations[0]!r}, k=5)",
+            "```",
+            "",
+        ]
+        return "\n".join(lines)
+
+    @functools.cached_property
+    def _ranker(self) -> CodedRanker | None:
+        """Codes are scanned as they are, which is several times faster than scoring the numbers they stand for."""
+        if self.precision not in packing.GROUPS:
+            return None
+        try:
+            return CodedRanker(self.model, *packing.encode(self.model, self.precision))
+        except ConfigError:  # a model without tables, or of a single group
+            return None
+
+    @functools.cached_property
+    def _known(self) -> KnownTriples:
+        if not self.has_triples:
+            raise ConfigError(f"this student came without its triples ({TRIPLES}), which are needed here")
+        return KnownTriples(self.graph.known, self.graph.num_relations)
+
+
+def load_student(folder: str | os.PathLike) -> Student:
+    """What `Student.save` or `save_model` wrote.
+
+    Raises:
+        CheckpointError: missing, damaged, of a newer version, or put together from two students.
+    """
+    folder = Path(folder)
+    model, about = read_model(folder / WEIGHTS)
+    path = folder / DESCRIPTION
+    try:
+        described = json.loads(path.read_bytes())
+        entities, relations = (tuple(described[what]) for what in ("entities", "relations"))
+        names = described.get("names", {})
+        texts = [*entities, *relations, *names.keys(), *names.values()]
+        if not all(isinstance(x, str) for x in texts):
+            raise ValueError("a label is no text")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not there: it holds the labels; copy it beside {WEIGHTS}") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} is damaged ({reason}); export or train the student again") from None
+    sizes = len(set(entities)), len(set(relations))
+    if sizes != (model.num_entities, model.num_relations) or sizes != (len(entities), len(relations)):
+        raise CheckpointError(
+            f"{path} has {len(entities)} entity and {len(relations)} relation labels, {WEIGHTS} holds "
+            f"{model.num_entities} and {model.num_relations} embeddings: they do not belong together"
+        )
+    if described.get("graph_sha256") != about.get("graph_sha256"):
+        raise CheckpointError(f"{path} and {WEIGHTS} are of two different graphs; copy both from one folder")
+    extra = about.get("about") if isinstance(about.get("about"), dict) else {}
+    parts = _read_triples(folder / TRIPLES, model, about.get("graph_sha256"))
+    graph = Graph(str(about.get("graph")), *parts, entities, relations, str(about.get("graph_sha256")), names)
+    return Student(model, graph, about.get("precision", "float32"), about.get("run_id"), extra)
+
+
+def _read_triples(path: Path, model: KGEModel, sha256: Any) -> list[torch.Tensor]:
+    """The three splits, int64 [n, 3]; empty ones where there is no file."""
+    if not path.is_file():
+        return [torch.empty(0, 3, dtype=torch.int64) for _ in SPLITS]
+    tensors, about = read_tensors(path)
+    if about.get("graph_sha256") != sha256:
+        raise CheckpointError(f"{path} and {WEIGHTS} are of two different graphs; copy both from one folder")
+    sizes = torch.tensor([model.num_entities, model.num_relations, model.num_entities])
+    for split in SPLITS:
+        x = tensors.get(split)
+        if x is None or x.dtype != torch.int32 or x.ndim != 2 or x.shape[1] != 3 or ((x < 0) | (x >= sizes)).any():
+            raise CheckpointError(f"{path} is damaged: {split} holds no triples of this graph; train the student again")
+    return [tensors[split].long() for split in SPLITS]
+
+
+def markdown_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Lines of a table; the columns are the first row's keys."""
+    head = list(rows[0])
+    cells = [
+        [
+            f"{x:.4f}" if isinstance(x, float) else f"{x:,}" if isinstance(x, int) else str(x)
+            for x in (row.get(name, "") for name in head)
+        ]
+        for row in rows
+    ]
+    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells)]

@@ -1,1 +1,0 @@
-"""The benchmark: this project beside PyKEEN, TorchKGE and plain PyTorch, on one machine in one run."""

@@ -1,0 +1,1 @@
+"""Fewer bytes an entity: product-quantised rows, packed numbers, low rank."""

@@ -1,0 +1,137 @@
+"""Smaller numbers: float16, int8 with one scale for each entity, or four-bit codes of groups of floats (`codes`);
+and what that costs, by the same evaluation."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from kgdistil.compress.product import assign, decode, fit, grouped, ungrouped
+from kgdistil.errors import ConfigError
+from kgdistil.models import KGEModel
+
+GROUPS = {"4bit": 1, "2bit": 2, "1bit": 4}  # floats of an entity that share four bits
+BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0} | {name: 0.5 / g for name, g in GROUPS.items()}  # of one float
+PRECISIONS = tuple(BYTES)
+LARGEST_HALF = 65504.0
+
+
+def check_precision(precision: str) -> str:
+    """The precision itself; ConfigError where there is none of that name."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision is {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    return precision
+
+
+def precisions_for(width: int) -> list[str]:
+    """Those that rows of `width` floats can have: groups must divide them."""
+    return [name for name in PRECISIONS if width % GROUPS.get(name, 1) == 0]
+
+
+def pack(model: KGEModel, precision: str) -> dict[str, Tensor]:
+    """What a file holds of a model's tables `entities` [E, width] and `relations` [R, width], and a low rank's `map`.
+
+    int8: an entity's row is round(127 · row / largest), and `entities.scale` float32 [E] holds largest / 127.
+    4bit, 2bit, 1bit: `entities` uint8 [E, ⌈groups / 2⌉] holds two codes a byte, the first in the low bits, and
+    `entities.book` float16 [groups, 16, g] what they stand for; exact where a group has at most sixteen vectors, as
+    in a student that was trained with codes, else fitted by k-means. The relations stay float16: they are few, and an
+    angle rounded to one of 255 would cost more than it saves; so does a `map`.
+
+    Raises:
+        ConfigError: numbers that are not finite, or too large for float16; groups that do not divide the width.
+    """
+    tables = {name: x.detach() for name, x in model.state_dict().items()}
+    if check_precision(precision) == "float32":
+        return tables
+    large = max(float(x.abs().max()) for x in tables.values())  # NaN is not below any limit
+    if not large <= LARGEST_HALF:
+        raise ConfigError(f"the embeddings hold {large:g}: {precision} needs finite numbers up to {LARGEST_HALF:g}")
+    rows, packed = tables["entities"], {name: x.half() for name, x in tables.items()}
+    if precision == "int8":
+        scale = rows.abs().amax(dim=1) / 127
+        safe = scale.clamp_min(torch.finfo(torch.float32).tiny)
+        packed["entities"] = (rows / safe[:, None]).round().clamp(-127, 127).to(torch.int8)
+        packed["entities.scale"] = safe
+    elif precision in GROUPS:
+        codes, book = encode(model, precision)
+        codes = torch.nn.functional.pad(codes, (0, len(book) % 2))
+        packed["entities"] = codes[:, 0::2] | (codes[:, 1::2] << 4)
+        packed["entities.book"] = book.half()
+    return packed
+
+
+def encode(model: KGEModel, precision: str) -> tuple[Tensor, Tensor]:
+    """Codes uint8 [E, M] and codebook float32 [M, 16, g] of a model's entities, for a precision of `GROUPS`.
+
+    Raises:
+        ConfigError: groups that do not divide the width.
+    """
+    rows, size = model.entities.detach(), GROUPS[precision]
+    if precision not in precisions_for(rows.shape[1]):
+        raise ConfigError(
+            f"precision is {precision}: it takes {size} floats at a time, which do not divide the "
+            f"{rows.shape[1]} floats of an entity"
+        )
+    groups = grouped(rows, size, model.paired)
+    book = fit(groups)
+    return assign(groups, book), book
+
+
+def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str, Tensor]:
+    """The float32 tables of what `pack` made; `paired` as the model's class says.
+
+    Raises:
+        ValueError: not what `pack` makes.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}")
+    whole = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
+    few = torch.float32 if precision == "float32" else torch.float16
+    types = {name: few for name in ("relations", "map") if name in packed or name == "relations"}
+    types["entities"] = whole.get(precision, torch.uint8)
+    if precision == "int8":
+        types["entities.scale"] = torch.float32
+    elif precision in GROUPS:
+        types["entities.book"] = torch.float16
+    if (found := {name: x.dtype for name, x in packed.items()}) != types:
+        what = ", ".join(f"{name} {dtype}" for name, dtype in found.items()).replace("torch.", "")
+        raise ValueError(f"the numbers are not {precision}: {what}")
+    if precision not in GROUPS:
+        tables = {name: x.float() for name, x in packed.items() if name != "entities.scale"}
+        if precision == "int8":
+            tables["entities"] *= packed["entities.scale"][:, None]
+        return tables
+    bytes_, book = packed["entities"], packed["entities.book"].float()
+    if bytes_.ndim != 2 or book.shape[1:] != (16, GROUPS[precision]) or bytes_.shape[1] != -(-len(book) // 2):
+        raise ValueError(f"codes {list(bytes_.shape)} and codebook {list(book.shape)} do not belong together")
+    codes = torch.stack([bytes_ & 15, bytes_ >> 4], dim=-1).flatten(1)[:, : len(book)]
+    shared = {name: packed[name].float() for name in ("relations", "map") if name in packed}
+    return {"entities": ungrouped(decode(codes, book), paired), **shared}
+
+
+def quantised(model: KGEModel, precision: str) -> KGEModel:
+    """A copy whose numbers are those a file of that precision holds: what it answers is what a small file answers."""
+    other = copy.deepcopy(model).cpu()
+    other.load_state_dict(unpack(pack(other, precision), precision, other.paired))
+    return other
+
+
+def size(model: KGEModel, precision: str) -> int:
+    """Bytes of the weights at that precision, without labels."""
+    return weight_bytes(*model.entities.shape, model.num_parameters - model.entities.numel(), precision)
+
+
+def entity_bytes(width: int, precision: str) -> float:
+    """Bytes of one entity of `width` floats, a scale for int8 among them; codebooks, which all share, are not."""
+    if precision in GROUPS:
+        return -(-width // GROUPS[precision] // 2)
+    return width * BYTES[precision] + (4 if precision == "int8" else 0)
+
+
+def weight_bytes(entities: int, width: int, shared_numbers: int, precision: str) -> int:
+    """Bytes of `entities` rows of `width` numbers, of the relations' and a map's, and of a codebook's vectors."""
+    book = 2 * 16 * width if precision in GROUPS else 0
+    shared = shared_numbers * (4 if precision == "float32" else 2)
+    return int(entities * entity_bytes(width, precision)) + book + shared

@@ -1,0 +1,109 @@
+"""Entities of a few bits: each group of g floats of a row is one of sixteen vectors, so it takes four bits.
+
+A row of width W is W / g groups and so W / (2 g) bytes: four bits a float for g = 1, two for g = 2, one for g = 4,
+half a bit for g = 8. The sixteen vectors of a group, its codebook, are shared by all entities and learned. Even
+levels, signs and product quantisation (Jégou et al. 2011, with 4-bit codes) are all of this form.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kgdistil import kernels
+
+SIXTEEN = 16
+
+
+def grouped(rows: Tensor, size: int, paired: bool) -> Tensor:
+    """Rows [n, W] as groups [n, W / size, size]; `paired` rows hold [real | imaginary], and the two stay together."""
+    if paired:
+        rows = torch.stack(rows.chunk(2, dim=-1), dim=-1)
+    return rows.reshape(len(rows), -1, size)
+
+
+def ungrouped(groups: Tensor, paired: bool) -> Tensor:
+    """The rows [n, W] of groups [n, M, size]: undoes `grouped`."""
+    rows = groups.reshape(len(groups), -1)
+    return torch.cat([rows[:, 0::2], rows[:, 1::2]], dim=-1) if paired else rows
+
+
+def assign(groups: Tensor, book: Tensor, *, native: bool | None = None) -> Tensor:
+    """The nearest of the sixteen vectors: groups [n, M, g] and book [M, 16, g] to codes uint8 [n, M].
+
+    `kernels/codes.cpp` does it for float32 on the CPU; native=False takes the readable path.
+    """
+    if native is not False and (codes := kernels.nearest(groups, book)) is not None:
+        return codes
+    by_group = groups.transpose(0, 1)  # [M, n, g]
+    squares = book.square().sum(-1)[:, None].expand(-1, len(groups), -1)
+    distance = torch.baddbmm(squares, by_group, book.transpose(1, 2), alpha=-2)
+    return distance.argmin(-1).T.to(torch.uint8)
+
+
+def decode(codes: Tensor, book: Tensor) -> Tensor:
+    """Groups [n, M, g] of codes uint8 [n, M]."""
+    index = codes.T.long()[..., None].expand(-1, -1, book.shape[2])
+    return torch.gather(book, 1, index).transpose(0, 1)
+
+
+def fit(groups: Tensor, seed: int = 0, rounds: int = 15) -> Tensor:
+    """A codebook [M, 16, g] for groups [n, M, g]: Lloyd's k-means of each group; exact where there are at most sixteen.
+
+    A larger table is fitted on 16,384 of its rows.
+    """
+    few: list[Tensor] = []
+    for column in groups.unbind(1):
+        vectors = column.unique(dim=0)
+        if len(vectors) > SIXTEEN:
+            break
+        few.append(torch.cat([vectors, vectors[:1].expand(SIXTEEN - len(vectors), -1)]))
+    else:
+        return torch.stack(few)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(groups), generator=generator).to(groups.device)[: 1 << 14]
+    x = groups[order].transpose(0, 1)  # [M, n, g]
+    book = torch.stack([starting_vectors(column, generator) for column in x])
+    for _ in range(rounds):
+        code = assign(x.transpose(0, 1), book).T.long()  # [M, n]
+        sums = torch.zeros_like(book).scatter_add_(1, code[..., None].expand_as(x), x)
+        count = torch.zeros(book.shape[:2], device=x.device).scatter_add_(1, code, torch.ones_like(x[..., 0]))
+        book = torch.where(count[..., None] > 0, sums / count.clamp_min(1)[..., None], book)
+    return book
+
+
+def starting_vectors(column: Tensor, generator: torch.Generator) -> Tensor:
+    """Sixteen vectors of [n, g] to begin with: all there are where they are few, else spread ones.
+
+    Each next one is drawn with the squared distance to those already taken as its weight (k-means++).
+    """
+    taken = [column[0]]
+    nearest = torch.full((len(column),), torch.inf, device=column.device)
+    for _ in range(SIXTEEN - 1):
+        nearest = torch.minimum(nearest, (column - taken[-1]).square().sum(1))
+        total = float(nearest.sum())
+        if total <= 0:
+            taken.append(taken[-1])
+            continue
+        place = torch.rand((), generator=generator).item() * total
+        taken.append(column[int(torch.searchsorted(nearest.cumsum(0), place).clamp_max(len(column) - 1))])
+    return torch.stack(taken)
+
+
+class Through(torch.autograd.Function):
+    """Groups [n, M, g] as their codes say, with the gradient of a copy: straight through to the groups
+    (Bengio et al. 2013), and to the vector of the codebook that each group took."""
+
+    @staticmethod
+    def forward(ctx, groups: Tensor, book: Tensor) -> Tensor:
+        """Groups [n, M, g] and book [M, 16, g] to the vectors of the nearest codes [n, M, g]."""
+        codes = assign(groups, book)
+        ctx.save_for_backward(codes, book)
+        return decode(codes, book)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient itself for the groups; summed by code for the book."""
+        codes, book = ctx.saved_tensors
+        index = codes.T.long()[..., None].expand(-1, -1, book.shape[2])
+        return gradient, torch.zeros_like(book).scatter_add_(1, index, gradient.transpose(0, 1))

@@ -1,0 +1,176 @@
+"""What fits into so many bytes, or milliseconds, and what is best of that by what was measured (`frontier`)."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from kgdistil import kernels
+from kgdistil.answer.predict import top
+from kgdistil.answer.scan import CodedRanker
+from kgdistil.compress.packing import GROUPS, encode, weight_bytes
+from kgdistil.config import make_config
+from kgdistil.distillation import advice
+from kgdistil.errors import ConfigError
+from kgdistil.graph import Graph
+from kgdistil.models import MODELS, KGEModel, build_model
+
+NAMED = {group: name for name, group in GROUPS.items()} | {0: "float32"}
+DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a budget buys: a student, and the dimension of the teacher it should have."""
+
+    model: str
+    dim: int
+    precision: str
+    teacher_dim: int
+    bytes: int
+    expected: str  # what it is expected to lose: what was measured on other graphs
+    seconds: float | None = None  # of one query, where time is the budget
+    rank: int = 0  # floats of an entity of low rank; 0: as many as the model has
+
+    def __str__(self) -> str:
+        time = "" if self.seconds is None else f", {self.seconds * 1e3:.3g} ms for the ten best answers here"
+        rank = f" and rank {self.rank}" if self.rank else ""
+        return f"{self.model} of dimension {self.dim}{rank}, {self.precision}: {self.bytes:,} bytes of weights{time}"
+
+
+def plan(graph: Graph, budget: str | int, model: str | None = None, teacher_dim: int = 64) -> Plan:
+    """The student for a budget.
+
+    The one that kept most of its teacher's MRR on the measured frontier, of those that fit; the largest, where they
+    kept the same. Where none of them fits, or a model is asked for, it has float, half or int8 numbers: the largest
+    dimension whose weights or answers fit, and for it the finest precision, since int8 costs little, which `distil`
+    measures, and halving the dimension costs much.
+
+    Args:
+        budget: bytes, or a text such as "2MB", "500 kB" or "1GiB"; or the time of one query on this machine, as "2ms".
+        model: its kind, where it is not the frontier's to decide.
+        teacher_dim: of the teacher of such a model; on the frontier a student has as many floats as its teacher.
+    Raises:
+        ConfigError: neither a size nor a time, or too small for any student.
+    """
+    limit, seconds = parse_budget(budget)
+    if model is None and (best := on_frontier(graph, limit, seconds, teacher_dim)):
+        return best
+    kind = MODELS.get(model or "RotatE")
+    if kind is None:
+        raise ConfigError(f"model is {model!r}: choose one of {', '.join(MODELS)}")
+    name = kind.__name__
+    dims = sorted({d for d in DIMENSIONS if d < teacher_dim} | {teacher_dim})
+    waits: dict[int, float] = {}
+    if seconds is not None:  # larger ones are slower still, so the first that is too slow ends the search
+        for dim in dims:
+            waits[dim] = patiently(graph, seconds, name, dim)
+            if waits[dim] > seconds:
+                break
+        dims = [dim for dim in waits if waits[dim] <= seconds]
+        if not dims:
+            raise ConfigError(
+                f"budget is {budget}: the smallest {name} of this graph takes "
+                f"{1e3 * min(waits.values()):.3g} ms a query here"
+            )
+    sizes = {
+        (dim, precision): bytes_of(graph, name, dim, precision)
+        for dim in dims
+        for precision in ("int8", "float16", "float32")  # the finest that fits stays
+    }
+    fitting = [key for key, size in sizes.items() if limit is None or size <= limit]
+    if not fitting:
+        raise ConfigError(f"budget is {budget}: the smallest {name} of this graph takes {min(sizes.values()):,} bytes")
+    dim, precision = fitting[-1]
+    told = "the budget holds a model as large as the teacher, so no student is needed"
+    if dim < teacher_dim:
+        told = advice.kept(dim / teacher_dim)
+    return Plan(name, dim, precision, teacher_dim, sizes[dim, precision], told, waits.get(dim))
+
+
+def on_frontier(graph: Graph, limit: int | None, seconds: float | None, teacher_dim: int) -> Plan | None:
+    """The best student of the measured frontier that fits; None where none does, or none was measured."""
+    for row in advice.frontier(graph.num_entities).itertuples():
+        precision, wait = NAMED.get(row.group), None
+        if precision is None:
+            continue
+        made = {"model": row.model, "dim": row.dim, "precision": precision, "rank": row.rank}
+        size = bytes_of(graph, **made)
+        if limit is not None and size > limit:
+            continue
+        if seconds is not None and (wait := patiently(graph, seconds, **made)) > seconds:
+            continue
+        large = row.dim if row.group else teacher_dim
+        return Plan(**made, teacher_dim=large, bytes=size, expected=row.told, seconds=wait)
+    return None
+
+
+def bytes_of(graph: Graph, model: str, dim: int, precision: str, rank: int = 0) -> int:
+    """Bytes of the weights of such a model of a graph."""
+    kind = MODELS[model]
+    width = kind.entity_factor * dim
+    shared = graph.num_relations * kind.relation_factor * dim + rank * width
+    return weight_bytes(graph.num_entities, rank or width, shared, precision)
+
+
+def patiently(graph: Graph, limit: float, *size: Any, **more: Any) -> float:
+    """`query_seconds`, the best of three where it is above the limit: the machine may have been busy for a moment."""
+    best = query_seconds(graph, *size, **more)
+    for _ in range(2):
+        if best > limit:
+            best = min(best, query_seconds(graph, *size, **more))
+    return best
+
+
+def query_seconds(
+    graph: Graph, model: str, dim: int, precision: str = "float32", rank: int = 0, queries: int = 30
+) -> float:
+    """Median seconds to find the ten best tails of one query, by an untrained model of that size."""
+    options = make_config(model=model, dim=dim).model_options
+    asked = build_model(model, graph.num_entities, graph.num_relations, dim, rank=rank, **options)
+    ranker = fastest(asked, precision)
+    heads, relations, taken = graph.train[:, 0], graph.train[:, 1], []
+    for i in range(queries + 1):
+        at = slice(i % len(heads), i % len(heads) + 1)
+        began = time.perf_counter()
+        top(asked, heads[at], relations[at], "tail", 10, None, ranker)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:])
+
+
+def fastest(model: KGEModel, precision: str) -> kernels.Ranker | CodedRanker | None:
+    """What answers a student's queries: a scan of its codes, the kernel for floats, or nothing but torch."""
+    if precision in GROUPS:
+        return CodedRanker(model, *encode(model, precision))
+    return kernels.Ranker(model) if kernels.usable(model) and kernels.rank_library(model) else None
+
+
+def parse_budget(budget: str | int) -> tuple[int | None, float | None]:
+    """Bytes or seconds of a budget such as "2MB" or "2ms"; the other one is None.
+
+    Raises:
+        ConfigError: neither.
+    """
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(us|µs|ms|s)", str(budget).strip())
+    if found is None:
+        return parse_size(budget), None
+    if float(found[1]) == 0:
+        raise ConfigError(f"budget is {budget!r}: it must be more than no time at all")
+    return None, float(found[1]) * SECONDS[found[2]]
+
+
+def parse_size(budget: str | int) -> int:
+    """Bytes of "2MB", "500 kB", "1GiB" or a number.
+
+    Raises:
+        ConfigError: not a size.
+    """
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]{0,3})", str(budget).strip())
+    if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
+        raise ConfigError(f"budget is {str(budget)[:80]!r}: it must be a size, as 2MB, or a time, as 2ms")
+    return int(float(found[1]) * UNITS[found[2].lower()])

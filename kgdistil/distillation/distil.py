@@ -1,0 +1,184 @@
+"""From a graph to a student in one call: teacher, student alone and distilled student, the better one, quantised."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from kgdistil import records
+from kgdistil.answer.precisions import compare_precisions
+from kgdistil.answer.predict import has_probabilities
+from kgdistil.answer.student import Student
+from kgdistil.checkpoint import load_model, save_model
+from kgdistil.compress.packing import GROUPS, check_precision, quantised
+from kgdistil.distillation import recipes
+from kgdistil.distillation.recipes import LISTS
+from kgdistil.errors import ConfigError
+from kgdistil.graph import NAMES, Graph
+from kgdistil.graphs.importers import import_teacher
+from kgdistil.models import KGEModel, RotatE
+from kgdistil.training.loop import Run, resolve, run
+
+SAME = 0.005  # of validation MRR: below it, two students do equally well
+
+
+@dataclass
+class Distilled:
+    """What `distil` leaves: the student to keep, all runs by name, and in words what the comparison says."""
+
+    student: Student
+    runs: dict[str, Run]
+    chosen: str
+    verdict: str
+
+    @property
+    def comparison(self) -> pd.DataFrame:
+        """One row for each run: dim, bytes per entity, MRR, Hits@1, Hits@3 and Hits@10 on the test split."""
+        return recipes.table(self.runs)
+
+    @property
+    def precisions(self) -> pd.DataFrame:
+        """The chosen student's metrics on the test split at each precision."""
+        return pd.DataFrame(self.student.about["precisions"])
+
+
+def distil(
+    graph: Graph,
+    *,
+    dim: int = 8,
+    precision: str = "int8",
+    model: str | None = None,
+    teacher: str | Path | KGEModel | None = None,
+    teacher_dim: int = 64,
+    stages: int = 2,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    rank: int = 0,
+    lists: int = 10,
+    trust_pickle: bool = False,
+    progress: bool | None = None,
+) -> Distilled:
+    """A small student of a graph, with a teacher and without one; the one with the best validation MRR is kept.
+
+    A student of fewer dimensions is distilled as in the paper (`recipes.distillation`), goes on against whole lists of
+    candidates (`recipes.on_lists`), and its numbers are rounded to the precision afterwards. One of the teacher's
+    dimension and of 4bit, 2bit or 1bit trains through the rounding (`recipes.few_bits`). A run that was stopped goes
+    on where it stood when this is called again with the same values.
+
+    Args:
+        model: the kind of student; that of the teacher where left out, else RotatE, and ComplEx for few bits.
+        teacher: a model of this graph, or what `importers.import_teacher` reads; trained here with `teacher_dim` where
+            None. One that was trained elsewhere may have seen triples that are held out here.
+        rank: floats of an entity of low rank, for few bits; 0: as many as the teacher's.
+        lists: epochs against whole lists after those of the paper; 0: the paper alone. Few bits have no others.
+        trust_pickle: as `importers.import_teacher`.
+        stages, epochs, seed, device: as `recipes.distillation`, or `recipes.few_bits`, which has one stage; their
+            epochs where None.
+        precision: of the student's file.
+    Raises:
+        KgdistilError: one line that says what to do.
+    """
+    check_precision(precision)
+    if isinstance(teacher, KGEModel):
+        teacher = _keep(teacher, graph)
+    elif teacher is not None and Path(teacher).exists():
+        teacher = _keep(import_teacher(teacher, graph, trust_pickle=trust_pickle).model, graph)
+    given = None if teacher is None else load_model(resolve(str(teacher)), graph)
+    coded = precision in GROUPS and dim == (teacher_dim if given is None else given.dim)
+    if rank and not coded:
+        raise ConfigError(f"rank is {rank}: it takes a precision of {', '.join(GROUPS)} and the teacher's dimension")
+    if model is None:
+        model = recipes.family(given) if given is not None else "ComplEx" if coded else "RotatE"
+    shared = {
+        "dataset": graph.name if graph.name in NAMES else f"{graph.name or 'graph'}-{graph.sha256[:8]}",
+        "model": model,
+        "dim": dim,
+        "seed": seed,
+        "device": device,
+        "teacher": "" if teacher is None else str(teacher),
+        **({} if epochs is None else {"epochs": epochs}),
+    }
+    if coded:
+        size = min(512, batch_size(graph))
+        recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, batch_size=size)
+    else:
+        own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)
+        recipe = recipes.distillation(**shared, teacher_dim=teacher_dim, stages=stages, batch_size=own)
+    runs = recipe.run(graph, progress)
+    last = list(runs)[-1]
+    if lists and not coded:
+        further = recipes.on_lists(recipe, lists, min(512, batch_size(graph)))
+        runs |= {name: run(config, graph, progress=progress) for name, config in further.items()}
+    valid = {name: done.record["valid"]["both"]["mrr"] for name, done in runs.items()}
+    alone, taught = (max((n for n in (x, x + LISTS) if n in valid), key=valid.__getitem__) for x in ("no-DS", last))
+    gain = valid[taught] - valid[alone]
+    chosen = taught if gain > 0 else alone
+    if gain > SAME:
+        verdict = f"the teacher helped: validation MRR {valid[taught]:.3f} with it, {valid[alone]:.3f} without"
+    else:
+        how = "as well" if gain >= -SAME else "better"
+        verdict = f"a student trained without a teacher does {how} here: validation MRR {valid[alone]:.3f} without, \
+{valid[taught]:.3f} with it; the {'distilled' if chosen == taught else 'undistilled'} one is kept"
+    kept = runs[chosen]
+    weights = kept.load(graph)
+    if chosen.endswith(LISTS) and weights.distance and has_probabilities(weights):
+        weights = calibrated(weights, graph)  # lists say nothing about where the score has its zero
+    table = compare_precisions(weights, graph)
+    about: dict[str, Any] = {
+        "trained": "alone" if chosen == alone else f"distilled ({chosen})",
+        "metrics": [{"model": name, "dim": done.config.dim, **_metrics(done)} for name, done in runs.items()],
+        "precisions": table.to_dict("records"),
+    }
+    student = Student(quantised(weights, precision), graph, precision, kept.id, about)
+    return Distilled(student, runs, chosen, verdict)
+
+
+def batch_size(graph: Graph) -> int:
+    """Enough steps an epoch on a small graph: a batch of 32 to 1,024, about 1/32 of the training triples."""
+    return min(1024, max(32, 1 << round(math.log2(max(1, len(graph.train) / 32)))))
+
+
+def calibrated(teacher: KGEModel, graph: Graph) -> KGEModel:
+    """A distance model whose score has its zero between true triples and corruptions, as soft labels σ(f) need.
+
+    Only the constant of `offset − distance` changes, so the ranks stay. It is the one with mean σ(f) over training
+    triples and as many corruptions of their tails of ½, where the cross-entropy of the two is least.
+    """
+    teacher = copy.deepcopy(teacher)
+    triples = graph.train[torch.randperm(len(graph.train), generator=torch.Generator().manual_seed(0))[:4096]]
+    false = triples.clone()
+    false[:, 2] = torch.randint(graph.num_entities, (len(false),), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        distance = teacher.offset - torch.cat([teacher.score_triples(x) for x in (triples, false)]).double()
+    low, high = float(distance.min()) - 50, float(distance.max()) + 50
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if (middle - distance).sigmoid().mean() > 0.5 else (middle, high)
+    if isinstance(teacher, RotatE):
+        teacher.epsilon += teacher.offset - high  # `range`, which decodes the angles, stays what it is
+    teacher.offset = high
+    return teacher
+
+
+def _keep(teacher: KGEModel, graph: Graph) -> Path:
+    """A model that did not come from a run, in the folder of runs, where `recipes` finds it."""
+    if teacher.distance and teacher.loss == "cross-entropy" and teacher.offset == 0:
+        teacher = calibrated(teacher, graph)
+    digest = hashlib.sha256(graph.sha256.encode())
+    for table in (teacher.entities, teacher.relations):  # another teacher is another folder, and so another run
+        digest.update(table.detach().cpu().numpy().tobytes())
+    folder = records.runs_folder() / "teachers" / f"{type(teacher).__name__.lower()}-{digest.hexdigest()[:12]}"
+    save_model(folder, teacher, graph)
+    return folder
+
+
+def _metrics(run: Run) -> dict[str, float]:
+    return {name: run.test(name) for name in ("mrr", "hits@1", "hits@3", "hits@10")}

@@ -1,0 +1,289 @@
+"""What the notebooks train: one distillation (teacher, the student alone, stage 1, stage 2) and its variations.
+
+What the other notebooks show of their runs is in `story`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from kgdistil import records
+from kgdistil.checkpoint import load_model
+from kgdistil.config import RunConfig, make_config, short
+from kgdistil.errors import ConfigError, KgdistilError
+from kgdistil.evaluation import KnownTriples, evaluate
+from kgdistil.graph import Graph
+from kgdistil.models import MODELS, KGEModel
+from kgdistil.training.loop import Run, resolve, run
+
+# What differs from `RunConfig`'s defaults, by model and graph; "*" is any graph, and a graph's own row refines it.
+# `both` holds for teacher and student, `teacher`, `student` and `stage2` refine it. Chosen by validation MRR alone.
+SETTINGS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
+    "RotatE": {
+        "*": {"both": {"weighting": "mean", "gamma": 6.0}},
+        "umls": {"both": {"weighting": "self-adversarial"}, "teacher": {"gamma": 9.0}, "stage2": {"lr": 0.01}},
+        "wn18rr": {"teacher": {"weighting": "self-adversarial", "gamma": 9.0}},
+    },
+    "TransE": {
+        "*": {"both": {"lr": 0.01}},
+        "umls": {"both": {"gamma": 6.0}, "student": {"lr": 0.05}},
+    },
+    "TransH": {
+        "*": {"both": {"lr": 0.005}},
+        "umls": {"both": {"gamma": 6.0}, "student": {"lr": 0.05}},
+    },
+    "ComplEx": {
+        "*": {"both": {"weighting": "mean", "lr": 0.01}},
+        "umls": {"teacher": {"penalty": 0.003}, "student": {"lr": 0.02, "penalty": 0.001}},
+    },
+}
+SMALL_GRAPHS = {"umls": 256, "kinships": 256, "nations": 256}  # batch size where 1,024 leaves few steps an epoch
+LISTS = " + lists"  # a run that goes on with whole lists has the name of the one before it and this
+STEPS = {"teacher": "teacher", "no_ds": "no-DS", "stage1": "stage 1", "stage2": "stage 2"}  # field: name for people
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Configs of the runs; `teacher` is None where `saved_teacher` names one, `stage2` for a single stage."""
+
+    teacher: RunConfig | None
+    no_ds: RunConfig
+    stage1: RunConfig
+    stage2: RunConfig | None
+    saved_teacher: str | None = None
+
+    @property
+    def final(self) -> RunConfig:
+        """The run that ends the distillation."""
+        return self.stage2 or self.stage1
+
+    def step(self, name: str, graph: Graph, progress: bool | None = None) -> Run:
+        """One run, found or trained: `teacher`, `no_ds`, `stage1` or `stage2`. Later steps need the earlier ones."""
+        if name == "teacher" and self.saved_teacher:
+            return read_teacher(self.saved_teacher, graph)
+        config = getattr(self, name)
+        if config is None:
+            raise ConfigError(f"this recipe has no {STEPS[name]}: stages is 1")
+        return run(config, graph, progress=progress)
+
+    def run(self, graph: Graph, progress: bool | None = None) -> dict[str, Run]:
+        """All runs by their names for people, those that are finished read from disk."""
+        there = [name for name in STEPS if name != "stage2" or self.stage2]
+        return {STEPS[name]: self.step(name, graph, progress) for name in there}
+
+
+def distillation(
+    dataset: str = "umls",
+    model: str = "RotatE",
+    dim: int = 8,
+    teacher_dim: int = 64,
+    stages: int = 2,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    epochs: int = 150,
+    seed: int = 0,
+    device: str = "cpu",
+    teacher: str = "",
+    *,
+    batch_size: int | None = None,
+) -> Recipe:
+    """The recipe of one distillation.
+
+    Args:
+        epochs: of the teacher and of each stage; the student alone gets as many as its stages together.
+        teacher: a run id or the folder of a saved model, which then replaces the teacher of `teacher_dim`.
+        batch_size: of all runs; None takes 1,024, or less for the graphs of `SMALL_GRAPHS`.
+    Raises:
+        ConfigError, CheckpointError, DeviceError: one line with the parameter, its value and what to do.
+    """
+    if isinstance(stages, bool) or str(stages) not in ("1", "2"):
+        raise ConfigError(f"stages is {short(stages)}: it must be 1 or 2")
+    if not isinstance(teacher, str):
+        raise ConfigError(f"teacher is {short(teacher)}: give a run id, the folder of a saved model, or ''")
+    shared = {"dataset": dataset, "model": model, "seed": seed, "device": device, "protocol": "notebook"}
+    # Checked first without any setting of the table, so that an error names what the caller gave.
+    plain = make_config(**shared, dim=dim, epochs=epochs, alpha=alpha, beta=beta)
+    try:
+        large = make_config(**shared, dim=teacher_dim).dim
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("dim is", "teacher_dim is")) from None
+    shared |= {"schedule": "linear", "patience": 0, "check_every": max(1, plain.epochs // 10)}
+    if batch_size := batch_size or SMALL_GRAPHS.get(plain.dataset):
+        shared["batch_size"] = batch_size
+
+    of_student = settings(plain, "student")
+    student = {**shared, **of_student, "dim": plain.dim, "alpha": plain.alpha, "beta": plain.beta}
+    of_teacher = settings(plain.model_copy(update={"dim": large}), "teacher")
+    own = None
+    if not teacher:
+        own = make_config(**{**shared, **of_teacher, "dim": large, "epochs": plain.epochs, "role": "teacher"})
+    name = own.run_id if own else find_teacher(teacher)
+    stage1 = make_config(**student, epochs=plain.epochs, role="stage1", teacher=name)
+    stage2 = None
+    if int(stages) == 2:
+        slower = {"lr": of_student["lr"] / 4, "teacher_lr": of_teacher["lr"] / 4, **settings(plain, "stage2", {})}
+        links = {"role": "stage2", "teacher": name, "student": stage1.run_id}
+        stage2 = make_config(**{**student, **slower, **links, "epochs": plain.epochs})
+    no_ds = make_config(**student, epochs=plain.epochs * int(stages), role="no-ds")
+    return Recipe(own, no_ds, stage1, stage2, None if own else name)
+
+
+def on_lists(recipe: Recipe, epochs: int = 10, batch_size: int = 512) -> dict[str, RunConfig]:
+    """Both students of a distillation go on against whole lists of candidates (`lists`), beyond the paper.
+
+    The distilled one has its teacher's distribution over a list as soft label.
+
+    Returns:
+        Their configs, by the names of the runs that they start from and " + lists".
+    Raises:
+        ConfigError: the number of epochs is none.
+    """
+    final = "stage 2" if recipe.stage2 else "stage 1"
+    links = {
+        "no-DS": (recipe.no_ds, {"role": "no-ds"}),
+        final: (recipe.final, {"role": "stage1", "teacher": recipe.stage1.teacher}),
+    }
+    found = {}
+    for name, (before, more) in links.items():
+        kept = before.model_dump(include={"dataset", "model", "dim", "norm", "epsilon", "seed", "device", "protocol"})
+        found[name + LISTS] = make_config(
+            **kept,
+            **more,
+            student=before.run_id,
+            loss="softmax",
+            negatives=2048,
+            batch_size=batch_size,
+            lr=0.1 if before.dim <= 16 else 0.05,
+            penalty=0.0 if MODELS[before.model].distance else 0.005,
+            schedule="linear",
+            patience=0,
+            epochs=epochs,
+            check_every=max(1, int(epochs) // 5),
+        )
+    return found
+
+
+def few_bits(
+    dataset: str = "umls",
+    model: str = "ComplEx",
+    dim: int = 64,
+    group: int = 4,
+    alpha: float = 0.5,
+    epochs: int = 20,
+    seed: int = 0,
+    device: str = "cpu",
+    teacher: str = "",
+    *,
+    rank: int = 0,
+    batch_size: int = 512,
+) -> Recipe:
+    """The recipe of a student of few bits, as on the frontier: as many floats as its teacher, `group` of them in four
+    bits, trained through the rounding on whole lists of candidates (`lists`), from the teacher and alone.
+
+    Args:
+        epochs: of the teacher; the student gets half as many, the student alone as many as both.
+        teacher: a run id or the folder of a saved model of `dim`.
+        rank: floats of an entity of low rank, of which `group` share four bits; 0: as many as the teacher's.
+    Raises:
+        ConfigError, CheckpointError, DeviceError: one line with the parameter, its value and what to do.
+    """
+    shared = {
+        "dataset": dataset,
+        "model": model,
+        "dim": dim,
+        "seed": seed,
+        "device": device,
+        "protocol": "notebook",
+        "loss": "softmax",
+        "negatives": 2048,
+        "batch_size": batch_size,
+        "schedule": "linear",
+        "patience": 0,
+    }
+    epochs = make_config(**shared, epochs=epochs).epochs
+    half = -(-epochs // 2)
+    own = None
+    if not teacher:
+        penalty = {} if MODELS[make_config(**shared).model].distance else {"penalty": 0.03}
+        own = make_config(**shared, **penalty, lr=0.1, epochs=epochs, check_every=half, role="teacher")
+    name = own.run_id if own else find_teacher(teacher)
+    coded = {**shared, "group": group, "rank": rank, "check_every": max(1, half // 5)}
+    return Recipe(
+        own,
+        make_config(**coded, lr=0.1, epochs=epochs + half, role="no-ds"),
+        make_config(**coded, lr=0.05, alpha=alpha, epochs=half, role="stage1", teacher=name, student=name),
+        None,
+        None if own else name,
+    )
+
+
+def settings(config: RunConfig, part: str, base: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What `SETTINGS` says about `part` ("teacher", "student" or "stage2") for the model, graph and dim of `config`.
+
+    Args:
+        base: {} to leave out what teacher and student share; None to start with it.
+    """
+    table = SETTINGS.get(config.model, {})
+    values = {"lr": 0.02 if config.dim <= 16 else 0.01} if base is None else dict(base)
+    for graph in ("*", config.dataset):
+        row = table.get(graph, {})
+        values |= (row.get("both", {}) if base is None else {}) | row.get(part, {})
+    return values
+
+
+def find_teacher(name: str) -> str:
+    """A run id where the model is a run's, else the absolute path of its folder (a notebook may run anywhere)."""
+    try:
+        folder = resolve(name).resolve()
+    except KgdistilError:
+        folder = resolve(str(records.root() / name)).resolve() if (records.root() / name).is_dir() else None
+        if folder is None:
+            raise
+    return folder.name if folder.parent == records.model_folder("").resolve() else str(folder)
+
+
+def read_teacher(name: str, graph: Graph) -> Run:
+    """A saved teacher as a run: ranked now, since a folder may come without its record.
+
+    Raises:
+        CheckpointError: missing, damaged, or trained on another graph.
+    """
+    folder = resolve(name)
+    model = load_model(folder, graph)
+    known = KnownTriples(graph.known.cpu(), graph.num_relations)
+    found = records.read_record(records.record_path(folder.name)) or {}
+    config = make_config(
+        dataset=found.get("config", {}).get("dataset", graph.name), model=family(model), dim=model.dim, role="teacher"
+    )
+    measured = {split: evaluate(model, graph, split, known=known).metrics() for split in ("valid", "test")}
+    record = {"id": folder.name, "seconds": 0.0, "epochs": 0, "curve": [], **found}
+    return Run(config, {**record, "parameters": model.num_parameters, **measured}, folder)
+
+
+def family(model: KGEModel) -> str:
+    """Which of `MODELS` a model is, or is a variant of."""
+    return next(c.__name__ for c in type(model).__mro__ if c in MODELS.values())
+
+
+def bytes_per_entity(config: RunConfig) -> int:
+    """Bytes of one entity: of its float32 numbers, or of its codes."""
+    floats = config.rank or MODELS[config.model].entity_factor * config.dim
+    return -(-floats // (2 * config.group)) if config.group else 4 * floats
+
+
+def table(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """One row for each run: sizes, and filtered metrics on the test split, both sides."""
+    rows = {}
+    for name, done in runs.items():
+        metrics = done.record["test"]["both"]
+        rows[name] = {
+            "dim": done.config.dim,
+            "parameters": f"{done.record['parameters']:,}",
+            "bytes per entity": bytes_per_entity(done.config),
+            **{label: f"{metrics[label.lower()]:.3f}" for label in ("MRR", "Hits@1", "Hits@3", "Hits@10")},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")

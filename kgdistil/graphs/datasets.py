@@ -1,0 +1,225 @@
+"""Graphs by name or from a folder: WN18RR, FB15k-237, what PyKEEN carries, and train, valid and test of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import os
+import sys
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import pooch
+import torch
+from tqdm import tqdm
+
+from kgdistil.errors import DataError
+from kgdistil.graph import BUNDLED, NAMES, PUBLISHED, SPLITS, Graph
+
+DATA_VARIABLE = "KGDISTIL_DATA"
+ARCHIVES_URL = "https://raw.githubusercontent.com/TimDettmers/ConvE/master"
+TEXTS_URL = "https://raw.githubusercontent.com/yao8839836/kg-bert/master/data"
+SHA256 = {
+    "WN18RR.tar.gz": "1eb9152f804c140d163462c0d49f65e5a0b30ab5fbb375c5e3353c11a6249060",
+    "FB15k-237.tar.gz": "311df7930f842a02979eaa7a802484a6afe62303c07f915f1e6edbc30cbe05e8",
+    "WN18RR-entity2text.txt": "8f5c6f11753dafa879917b9bdf73d398ceb3bd4bed8d5553177e1e0f2c37521f",
+    "FB15k-237-entity2text.txt": "16beedcfad3d32696e8b0b98cfa0f5eeb144f5142225f227a64fd9ce37447da5",
+}
+
+
+def load(source: str | os.PathLike, *, cache: Path | None = None) -> Graph:
+    """Load a graph from a folder, or by name in any case: wn18rr, fb15k-237, umls, kinships or nations.
+
+    WN18RR and FB15k-237 are read from the folder that the environment variable KGDISTIL_DATA names, else from
+    `cache` (default: the user's cache folder), else downloaded there from their author. UMLS, Kinships and
+    Nations come out of the installed PyKEEN package. A folder holds train, valid and test as .txt or .tsv
+    (`read_triples`); one that is called like a known graph is reached as "./umls". Entities of all splits are
+    kept; every relation must occur in training; a triple may stand in two splits.
+
+    `Graph.sha256` is the sum of the archive; of three files it is the sum of what the shell command
+    `sha256sum train.txt valid.txt test.txt` prints in their folder. Anything missing, damaged or malformed
+    raises DataError.
+    """
+    name = source.lower() if isinstance(source, str) else None
+    if name in PUBLISHED:
+        return _load_published(name, _cache(cache))
+    if name in BUNDLED:
+        spec = importlib.util.find_spec("pykeen")  # importing PyKEEN itself would take seconds
+        if spec is None or not spec.submodule_search_locations:
+            raise DataError(f'{name} comes with PyKEEN, which is missing: pip install "kgdistil[notebooks]"')
+        return _load_folder(name, Path(spec.submodule_search_locations[0]) / "datasets" / name)
+    path = os.path.expanduser(source)
+    if not os.path.isdir(path):
+        raise DataError(
+            f"{os.fspath(source)!r} is neither a folder nor a known graph: give a folder with train.txt, "
+            f"valid.txt and test.txt, or one of {', '.join(NAMES)}"
+        )
+    return _load_folder(Path(path).resolve().name, Path(path))
+
+
+def read_triples(path: str | os.PathLike, content: bytes | None = None) -> np.ndarray:
+    r"""Read tab-separated labels head, relation, tail: an object array [n, 3] of str, row i being line i + 1.
+
+    UTF-8, with or without a byte order mark. Only \n or \r\n ends a line, so a label may hold any other
+    character but a tab. `content`: the bytes, where they are read already; `path` then only names them.
+    Raises DataError, naming file, line and value, for a missing or empty file, a byte that is not UTF-8, a
+    blank or duplicate line, a number of columns other than three, and an empty label.
+    """
+    try:
+        text = (_read(path) if content is None else content).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
+        raise DataError(f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8") from None
+    if not text:
+        raise DataError(f"{path} is empty: it needs at least one line with head, relation and tail")
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    # Whole-list checks are fast; which line is at fault is looked for only once one is known to be.
+    if "" in lines:
+        raise DataError(f"{path}, line {lines.index('') + 1}: blank line; remove it")
+    for number, line in enumerate(lines, 1):
+        if (tabs := line.count("\t")) != 2:
+            fault = f"{tabs + 1} column(s) in place of 3 (head, relation, tail, separated by tabs)"
+            raise DataError(f"{path}, line {number}: {fault}: {_show(line)}")
+    if len(set(lines)) < len(lines):
+        first: dict[str, int] = {}
+        for number, line in enumerate(lines, 1):
+            if (earlier := first.setdefault(line, number)) != number:
+                fault = f"duplicate of line {earlier}"
+                raise DataError(f"{path}, line {number}: {fault}: {_show(line)}; remove one of the two")
+    labels = "\t".join(lines).split("\t")
+    if "" in labels:
+        row, column = divmod(labels.index(""), 3)
+        what = ("head", "relation", "tail")[column]
+        raise DataError(f"{path}, line {row + 1}: the {what} is empty: {_show(lines[row])}; give it a label")
+    return np.array(labels, dtype=object).reshape(-1, 3)
+
+
+def fetch_descriptions(name: str, *, cache: Path | None = None) -> dict[str, str]:
+    """Fetch readable names by entity label of "wn18rr" or "fb15k-237"; from then on `load` finds them too.
+
+    They come from the KG-BERT repository. WordNet's lines are "name, gloss", of which the name is kept (two
+    senses may share one). Raises DataError where `name` has no such file or it cannot be had.
+    """
+    if name.lower() not in PUBLISHED:
+        raise DataError(f"no readable names are published for {name!r}, only for {', '.join(PUBLISHED)}")
+    official = PUBLISHED[name.lower()]
+    text = _published(f"{official}-entity2text.txt", f"{TEXTS_URL}/{official}/entity2text.txt", _cache(cache))
+    return _parse_descriptions(name.lower(), text)
+
+
+def _parse_descriptions(name: str, content: bytes) -> dict[str, str]:
+    pairs = (line.split("\t", 1) for line in content.decode().removesuffix("\n").split("\n"))
+    return {label: text.split(", ")[0] if name == "wn18rr" else text for label, text in pairs}
+
+
+def _load_published(name: str, cache: Path) -> Graph:
+    file = f"{PUBLISHED[name]}.tar.gz"
+    content = _published(file, f"{ARCHIVES_URL}/{file}", cache)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            # Read by name into memory: no path inside the archive ever reaches the disk.
+            members = {split: archive.extractfile(f"{split}.txt").read() for split in SPLITS}
+    except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError, AttributeError) as error:
+        raise DataError(f"{file} is no archive with train.txt, valid.txt and test.txt: {error}") from error
+    triples = {f"{file}/{split}.txt": read_triples(f"{file}/{split}.txt", members[split]) for split in SPLITS}
+    text = _at_hand(f"{PUBLISHED[name]}-entity2text.txt", cache)
+    return _graph(name, triples, _sha256(content), _parse_descriptions(name, text) if text else {})
+
+
+def _load_folder(name: str, folder: Path) -> Graph:
+    triples, sums = {}, ""
+    for split in SPLITS:
+        found = [path for ending in ("txt", "tsv") if (path := folder / f"{split}.{ending}").is_file()]
+        if len(found) != 1:
+            count = "both" if found else "neither"
+            raise DataError(f"{folder} holds {count} of {split}.txt and {split}.tsv: it needs exactly one")
+        content = _read(found[0])
+        triples[str(found[0])] = read_triples(found[0], content)
+        sums += f"{_sha256(content)}  {found[0].name}\n"
+    return _graph(name, triples, _sha256(sums.encode()), {})
+
+
+def _graph(name: str, labels: dict[str, np.ndarray], sha256: str, descriptions: dict[str, str]) -> Graph:
+    """Number the labels of the three splits, given as [n, 3] arrays by file name in the order of SPLITS."""
+    train, *_ = labels.values()
+    trained = set(train[:, 1])
+    for file, rows in labels.items():
+        if unseen := set(rows[:, 1]) - trained:
+            line, value = next((i, r) for i, r in enumerate(rows[:, 1], 1) if r in unseen)
+            fault = f"relation {_show(value)} never occurs in training"
+            raise DataError(f"{file}, line {line}: {fault}; remove the line or add training triples of it")
+    entities = sorted(set().union(*(rows[:, column] for rows in labels.values() for column in (0, 2))))
+    relations = sorted(trained)
+    # A dict, not pandas.factorize: as fast here, and labels with a NUL character stay apart in every release.
+    entity_ids, relation_ids = (dict(zip(words, range(len(words)))) for words in (entities, relations))
+    splits = []
+    for rows in labels.values():
+        ids = np.empty(rows.shape, dtype=np.int64)
+        for column, index in enumerate((entity_ids, relation_ids, entity_ids)):
+            ids[:, column] = np.fromiter(map(index.__getitem__, rows[:, column]), np.int64, len(rows))
+        splits.append(torch.from_numpy(ids))
+    at_hand = {label: descriptions[label] for label in entities if label in descriptions}
+    return Graph(name, *splits, tuple(entities), tuple(relations), sha256, at_hand)
+
+
+def _published(file: str, url: str, cache: Path) -> bytes:
+    """The bytes of a published file: from KGDISTIL_DATA, else from `cache`, else downloaded into it."""
+    if (content := _at_hand(file, cache)) is not None:
+        return content
+    pooch.get_logger().setLevel("WARNING")  # its "Downloading ..." line would double our progress bar
+    outer = sys.exception()
+    try:
+        # disable=None means no bar without a terminal; the total is replaced once the server tells it.
+        with tqdm(desc=file, total=1, unit="B", unit_scale=True, disable=None) as bar:
+            downloader = pooch.HTTPDownloader(progressbar=bar)
+            return _read(pooch.retrieve(url, SHA256[file], fname=file, path=cache, downloader=downloader))
+    except (OSError, ValueError) as error:  # whatever requests and pooch raise is one of the two
+        cause = error
+        while cause.__context__ not in (None, outer):  # the innermost says plainly what happened
+            cause = cause.__context__
+        reason = " ".join(str(cause).split(". ")[0].split())
+        raise DataError(
+            f"cannot fetch {url} into {cache}: {reason}; try again, or put {file} into a folder "
+            f"and name that folder in the environment variable {DATA_VARIABLE}"
+        ) from error
+
+
+def _at_hand(file: str, cache: Path) -> bytes | None:
+    """The bytes of a published file that is here, or None; a damaged one in `cache` counts as absent."""
+    if folder := os.environ.get(DATA_VARIABLE):
+        if not (local := Path(folder).expanduser()).is_dir():
+            raise DataError(f"{DATA_VARIABLE} names {folder!r}, which is no folder; correct or unset it")
+        if (local / file).is_file():
+            content = _read(local / file)
+            if (found := _sha256(content)) != SHA256[file]:
+                fault = f"has SHA-256 {found} in place of {SHA256[file]}"
+                raise DataError(f"{local / file} {fault}; replace it, or remove it to have it downloaded")
+            return content
+    if (cache / file).is_file() and _sha256(content := _read(cache / file)) == SHA256[file]:
+        return content
+    return None
+
+
+def _cache(folder: Path | None) -> Path:
+    return Path(platformdirs.user_cache_dir("kgdistil") if folder is None else folder).expanduser()
+
+
+def _read(path: str | os.PathLike) -> bytes:
+    if not os.path.isfile(path):  # a named pipe would never end
+        raise DataError(f"{path} is missing or no regular file")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _show(value: str, limit: int = 80) -> str:
+    return repr(value if len(value) <= limit else value[:limit] + "…")

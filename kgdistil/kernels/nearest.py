@@ -1,0 +1,28 @@
+"""`codes.cpp`: the nearest of sixteen vectors for each group of floats."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from kgdistil.kernels.compile import compiled, pointer, threads
+
+
+# ---- four-bit codes -------------------------------------------------------------------------------------------------
+def nearest(groups: Tensor, book: Tensor) -> Tensor | None:
+    """`codes.assign`, compiled: codes uint8 [n, M] of groups [n, M, g] and book [M, 16, g], or None if it cannot."""
+    if groups.device.type != "cpu" or groups.dtype != torch.float32 or book.dtype != torch.float32:
+        return None
+    library = compiled("codes.cpp", f"KGD_GROUP={groups.shape[2]}")
+    if library is None:
+        return None
+    n, m, _ = groups.shape
+    groups, book = groups.detach().contiguous(), book.detach().contiguous()
+    squares, codes = book.square().sum(-1), torch.empty(n, m, dtype=torch.uint8)
+    address, size = ctypes.c_void_p, ctypes.c_int64
+    library.kgd_assign.argtypes = [address, size, size, address, address, ctypes.c_int32, address]
+    library.kgd_assign.restype = None
+    library.kgd_assign(pointer(groups), n, m, pointer(book), pointer(squares), threads(), pointer(codes))
+    return codes

@@ -1,0 +1,1 @@
+"""What reproduces the paper: cells, recipes, scheduling, tables, claims, pictures, benchmarks."""

@@ -1,0 +1,44 @@
+"""Several teachers as one: an ensemble whose score is the mean of theirs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from kgdistil import records
+from kgdistil.checkpoint import WEIGHTS, load_model, save_model
+from kgdistil.errors import ConfigError
+from kgdistil.graph import Graph
+from kgdistil.models import ComplEx
+
+
+def joined(models: Sequence[ComplEx]) -> ComplEx:
+    """One model whose score is the mean of theirs: several teachers as one, their rows side by side.
+
+    Raises:
+        ConfigError: other models than ComplEx, or of different graphs.
+    """
+    sizes = {(type(m), m.num_entities, m.num_relations) for m in models}
+    if len(sizes) != 1 or type(models[0]) is not ComplEx:
+        raise ConfigError(
+            f"cannot join {', '.join(type(m).__name__ for m in models)}: give ComplEx models of one graph"
+        )
+    whole = ComplEx(models[0].num_entities, models[0].num_relations, sum(m.dim for m in models))
+    for name, share in (("entities", 1), ("relations", 1 / len(models))):
+        halves = zip(*(getattr(m, name).detach().chunk(2, -1) for m in models), strict=True)
+        getattr(whole, name).data = share * torch.cat([torch.cat(half, -1) for half in halves], -1)
+    return whole
+
+
+def joined_name(*teachers: str) -> str:
+    """The folder of several teachers as one."""
+    return "joined-" + hashlib.sha256("+".join(teachers).encode()).hexdigest()[:8]
+
+
+def join(graph: Graph, *teachers: str) -> None:
+    """Save the mean of teachers, given by their runs, under `joined_name`."""
+    folder = records.model_folder(joined_name(*teachers))
+    if not (folder / WEIGHTS).is_file():
+        save_model(folder, joined([load_model(records.model_folder(t), graph) for t in teachers]), graph)

@@ -1,0 +1,415 @@
+"""What a byte buys: one teacher, and everything of 256 to 16 bytes an entity that could stand in for it.
+
+| method | what an entity is | trained |
+| --- | --- | --- |
+| distilled | as many floats as the teacher's, in four-bit codes | from the rounded teacher, on a teacher's lists |
+| own-lists | the same, where a larger teacher's lists are to be had | on the lists of the teacher it starts from |
+| committee | the same | once more, from the distilled student, on the mean lists of several of other seeds |
+| coded-alone | the same | without a teacher |
+| low-rank | fewer floats, a map that all share, in four-bit codes | from the teacher's principal axes, on its lists |
+| low-rank-alone | the same | without a teacher |
+| small-distilled | fewer floats, float32 | on a teacher's lists |
+| small | the same | without a teacher |
+| rounded | the teacher's row in four-bit codes | not at all |
+| FAISS | the teacher's row by product quantisation, eight bits a code | not at all |
+| PCA, random projection | the teacher's row on fewer axes, float32 | not at all |
+
+The trained ones are cells of `reproduce` (protocol "frontier"); for few floats the students of Tables 3, 4 and 6
+(protocol "tuned") stand in where they are the better on validation. The others are made here and recorded in
+`results/frontier/<graph>.json`. `python -m kgdistil.paper.frontier --graph wn18rr` does what is missing of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kgdistil import records
+from kgdistil.compress.packing import GROUPS, weight_bytes
+from kgdistil.compress.product import assign, decode, fit, grouped, ungrouped
+from kgdistil.config import RunConfig
+from kgdistil.errors import ConfigError, run_command
+from kgdistil.evaluation import KnownTriples, evaluate
+from kgdistil.files import write_json
+from kgdistil.graph import Graph
+from kgdistil.graphs.datasets import load
+from kgdistil.models import MODELS, with_entities
+from kgdistil.paper.cells import (
+    CODED,
+    COMMITTEE,
+    FRONTIER,
+    GRAPHS,
+    LARGEST_TEACHER,
+    LOW_RANK,
+    OWN_LISTS,
+    SMALL,
+    Cell,
+    config,
+    guide,
+    parse,
+    shape,
+    table_cells,
+)
+from kgdistil.paper.reproduce import log_to_terminal, print_plan, recorded, work_together
+from kgdistil.statistics import bootstrap
+from kgdistil.training.loop import run
+
+log = logging.getLogger("kgdistil")
+MODEL = "ComplEx"
+SIZES = {
+    256: LARGEST_TEACHER,
+    128: LARGEST_TEACHER,
+    64: 1024,
+    32: 512,
+    16: 512,
+}  # bytes of an entity: of its teacher's
+# The students of few bits that have a teacher: which is best, validation says
+DISTILLED = ("distilled", COMMITTEE, "low-rank")
+# Smaller teachers to start from, where those are as good or better.
+OTHER_SIZES = {"fb15k-237": {16: 256}, "umls": dict.fromkeys(SIZES, 512)}
+# Sizes that a student of low rank is tried for, where those are not all: entities of WN18RR lie in no small subspace,
+# and for 128 bytes of FB15k-237, where a plain student has as many floats, there was no time.
+LOW_RANK_SIZES = {"wn18rr": (16,), "fb15k-237": (64, 32, 16), "umls": (16,)}
+
+COMMITTEE_SIZES = {"wn18rr": (256,)}  # that a committee is tried for
+
+
+# ---- what is trained ------------------------------------------------------------------------------------------------
+def teacher_cell(dataset: str, size: int) -> Cell:
+    """The teacher of students of `size` bytes: four bits a float of it for the largest, one for the smallest."""
+    sizes = SIZES | OTHER_SIZES.get(dataset, {})
+    return Cell(FRONTIER, dataset, MODEL, "teacher", sizes.get(size, 8 * size))
+
+
+def low_rank_cells(dataset: str, sizes: Iterable[int]) -> list[Cell]:
+    """Students of low rank, which start from the largest teacher; as many floats as it has are the most."""
+    large = teacher_cell(dataset, max(SIZES)).dim
+    tried = [size for size in sizes if size in LOW_RANK_SIZES.get(dataset, SIZES) and 16 * size <= large]
+    return [Cell(FRONTIER, dataset, MODEL, method, size, large) for size in tried for method in LOW_RANK]
+
+
+def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:
+    """The teachers and every trained student of a graph, the largest first."""
+    sizes = list(sizes)
+    teachers = {size: teacher_cell(dataset, size) for size in sizes}
+    students = [
+        Cell(FRONTIER, dataset, MODEL, method, size, teacher.dim)
+        for size, teacher in teachers.items()
+        for method in possible((*CODED, *SMALL), size, teacher.dim)
+    ]
+    larger = {(cell.dim, cell.teacher_dim) for cell in students if cell.distilled and guide(cell) != cell.teacher}
+    students = [c for c in students if c.method != OWN_LISTS or (c.dim, c.teacher_dim) in larger]
+    students = [c for c in students if c.method != COMMITTEE or c.dim in COMMITTEE_SIZES.get(dataset, ())]
+    return [*dict.fromkeys(teachers.values()), *students, *low_rank_cells(dataset, sizes)]
+
+
+def possible(methods: Iterable[str], size: int, teacher: int) -> list[str]:
+    """Those of the methods that make `size` bytes of a teacher's row of so many: four bits a float is the most."""
+    return [m for m in methods if size * 8 <= teacher or (size < teacher and m not in (*CODED, "rounded", "FAISS"))]
+
+
+# ---- what is not ----------------------------------------------------------------------------------------------------
+def rounded(rows: Tensor, size: int, paired: bool) -> Tensor:
+    """Rows [E, W] in four-bit codes of `size` bytes each, decoded again."""
+    groups = grouped(rows, rows.shape[1] // (2 * size), paired)
+    book = fit(groups)
+    return ungrouped(decode(assign(groups, book), book), paired)
+
+
+def on_axes(rows: Tensor, axes: Tensor) -> Tensor:
+    """Rows [E, W] projected on the span of `axes` [W, k]: they keep k numbers each."""
+    basis = torch.linalg.qr(axes).Q
+    return rows @ basis @ basis.T
+
+
+def principal(rows: Tensor, size: int, paired: bool) -> Tensor:
+    """PCA without centring, since scores are inner products; size / 4 float32 numbers an entity."""
+    return on_axes(rows, torch.linalg.svd(rows, full_matrices=False).Vh[: size // 4].T)
+
+
+def random_projection(rows: Tensor, size: int, paired: bool) -> Tensor:
+    """On size / 4 random axes (Johnson and Lindenstrauss 1984), the same for the same sizes."""
+    generator = torch.Generator().manual_seed(0)
+    return on_axes(rows, torch.randn(rows.shape[1], size // 4, generator=generator))
+
+
+def product_quantised(rows: Tensor, size: int, paired: bool) -> Tensor:
+    """FAISS's product quantiser: `size` codes of eight bits; four bits, twice as many, on graphs of few entities.
+
+    Raises:
+        ConfigError: FAISS is missing.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise ConfigError("FAISS is missing: pip install -c constraints.txt -e '.[notebooks]'") from None
+    bits = 8 if len(rows) >= 39 << 8 else 4  # FAISS wants 39 rows for each of the 256 vectors
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    quantiser = faiss.ProductQuantizer(rows.shape[1], size * 8 // bits, bits)
+    quantiser.cp.seed, quantiser.cp.min_points_per_centroid = 0, 1  # no warning where there are few entities
+    x = grouped(rows, rows.shape[1], paired)[:, 0].contiguous().numpy()  # a complex number's parts side by side
+    quantiser.train(x)
+    return ungrouped(torch.from_numpy(quantiser.decode(quantiser.compute_codes(x)))[:, None], paired)
+
+
+UNTRAINED: dict[str, Callable[[Tensor, int, bool], Tensor]] = {
+    "rounded": rounded,
+    "FAISS": product_quantised,
+    "PCA": principal,
+    "random projection": random_projection,
+}
+
+
+def path(dataset: str) -> Path:
+    return records.results_folder() / "frontier" / f"{dataset}.json"
+
+
+def ranks_name(dataset: str, method: str, size: int) -> str:
+    """Under which the test ranks of something untrained are kept."""
+    return f"frontier-{dataset}-{method.replace(' ', '-')}-{size}"
+
+
+def measure(dataset: str, graph: Graph, sizes: Iterable[int] = SIZES) -> dict[str, Any]:
+    """Evaluate everything untrained that is missing; the file is rewritten after each.
+
+    The teachers have been trained. What was measured of another teacher is measured again.
+    """
+    teachers = {size: run(config(teacher_cell(dataset, size)), graph, progress=False) for size in sizes}
+    rows = [
+        row
+        for row in (read(dataset) or {"rows": []})["rows"]
+        if row["bytes"] not in teachers or row.get("teacher") == teachers[row["bytes"]].id
+    ]
+    known = KnownTriples(graph.known, graph.num_relations)
+    for size, found in teachers.items():
+        teacher = found.load(graph)
+        for method in possible(UNTRAINED, size, teacher_cell(dataset, size).dim):
+            if any((row["method"], row["bytes"]) == (method, size) for row in rows):
+                continue
+            with torch.no_grad():
+                model = with_entities(teacher, UNTRAINED[method](teacher.entities.data, size, teacher.paired))
+            ranks = {split: evaluate(model, graph, split, known=known) for split in ("valid", "test")}
+            name = ranks_name(dataset, method, size)
+            records.write_ranks(name, ranks["test"])
+            rows.append(
+                {
+                    "method": method,
+                    "bytes": size,
+                    "teacher": found.id,
+                    "ranks": name,
+                    **{split: r.metrics() for split, r in ranks.items()},
+                }
+            )
+            log.info("%s of %d bytes: test MRR %.3f", method, size, rows[-1]["test"]["both"]["mrr"])
+            record = {
+                "graph": {**graph.sizes(), "sha256": graph.sha256},
+                "command": records.command(),
+                "device": records.describe_device("cpu"),
+                **records.provenance(),
+                "rows": rows,
+            }
+            write_json(path(dataset), record)
+    return {"rows": rows}
+
+
+def read(dataset: str) -> dict[str, Any] | None:
+    """What `measure` left."""
+    place = path(dataset)
+    return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
+
+
+# ---- all of it in one table -----------------------------------------------------------------------------------------
+def points(dataset: str) -> pd.DataFrame:
+    """Everything that was measured: method, bytes, trained, mrr, hits@10, valid_mrr, ranks (a name), run.
+
+    And `weights`, the bytes of a trained student's file, which holds relations, codebooks and a map besides.
+    """
+    rows: list[dict[str, Any]] = []
+    for method, size, cell in [*((cell.method, cell.dim, cell) for cell in cells(dataset)), *of_the_tables(dataset)]:
+        own = config(cell)
+        if own is None or not recorded(own):
+            continue
+        record = records.read_record(records.record_path(own.run_id))
+        row = {
+            "method": method,
+            "bytes": size,
+            "trained": True,
+            "ranks": own.run_id,
+            "run": own.run_id,
+            "weights": weights(record),
+            **_metrics(record),
+        }
+        same = [x for x in rows if method in SMALL and (x["method"], x["bytes"]) == (method, size)]
+        if not same:
+            rows.append(row)
+        elif row["valid_mrr"] > same[0]["valid_mrr"]:
+            rows[rows.index(same[0])] = row
+    for row in (read(dataset) or {"rows": []})["rows"]:
+        rows.append(
+            {
+                "method": row["method"],
+                "bytes": row["bytes"],
+                "trained": False,
+                "ranks": row["ranks"],
+                "run": f"frontier/{dataset}.json",
+                **_metrics(row),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def of_the_tables(dataset: str) -> Iterable[tuple[str, int, Cell]]:
+    """Students of the tables 3, 4 and 6 as rivals of few floats: method, bytes of an entity, cell."""
+    methods = {"no-DS": "small", "DS": "small-distilled", "-S2": "small-distilled", "-S1": "small-distilled"}
+    for cell in table_cells("tuned", dataset, methods) if dataset in GRAPHS else ():
+        if cell.method in methods:
+            yield methods[cell.method], 4 * MODELS[cell.model].entity_factor * cell.dim, cell
+
+
+def weights(record: dict[str, Any]) -> int | None:
+    """Bytes of the weights of a run, at the precision that it was trained for; None where no file has it."""
+    made, entities = RunConfig(**record["config"]), record["graph"]["entities"]
+    width = made.rank or made.dim * MODELS[made.model].entity_factor
+    precision = next((name for name, group in GROUPS.items() if group == made.group), None if made.group else "float32")
+    return precision and weight_bytes(entities, width, record["parameters"] - entities * width, precision)
+
+
+def _metrics(found: dict[str, Any]) -> dict[str, float]:
+    test = found["test"]["both"]
+    return {"mrr": test["mrr"], "hits@10": test["hits@10"], "valid_mrr": found["valid"]["both"]["mrr"]}
+
+
+def kept(dataset: str) -> pd.DataFrame:
+    """What students of each size kept of the best teacher's test MRR, for `budget` to choose by.
+
+    One row for few bits, one for those of low rank, one for few floats: graph, entities, model, dim, group, rank,
+    bytes; kept, the share with a teacher or without one, whichever is better; rounded, that of a rounded teacher.
+    """
+    frame, rows, measured = points(dataset), [], read(dataset)
+    if measured is None or frame.empty:
+        return pd.DataFrame()
+    best = frame[frame["method"] == "teacher"]["mrr"].max()
+    share = frame.drop_duplicates(["method", "bytes"]).set_index(["method", "bytes"])["mrr"] / best
+    shapes = {(cell.method, cell.dim): shape(cell) for cell in cells(dataset)}
+    runs = frame[frame["method"].isin(SMALL)].set_index(["method", "bytes"])["run"]
+    made = {key: records.read_record(records.record_path(run))["config"] for key, run in runs.items()}
+    for size in sorted(set(frame["bytes"]) & set(SIZES), reverse=True):
+        for methods in ([m for m in CODED if m not in (OWN_LISTS, COMMITTEE)], LOW_RANK, SMALL):
+            there = [(method, size) for method in methods if (method, size) in share]
+            if len(there) == len(methods):
+                like = {"model": MODEL, "group": 0, "rank": 0, **shapes[there[0]]}
+                if methods is SMALL:  # of another kind, perhaps
+                    like |= {key: made[share[there].idxmax()][key] for key in ("model", "dim")}
+                rows.append(
+                    {
+                        "graph": dataset,
+                        "entities": measured["graph"]["entities"],
+                        **like,
+                        "bytes": size,
+                        "kept": share[there].max(),
+                        "rounded": share.get(("rounded", size)),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def against_distilled(dataset: str) -> pd.DataFrame:
+    """For each size the distilled student against each other one, by a paired bootstrap over test triples.
+
+    Distilled is what `DISTILLED` names; of those of a size the one with the best validation MRR, `form`.
+    """
+
+    def reciprocal(name: str) -> np.ndarray:
+        return records.read_ranks(name).reciprocal()
+
+    frame, rows = points(dataset), []
+    if frame.empty:
+        return frame
+    for size, there in frame.groupby("bytes", sort=False):
+        ours = there[there["method"].isin(DISTILLED)].sort_values("valid_mrr", ascending=False)[:1]
+        for other, mine in itertools.product(there.itertuples(), ours.itertuples()):
+            if other.method == mine.method:
+                continue
+            low, high, p = bootstrap(reciprocal(other.ranks), reciprocal(mine.ranks))
+            rows.append(
+                {
+                    "bytes": size,
+                    "method": other.method,
+                    "mrr": other.mrr,
+                    "form": mine.method,
+                    "distilled_mrr": mine.mrr,
+                    "gain": mine.mrr - other.mrr,
+                    "low": low,
+                    "high": high,
+                    "p": p,
+                    "run": other.run,
+                    "distilled_run": mine.run,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def named(dataset: str) -> str:
+    """Our name of a graph that has a recipe, in capitals or not.
+
+    Raises:
+        ConfigError: no such graph.
+    """
+    return parse(f"{FRONTIER}/{dataset}/{MODEL}/teacher/64").dataset
+
+
+def complete(dataset: str = "umls", sizes: str = "64 32 16", jobs: int = 1) -> None:
+    """Train and measure what is missing of a graph's frontier.
+
+    Args:
+        sizes: bytes of an entity, apart by spaces.
+        jobs: processes; the threads are divided among them.
+    Raises:
+        ConfigError: no such graph, or no number.
+    """
+    try:
+        wanted = [int(size) for size in str(sizes).split()]
+        if not wanted or min(wanted) < 2:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"sizes is {sizes!r}: give bytes of an entity, as '64 32 16'") from None
+    dataset = named(dataset)
+    todo = cells(dataset, wanted)
+    work_together([cell for cell in todo if cell.method == "teacher"], "cpu", jobs)
+    measure(dataset, load(dataset), wanted)
+    work_together(todo, "cpu", jobs)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m kgdistil.paper.frontier --graph wn18rr`: train and measure what is missing.
+
+    Returns:
+        0 when everything is recorded.
+    """
+    parser = argparse.ArgumentParser(prog="python -m kgdistil.paper.frontier", description=__doc__.split("\n")[0])
+    parser.add_argument("--graph", nargs="+", default=["wn18rr", "fb15k-237"])
+    parser.add_argument("--sizes", nargs="+", default=[str(size) for size in SIZES], help="bytes of an entity")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; the threads are divided among them")
+    parser.add_argument("--plan", action="store_true", help="say what is left and what it costs, and stop")
+    options = parser.parse_args(arguments)
+    log_to_terminal()
+    for dataset in options.graph:
+        if options.plan:
+            print_plan(cells(named(dataset), map(int, options.sizes)), "cpu", torch.get_num_threads(), options.jobs)
+        else:
+            complete(dataset, " ".join(options.sizes), options.jobs)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Training: one loop, and the engines that run an epoch."""

@@ -1,0 +1,29 @@
+"""Which engine trains a run."""
+
+from __future__ import annotations
+
+from kgdistil import kernels
+from kgdistil.config import RunConfig
+from kgdistil.graph import Graph
+from kgdistil.models import MODELS, KGEModel
+from kgdistil.training.native import NativeEngine, train_library
+from kgdistil.training.reference import ReferenceEngine
+from kgdistil.training.sampled_softmax import ListEngine
+
+Engine = NativeEngine | ReferenceEngine | ListEngine
+
+
+def make_engine(student: KGEModel, teacher: KGEModel | None, config: RunConfig, graph: Graph) -> Engine:
+    """The engine of whole lists for softmax; else the compiled one on a CPU with a compiler, PyTorch elsewhere."""
+    if config.loss == "softmax":
+        triples = graph.train.to(student.entities.device)
+        return ListEngine(student, teacher, config.role == "stage2", triples, config.objective)
+    native = (
+        config.loss != "dual"
+        and kernels.usable(student, teacher)
+        and all(
+            type(m) in MODELS.values() and train_library(m) is not None for m in (student, teacher) if m is not None
+        )
+    )
+    engine = NativeEngine if native else ReferenceEngine
+    return engine(student, teacher, config.role == "stage2", graph.train.to(student.entities.device), config.objective)

@@ -1,0 +1,178 @@
+"""`train.cpp`: one epoch of negative sampling, compiled for the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgdistil.kernels.compile import compiled, pointer, threads
+from kgdistil.losses import Objective
+from kgdistil.models import KGEModel, RotatE
+from kgdistil.sampling import TripleSet
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+class Learner(ctypes.Structure):
+    """Mirrors `Learner` of train.cpp."""
+
+    _fields_ = (
+        [("ops", ctypes.c_void_p)]
+        + [(f"{table}{part}", ctypes.c_void_p) for table in ("entity", "relation") for part in ("", "_m", "_v")]
+        + [
+            ("num_entities", ctypes.c_int64),
+            ("num_relations", ctypes.c_int64),
+            ("rates", ctypes.c_void_p),
+            ("offset", ctypes.c_float),
+            ("scale", ctypes.c_float),
+            ("penalty", ctypes.c_float),
+            ("trained", ctypes.c_int32),
+            ("weight", ctypes.c_float),
+        ]
+    )
+
+
+class Epoch(ctypes.Structure):
+    """Mirrors `Epoch` of train.cpp."""
+
+    _fields_ = [
+        ("triples", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("first_step", ctypes.c_int64),
+        ("keys", ctypes.c_void_p),
+        ("num_keys", ctypes.c_int64),
+        ("bitmap", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("bitmap_bits", "batch", "k", "margin_loss", "weighting", "threads")),
+        ("seed", ctypes.c_uint64),
+        ("epoch", ctypes.c_uint64),
+        ("margin", ctypes.c_float),
+        ("temperature", ctypes.c_float),
+        ("student", ctypes.POINTER(Learner)),
+        ("teacher", ctypes.POINTER(Learner)),
+        ("losses", ctypes.c_double * 5),
+        ("phases", ctypes.c_double * 4),
+    ]
+
+
+def train_library(model: KGEModel) -> ctypes.CDLL | None:
+    library = compiled(
+        "train.cpp", f"KGD_MODEL={type(model).__name__}", f"KGD_DIM={model.dim}", f"KGD_NORM={model.norm}"
+    )
+    if library is not None:
+        library.kgd_ops.restype = ctypes.c_void_p
+        library.kgd_epoch.argtypes = [ctypes.POINTER(Epoch)]
+    return library
+
+
+class NativeEngine:
+    """`reference.ReferenceEngine`, compiled: same arguments, same numbers up to rounding.
+
+    Args:
+        student, teacher: float32 models on the CPU, updated in place; `teacher` may be None.
+        train_teacher: stage 2, in which the teacher learns too.
+        triples: int64 [n, 3], the training triples. objective: the loss.
+    """
+
+    def __init__(
+        self,
+        student: KGEModel,
+        teacher: KGEModel | None,
+        train_teacher: bool,
+        triples: Tensor,
+        objective: Objective,
+    ):
+        self.objective, self.triples = objective, triples.to(torch.int32).contiguous()
+        known = TripleSet(triples, student.num_entities, student.num_relations)
+        self.keys = known.keys
+        # one bit for each hashed key answers most questions; 48 bits a triple keep false alarms near 2 %
+        self.bitmap_bits = max(10, (48 * len(triples) - 1).bit_length())
+        place = (known.keys * (0x9E3779B97F4A7C15 - (1 << 64))) >> (64 - self.bitmap_bits)
+        place = place & ((1 << self.bitmap_bits) - 1)
+        bits = torch.zeros(1 << self.bitmap_bits, dtype=torch.bool)
+        bits[place] = True
+        self.bitmap = pack_bits(bits)
+        self.models, self.moments, self.libraries = {"student": student}, {}, {}
+        if teacher is not None:
+            self.models["teacher"] = teacher
+        self.trained = ["student"] + (["teacher"] if train_teacher else [])
+        for role, model in self.models.items():
+            self.libraries[role] = train_library(model)
+            if role in self.trained:
+                for table in ("entities", "relations"):
+                    for part in ("m", "v"):
+                        self.moments[f"{role}.{table}.{part}"] = torch.zeros_like(getattr(model, table).data)
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-len(self.triples) // self.objective.batch_size)
+
+    def state(self) -> dict[str, Tensor]:
+        """Adam's moments: all there is besides the weights and the epoch."""
+        return dict(self.moments)
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        for name, value in state.items():
+            self.moments[name].copy_(value)
+
+    def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
+        """Run epoch number `epoch` (from 0); rates: float64 [steps], the learning rate of each step.
+
+        Returns the epoch's mean losses: student_soft, student_hard, teacher_soft, teacher_hard, penalty.
+        """
+        o, kept = self.objective, []
+        learners = {}
+        for role, model in self.models.items():
+            tables = [model.entities.data, model.relations.data]
+            rate = (rates if role == "student" or teacher_rates is None else teacher_rates).double().contiguous()
+            kept.append(rate)
+            moments = [
+                [pointer(self.moments.get(f"{role}.{table}.{part}")) for part in ("m", "v")]
+                for table in ("entities", "relations")
+            ]
+            learners[role] = Learner(
+                self.libraries[role].kgd_ops(),
+                pointer(tables[0]),
+                *moments[0],
+                pointer(tables[1]),
+                *moments[1],
+                model.num_entities,
+                model.num_relations,
+                pointer(rate),
+                model.offset if model.distance else 0.0,
+                torch.pi / model.range if isinstance(model, RotatE) else 1.0,
+                o.penalty,
+                role in self.trained,
+                o.alpha if role == "student" else o.beta,
+            )
+        call = Epoch(
+            pointer(self.triples),
+            len(self.triples),
+            epoch * self.steps,
+            pointer(self.keys),
+            len(self.keys),
+            pointer(self.bitmap),
+            self.bitmap_bits,
+            min(o.batch_size, len(self.triples)),  # working memory is made for a whole batch
+            o.negatives,
+            o.loss == "margin",
+            ("sum", "mean", "self-adversarial").index(o.weighting),
+            threads(),
+            o.seed % (1 << 64),
+            epoch,
+            o.margin,
+            o.temperature,
+            ctypes.pointer(learners["student"]),
+            ctypes.pointer(learners["teacher"]) if "teacher" in learners else None,
+        )
+        self.libraries["student"].kgd_epoch(ctypes.byref(call))
+        self.phases = dict(zip(("sample", "bucket", "loss", "update"), call.phases, strict=True))  # seconds
+        names = ("student_soft", "student_hard", "teacher_soft", "teacher_hard", "penalty")
+        return dict(zip(names, call.losses, strict=True))
+
+
+def pack_bits(bits: Tensor) -> Tensor:
+    """bool [n], n a multiple of 64, as int64 [n / 64], bit i of word w being entry 64·w + i."""
+    return torch.from_numpy(np.packbits(bits.numpy(), bitorder="little").view("int64"))
