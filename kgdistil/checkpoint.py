@@ -157,3 +157,34 @@ def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[s
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not hold the model it describes ({reason}); train it again") from None
     return model, about
+
+
+def read_labelled(folder: str | os.PathLike) -> tuple[KGEModel, dict[str, Any], dict[str, Any]]:
+    """What `save_model` wrote: the model, its description, and the labels: `entities`, `relations`, `names`.
+
+    Raises:
+        CheckpointError: missing, damaged, of a newer version, or put together from two models.
+    """
+    model, about = read_model(Path(folder) / WEIGHTS)
+    path = Path(folder) / DESCRIPTION
+    try:
+        described = json.loads(path.read_bytes())
+        entities, relations = (tuple(described[what]) for what in ("entities", "relations"))
+        names = described.get("names", {})
+        texts = [*entities, *relations, *names.keys(), *names.values()]
+        if not all(isinstance(x, str) for x in texts):
+            raise ValueError("a label is no text")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not there: it holds the labels; copy it beside {WEIGHTS}") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} is damaged ({reason}); export or train the student again") from None
+    sizes = len(set(entities)), len(set(relations))
+    if sizes != (model.num_entities, model.num_relations) or sizes != (len(entities), len(relations)):
+        raise CheckpointError(
+            f"{path} has {len(entities)} entity and {len(relations)} relation labels, {WEIGHTS} holds "
+            f"{model.num_entities} and {model.num_relations} embeddings: they do not belong together"
+        )
+    if described.get("graph_sha256") != about.get("graph_sha256"):
+        raise CheckpointError(f"{path} and {WEIGHTS} are of two different graphs; copy both from one folder")
+    return model, about, {"entities": entities, "relations": relations, "names": names}

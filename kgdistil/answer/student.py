@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 from kgdistil.answer import predict as answers
 from kgdistil.answer.scan import CodedRanker
-from kgdistil.checkpoint import DESCRIPTION, WEIGHTS, read_model, read_tensors, save_model, write_tensors
+from kgdistil.checkpoint import WEIGHTS, read_labelled, read_tensors, save_model, write_tensors
 from kgdistil.compress import packing
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate
@@ -137,32 +136,13 @@ def load_student(folder: str | os.PathLike) -> Student:
     Raises:
         CheckpointError: missing, damaged, of a newer version, or put together from two students.
     """
-    folder = Path(folder)
-    model, about = read_model(folder / WEIGHTS)
-    path = folder / DESCRIPTION
-    try:
-        described = json.loads(path.read_bytes())
-        entities, relations = (tuple(described[what]) for what in ("entities", "relations"))
-        names = described.get("names", {})
-        texts = [*entities, *relations, *names.keys(), *names.values()]
-        if not all(isinstance(x, str) for x in texts):
-            raise ValueError("a label is no text")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is not there: it holds the labels; copy it beside {WEIGHTS}") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} is damaged ({reason}); export or train the student again") from None
-    sizes = len(set(entities)), len(set(relations))
-    if sizes != (model.num_entities, model.num_relations) or sizes != (len(entities), len(relations)):
-        raise CheckpointError(
-            f"{path} has {len(entities)} entity and {len(relations)} relation labels, {WEIGHTS} holds "
-            f"{model.num_entities} and {model.num_relations} embeddings: they do not belong together"
-        )
-    if described.get("graph_sha256") != about.get("graph_sha256"):
-        raise CheckpointError(f"{path} and {WEIGHTS} are of two different graphs; copy both from one folder")
+    model, about, labels = read_labelled(folder)
     extra = about.get("about") if isinstance(about.get("about"), dict) else {}
-    parts = _read_triples(folder / TRIPLES, model, about.get("graph_sha256"))
-    graph = Graph(str(about.get("graph")), *parts, entities, relations, str(about.get("graph_sha256")), names)
+    train, valid, test = _read_triples(Path(folder) / TRIPLES, model, about.get("graph_sha256"))
+    sha256 = str(about.get("graph_sha256"))
+    graph = Graph(
+        str(about.get("graph")), train, valid, test, labels["entities"], labels["relations"], sha256, labels["names"]
+    )
     return Student(model, graph, about.get("precision", "float32"), about.get("run_id"), extra)
 
 

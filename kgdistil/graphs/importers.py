@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgdistil.answer.student import load_student
-from kgdistil.checkpoint import WEIGHTS
+from kgdistil.checkpoint import WEIGHTS, read_labelled
 from kgdistil.errors import CheckpointError, ConfigError, needs
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import _show
@@ -69,18 +68,11 @@ def import_teacher(
     """
     path = Path(source).expanduser()
     if (path / WEIGHTS).is_file():
-        student = load_student(path)
-        tables = {"entities": student.model.entities.detach(), "relations": student.model.relations.detach()}
-        options = {name: getattr(student.model, name) for name in ("norm", "offset", "epsilon")}
-        return from_tables(
-            type(student.model).__name__,
-            tables,
-            student.graph.entities,
-            student.graph.relations,
-            graph,
-            f"kgdistil, {path}",
-            **options,
-        )
+        found, _, labels = read_labelled(path)
+        tables = {"entities": found.entities.detach(), "relations": found.relations.detach()}
+        options = {name: getattr(found, name) for name in ("norm", "offset", "epsilon")}
+        kind, source = type(found).__name__, f"kgdistil, {path}"
+        return from_tables(kind, tables, labels["entities"], labels["relations"], graph, source, **options)
     if (path / PYKEEN_MODEL).is_file():
         return _pykeen_folder(path, graph, trust_pickle)
     if path.suffix.lower() == ".npz" and path.is_file():
