@@ -43,8 +43,11 @@ refresh: .venv/.installed-notebooks ## make anew what shows records: tables, REA
 test: .venv/.installed-notebooks,book,dev ## run all tests and all notebooks, as CI does
 	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600
 
-lint: .venv/.installed-notebooks,dev ## check the style with ruff
+lint: .venv/.installed-notebooks,book,dev ## check style, format, the way imports run, and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
 lab: .venv/.installed-notebooks ## open JupyterLab on a notebook [NOTEBOOK=notebooks/03_distill.ipynb]
 	$(BIN)/jupyter lab $(NOTEBOOK)
@@ -59,7 +62,7 @@ serve: .venv/.installed-notebooks,book ## show the book, built first where it is
 	$(BIN)/python -m book.build --serve --port $(PORT)
 
 clean: ## delete all caches; .venv, runs and results stay
-	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis .jupyter_cache
+	rm -rf _build build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .jupyter_cache
 	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
 
 # One stamp for each list of extras: set-up runs again only when the dependencies or their pins change.

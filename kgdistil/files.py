@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from kgdistil.errors import KgdistilError
 
 
-def write_atomically(path: Path, write: Callable[[str], None]) -> None:
+def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, and put it in place in one move.
 
     Raises:
