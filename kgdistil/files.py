@@ -7,11 +7,28 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import platformdirs
 from safetensors import SafetensorError
 
 from kgdistil.errors import KgdistilError
+
+
+def user_folder(kind: Literal["cache", "data"]) -> Path:
+    """The user's folder for what can be made again, or for what cannot.
+
+    Raises:
+        KgdistilError: the user has no home folder; what platformdirs names then lies below the current one.
+    """
+    try:
+        path = {"cache": platformdirs.user_cache_path, "data": platformdirs.user_data_path}[kind]("kgdistil")
+    except RuntimeError:  # newer releases of platformdirs say so, older ones leave the "~" as it is
+        path = Path()
+    if not path.is_absolute():
+        mend = "KGDISTIL_DATA and KGDISTIL_CACHE" if kind == "cache" else "KGDISTIL_RUNS and KGDISTIL_RESULTS"
+        raise KgdistilError(f"there is no home folder for kgdistil's {kind}: set HOME, or name folders in {mend}")
+    return path
 
 
 def write_atomically(path: Path, write: Callable[[str], object]) -> None:

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 import zlib
 from importlib import metadata
@@ -20,11 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from kgdistil._version import __version__
 from kgdistil.config import RunConfig
-from kgdistil.errors import CheckpointError
+from kgdistil.errors import CheckpointError, KgdistilError
 from kgdistil.evaluation import Ranks
-from kgdistil.files import write_atomically, write_json
-from kgdistil.graph import Graph
+from kgdistil.files import user_folder, write_atomically, write_json
+from kgdistil.graph import NAMES, Graph
 
 EMBEDDED = (
     "umls-*",
@@ -36,30 +38,55 @@ LIBRARIES = ("torch", "numpy", "pandas", "pydantic", "safetensors")
 
 
 # ---- where things lie -----------------------------------------------------------------------------------------------
+# `results/` and `runs/` of the checkout are the paper's. Runs on a graph of one's own go to the user's data folder, as
+# all runs do where there is no checkout or it is read-only. KGDISTIL_RESULTS and KGDISTIL_RUNS name other folders.
 @functools.cache
+def checkout() -> Path | None:
+    """The checkout that this package lies in; None for an installed one, whatever folder it is started in."""
+    above = Path(__file__).resolve().parent.parent
+    try:
+        named = tomllib.loads((above / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return above if named == "kgdistil" and not any(above.glob("kgdistil-*.dist-info")) else None
+
+
 def root() -> Path:
-    """The checkout this package is installed from; the current folder for a package without one."""
-    checkout = Path(__file__).resolve().parent.parent
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+    """The checkout, or the user's data folder for a package without one."""
+    return checkout() or user_folder("data")
 
 
-def results_folder() -> Path:
-    """`results/` of the checkout, or the folder that KGDISTIL_RESULTS names."""
-    return Path(os.environ.get("KGDISTIL_RESULTS") or root() / "results")
+def is_own(dataset: str) -> bool:
+    """Whether a run on a graph is the user's own rather than the paper's: see above."""
+    home = checkout()
+    return dataset not in NAMES or home is None or not os.access(home, os.W_OK)
 
 
-def runs_folder() -> Path:
-    """`runs/` of the checkout, or the folder that KGDISTIL_RUNS names: what running leaves and git ignores."""
-    return Path(os.environ.get("KGDISTIL_RUNS") or root() / "runs")
+def places() -> list[bool]:
+    """The values of `own` for which there are folders; a user without a home has none of their own."""
+    try:
+        return [False, True] if runs_folder(own=True) and results_folder(own=True) else []
+    except KgdistilError:
+        return [False]
 
 
-def record_path(run_id: str) -> Path:
-    return results_folder() / "runs" / f"{run_id}.json"
+def results_folder(own: bool = False) -> Path:
+    """Where records lie: KGDISTIL_RESULTS, or `results/` of the checkout or, for one's own, of the data folder."""
+    return Path(os.environ.get("KGDISTIL_RESULTS") or (user_folder("data") if own else root()) / "results")
 
 
-def model_folder(run_id: str) -> Path:
+def runs_folder(own: bool = False) -> Path:
+    """What running leaves, and git ignores: KGDISTIL_RUNS, or `runs/` beside `results/`."""
+    return Path(os.environ.get("KGDISTIL_RUNS") or (user_folder("data") if own else root()) / "runs")
+
+
+def record_path(run_id: str, own: bool = False) -> Path:
+    return results_folder(own) / "runs" / f"{run_id}.json"
+
+
+def model_folder(run_id: str, own: bool = False) -> Path:
     """Where a run's weights and checkpoints lie: `runs/models/<id>`, or below KGDISTIL_RUNS."""
-    return runs_folder() / "models" / run_id
+    return runs_folder(own) / "models" / run_id
 
 
 def shown(path: Path) -> str:
@@ -115,13 +142,13 @@ def command() -> str:
 
 def provenance() -> dict[str, Any]:
     """Git commit, whether tracked files outside results/ were changed (both None without git), library versions."""
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules", "--", ".", ":!results")
     return {
         "commit": git("rev-parse", "HEAD"),
         "dirty": None if changed is None else bool(changed),
         "versions": {
             "python": platform.python_version(),
-            "kgdistil": installed("kgdistil"),
+            "kgdistil": __version__,
             **{name: installed(name) for name in LIBRARIES},
         },
     }
@@ -135,13 +162,22 @@ def installed(package: str) -> str:
 
 
 def git(*arguments: str) -> str | None:
-    """What git prints about the checkout, or None where it cannot say."""
+    """What git prints about the checkout, or None where it cannot say. No other folder is ever asked about.
+
+    A repository's configuration can name programs, and variables another repository: neither counts here.
+    """
+    home = checkout()
+    if home is None or not (home / ".git").exists():
+        return None
+    quiet = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k.startswith("GIT_CONFIG")}
+    kept["GIT_CEILING_DIRECTORIES"] = str(home.parent)
+    command = ["git", "-C", str(home), *quiet, *arguments]
     try:
-        return subprocess.run(
-            ["git", "-C", str(root()), *arguments], capture_output=True, text=True, timeout=30, check=True
-        ).stdout.strip()
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, env=kept)
     except (OSError, subprocess.SubprocessError):
         return None
+    return ran.stdout.strip()
 
 
 def describe_device(device: str) -> str:
@@ -157,7 +193,7 @@ def describe_device(device: str) -> str:
 
 
 def write_record(record: dict[str, Any]) -> Path:
-    path = record_path(record["id"])
+    path = record_path(record["id"], is_own(record["config"]["dataset"]))
     write_json(path, record)
     return path
 
@@ -184,27 +220,27 @@ def read_records() -> list[dict[str, Any]]:
     return [r for path in sorted((results_folder() / "runs").glob("*.json")) if (r := read_record(path))]
 
 
-def ranks_path(run_id: str) -> Path:
-    return results_folder() / "ranks" / f"{run_id}.npz"
+def ranks_path(run_id: str, own: bool = False) -> Path:
+    return results_folder(own) / "ranks" / f"{run_id}.npz"
 
 
-def write_ranks(run_id: str, ranks: Ranks) -> None:
+def write_ranks(run_id: str, ranks: Ranks, own: bool = False) -> None:
     """Test ranks of a run, compressed: `greater` and `equal`, int32 [n, 2]."""
 
     def write(scratch: str) -> None:
         with open(scratch, "wb") as file:
             np.savez_compressed(file, greater=ranks.greater, equal=ranks.equal)
 
-    write_atomically(ranks_path(run_id), write)
+    write_atomically(ranks_path(run_id, own), write)
 
 
-def read_ranks(run_id: str) -> Ranks:
+def read_ranks(run_id: str, own: bool = False) -> Ranks:
     """What `write_ranks` wrote.
 
     Raises:
         CheckpointError: missing or damaged.
     """
-    path = ranks_path(run_id)
+    path = ranks_path(run_id, own)
     try:
         with np.load(path, allow_pickle=False) as file:
             return Ranks(file["greater"], file["equal"])

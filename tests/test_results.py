@@ -92,7 +92,7 @@ def checkout(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(home, "init", "-q")
     git(home, "add", ".")
     git(home, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "first")
-    monkeypatch.setattr(records, "root", lambda: home)
+    monkeypatch.setattr(records, "checkout", lambda: home)
     return home
 
 
@@ -126,7 +126,7 @@ def test_a_tracked_change_makes_it_dirty(checkout: Path, change: str) -> None:
 
 def test_without_git_nothing_is_claimed(checkout: Path, monkeypatch: pytest.MonkeyPatch, tiny_graph: Graph) -> None:
     (checkout.parent / "plain").mkdir()
-    monkeypatch.setattr(records, "root", lambda: checkout.parent / "plain")
+    monkeypatch.setattr(records, "checkout", lambda: checkout.parent / "plain")
     assert (records.provenance()["commit"], records.provenance()["dirty"]) == (None, None)
     monkeypatch.setenv("PATH", "")
     assert records.git("status") is None

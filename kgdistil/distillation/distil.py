@@ -71,7 +71,7 @@ def distil(
     A student of fewer dimensions is distilled as in the paper (`recipes.distillation`), goes on against whole lists of
     candidates (`recipes.on_lists`), and its numbers are rounded to the precision afterwards. One of the teacher's
     dimension and of 4bit, 2bit or 1bit trains through the rounding (`recipes.few_bits`). A run that was stopped goes
-    on where it stood when this is called again with the same values.
+    on where it stood when this is called again with the same values. All runs lie where `kgdistil.run` leaves them.
 
     Args:
         model: the kind of student; that of the teacher where left out, else RotatE, and ComplEx for few bits.
@@ -175,7 +175,11 @@ def _keep(teacher: KGEModel, graph: Graph) -> Path:
     digest = hashlib.sha256(graph.sha256.encode())
     for table in (teacher.entities, teacher.relations):  # another teacher is another folder, and so another run
         digest.update(table.detach().cpu().numpy().tobytes())
-    folder = records.runs_folder() / "teachers" / f"{type(teacher).__name__.lower()}-{digest.hexdigest()[:12]}"
+    folder = (
+        records.runs_folder(records.is_own(graph.name))
+        / "teachers"
+        / f"{type(teacher).__name__.lower()}-{digest.hexdigest()[:12]}"
+    )
     save_model(folder, teacher, graph)
     return folder
 

@@ -240,10 +240,12 @@ def find_teacher(name: str) -> str:
     try:
         folder = resolve(name).resolve()
     except KgdistilError:
-        folder = resolve(str(records.root() / name)).resolve() if (records.root() / name).is_dir() else None
-        if folder is None:
+        home = records.checkout()
+        if home is None or not (home / name).is_dir():
             raise
-    return folder.name if folder.parent == records.model_folder("").resolve() else str(folder)
+        folder = resolve(str(home / name)).resolve()
+    runs = [records.model_folder("", own).resolve() for own in records.places()]
+    return folder.name if folder.parent in runs else str(folder)
 
 
 def read_teacher(name: str, graph: Graph) -> Run:
@@ -255,7 +257,8 @@ def read_teacher(name: str, graph: Graph) -> Run:
     folder = resolve(name)
     model = load_model(folder, graph)
     known = KnownTriples(graph.known.cpu(), graph.num_relations)
-    found = records.read_record(records.record_path(folder.name)) or {}
+    paths = [records.record_path(folder.name, own) for own in records.places()]
+    found = next(filter(None, map(records.read_record, paths)), {})
     config = make_config(
         dataset=found.get("config", {}).get("dataset", graph.name), model=family(model), dim=model.dim, role="teacher"
     )

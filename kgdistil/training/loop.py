@@ -39,7 +39,7 @@ CHECKPOINT_SECONDS = 30.0  # how much work a killed run may lose
 
 @dataclass
 class Run:
-    """A finished run: its record (`results/runs/<id>.json`) and the folder of its weights."""
+    """A finished run: its record (`records.record_path`) and the folder of its weights."""
 
     config: RunConfig
     record: dict[str, Any]
@@ -83,6 +83,9 @@ def run(
 ) -> Run:
     """The run that `config` describes: found where it is finished, resumed where it was begun, else trained.
 
+    Weights, checkpoints and record of a graph known by name lie in `runs/` and `results/` of the checkout, those of
+    any other graph, and of an installed package, in the user's data folder: `records`.
+
     Args:
         graph: the data set where it is loaded already.
         progress: True or False for a bar; None shows one in a terminal only.
@@ -94,7 +97,8 @@ def run(
         KgdistilError: training diverged.
     """
     graph = load(config.dataset) if graph is None else graph
-    folder, record = records.model_folder(config.run_id), records.record_path(config.run_id)
+    own = records.is_own(config.dataset)
+    folder, record = records.model_folder(config.run_id, own), records.record_path(config.run_id, own)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(folder / ".lock", timeout=0).acquire()
@@ -108,8 +112,8 @@ def run(
                 stray.unlink()
         found = None if again else records.read_record(record)
         if found and found["graph"]["sha256"] == graph.sha256 and (folder / WEIGHTS).is_file():
-            if save_ranks and not records.ranks_path(config.run_id).is_file():
-                records.write_ranks(config.run_id, evaluate(load_model(folder, graph), graph))
+            if save_ranks and not records.ranks_path(config.run_id, own).is_file():
+                records.write_ranks(config.run_id, evaluate(load_model(folder, graph), graph), own)
             return Run(config, found, folder)
         if again:
             (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -122,12 +126,12 @@ def run(
 
 def resolve(name: str) -> Path:
     """The folder of a run id, or of a saved model given by its path."""
-    for folder in (records.model_folder(name), Path(os.path.expanduser(name))):
+    runs = [records.model_folder(name, own) for own in records.places()]
+    for folder in (*runs, Path(os.path.expanduser(name))):
         if os.path.isfile(folder / WEIGHTS):  # Path.is_file raises where a name is too long
             return folder
-    raise CheckpointError(
-        f"no model {name!r}: neither a finished run under {records.model_folder('')} nor a folder with {WEIGHTS}"
-    )
+    where = " or ".join(dict.fromkeys(str(folder.parent) for folder in runs))
+    raise CheckpointError(f"no model {name!r}: neither a finished run under {where} nor a folder with {WEIGHTS}")
 
 
 def train(
@@ -140,7 +144,7 @@ def train(
     progress: bool | None = None,
     save_ranks: bool = False,
 ) -> Run:
-    """Train one model and leave its weights in `folder` and its record under `results/runs/`.
+    """Train one model and leave its weights in `folder` and its record at `records.record_path`.
 
     Args:
         teacher: frozen in stage 1, learning in stage 2, where a copy of it is changed.
@@ -241,7 +245,7 @@ def train(
     if config.role == "stage2":
         save_model(folder / "teacher", teacher.cpu(), graph, config.run_id)
     if save_ranks:
-        records.write_ranks(config.run_id, ranks["test"])
+        records.write_ranks(config.run_id, ranks["test"], records.is_own(config.dataset))
     records.write_record(record)
     (folder / CHECKPOINT).unlink(missing_ok=True)  # everything in it stands in the record and the weights now
     return Run(config, record, folder, ranks["test"])
