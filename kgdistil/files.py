@@ -49,7 +49,7 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
         os.replace(scratch, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise KgdistilError(f"cannot write {path}: {reason}; earlier files are untouched") from error
+        raise KgdistilError(f"cannot write {path}: {reason}; earlier files are untouched") from None
     finally:
         if scratch is not None and os.path.exists(scratch):
             os.unlink(scratch)

@@ -316,7 +316,7 @@ def test_progress_on_a_terminal(server, tmp_path, monkeypatch, capfd):
 
 
 def test_default_cache_is_the_users(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     load("wn18rr")
     assert (tmp_path / "kgdistil" / "WN18RR.tar.gz").read_bytes() == ARCHIVE
 

@@ -2,13 +2,16 @@
 
 import ctypes
 import functools
+import hashlib
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -345,6 +348,7 @@ def fresh(monkeypatch, tmp_path) -> Iterator[pytest.MonkeyPatch]:
         kernels.compiler.cache_clear()
         kernels.compiled.cache_clear()
         kernels.compile.warn_once.cache_clear()
+        kernels.compile.library_folder.cache_clear()
 
     monkeypatch.setenv("KGDISTIL_CACHE", str(tmp_path / "cache"))
     forget()
@@ -392,22 +396,7 @@ def broken_compiler(monkeypatch, tmp_path) -> str:
     return "it is broken"
 
 
-def unwritable_cache(monkeypatch, tmp_path) -> str:
-    """A file in the folder's way: what permissions do, but to the superuser too."""
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("KGDISTIL_CACHE", str(tmp_path / "file"))
-    return "file"
-
-
-@pytest.mark.parametrize(
-    "circumstance",
-    [
-        switched_off,
-        no_compiler,
-        broken_compiler,
-        unwritable_cache,
-    ],
-)
+@pytest.mark.parametrize("circumstance", [switched_off, no_compiler, broken_compiler])
 def test_falls_back_with_one_line(circumstance, fresh, tmp_path, caplog, tiny_graph):
     message = circumstance(fresh, tmp_path)
     with caplog.at_level(logging.INFO, logger="kgdistil"):
@@ -447,6 +436,126 @@ def test_compiled_files_are_kept_and_reused(fresh, tmp_path, tiny_graph):
     kernels.compile.warn_once.cache_clear()  # as a new process
     fresh.setattr(kernels.compile, "run", lambda *command: pytest.fail(f"compiles again: {command}"))
     assert distil(tiny_graph) == "NativeEngine"
+
+
+# ---- the folder of compiled files: loading one is running it --------------------------------------------------------
+def answers(tmp_path, caplog) -> str:
+    """Loads a library as a new process does; returns where it lies, having checked that it works."""
+    for cached in (kernels.compiled, kernels.compile.library_folder, kernels.compile.warn_once):
+        cached.cache_clear()
+    caplog.clear()
+    library = kernels.compiled("codes.cpp", "KGD_GROUP=2")
+    assert library is not None, caplog.text
+    return library._name
+
+
+def in_the_way(cache, monkeypatch) -> None:
+    cache.touch()
+
+
+def another_users(cache, monkeypatch) -> None:
+    (cache / "kernels").mkdir(parents=True, mode=0o700)
+    monkeypatch.setattr(kernels.compile.os, "getuid", lambda: os.geteuid() + 1)
+
+
+def a_link(cache, monkeypatch) -> None:
+    cache.mkdir()
+    (cache.parent / "theirs").mkdir()
+    (cache / "kernels").symlink_to(cache.parent / "theirs")
+
+
+def no_home(cache, monkeypatch) -> None:
+    monkeypatch.delenv("KGDISTIL_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+
+
+def no_home_and_newer_platformdirs(cache, monkeypatch) -> None:
+    def fail(name: str) -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("KGDISTIL_CACHE")
+    monkeypatch.setattr("kgdistil.files.platformdirs.user_cache_path", fail)
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", [in_the_way, another_users, a_link, no_home, no_home_and_newer_platformdirs])
+def test_a_folder_that_others_may_fill_is_not_used(fault, fresh, tmp_path, caplog):
+    (tmp_path / "here").mkdir()
+    fresh.chdir(tmp_path / "here")
+    fault(tmp_path / "cache", fresh)
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    name = answers(tmp_path, caplog)
+    assert not Path(name).is_relative_to(tmp_path) and Path(name).parent.stat().st_mode & 0o777 == 0o700
+    assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    (line,) = caplog.messages
+    assert "not kept but built anew" in line and "\n" not in line
+
+
+@needs_compiler
+def test_without_a_home_a_named_cache_is_used(fresh, tmp_path, caplog):
+    named = os.environ["KGDISTIL_CACHE"]
+    no_home_and_newer_platformdirs(tmp_path, fresh)
+    fresh.setenv("KGDISTIL_CACHE", named)
+    assert Path(answers(tmp_path, caplog)).is_relative_to(named) and not caplog.messages
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", ["cut", "empty", "bit", "link", "group", "world"])
+def test_a_library_that_is_not_as_it_was_written_is_built_again(change, fresh, tmp_path, caplog):
+    library = Path(answers(tmp_path, caplog))
+    content = library.read_bytes()
+    assert library.stat().st_mode & 0o777 == 0o700
+    # in a file of its own: the one that this process has loaded stays as it is
+    library.unlink()
+    if change == "link":
+        (tmp_path / "theirs").write_bytes(content)
+        library.symlink_to(tmp_path / "theirs")
+    else:
+        wrong = {"cut": content[: len(content) // 2], "empty": b"", "bit": content[:-1] + bytes([content[-1] ^ 1])}
+        library.write_bytes(wrong.get(change, content))
+        library.chmod({"group": 0o720, "world": 0o702}.get(change, 0o700))
+    inode = library.lstat().st_ino
+    again = Path(answers(tmp_path, caplog))
+    assert again.read_bytes() == content and again.lstat().st_ino != inode and not again.is_symlink()
+    assert compiled_files(tmp_path) == [library.name] and not caplog.messages
+
+
+@needs_compiler
+def test_a_folder_that_was_open_is_closed_and_emptied(fresh, tmp_path, caplog):
+    """Its files bear the right sum in their names, and may be anybody's."""
+    folder = tmp_path / "cache" / "kernels"
+    name = Path(answers(tmp_path, caplog)).name
+    (folder / name).unlink()
+    planted = script(tmp_path / "planted", "no library at all")
+    sum_ = hashlib.sha256(Path(planted).read_bytes()).hexdigest()
+    shutil.copy(planted, folder / f"{name.rpartition('-')[0]}-{sum_}.so")
+    folder.chmod(0o777)
+    assert Path(answers(tmp_path, caplog)).name == name
+    assert folder.stat().st_mode & 0o777 == 0o700 and compiled_files(folder) == [name]
+
+
+@needs_compiler
+def test_another_release_of_the_compiler_makes_another_library(fresh, tmp_path, caplog):
+    using = kernels.compiler()
+    for release in ("12", "13"):
+        fresh.setenv("CXX", script(tmp_path / "cxx", f'[ "$1" = --version ] && echo {release} || exec {using} "$@"'))
+        kernels.compiler.cache_clear()
+        kernels.compile.version.cache_clear()
+        answers(tmp_path, caplog)
+    kernels.compile.version.cache_clear()
+    assert len(compiled_files(tmp_path)) == 2
+
+
+@needs_compiler
+def test_what_a_killed_compiler_left_goes(fresh, tmp_path, caplog):
+    folder = tmp_path / "cache" / "kernels"
+    for name in ("build-old", "build-now"):
+        (folder / name).mkdir(parents=True)
+    folder.chmod(0o700)
+    os.utime(folder / "build-old", (0, 0))
+    answers(tmp_path, caplog)
+    assert [path.name for path in folder.glob("build-*")] == ["build-now"]
 
 
 def test_a_model_of_ones_own_never_meets_the_kernels():

@@ -15,6 +15,7 @@ from kgdistil.config import make_config
 from kgdistil.graph import Graph
 from kgdistil.training.loop import run
 
+DATA = os.environ.get("KGDISTIL_DATA")
 PACKAGE = Path(kgdistil.__file__).parent
 OURS = ("KGDISTIL_RUNS", "KGDISTIL_RESULTS", "KGDISTIL_CACHE", "XDG_DATA_HOME", "XDG_CACHE_HOME")
 
@@ -135,3 +136,23 @@ def test_without_a_home_one_line_says_what_to_name(
     monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     assert tiny(tiny_graph).folder.is_relative_to(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("home", ["missing", "missing, newer platformdirs"])
+def test_a_graph_at_hand_needs_no_home(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if home == "missing":
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    else:
+        monkeypatch.setattr("kgdistil.files.platformdirs.user_cache_path", fail)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KGDISTIL_DATA", raising=False)
+    with pytest.raises(kgdistil.KgdistilError, match="set HOME, or name folders in KGDISTIL_DATA"):
+        kgdistil.load("wn18rr")
+    assert not list(tmp_path.iterdir())
+    if data := DATA:
+        monkeypatch.setenv("KGDISTIL_DATA", data)
+        assert kgdistil.load("wn18rr").num_relations == 11

@@ -12,12 +12,12 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import pooch
 import torch
 from tqdm import tqdm
 
-from kgdistil.errors import DataError
+from kgdistil.errors import DataError, KgdistilError
+from kgdistil.files import user_folder
 from kgdistil.graph import BUNDLED, NAMES, PUBLISHED, SPLITS, Graph
 
 DATA_VARIABLE = "KGDISTIL_DATA"
@@ -116,7 +116,7 @@ def _parse_descriptions(name: str, content: bytes) -> dict[str, str]:
     return {label: text.split(", ")[0] if name == "wn18rr" else text for label, text in pairs}
 
 
-def _load_published(name: str, cache: Path) -> Graph:
+def _load_published(name: str, cache: Path | None) -> Graph:
     file = f"{PUBLISHED[name]}.tar.gz"
     content = _published(file, f"{ARCHIVES_URL}/{file}", cache)
     try:
@@ -124,7 +124,7 @@ def _load_published(name: str, cache: Path) -> Graph:
             # Read by name into memory: no path inside the archive ever reaches the disk.
             members = {split: archive.extractfile(f"{split}.txt").read() for split in SPLITS}
     except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError, AttributeError) as error:
-        raise DataError(f"{file} is no archive with train.txt, valid.txt and test.txt: {error}") from error
+        raise DataError(f"{file} is no archive with train.txt, valid.txt and test.txt: {error}") from None
     triples = {f"{file}/{split}.txt": read_triples(f"{file}/{split}.txt", members[split]) for split in SPLITS}
     text = _at_hand(f"{PUBLISHED[name]}-entity2text.txt", cache)
     return _graph(name, triples, _sha256(content), _parse_descriptions(name, text) if text else {})
@@ -166,10 +166,11 @@ def _graph(name: str, labels: dict[str, np.ndarray], sha256: str, descriptions: 
     return Graph(name, *splits, tuple(entities), tuple(relations), sha256, at_hand)
 
 
-def _published(file: str, url: str, cache: Path) -> bytes:
+def _published(file: str, url: str, cache: Path | None) -> bytes:
     """The bytes of a published file: from KGDISTIL_DATA, else from `cache`, else downloaded into it."""
     if (content := _at_hand(file, cache)) is not None:
         return content
+    cache = cache or user_folder("cache")  # which says what to do where there is no home
     pooch.get_logger().setLevel("WARNING")  # its "Downloading ..." line would double our progress bar
     outer = sys.exception()
     try:
@@ -185,10 +186,10 @@ def _published(file: str, url: str, cache: Path) -> bytes:
         raise DataError(
             f"cannot fetch {url} into {cache}: {reason}; try again, or put {file} into a folder "
             f"and name that folder in the environment variable {DATA_VARIABLE}"
-        ) from error
+        ) from None
 
 
-def _at_hand(file: str, cache: Path) -> bytes | None:
+def _at_hand(file: str, cache: Path | None) -> bytes | None:
     """The bytes of a published file that is here, or None; a damaged one in `cache` counts as absent."""
     if folder := os.environ.get(DATA_VARIABLE):
         if not (local := Path(folder).expanduser()).is_dir():
@@ -199,13 +200,17 @@ def _at_hand(file: str, cache: Path) -> bytes | None:
                 fault = f"has SHA-256 {found} in place of {SHA256[file]}"
                 raise DataError(f"{local / file} {fault}; replace it, or remove it to have it downloaded")
             return content
-    if (cache / file).is_file() and _sha256(content := _read(cache / file)) == SHA256[file]:
+    if cache and (cache / file).is_file() and _sha256(content := _read(cache / file)) == SHA256[file]:
         return content
     return None
 
 
-def _cache(folder: Path | None) -> Path:
-    return Path(platformdirs.user_cache_dir("kgdistil") if folder is None else folder).expanduser()
+def _cache(folder: Path | None) -> Path | None:
+    """The folder of downloads, the user's where none is given; None without a home."""
+    try:
+        return user_folder("cache") if folder is None else Path(folder).expanduser()
+    except KgdistilError:
+        return None
 
 
 def _read(path: str | os.PathLike) -> bytes:
@@ -214,7 +219,7 @@ def _read(path: str | os.PathLike) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _sha256(content: bytes) -> str:

@@ -374,7 +374,7 @@ def _from_pykeen(name: str) -> Graph:
         parts = [np.asarray(part.triples, dtype=object) for part in parts]
     except Exception as error:  # whatever a download of another library raises
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"PyKEEN cannot give the data set {name!r}: {reason[:200]}") from error
+        raise DataError(f"PyKEEN cannot give the data set {name!r}: {reason[:200]}") from None
     return read_graph(*parts, name=name.lower())
 
 

@@ -1,7 +1,8 @@
 """C++ compiled at first use for one shape, loaded with ctypes.
 
 Each source file is compiled for one kind of score and one width. Without a C++ compiler, or with `KGDISTIL_NATIVE=0`,
-the callers use PyTorch, after one log line. `CXX` names the compiler, `KGDISTIL_CACHE` the folder of compiled files.
+the callers use PyTorch, after one log line. `CXX` names the compiler, `KGDISTIL_CACHE` the folder of compiled files,
+which holds nothing but the user's own.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-import platformdirs
 import torch
 from torch import Tensor
+
+from kgdistil.errors import KgdistilError
+from kgdistil.files import user_folder
 
 log = logging.getLogger("kgdistil")
 # OpenMP's threads wait at a barrier by spinning, which starves each other when the cores are shared: spin briefly.
@@ -65,27 +71,87 @@ def keep_freed_memory() -> bool:
 
 
 @functools.cache
+def version(path: str) -> str:
+    """What a compiler says of itself: another release under the same name makes another library."""
+    return subprocess.run([path, "--version"], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+@functools.cache
+def library_folder() -> Path:
+    """Where libraries are kept: a folder of the user's own that no one else can write to, since loading is running.
+
+    Where there is none, after one log line, a private one that goes with the process.
+    """
+    try:
+        given = os.environ.get("KGDISTIL_CACHE")
+        folder = (Path(given) if given else user_folder("cache")) / "kernels"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not own(folder, stat.S_ISDIR):
+            raise KgdistilError(f"{folder} is a link, or another user's; name another folder in KGDISTIL_CACHE")
+        if os.name == "posix" and folder.stat().st_mode & 0o022:  # what lies there may be anybody's
+            folder.chmod(0o700)
+            for path in folder.glob("*.so"):
+                path.unlink()
+        for stray in folder.glob("build-*"):  # of a killed compiler
+            if time.time() - stray.stat().st_mtime > 3600:
+                shutil.rmtree(stray, ignore_errors=True)
+        tempfile.TemporaryFile(dir=folder).close()  # raises where the folder is read-only or the disk is full
+        return folder
+    except (OSError, KgdistilError) as error:
+        log.warning("compiled kernels are not kept but built anew each time: %s", error)
+        return Path(private_folder().name)
+
+
+@functools.cache
+def private_folder() -> tempfile.TemporaryDirectory:
+    """Made with mode 0700, removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="kgdistil-")
+
+
+def own(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Whether a path is of that kind, no link, and this user's; known on POSIX only."""
+    found = path.lstat()
+    return kind(found.st_mode) and (os.name != "posix" or found.st_uid == os.getuid())
+
+
+def sound(library: Path) -> bool:
+    """Whether a library is this user's own, writable by no one else, and has the SHA-256 that its name ends with.
+
+    One that was cut short would end the process when it is loaded.
+    """
+    private = own(library, stat.S_ISREG) and (os.name != "posix" or not library.stat().st_mode & 0o022)
+    return private and hashlib.sha256(library.read_bytes()).hexdigest() == library.stem.rpartition("-")[2]
+
+
+@functools.cache
 def compiled(source: str, *defines: str) -> ctypes.CDLL | None:
     """The library of one source file and its -D settings, from the cache or compiled now (a few seconds).
 
     None, after one log line, where it cannot be built.
     """
-    if compiler() is None:
+    using = compiler()
+    if using is None:
         return None
     flags = FAST + (FAST_MATH if source == "train.cpp" else [])
     texts = [(HERE / name).read_text() for name in (source, "scores.h", "tiles.h")]
-    key = hashlib.sha256("\0".join([*texts, *flags, *defines, compiler(), processor()]).encode()).hexdigest()[:20]
-    folder = Path(os.environ.get("KGDISTIL_CACHE", platformdirs.user_cache_dir("kgdistil"))) / "kernels"
-    library = folder / f"{Path(source).stem}-{'-'.join(d.split('=')[1] for d in defines)}-{key}.so"
     try:
-        if not library.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                # linked in a second call: -ffast-math at link time would change how the whole process rounds
-                code, shared = f"{scratch}/code.o", f"{scratch}/code.so"
-                run(compiler(), *flags, *(f"-D{d}" for d in defines), "-c", str(HERE / source), "-o", code)
-                run(compiler(), "-shared", "-fopenmp", code, "-lm", "-o", shared)
-                os.replace(shared, library)
+        parts = [*texts, *flags, *defines, using, version(using), processor()]
+        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+        folder, name = library_folder(), f"{Path(source).stem}-{'-'.join(d.split('=')[1] for d in defines)}-{key}"
+        for library in folder.glob(f"{name}-*.so"):
+            if sound(library):
+                return ctypes.CDLL(str(library))
+            library.unlink()
+        with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
+            # linked in a second call: -ffast-math at link time would change how the whole process rounds
+            code, shared = f"{scratch}/code.o", f"{scratch}/code.so"
+            run(using, *flags, *(f"-D{d}" for d in defines), "-c", str(HERE / source), "-o", code)
+            run(using, "-shared", "-fopenmp", code, "-lm", "-o", shared)
+            os.chmod(shared, 0o700)
+            with open(shared, "rb+") as file:
+                library = folder / f"{name}-{hashlib.sha256(file.read()).hexdigest()}.so"
+                os.fsync(file.fileno())
+            os.replace(shared, library)
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)

@@ -105,7 +105,7 @@ def run(
     except filelock.Timeout:
         raise BusyError(f"{folder}: another process is training this run; wait for it or stop it") from None
     except OSError as error:
-        raise KgdistilError(f"cannot write {folder}: {error.strerror}; earlier files are untouched") from error
+        raise KgdistilError(f"cannot write {folder}: {error.strerror}; earlier files are untouched") from None
     with held:
         for stray in folder.rglob(".*"):  # half-written files of a killed process
             if stray.name != ".lock" and stray.is_file():
