@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgdistil import kernels
-from kgdistil.compress.packing import GROUPS, entity_bytes, pack, quantised, unpack
+from kgdistil.compress.packing import GROUPS, pack, quantised, unpack
 from kgdistil.compress.product import Through, assign, decode, fit, grouped, ungrouped
+from kgdistil.compress.size import entity_bytes
 from kgdistil.models import build_model
 
 

@@ -29,9 +29,9 @@ from book.build.html import (
 )
 from book.build.sources import SOURCES, digest
 from kgdistil import records
+from kgdistil.compress.size import floats, row_bytes
 from kgdistil.distillation import recipes
 from kgdistil.files import write_atomically
-from kgdistil.models import MODELS
 from kgdistil.paper import constrained, plots, reading, story, tables
 from kgdistil.paper.cells import PROTOCOLS, cells_of
 from kgdistil.paper.frontier import DISTILLED
@@ -566,8 +566,8 @@ class Pages:
         frame = frame[(frame["protocol"] == "tuned") & (frame["metric"] == "mrr") & (frame["method"] != "no-DS")]
         said, rows = said[said["dataset"] == "fb15k-237"].sort_values("mrr"), []
         for r in frame[frame["model"].isin(["RotatE", "TransH"])].sort_values("model", kind="stable").itertuples():
-            floats = MODELS[r.model].entity_factor * r.dim
-            same = said[said["model"].str.contains(r.model) & (said["floats"] == floats)]
+            width = floats(r.model, r.dim)
+            same = said[said["model"].str.contains(r.model) & (said["floats"] == width)]
             any_size = said[said["model"].str.contains(r.model)]
             best = [
                 f"{x.iloc[-1]['mrr']:.3f}, {html.escape(x.iloc[-1]['model'])}" if len(x) else "none known"
@@ -673,7 +673,7 @@ class Pages:
         ].dropna(subset=["ours"])
         if few.empty or mine.empty:
             return ""
-        small, ds, size = few.iloc[0], mine.iloc[0], 4 * MODELS[model].entity_factor * dim
+        small, ds, size = few.iloc[0], mine.iloc[0], row_bytes(model, dim)
         mean = f", the mean of {ds.seeds} seeds, here seed 0" if ds.seeds > 1 else ""
         teacher = self.records[self.records[small.run]["config"]["teacher"]]
         return (
@@ -702,7 +702,9 @@ class Pages:
         others = pd.concat(
             [
                 said[said["dataset"] == dataset].assign(kind="published", bytes=4 * said["floats"]),
-                paper.assign(kind="paper", bytes=8 * paper["dim"], mrr=paper["paper"]),
+                paper.assign(
+                    kind="paper", bytes=[row_bytes("RotatE", dim) for dim in paper["dim"]], mrr=paper["paper"]
+                ),
             ]
         )
         words = story.of_frontier(frame, gains, NAMES[dataset])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kgdistil.compress.packing import precisions_for, quantised, size
+from kgdistil.compress.packing import quantised, size
+from kgdistil.compress.size import precisions_for
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel

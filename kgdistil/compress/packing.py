@@ -9,25 +9,11 @@ import torch
 from torch import Tensor
 
 from kgdistil.compress.product import assign, decode, fit, grouped, ungrouped
+from kgdistil.compress.size import GROUPS, PRECISIONS, check_precision, precisions_for, weight_bytes
 from kgdistil.errors import ConfigError
 from kgdistil.models import KGEModel
 
-GROUPS = {"4bit": 1, "2bit": 2, "1bit": 4}  # floats of an entity that share four bits
-BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0} | {name: 0.5 / g for name, g in GROUPS.items()}  # of one float
-PRECISIONS = tuple(BYTES)
 LARGEST_HALF = 65504.0
-
-
-def check_precision(precision: str) -> str:
-    """The precision itself; ConfigError where there is none of that name."""
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision is {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    return precision
-
-
-def precisions_for(width: int) -> list[str]:
-    """Those that rows of `width` floats can have: groups must divide them."""
-    return [name for name in PRECISIONS if width % GROUPS.get(name, 1) == 0]
 
 
 def pack(model: KGEModel, precision: str) -> dict[str, Tensor]:
@@ -121,17 +107,3 @@ def quantised(model: KGEModel, precision: str) -> KGEModel:
 def size(model: KGEModel, precision: str) -> int:
     """Bytes of the weights at that precision, without labels."""
     return weight_bytes(*model.entities.shape, model.num_parameters - model.entities.numel(), precision)
-
-
-def entity_bytes(width: int, precision: str) -> float:
-    """Bytes of one entity of `width` floats, a scale for int8 among them; codebooks, which all share, are not."""
-    if precision in GROUPS:
-        return -(-width // GROUPS[precision] // 2)
-    return width * BYTES[precision] + (4 if precision == "int8" else 0)
-
-
-def weight_bytes(entities: int, width: int, shared_numbers: int, precision: str) -> int:
-    """Bytes of `entities` rows of `width` numbers, of the relations' and a map's, and of a codebook's vectors."""
-    book = 2 * 16 * width if precision in GROUPS else 0
-    shared = shared_numbers * (4 if precision == "float32" else 2)
-    return int(entities * entity_bytes(width, precision)) + book + shared

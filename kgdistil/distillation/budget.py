@@ -11,14 +11,14 @@ from typing import Any
 from kgdistil import kernels
 from kgdistil.answer.predict import top
 from kgdistil.answer.scan import CodedRanker
-from kgdistil.compress.packing import GROUPS, encode, weight_bytes
+from kgdistil.compress.packing import encode
+from kgdistil.compress.size import GROUPS, PRECISION_OF, model_bytes
 from kgdistil.config import make_config
 from kgdistil.distillation import advice
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, KGEModel, build_model
 
-NAMED = {group: name for name, group in GROUPS.items()} | {0: "float32"}
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -96,7 +96,7 @@ def plan(graph: Graph, budget: str | int, model: str | None = None, teacher_dim:
 def on_frontier(graph: Graph, limit: int | None, seconds: float | None, teacher_dim: int) -> Plan | None:
     """The best student of the measured frontier that fits; None where none does, or none was measured."""
     for row in advice.frontier(graph.num_entities).itertuples():
-        precision, wait = NAMED.get(row.group), None
+        precision, wait = PRECISION_OF.get(row.group), None
         if precision is None:
             continue
         made = {"model": row.model, "dim": row.dim, "precision": precision, "rank": row.rank}
@@ -112,10 +112,7 @@ def on_frontier(graph: Graph, limit: int | None, seconds: float | None, teacher_
 
 def bytes_of(graph: Graph, model: str, dim: int, precision: str, rank: int = 0) -> int:
     """Bytes of the weights of such a model of a graph."""
-    kind = MODELS[model]
-    width = kind.entity_factor * dim
-    shared = graph.num_relations * kind.relation_factor * dim + rank * width
-    return weight_bytes(graph.num_entities, rank or width, shared, precision)
+    return model_bytes(graph.num_entities, graph.num_relations, model, dim, precision, rank)
 
 
 def patiently(graph: Graph, limit: float, *size: Any, **more: Any) -> float:

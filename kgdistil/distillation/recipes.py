@@ -13,6 +13,7 @@ import pandas as pd
 
 from kgdistil import records
 from kgdistil.checkpoint import load_model
+from kgdistil.compress.size import row_bytes
 from kgdistil.config import RunConfig, make_config, short
 from kgdistil.errors import ConfigError, KgdistilError
 from kgdistil.evaluation import KnownTriples, evaluate
@@ -274,8 +275,7 @@ def family(model: KGEModel) -> str:
 
 def bytes_per_entity(config: RunConfig) -> int:
     """Bytes of one entity: of its float32 numbers, or of its codes."""
-    floats = config.rank or MODELS[config.model].entity_factor * config.dim
-    return -(-floats // (2 * config.group)) if config.group else 4 * floats
+    return row_bytes(config.model, config.dim, config.group, config.rank)
 
 
 def table(runs: Mapping[str, Run]) -> pd.DataFrame:

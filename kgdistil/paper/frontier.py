@@ -35,15 +35,15 @@ import torch
 from torch import Tensor
 
 from kgdistil import records
-from kgdistil.compress.packing import GROUPS, weight_bytes
 from kgdistil.compress.product import assign, decode, fit, grouped, ungrouped
+from kgdistil.compress.size import PRECISION_OF, model_bytes, row_bytes
 from kgdistil.config import RunConfig
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
-from kgdistil.models import MODELS, with_entities
+from kgdistil.models import with_entities
 from kgdistil.paper.cells import (
     CODED,
     COMMITTEE,
@@ -273,15 +273,15 @@ def of_the_tables(dataset: str) -> Iterable[tuple[str, int, Cell]]:
     methods = {"no-DS": "small", "DS": "small-distilled", "-S2": "small-distilled", "-S1": "small-distilled"}
     for cell in table_cells("tuned", dataset, methods) if dataset in GRAPHS else ():
         if cell.method in methods:
-            yield methods[cell.method], 4 * MODELS[cell.model].entity_factor * cell.dim, cell
+            yield methods[cell.method], row_bytes(cell.model, cell.dim), cell
 
 
 def weights(record: dict[str, Any]) -> int | None:
     """Bytes of the weights of a run, at the precision that it was trained for; None where no file has it."""
-    made, entities = RunConfig(**record["config"]), record["graph"]["entities"]
-    width = made.rank or made.dim * MODELS[made.model].entity_factor
-    precision = next((name for name, group in GROUPS.items() if group == made.group), None if made.group else "float32")
-    return precision and weight_bytes(entities, width, record["parameters"] - entities * width, precision)
+    made, graph = RunConfig(**record["config"]), record["graph"]
+    precision = PRECISION_OF.get(made.group)
+    sizes = graph["entities"], graph["relations"], made.model, made.dim
+    return model_bytes(*sizes, precision, made.rank) if precision else None
 
 
 def _metrics(found: dict[str, Any]) -> dict[str, float]:

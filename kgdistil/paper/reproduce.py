@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from kgdistil import records
 from kgdistil.checkpoint import WEIGHTS, load_model, read_model, save_weights
-from kgdistil.compress.packing import GROUPS as PACKED
 from kgdistil.compress.packing import size
+from kgdistil.compress.size import PRECISION_OF
 from kgdistil.config import RunConfig
 from kgdistil.errors import BusyError, ConfigError, KgdistilError, run_command
 from kgdistil.files import write_atomically
@@ -212,7 +212,7 @@ def publish(cell: Cell, done: Run, graph: Graph) -> None:
         return
     precision = "float32"
     if cell.protocol == FRONTIER:
-        precision = next((p for p, g in PACKED.items() if g == done.config.group), "")
+        precision = PRECISION_OF.get(done.config.group, "") if done.config.group else ""
     model = done.load(graph)
     small = cell.method in ("distilled", "low-rank") and precision and size(model, precision) < MEGABYTE
     if small or (cell.protocol, cell.method, cell.dim, cell.teacher_dim) == ("tuned", "DS", 8, 64):

@@ -19,10 +19,10 @@ import pandas as pd
 
 from kgdistil import records
 from kgdistil.compress.product import SIXTEEN
+from kgdistil.compress.size import row_bytes
 from kgdistil.distillation import advice
 from kgdistil.errors import run_command
 from kgdistil.files import write_atomically
-from kgdistil.models import MODELS as MODEL_CLASSES
 from kgdistil.paper import constrained, objectives
 from kgdistil.paper.bench.scan import scan_path
 from kgdistil.paper.cells import (
@@ -303,7 +303,7 @@ def quality(dataset: str = "wn18rr", model: str = "RotatE") -> pd.DataFrame:
     """
     cells = written("table3" if dataset == "wn18rr" else "table4")
     cells = cells[(cells["protocol"] == "tuned") & (cells["model"] == model) & (cells["metric"] == "mrr")]
-    cells = cells.assign(bytes=4 * MODEL_CLASSES[model].entity_factor * cells["dim"])
+    cells = cells.assign(bytes=[row_bytes(model, dim) for dim in cells["dim"]])
     few = written("frontier")
     few = few[(few["dataset"] == dataset) & few["method"].isin(("distilled", "rounded"))] if len(few) else few
     said = pd.read_csv(records.results_folder() / "published.csv")
