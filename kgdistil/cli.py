@@ -230,7 +230,7 @@ def distill(
     click.echo(f"  kgdistil predict {shlex.quote(str(output))} --head {shlex.quote(h)} --relation {shlex.quote(r)}")
 
 
-def only_one(folder: Path) -> filelock.BaseFileLock:
+def only_one(folder: Path) -> filelock.AcquireReturnProxy:
     """A lock on a folder, made where it is not there.
 
     Raises:

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -199,7 +200,7 @@ def make_config(**values: Any) -> RunConfig:
     return config
 
 
-def explain(error: dict[str, Any], values: dict[str, Any]) -> str:
+def explain(error: Mapping[str, Any], values: dict[str, Any]) -> str:
     """One of pydantic's errors as a line for people."""
     name = ".".join(str(x) for x in error["loc"])
     if error["type"] == "extra_forbidden":

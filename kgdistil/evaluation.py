@@ -17,7 +17,7 @@ from torch import Tensor
 from kgdistil import kernels
 from kgdistil.errors import KgdistilError
 from kgdistil.graph import Graph
-from kgdistil.models import KGEModel, Side, with_entities
+from kgdistil.models import SIDES, KGEModel, Side, with_entities
 
 HITS = (1, 3, 10)
 LARGEST = 1e10  # beyond it a float32 score may overflow to NaN, which would rank first
@@ -76,7 +76,7 @@ class KnownTriples:
         self.num_relations = num_relations
         self.keys: dict[Side, Tensor] = {}
         self.ids: dict[Side, Tensor] = {}
-        for side, (anchor, entity) in {"head": (2, 0), "tail": (0, 2)}.items():
+        for side, anchor, entity in SIDES:
             by_entity = triples[triples[:, entity].argsort()]
             keys = by_entity[:, anchor] * num_relations + by_entity[:, 1]
             keys, order = keys.sort(stable=True)
@@ -98,7 +98,7 @@ def roles(triples: Tensor, num_relations: int, num_entities: int) -> dict[Side, 
     Type constraints in want of types: the local closed world of Krompaß et al. 2015 (arXiv 1508.02593).
     """
     seen: dict[Side, Tensor] = {}
-    for side, column in (("head", 0), ("tail", 2)):
+    for side, _, column in SIDES:
         seen[side] = torch.zeros(num_relations, num_entities, dtype=torch.bool)
         seen[side][triples[:, 1], triples[:, column]] = True
     return seen
@@ -134,13 +134,13 @@ def rank(
 
     whole, counts = counter(model) if allowed is None else None, []
     with torch.no_grad():
-        for side, anchor, target in (("head", 2, 0), ("tail", 0, 2)):
+        for side, anchor, target in SIDES:
             device = model.entities.device
             spans = known.spans(triples[:, anchor], triples[:, 1], side)
             queries = model.queries(triples[:, anchor].to(device), triples[:, 1].to(device), side)
             if whole is not None:
                 counts.append(whole(queries, triples[:, target], spans))
-            else:
+            elif allowed is not None:
                 counts.append(count_allowed(model, counter, queries, triples[:, [1, target]], spans, allowed[side]))
     greater, equal = (np.stack([x.cpu().numpy() for x in column], axis=1) for column in zip(*counts, strict=True))
     return Ranks(greater, equal)

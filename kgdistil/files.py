@@ -57,5 +57,14 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`value` as indented JSON, atomically."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda scratch: Path(scratch).write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text as UTF-8, atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Bytes, atomically."""
+    write_atomically(path, lambda scratch: Path(scratch).write_bytes(content))

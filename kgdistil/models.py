@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import importlib
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from kgdistil.errors import ConfigError
 
 Side = Literal["head", "tail"]
+# What is asked for, and the columns of a triple that hold the given entity and the answer.
+SIDES: tuple[tuple[Side, int, int], ...] = (("head", 2, 0), ("tail", 0, 2))
 
 
 def complex_parts(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +117,8 @@ class KGEModel(nn.Module):
         """
         if self.distance:
             return 0 * h.sum(-1)  # nothing, yet with a gradient
-        return sum(self.modulus(x).pow(3).sum(-1) for x in (h, r, t))
+        a, b, c = (self.modulus(x).pow(3).sum(-1) for x in (h, r, t))
+        return a + b + c
 
     def modulus(self, x: Tensor) -> Tensor:
         """|x| of each coordinate: complex models override it."""
@@ -347,7 +350,7 @@ def kind_of(name: str) -> type[KGEModel] | None:
     if name.lower() in (known := {key.lower(): c for key, c in MODELS.items()}):
         return known[name.lower()]
     there = next((key for key in ELSEWHERE if key.lower() == name.lower()), None)
-    return there and getattr(importlib.import_module(ELSEWHERE[there]), there)
+    return getattr(importlib.import_module(ELSEWHERE[there]), there) if there else None
 
 
 def class_of(name: str, rank: int = 0) -> type[KGEModel]:
@@ -368,7 +371,7 @@ def class_of(name: str, rank: int = 0) -> type[KGEModel]:
 
 
 def build_model(
-    name: str, num_entities: int, num_relations: int, dim: int, *, seed: int = 0, rank: int = 0, **options
+    name: str, num_entities: int, num_relations: int, dim: int, *, seed: int = 0, rank: int = 0, **options: Any
 ) -> KGEModel:
     """A freshly drawn model, the same for the same seed on every device.
 

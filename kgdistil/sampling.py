@@ -79,7 +79,7 @@ def corrupt(triples: Tensor, count: int, known: TripleSet, base: Tensor) -> tupl
     """
     h, r, t = (x[:, None] for x in triples.unbind(-1))
     counter = torch.arange(len(triples) * count, device=triples.device).view(len(triples), count) * 32
-    entity = is_tail = bad = None
+    entity = is_tail = bad = counter  # of the attempt before
     for attempt in range(ATTEMPTS):
         bits = mix(base + (counter + attempt) * GOLDEN)
         draw, tail = (shift_right(bits, 32) * known.num_entities) >> 32, (bits & 1).bool()

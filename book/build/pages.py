@@ -458,10 +458,11 @@ class Pages:
             index=["cell", "dataset", "model", "dim", "method"], columns="side", values="mrr", sort=False
         ).reset_index()
         sides = [side for side in frame["side"].unique()]
-        rows, nearest = [], {}
+        rows: list[list[str]] = []
+        nearest: dict[str, list[str]] = {}
         for r in wide.to_dict("records"):
             theirs = said.get((r["dataset"], r["model"], r["dim"], r["method"]))
-            near = min(sides, key=lambda s, r=r, p=theirs: abs(r[s] - p)) if theirs is not None else "–"
+            near = "–" if theirs is None else min(sides, key={s: abs(r[s] - theirs) for s in sides}.__getitem__)
             if r["dataset"] == "fb15k-237" and r["cell"].startswith("tuned/") and theirs is not None:
                 nearest.setdefault(r["model"], []).append(words.get(near, near))
             rows.append(
@@ -506,7 +507,7 @@ class Pages:
                 )
             types = ours[ours["side"] == "both"].set_index("candidates")["mrr"]
             told_all.append(f"{model} {types['all splits']:.3f} instead of {types['training']:.3f}")
-            near = min(apart, key=apart.get)
+            near = min(apart, key=apart.__getitem__)
             told.append(f"the paper's {model} is nearest to our {near} (at most {apart[near]:.3f} apart)")
         words = (
             f"Over all four metrics, {' and '.join(told)}. Where the test split says too what stands on a side, as in "

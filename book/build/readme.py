@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from kgdistil import records
 from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes
 from kgdistil.errors import KgdistilError, run_command
-from kgdistil.files import write_atomically
+from kgdistil.files import write_atomically, write_text
 from kgdistil.paper.notebooks import verdict
 from kgdistil.training.loop import Run
 
@@ -171,9 +172,10 @@ def update(text: str) -> str:
     blocks["reproduction"] = reproduction_block
     for name, block in blocks.items():
         pattern = rf"(<!-- {name}: start -->\n).*?(<!-- {name}: end -->)"
-        if not re.search(pattern, text, re.DOTALL):
+        found = re.search(pattern, text, re.DOTALL)
+        if not found:
             raise KgdistilError(f"README.md has no block {name}: put back the two comments that mark it")
-        text = re.sub(pattern, lambda m, b=block: f"{m[1]}{b()}\n{m[2]}", text, flags=re.DOTALL)
+        text = f"{text[: found.end(1)]}{block()}\n{text[found.start(2) :]}"
     return text
 
 
@@ -183,14 +185,14 @@ def main() -> int:
 
     readme = records.root() / "README.md"
     text = update(readme.read_text(encoding="utf-8"))
-    write_atomically(readme, lambda scratch: open(scratch, "w", encoding="utf-8").write(text))
+    write_text(readme, text)
     figures = {
         PICTURE: plots.distillation(distillation(*SHOWN)),
         QUALITY: plots.quality_against_bytes(tables.quality()),
     }
     for name, figure in figures.items():
         path = records.results_folder() / name
-        write_atomically(path, lambda scratch, f=figure: f.savefig(scratch, format="png", dpi=120))
+        write_atomically(path, functools.partial(figure.savefig, format="png", dpi=120))
         print(f"written: README.md and {records.shown(path)}")
     return 0
 

@@ -10,9 +10,9 @@ import torch
 
 from kgdistil.compress.packing import GROUPS, pack
 from kgdistil.errors import ConfigError
-from kgdistil.files import write_atomically, write_json
+from kgdistil.files import write_bytes, write_json
 from kgdistil.graph import SPLITS, Graph
-from kgdistil.models import MODELS, KGEModel, kind_of
+from kgdistil.models import MODELS, KGEModel, RotatE, kind_of
 
 FORMAT = 1  # of the files; kge.mjs refuses any other
 
@@ -46,7 +46,7 @@ def export(
         "dim": model.dim,
         "norm": model.norm,
         "offset": model.offset,
-        "range": model.range if name == "RotatE" else None,
+        "range": model.range if isinstance(model, RotatE) else None,
         "entities": list(model.entities.shape),
         "relations": list(model.relations.shape),
         "graph": graph.sha256,
@@ -54,7 +54,7 @@ def export(
     }
     write_array(folder / "relations.f32", model.relations.detach().cpu().numpy().astype("<f4"))
     if model.factored:
-        write_array(folder / "map.f32", model.map.detach().cpu().numpy().astype("<f4"))
+        write_array(folder / "map.f32", model.state_dict()["map"].cpu().numpy().astype("<f4"))
     if precision in GROUPS:
         packed = pack(model, precision)
         header |= {"group": GROUPS[precision], "paired": model.paired}
@@ -89,4 +89,4 @@ def unique_names(graph: Graph) -> list[str]:
 
 
 def write_array(path: Path, values: np.ndarray) -> None:
-    write_atomically(path, lambda scratch: Path(scratch).write_bytes(np.ascontiguousarray(values).tobytes()))
+    write_bytes(path, np.ascontiguousarray(values).tobytes())

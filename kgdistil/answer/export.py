@@ -7,7 +7,9 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +19,8 @@ from kgdistil.answer import browser
 from kgdistil.answer.student import Student
 from kgdistil.compress import packing
 from kgdistil.errors import ConfigError, KgdistilError, needs
-from kgdistil.files import write_atomically, write_json
-from kgdistil.models import KGEModel, RotatE
+from kgdistil.files import write_bytes, write_json
+from kgdistil.models import SIDES, KGEModel, RotatE, Side
 
 FORMS = ("onnx", "npz", "browser")
 AGREE = 1e-4  # of scores in onnxruntime and PyTorch, relative to the largest
@@ -51,7 +53,7 @@ def export_npz(student: Student, path: Path) -> list[Path]:
         raise ConfigError(f"{path}: name a file that ends in .npz")
     model, graph = student.model, student.graph
     packed = packing.pack(model, student.precision)
-    arrays = {name.replace(".", "_"): x.detach().cpu().numpy() for name, x in packed.items()}
+    arrays: dict[str, Any] = {name.replace(".", "_"): x.detach().cpu().numpy() for name, x in packed.items()}
     about = {
         "model": type(model).__name__,
         "dim": model.dim,
@@ -59,17 +61,18 @@ def export_npz(student: Student, path: Path) -> list[Path]:
         "offset": model.offset,
         "epsilon": model.epsilon,
     }
-    labels = {"entity_labels": np.array(graph.entities), "relation_labels": np.array(graph.relations)}
+    labels: dict[str, Any] = {"entity_labels": np.array(graph.entities), "relation_labels": np.array(graph.relations)}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays, **labels, **{name: np.array(value) for name, value in about.items()})
-    write_atomically(path, lambda scratch: Path(scratch).write_bytes(buffer.getvalue()))
+    more: dict[str, Any] = {name: np.array(value) for name, value in about.items()}
+    np.savez_compressed(buffer, **arrays, **labels, **more)
+    write_bytes(path, buffer.getvalue())
     return [path]
 
 
 class Scores(nn.Module):
     """Scores [n, E] of all tails of (head, relation), or all heads of (relation, tail), for ids [n]."""
 
-    def __init__(self, model: KGEModel, side: str):
+    def __init__(self, model: KGEModel, side: Side):
         super().__init__()
         self.model, self.side = model, side
 
@@ -97,7 +100,8 @@ def export_onnx(student: Student, folder: Path) -> list[Path]:
     model, graph, files = student.model.eval(), student.graph, []
     example = torch.arange(3) % model.num_entities, torch.arange(3) % model.num_relations
     many = torch.arange(7) % model.num_entities, torch.arange(7) % model.num_relations
-    for side, name, anchor in (("tail", "tails.onnx", "head"), ("head", "heads.onnx", "tail")):
+    for side, *_ in reversed(SIDES):
+        name, anchor = f"{side}s.onnx", "head" if side == "tail" else "tail"
         module = Scores(model, side)
         dynamic = ({0: torch.export.Dim("n")},) * 2
         with quiet():
@@ -110,6 +114,7 @@ def export_onnx(student: Student, folder: Path) -> list[Path]:
                 dynamic_shapes=dynamic,
                 verbose=False,
             )
+        assert program is not None  # as it is with dynamo
         content = program.model_proto.SerializeToString()
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         for query in (example, many):
@@ -118,7 +123,7 @@ def export_onnx(student: Student, folder: Path) -> list[Path]:
                 wanted = module(*query).numpy()
             if found.shape != wanted.shape or np.abs(found - wanted).max() > AGREE * max(1, np.abs(wanted).max()):
                 raise KgdistilError(f"{folder / name}: onnxruntime does not give PyTorch's scores; nothing was written")
-        write_atomically(folder / name, lambda scratch, content=content: Path(scratch).write_bytes(content))
+        write_bytes(folder / name, content)
         files.append(folder / name)
     labels = {"entities": list(graph.entities), "relations": list(graph.relations), "names": dict(graph.descriptions)}
     write_json(folder / "labels.json", labels)
@@ -133,7 +138,7 @@ def export_browser(student: Student, folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Without the exporter's remarks to its own developers."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -55,7 +56,7 @@ def predict(
             f"the model knows {model.num_entities} entities and {model.num_relations} relations, {graph.name} has "
             f"{graph.num_entities} and {graph.num_relations}; give the graph it was trained on"
         )
-    given = {"head": head, "relation": relation, "tail": tail}
+    given: dict[str, Any] = {"head": head, "relation": relation, "tail": tail}
     missing = [what for what, value in given.items() if value is None]
     if len(missing) != 1:
         if relation is not None:
@@ -88,7 +89,7 @@ def predict(
     if missing == ["relation"]:
         score, answer = top_relations(model, numbers["head"], numbers["tail"], k, known)
     else:
-        side: Side = missing[0]
+        side: Side = "head" if missing == ["head"] else "tail"
         score, answer = top(
             model, numbers["tail" if side == "head" else "head"], numbers["relation"], side, k, known, ranker
         )

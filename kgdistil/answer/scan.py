@@ -8,6 +8,7 @@ entities in bytes and only those near the target in float32; the results are tho
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from kgdistil import evaluation, kernels
 from kgdistil.compress.product import SIXTEEN, decode, grouped, ungrouped
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, Ranks
-from kgdistil.models import ComplEx, DistMult, KGEModel, RotatE, SimplE, TransE, kind_of
+from kgdistil.models import SIDES, ComplEx, DistMult, KGEModel, RotatE, SimplE, TransE, kind_of
 
 TABLE_BYTES = 64 << 20  # of the look-up tables that are made at a time
 GROUPS = (2, 512)  # the fewest and most codes of an entity
@@ -51,10 +52,10 @@ def tables(model: KGEModel, queries: Tensor, book: Tensor) -> Tensor:
     elif kind is RotatE:
         # one complex number at a time: sums over a short last dimension are slow in PyTorch
         apart = ((rows[..., i, None] - book[:, None, :, i]).square() for i in range(size))  # [M, n, 16] each
-        made = -sum((real + imaginary).sqrt() for real, imaginary in zip(apart, apart))
+        made = -sum(((real + imaginary).sqrt() for real, imaginary in zip(apart, apart)), start=torch.zeros(()))
     else:
         apart = (rows[..., i, None] - book[:, None, :, i] for i in range(size))
-        made = -sum(x.abs() if model.norm == 1 else x.square() for x in apart)
+        made = -sum((x.abs() if model.norm == 1 else x.square() for x in apart), start=torch.zeros(()))
     return made.transpose(0, 1).contiguous()
 
 
@@ -94,7 +95,7 @@ class Scanner(kernels.Ranker):
             self.tiles = self.tiles[-self.tiles.data_ptr() % 64 :]  # vectors of 64 bytes need an address they divide
             self.library.kgd_tiles(self.codes.data_ptr(), len(codes), kernels.threads(), self.tiles.data_ptr())
 
-    def job(self, queries: Tensor, known: kernels.Known, **more) -> kernels.Job:
+    def job(self, queries: Tensor, known: kernels.Known, **more: Any) -> kernels.Job:
         if self.made_of is not None:
             book, columns = self.made_of
             more.update(book=book.data_ptr(), columns=columns.data_ptr(), size=book.shape[1])
@@ -167,7 +168,7 @@ class CodedRanker:
         return -(-score).sqrt() if squared else score, best
 
 
-def scan_library(groups: int, *defines: str):
+def scan_library(groups: int, *defines: str) -> ctypes.CDLL | None:
     """The compiled scan.cpp for entities of so many codes, or None."""
     library = kernels.compiled("scan.cpp", f"KGD_GROUPS={groups}", *defines)
     if library is not None:
@@ -192,7 +193,7 @@ def rank_codes(
     ranker = CodedRanker(model, codes, book, native)
     block = max(1, TABLE_BYTES // (4 * SIXTEEN * codes.shape[1]))
     counts = np.empty((2, len(triples), 2), dtype=np.int32)
-    for column, (side, anchor, target) in enumerate((("head", 2, 0), ("tail", 0, 2))):
+    for column, (side, anchor, target) in enumerate(SIDES):
         for i in range(0, len(triples), block):
             part = triples[i : i + block]
             entities = ungrouped(decode(codes[part[:, anchor]], book), model.paired)

@@ -17,7 +17,7 @@ from kgdistil.checkpoint import WEIGHTS, read_labelled, read_tensors, save_model
 from kgdistil.compress import packing
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate
-from kgdistil.files import write_atomically
+from kgdistil.files import write_text
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.models import KGEModel
 
@@ -80,7 +80,7 @@ class Student:
             parts = {split: getattr(self.graph, split).to(torch.int32) for split in SPLITS}
             write_tensors(folder / TRIPLES, parts, {"graph_sha256": self.graph.sha256})
         save_model(folder, self.model, self.graph, self.run_id, precision=self.precision, about=self.about)
-        write_atomically(folder / CARD, lambda scratch: Path(scratch).write_text(self.card(), encoding="utf-8"))
+        write_text(folder / CARD, self.card())
 
     def card(self) -> str:
         """The model card, in Markdown."""
@@ -137,13 +137,13 @@ def load_student(folder: str | os.PathLike) -> Student:
         CheckpointError: missing, damaged, of a newer version, or put together from two students.
     """
     model, about, labels = read_labelled(folder)
-    extra = about.get("about") if isinstance(about.get("about"), dict) else {}
     train, valid, test = _read_triples(Path(folder) / TRIPLES, model, about.get("graph_sha256"))
-    sha256 = str(about.get("graph_sha256"))
+    sha256, extra = str(about.get("graph_sha256")), about.get("about")
     graph = Graph(
         str(about.get("graph")), train, valid, test, labels["entities"], labels["relations"], sha256, labels["names"]
     )
-    return Student(model, graph, about.get("precision", "float32"), about.get("run_id"), extra)
+    kept = extra if isinstance(extra, dict) else {}
+    return Student(model, graph, about.get("precision", "float32"), about.get("run_id"), kept)
 
 
 def _read_triples(path: Path, model: KGEModel, sha256: Any) -> list[torch.Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ class LowRankComplEx(ComplEx):
 
     paired, factored = False, True
 
-    def __init__(self, num_entities: int, num_relations: int, dim: int, *, rank: int, **options):
+    def __init__(self, num_entities: int, num_relations: int, dim: int, *, rank: int, **options: Any):
         super().__init__(num_entities, num_relations, dim, **options)
         if not isinstance(rank, int) or not 1 <= rank <= self.entities.shape[1]:
             raise ConfigError(f"{type(self).__name__}: rank is {rank!r}; it must be a whole number from 1 to 2 × {dim}")

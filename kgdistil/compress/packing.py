@@ -75,7 +75,7 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
         raise ValueError(f"unknown precision {precision!r}")
     whole = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
     few = torch.float32 if precision == "float32" else torch.float16
-    types = {name: few for name in ("relations", "map") if name in packed or name == "relations"}
+    types = {"relations": few} | {name: few for name in packed if name == "map"}
     types["entities"] = whole.get(precision, torch.uint8)
     if precision == "int8":
         types["entities.scale"] = torch.float32
@@ -93,7 +93,7 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
     if bytes_.ndim != 2 or book.shape[1:] != (16, GROUPS[precision]) or bytes_.shape[1] != -(-len(book) // 2):
         raise ValueError(f"codes {list(bytes_.shape)} and codebook {list(book.shape)} do not belong together")
     codes = torch.stack([bytes_ & 15, bytes_ >> 4], dim=-1).flatten(1)[:, : len(book)]
-    shared = {name: packed[name].float() for name in ("relations", "map") if name in packed}
+    shared: dict[str, Tensor] = {name: packed[name].float() for name in ("relations", "map") if name in packed}
     return {"entities": ungrouped(decode(codes, book), paired), **shared}
 
 
@@ -106,4 +106,5 @@ def quantised(model: KGEModel, precision: str) -> KGEModel:
 
 def size(model: KGEModel, precision: str) -> int:
     """Bytes of the weights at that precision, without labels."""
-    return weight_bytes(*model.entities.shape, model.num_parameters - model.entities.numel(), precision)
+    entities, width = model.entities.shape
+    return weight_bytes(entities, width, model.num_parameters - model.entities.numel(), precision)

@@ -7,6 +7,8 @@ levels, signs and product quantisation (Jégou et al. 2011, with 4-bit codes) ar
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -95,14 +97,14 @@ class Through(torch.autograd.Function):
     (Bengio et al. 2013), and to the vector of the codebook that each group took."""
 
     @staticmethod
-    def forward(ctx, groups: Tensor, book: Tensor) -> Tensor:
+    def forward(ctx: Any, groups: Tensor, book: Tensor) -> Tensor:
         """Groups [n, M, g] and book [M, 16, g] to the vectors of the nearest codes [n, M, g]."""
         codes = assign(groups, book)
         ctx.save_for_backward(codes, book)
         return decode(codes, book)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient itself for the groups; summed by code for the book."""
         codes, book = ctx.saved_tensors
         index = codes.T.long()[..., None].expand(-1, -1, book.shape[2])

@@ -97,7 +97,7 @@ def distil(
         raise ConfigError(f"rank is {rank}: it takes a precision of {', '.join(GROUPS)} and the teacher's dimension")
     if model is None:
         model = recipes.family(given) if given is not None else "ComplEx" if coded else "RotatE"
-    shared = {
+    shared: dict[str, Any] = {
         "dataset": graph.name if graph.name in NAMES else f"{graph.name or 'graph'}-{graph.sha256[:8]}",
         "model": model,
         "dim": dim,

@@ -144,7 +144,7 @@ def on_lists(recipe: Recipe, epochs: int = 10, batch_size: int = 512) -> dict[st
         ConfigError: the number of epochs is none.
     """
     final = "stage 2" if recipe.stage2 else "stage 1"
-    links = {
+    links: dict[str, tuple[RunConfig, dict[str, Any]]] = {
         "no-DS": (recipe.no_ds, {"role": "no-ds"}),
         final: (recipe.final, {"role": "stage1", "teacher": recipe.stage1.teacher}),
     }

@@ -72,8 +72,8 @@ def read_triples(path: str | os.PathLike, content: bytes | None = None) -> np.nd
     try:
         text = (_read(path) if content is None else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
-        raise DataError(f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8") from None
+        at, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
+        raise DataError(f"{path}, line {at}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8") from None
     if not text:
         raise DataError(f"{path} is empty: it needs at least one line with head, relation and tail")
     lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
@@ -122,7 +122,8 @@ def _load_published(name: str, cache: Path | None) -> Graph:
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
             # Read by name into memory: no path inside the archive ever reaches the disk.
-            members = {split: archive.extractfile(f"{split}.txt").read() for split in SPLITS}
+            # Where one is a folder, extractfile gives None: AttributeError.
+            members = {split: archive.extractfile(f"{split}.txt").read() for split in SPLITS}  # type: ignore[union-attr]
     except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError, AttributeError) as error:
         raise DataError(f"{file} is no archive with train.txt, valid.txt and test.txt: {error}") from None
     triples = {f"{file}/{split}.txt": read_triples(f"{file}/{split}.txt", members[split]) for split in SPLITS}
@@ -163,7 +164,7 @@ def _graph(name: str, labels: dict[str, np.ndarray], sha256: str, descriptions: 
             ids[:, column] = np.fromiter(map(index.__getitem__, rows[:, column]), np.int64, len(rows))
         splits.append(torch.from_numpy(ids))
     at_hand = {label: descriptions[label] for label in entities if label in descriptions}
-    return Graph(name, *splits, tuple(entities), tuple(relations), sha256, at_hand)
+    return Graph(name, splits[0], splits[1], splits[2], tuple(entities), tuple(relations), sha256, at_hand)
 
 
 def _published(file: str, url: str, cache: Path | None) -> bytes:
@@ -179,7 +180,7 @@ def _published(file: str, url: str, cache: Path | None) -> bytes:
             downloader = pooch.HTTPDownloader(progressbar=bar)
             return _read(pooch.retrieve(url, SHA256[file], fname=file, path=cache, downloader=downloader))
     except (OSError, ValueError) as error:  # whatever requests and pooch raise is one of the two
-        cause = error
+        cause: BaseException = error
         while cause.__context__ not in (None, outer):  # the innermost says plainly what happened
             cause = cause.__context__
         reason = " ".join(str(cause).split(". ")[0].split())

@@ -220,7 +220,7 @@ def from_pykeen(model: Any, graph: Graph, factory: Any, source: str = "PyKEEN") 
     else:
         relation = relations[0]
     tables = {"entities": entities, "relations": relation}
-    return from_tables(interaction, tables, *labels, graph, source, **options)
+    return from_tables(interaction, tables, labels[0], labels[1], graph, source, **options)
 
 
 def _pykeen_folder(folder: Path, graph: Graph, trust_pickle: bool) -> Imported:
@@ -296,7 +296,7 @@ def _libkge(path: Path, graph: Graph) -> Imported:
         relations = _angles(torch.remainder(relations.float() + math.pi, 2 * math.pi) - math.pi)
     tables = {"entities": entities, "relations": relations}
     norms = {"norm": int(norm)} if kind in ("TransE", "RotatE") else {}
-    return from_tables(kind, tables, *labels, graph, f"LibKGE, {path}", **norms)
+    return from_tables(kind, tables, labels[0], labels[1], graph, f"LibKGE, {path}", **norms)
 
 
 def _ids_file(path: Path) -> list[str]:
@@ -326,7 +326,7 @@ def _npz(path: Path, graph: Graph, model: str | None) -> Imported:
             entities = entities.astype(np.float32) * values["entities_scale"][:, None]
         labels = [values[name].astype(str).tolist() for name in ("entity_labels", "relation_labels")]
         name = str(values["model"]) if "model" in values else model
-        options = {
+        options: dict[str, Any] = {
             key: cast(values[key])
             for key, cast in (("norm", int), ("offset", float), ("epsilon", float))
             if key in values
@@ -351,7 +351,7 @@ def _npz(path: Path, graph: Graph, model: str | None) -> Imported:
         raise CheckpointError(f"cannot read {path}: {reason}; arrays of objects are never read") from None
     if name is None:
         raise ConfigError(f"{path} does not say which model it holds: give --model, one of {', '.join(MODELS)}")
-    found = from_arrays(name, entities, relations, *labels, graph, **options)
+    found = from_arrays(name, entities, relations, labels[0], labels[1], graph, **options)
     found.source = f"arrays, {path}"
     return found
 

@@ -17,7 +17,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -38,8 +38,8 @@ ENDINGS = (".tsv", ".txt", ".csv", ".parquet", *RDF)
 BLOCK = 1 << 16  # triples that are Python strings at any one time
 LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
 
-Source = str | os.PathLike | pd.DataFrame | np.ndarray
-Rows = Iterator[tuple[Any, list, list, list]]  # where the block begins, heads, relations, tails
+Source: TypeAlias = str | os.PathLike | pd.DataFrame | np.ndarray
+Rows = Iterator[tuple[Any, ...]]  # where the block begins, heads, relations, tails
 
 
 def read_graph(
@@ -76,7 +76,7 @@ def read_graph(
         raise DataError(f"held_out is {held_out!r}: it must be a share between 0 and 0.5, such as 0.1")
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise DataError(f"seed is {seed!r}: it must be a whole number from 0")
-    sources = [train] if valid is None else [train, valid, test]
+    sources: list[Any] = [train] if valid is None else [train, valid, test]
     if valid is None and isinstance(train, str | os.PathLike):
         whole = os.fspath(train)
         if whole.lower() in NAMES:
@@ -99,7 +99,7 @@ def read_graph(
 class _Numbers:
     """Labels numbered in the order they appear, until `graph` gives them their final ids."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.entities: dict[str, int] = _numbering()
         self.relations: dict[str, int] = _numbering()
         self.names: dict[str, str] = {}
@@ -161,6 +161,7 @@ class _Numbers:
         """Lines of three labels: tabs and nothing quoted, or commas with quotes as spreadsheets write them."""
         commas = path.suffix.lower() == ".csv"
         with _reading(path), open(path, encoding="utf-8-sig", newline="" if commas else "\n") as file:
+            lines: Iterator[tuple[int, list[str]]]
             if commas:
                 reader = csv.reader(file, strict=True)
                 lines = ((reader.line_num, row) for row in reader)
@@ -211,7 +212,7 @@ class _Numbers:
         with _reading(path):
             found = facts()
             while block := list(itertools.islice(found, BLOCK)):
-                yield map(list, zip(*block))
+                yield tuple(map(list, zip(*block)))
 
     def graph(self, name: str, parts: list[np.ndarray], held_out: float, seed: int) -> Graph:
         """Final ids, sorted by label, and three splits."""
@@ -247,8 +248,8 @@ class _Numbers:
         for part in parts:
             digest.update(b"|" + np.ascontiguousarray(part).data)
         at_hand = {label: self.names[label] for label in self.names.keys() & self.entities.keys()}
-        tensors = [torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
-        return Graph(name, *tensors, tuple(entities), tuple(relations), digest.hexdigest(), at_hand)
+        train, valid, test = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+        return Graph(name, train, valid, test, tuple(entities), tuple(relations), digest.hexdigest(), at_hand)
 
 
 def split(triples: np.ndarray, held_out: float, seed: int) -> list[np.ndarray]:
@@ -339,7 +340,7 @@ def _texts(values: list, what: str, start: int) -> list[str]:
     return values
 
 
-def _columns(there: list[str], asked: tuple[str, str, str] | None, what: str) -> tuple[int, int, int] | None:
+def _columns(there: list[str], asked: tuple[str, str, str] | None, what: str) -> tuple[int, ...] | None:
     """Where head, relation and tail stand by their names; None where `there` holds no such names."""
     if asked is not None:
         if len(asked) != 3 or len(set(asked)) != 3:
@@ -370,12 +371,12 @@ def _from_pykeen(name: str) -> Graph:
         from pykeen.datasets import get_dataset
     try:
         found = get_dataset(dataset=name)
-        parts = [found.factory_dict[what] for what in ("training", "validation", "testing")]
-        parts = [np.asarray(part.triples, dtype=object) for part in parts]
+        parts: list[Any] = [found.factory_dict[what] for what in ("training", "validation", "testing")]
+        triples = [np.asarray(part.triples, dtype=object) for part in parts]
     except Exception as error:  # whatever a download of another library raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"PyKEEN cannot give the data set {name!r}: {reason[:200]}") from None
-    return read_graph(*parts, name=name.lower())
+    return read_graph(*triples, name=name.lower())
 
 
 def _two_columns(path: Path) -> dict[str, str]:
@@ -388,13 +389,13 @@ def _two_columns(path: Path) -> dict[str, str]:
 
 def _numbering() -> dict[str, int]:
     """A label that is new gets the next number."""
-    index: dict[str, int] = defaultdict()
+    index: defaultdict[str, int] = defaultdict()
     index.default_factory = index.__len__
     return index
 
 
 def _describe(source: Source) -> str:
-    return {pd.DataFrame: "the table", np.ndarray: "the array"}.get(type(source)) or os.fspath(source)
+    return {pd.DataFrame: "the table", np.ndarray: "the array"}.get(type(source)) or str(source)
 
 
 def _line(start: int | list[int], row: int) -> str:
@@ -404,6 +405,15 @@ def _line(start: int | list[int], row: int) -> str:
 @contextlib.contextmanager
 def _reading(path: Path, *more: type[Exception]) -> Iterator[None]:
     """Whatever a damaged file makes a parser raise, as one line."""
+    damaged: tuple[type[Exception], ...] = (
+        OSError,
+        ValueError,
+        SyntaxError,
+        csv.Error,
+        MemoryError,
+        OverflowError,
+        *more,
+    )
     try:
         yield
     except KgdistilError:
@@ -413,7 +423,7 @@ def _reading(path: Path, *more: type[Exception]) -> Iterator[None]:
             number = next((i for i, line in enumerate(file, 1) if not _is_utf8(line)), 0)
         byte = error.object[error.start]
         raise DataError(f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8") from None
-    except (OSError, ValueError, SyntaxError, csv.Error, MemoryError, OverflowError, *more) as error:
+    except damaged as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot read {path}: {reason[:200]}") from None
 

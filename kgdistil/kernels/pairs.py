@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class Pairs(torch.autograd.Function):
     """Scores without the model's offset."""
 
     @staticmethod
-    def forward(ctx, queries: Tensor, candidates: Tensor, library: ctypes.CDLL) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, candidates: Tensor, library: ctypes.CDLL) -> Tensor:
         queries, candidates = queries.contiguous(), candidates.contiguous()
         (n, m), width = (len(queries), len(candidates)), candidates.shape[1]
         padded = -(-m // 16) * 16
@@ -45,7 +46,7 @@ class Pairs(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
         (queries, tiles), (n, m, width) = ctx.saved_tensors, ctx.sizes
         given = F.pad(upstream, (0, -m % 16)).contiguous()
         least = LEAST * float(given.abs().max())

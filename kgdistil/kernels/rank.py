@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,8 @@ class Ranker:
         model: float32, on the CPU (`usable`).
     """
 
+    library: Any  # `ctypes` knows no types of its functions
+
     def __init__(self, model: KGEModel):
         self.num_entities, self.width = model.entities.shape
         self.query_width = self.width * model.query_factor
@@ -55,7 +58,7 @@ class Ranker:
             pointer(model.entities.data.contiguous()), self.num_entities, threads(), pointer(self.tiles)
         )
 
-    def job(self, queries: Tensor, known: Known, **more) -> Job:
+    def job(self, queries: Tensor, known: Known, **more: Any) -> Job:
         start, end, ids = known
         return Job(
             tiles=pointer(self.tiles),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 from kgdistil.distillation.advice import MEASURED
 from kgdistil.distillation.distil import distil
-from kgdistil.files import write_atomically
+from kgdistil.files import write_text
 from kgdistil.graphs.datasets import load
 
 GRAPHS, DIMS, TEACHER_DIM = ("nations", "umls", "kinships"), (4, 8, 16, 32), 64
@@ -35,7 +33,7 @@ def measure() -> None:
                 }
             )
             text = pd.DataFrame(rows).to_csv(index=False)
-            write_atomically(MEASURED, lambda scratch, text=text: Path(scratch).write_text(text))
+            write_text(MEASURED, text)
 
 
 if __name__ == "__main__":

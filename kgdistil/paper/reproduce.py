@@ -30,7 +30,7 @@ from kgdistil.compress.packing import size
 from kgdistil.compress.size import PRECISION_OF
 from kgdistil.config import RunConfig
 from kgdistil.errors import BusyError, ConfigError, KgdistilError, run_command
-from kgdistil.files import write_atomically
+from kgdistil.files import write_text
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import KGEModel, build_model
@@ -140,7 +140,7 @@ def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
         with filelock.FileLock(records.runs_folder() / f".{path.name}.lock"):
             found = {**read_search(task.cell), name: kept}
             lines = "".join(json.dumps(found[key], ensure_ascii=False) + "\n" for key in sorted(found))
-            write_atomically(path, lambda scratch: Path(scratch).write_text(lines, encoding="utf-8"))
+            write_text(path, lines)
         records.record_path(name).unlink(missing_ok=True)
         shutil.rmtree(done.folder, ignore_errors=True)
 

@@ -11,7 +11,6 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from kgdistil.compress.product import SIXTEEN
 from kgdistil.compress.size import row_bytes
 from kgdistil.distillation import advice
 from kgdistil.errors import run_command
-from kgdistil.files import write_atomically
+from kgdistil.files import write_text
 from kgdistil.paper import constrained, objectives
 from kgdistil.paper.bench.scan import scan_path
 from kgdistil.paper.cells import (
@@ -403,7 +402,7 @@ def main() -> int:
     written = {folder() / f"{name}.csv": frame for name, frame in build().items()}
     written[advice.FRONTIER] = of_both(kept).drop(columns="dataset")
     for path, frame in written.items():
-        write_atomically(path, lambda scratch, f=frame: Path(scratch).write_text(as_csv(f), encoding="utf-8"))
+        write_text(path, as_csv(frame))
         print(f"written: {records.shown(path)}, {len(frame)} rows")
     return 0
 
