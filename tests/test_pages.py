@@ -9,218 +9,199 @@ import pandas as pd
 import pytest
 
 from book.build import site, try_it
-from book.build.pages import READINGS, Pages, readings
+from book.build.lead import lead
+from book.build.pages import PIECES, claims, figures, front, frontier, pieces, reproduced, results, tables
+from book.build.pages.reproduced import READINGS
+from book.build.pages.shown import Shown
 from book.build.try_it import export_graphs
 from kgdistil import DataError, build_model, records, save_model
 from kgdistil.checkpoint import save_weights
-from kgdistil.paper import plots, reading, tables  # noqa: F401 - a query names reading
+from kgdistil.paper import plots, reading
+from kgdistil.paper import tables as paper_tables
 
 RUN = "wn18rr-rotate-d8-stage2-s0-d8523e7a"
+ABOUT = {"dataset": "wn18rr", "model": "RotatE", "dim": 8}
+SURE = {"low": -0.03, "high": -0.01, "p": 0.0005}
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every row of a page's tables, tags left out."""
+    found = re.findall(r"<tr>(.*?)</tr>", text, re.DOTALL)
+    cells = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in found)
+    return [[" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
+
+
+def row(text: str, first: str) -> list[str]:
+    """The row that begins so, but for its first cell."""
+    (found,) = (cells for cells in rows(text) if cells and cells[0] == first)
+    return found[1:]
+
+
+def made(names, *values) -> pd.DataFrame:
+    return pd.DataFrame([dict(zip(names.split(), line, strict=True)) for line in values])
+
+
+def copied(folder, *own):
+    """`results/` with tables, and whatever `own` names, that a test may change; the rest is linked."""
+    made = folder / "results"
+    made.mkdir()
+    for path in (records.root() / "results").iterdir():
+        if path.name in ("tables", *own):
+            shutil.copytree(path, made / path.name)
+        elif path.name != "students":
+            (made / path.name).symlink_to(path)
+    return made
 
 
 @pytest.fixture
-def pages(tmp_path, monkeypatch):
-    """Pages of a copy of `results/` in which every cell has run, ours being .05 above the paper."""
-    shutil.copytree(records.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns(*records.EMBEDDED))
-    tables = tmp_path / "results" / "tables"
+def shown(tmp_path, monkeypatch):
+    """A copy of `results/` in which every cell has run, ours being .05 above the paper."""
+    folder = copied(tmp_path) / "tables"
     for name in ("table3", "table4", "table6"):
-        frame = pd.read_csv(tables / f"{name}.csv")
+        frame = pd.read_csv(folder / f"{name}.csv")
         frame = frame.assign(ours=frame["paper"] + 0.05, difference=0.05, seeds=3, deviation=0.002, run=RUN)
-        frame.to_csv(tables / f"{name}.csv", index=False)
-    about = {"dataset": "wn18rr", "model": "RotatE", "dim": 8}
-    pd.DataFrame(
-        [
-            {**about, "cell": "tuned/wn18rr/RotatE/DS/8", "method": "DS", "side": side, "mrr": mrr, "run": RUN}
-            for side, mrr in (("both", 0.3), ("tail", 0.22), ("mean_of_two_ranks", 0.1))
-        ]
-    ).to_csv(tables / "sides.csv", index=False)
-    tested = {**about, "protocol": "tuned", "rival": "no-DS", "rival_mrr": 0.3, "ds_mrr": 0.28, "difference": -0.02}
-    tested |= {"low": -0.03, "high": -0.01, "p": 0.0005, "rival_run": RUN, "ds_run": RUN}
-    pd.DataFrame([tested]).to_csv(tables / "significance.csv", index=False)
-    gained = {
-        "dataset": "wn18rr",
-        "model": "RotatE",
-        "dim": 64,
-        "method": "teacher",
-        "start_mrr": 0.46,
-        "mrr": 0.48,
-        "difference": 0.02,
-        "low": 0.01,
-        "high": 0.03,
-        "p": 0.0005,
-        "start_run": RUN,
-        "run": RUN,
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    sizes = pd.read_csv(folder / "table2.csv")
+    cell = {**ABOUT, "cell": "tuned/wn18rr/RotatE/DS/8", "method": "DS", "run": RUN}
+    of_frontier = {"dataset": "wn18rr", "hits@10": 0.5, "run": RUN, "weights": None}
+    gain = {"dataset": "wn18rr", "method": "rounded", "run": RUN, "distilled_run": RUN}
+    asked = {"dataset": "wn18rr", "what": "filtered rank", "run": RUN}
+    tried = {"dataset": "wn18rr", "hits@10": 0.5, "valid_mrr": 0.3, "run": RUN}
+    slow = {"dataset": "wn18rr", "model": "TransE", "dim": 8, "part": "whole", "run": RUN}
+    new = {
+        "table2": sizes.assign(ours=sizes["paper"] + (np.arange(len(sizes)) == 0)),
+        "sides": made("side mrr", ("both", 0.3), ("tail", 0.22), ("mean_of_two_ranks", 0.1)).assign(**cell),
+        "significance": made("protocol rival rival_mrr ds_mrr difference", ("tuned", "no-DS", 0.3, 0.28, -0.02)).assign(
+            **ABOUT, **SURE, rival_run=RUN, ds_run=RUN
+        ),
+        "whole_lists": made(
+            "method dim start_mrr mrr difference low high p", ("teacher", 64, 0.46, 0.48, 0.02, 0.01, 0.03, 0.0005)
+        ).assign(dataset="wn18rr", model="RotatE", start_run=RUN, run=RUN),
+        "frontier": made(
+            "method bytes trained mrr",
+            *(("teacher", 2048, True, 0.5), ("distilled", 16, True, 0.45), ("rounded", 16, False, 0.4)),
+            *(("distilled", 64, True, 0.48), ("rounded", 64, False, 0.479)),
+        ).assign(**of_frontier),
+        "frontier_gain": made(
+            "bytes mrr distilled_mrr form gain low high p",
+            (16, 0.4, 0.45, "low-rank", 0.05, 0.04, 0.06, 0.0005),
+            (64, 0.479, 0.48, "distilled", 0.001, -0.009, 0.011, 0.6),
+        ).assign(**gain),
+        "frontier_speed": made(
+            "label form bytes complex rotate microseconds mrr",
+            ("few bits of 16", "few bits", 16, 9.9, 40.0, 10.0, 0.45),
+            ("float32 of 512", "float32", 512, 1.0, 4.0, 99.0, 0.47),
+        ).assign(**asked),
+        "objectives": made(
+            "student objective mrr gain low high p",
+            *(
+                (kind, name, 0.3 + gain, gain, low, high, p)
+                for kind in ("few floats", "few bits")
+                for name, gain, low, high, p in (
+                    ("first", 0, None, None, None),
+                    ("better", 0.02, 0.01, 0.03, 0.001),
+                    ("worse", -0.02, -0.03, -0.01, 0.001),
+                    ("same", 0.001, -0.01, 0.01, 0.9),
+                )
+            ),
+        ).assign(**tried),
+        "figure1": made("dim mrr", (8, 0.108), (16, 0.116)).assign(run=RUN),
+        "figure1_paper": made("dim mrr", (8, 0.108)).assign(run=RUN),
+        "figure2_paper": made("teacher_dim dim mrr teacher_mrr", (128, 8, 0.123, 0.456), (64, 16, 0.123, 0.456)).assign(
+            run=RUN
+        ),
+        "figure3": made(
+            "method part epoch valid_mrr test_mrr",
+            *((m, part, e, 0.2, 0.3) for m in ("no-DS", "-S2", "DS") for e, part in ((10, "start"), (20, "whole"))),
+        ).assign(run=RUN),
+        "behind": made(
+            "method epoch valid_mrr", *((m, e, 0.1 + e / 100) for m in ("no-DS", "-S2", "DS") for e in (1, 2))
+        ).assign(**slow),
     }
-    pd.DataFrame([gained]).to_csv(tables / "whole_lists.csv", index=False)
-    sizes = pd.read_csv(tables / "table2.csv")
-    sizes.assign(ours=sizes["paper"] + (np.arange(len(sizes)) == 0)).to_csv(tables / "table2.csv", index=False)
-    points = [
-        {
-            "dataset": "wn18rr",
-            "method": method,
-            "bytes": size,
-            "trained": method != "rounded",
-            "mrr": mrr,
-            "hits@10": 0.5,
-            "weights": None if method == "rounded" else 1000 * size,
-            "run": "frontier/wn18rr.json" if method == "rounded" else RUN,
-        }
-        for method, size, mrr in (
-            ("teacher", 2048, 0.5),
-            ("distilled", 16, 0.45),
-            ("rounded", 16, 0.4),
-            ("distilled", 64, 0.48),
-            ("rounded", 64, 0.479),
-        )
-    ]
-    pd.DataFrame(points).to_csv(tables / "frontier.csv", index=False)
-    gains = [
-        {
-            "dataset": "wn18rr",
-            "bytes": size,
-            "method": "rounded",
-            "mrr": mrr,
-            "distilled_mrr": mrr + gain,
-            "form": "low-rank" if size == 16 else "distilled",
-            "gain": gain,
-            "low": gain - 0.01,
-            "high": gain + 0.01,
-            "p": p,
-            "run": RUN,
-            "distilled_run": RUN,
-        }
-        for size, mrr, gain, p in ((16, 0.4, 0.05, 0.0005), (64, 0.479, 0.001, 0.6))
-    ]
-    pd.DataFrame(gains).to_csv(tables / "frontier_gain.csv", index=False)
-    asked = [
-        {
-            "dataset": "wn18rr",
-            "label": f"{form} of {size}",
-            "form": form,
-            "bytes": size,
-            "what": "filtered rank",
-            "complex": 100 / us,
-            "rotate": 400 / us,
-            "microseconds": us,
-            "mrr": mrr,
-            "run": RUN,
-        }
-        for form, size, us, mrr in (("few bits", 16, 10, 0.45), ("float32", 512, 100, 0.47))
-    ]
-    pd.DataFrame(asked).to_csv(tables / "frontier_speed.csv", index=False)
-    tried = [
-        {
-            "dataset": "wn18rr",
-            "student": kind,
-            "objective": name,
-            "mrr": 0.3 + gain,
-            "hits@10": 0.5,
-            "valid_mrr": 0.3,
-            "gain": gain,
-            "low": low,
-            "high": high,
-            "p": p,
-            "run": RUN,
-        }
-        for kind in ("few floats", "few bits")
-        for name, gain, low, high, p in (
-            ("first", 0, None, None, None),
-            ("better", 0.02, 0.01, 0.03, 0.001),
-            ("worse", -0.02, -0.03, -0.01, 0.001),
-            ("same", 0.001, -0.01, 0.01, 0.9),
-        )
-    ]
-    pd.DataFrame(tried).to_csv(tables / "objectives.csv", index=False)
-    taught = {"teacher_dim": 128, "dim": 8, "mrr": 0.123, "teacher_mrr": 0.456, "run": RUN}
-    pd.DataFrame([taught, taught | {"teacher_dim": 64, "dim": 16}]).to_csv(tables / "figure2_paper.csv", index=False)
-    for name, dims in (("figure1", (8, 16)), ("figure1_paper", (8,))):
-        pd.DataFrame([{"dim": d, "mrr": 0.1 + d / 1000, "run": RUN} for d in dims]).to_csv(
-            tables / f"{name}.csv", index=False
-        )
-    slow = [
-        {
-            "dataset": "wn18rr",
-            "model": "TransE",
-            "dim": 8,
-            "method": m,
-            "part": "whole",
-            "epoch": e,
-            "run": RUN,
-            "valid_mrr": 0.1 + e / 100,
-        }
-        for m in ("no-DS", "-S2", "DS")
-        for e in (1, 2)
-    ]
-    pd.DataFrame(slow).to_csv(tables / "behind.csv", index=False)
-    curve = [
-        {"method": m, "part": part, "epoch": e, "valid_mrr": 0.2, "test_mrr": 0.3, "run": RUN}
-        for m in ("no-DS", "-S2", "DS")
-        for e, part in ((10, "start"), (20, "whole"))
-    ]
-    pd.DataFrame(curve).to_csv(tables / "figure3.csv", index=False)
+    new["frontier"].loc[new["frontier"]["trained"], "weights"] = 1000 * new["frontier"]["bytes"]
+    for name, frame in new.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
-    return Pages(tmp_path / "source")
+    return Shown(tmp_path / "source")
 
 
-def test_a_full_table_shows_ours_the_difference_the_record_and_the_command(pages):
-    text = pages.table("table3", "tuned")
-    assert text.count("<table") == 4 and "not run" not in text
-    assert "<strong>0.268</strong>" in text, "RotatE d=8 DS is .218 in the paper"
-    assert "▲ +0.050" in text and "± 0.002" in text and f'href="../runs/{RUN}.json"' in text
-    assert "python -m kgdistil.paper.reproduce tuned/wn18rr/RotatE/DS/8" in text
+def pictures(shown) -> set[str]:
+    return {path.name for path in (shown.source / "site" / "pictures").glob("*.svg")}
 
 
-def test_what_differs_is_counted_and_listed(pages):
-    text = pages.not_reproduced("tuned")
-    assert "Of 56 cells that have run, 0 are within 0.01 of the paper's MRR, 56 lie above and 0 below it." in text
-    assert "24 of 24" not in pages.not_reproduced("paper")
+def test_templates_may_call_what_is_listed_and_nothing_else(tmp_path):
+    found = pieces(Shown(tmp_path))
+    assert len(found) == sum(len(names.split()) for names in PIECES.values()), "two pieces have one name"
+    called = set()
+    for page in (records.root() / "book").glob("*.md"):
+        called |= set(re.findall(r"<<\s*(\w+)\(", page.read_text())) | set(
+            re.findall(r"in (\w+)\(\) %>", page.read_text())
+        )
+    assert called == set(found), "a piece that no page calls, or a call of no piece"
+
+
+def test_a_full_table_shows_ours_the_difference_the_record_and_the_command(shown):
+    text = tables.table(shown, "table3", "tuned")
+    assert text.count("<table") == 4
+    rotate = text[text.index("RotatE on WN18RR") :]
+    mrr, *_, run = row(rotate, "d=8 DS")
+    assert mrr == "0.268 ± 0.002 ▲ +0.050 paper 0.218"
+    assert "python -m kgdistil.paper.reproduce tuned/wn18rr/RotatE/DS/8" in run and f'href="../runs/{RUN}.json"' in text
+
+
+def test_what_differs_is_listed_the_farthest_first(shown):
+    assert len(rows(reproduced.not_reproduced(shown, "tuned"))) == 1 + 56
     for number, name in enumerate(("table3", "table4")):  # another order in each
-        frame = pages.frames[name]
-        pages.frames[name] = frame.assign(difference=0.02 + (frame.index * 7919 + number) % 97 / 1000)
-    assert pages.not_reproduced("tuned").count("<tr") == 1 + 56
-    assert "12 of 12" in pages.does_it_pay()
+        frame = shown.frames[name]
+        shown.frames[name] = frame.assign(difference=0.02 + (frame.index * 7919 + number) % 97 / 1000)
+    listed = [float(cells[3].split()[1]) for cells in rows(reproduced.not_reproduced(shown, "tuned"))[1:]]
+    assert len(listed) == 56 and listed == sorted(listed, reverse=True) and listed[0] > listed[-1]
+    shown.frames["table4"] = shown.frames["table4"].assign(difference=0.005)
+    assert len(rows(reproduced.not_reproduced(shown, "tuned"))) == 1 + 28
 
 
-def test_the_side_that_explains_the_paper_is_named(pages):
-    text = pages.sides()
-    assert "tail</td></tr>" in text, ".22 on the tail side is nearest to the paper's .218"
-    assert "nearest to these of ours" not in text
-    frame = pages.frames["sides"]
-    pages.frames["sides"] = frame.assign(dataset="fb15k-237", mrr=[0.2, 0.3, 0.1])  # .297 in the paper
-    assert "nearest to these of ours, protocol tuned: RotatE tail (1 of 1 cells)." in pages.sides()
-    pages.frames["sides"] = pages.frames["sides"].assign(cell="paper/fb15k-237/RotatE/DS/8")
-    assert "nearest to these of ours" not in pages.sides()
+def test_students_that_gain_are_counted(shown):
+    assert row(results.does_it_pay(shown), "WN18RR, tuned") == ["12 of 12", "12 of 12"]
+    frame = shown.frames["table3"]
+    shown.frames["table3"] = frame.assign(ours=frame["ours"].where(frame["method"] != "DS", 0))
+    assert row(results.does_it_pay(shown), "WN18RR, tuned") == ["12 of 12", "0 of 12"]
 
 
-def test_the_legend_of_the_curves_lies_inside_the_picture(pages):
-    drawn = plots.behind(pages.frames["behind"].assign(student="one"))
+def test_the_side_that_is_nearest_to_the_paper_is_named(shown):
+    assert row(reproduced.sides(shown), "tuned/wn18rr/RotatE/DS/8")[-1] == "tail", ".22 is nearest to .218"
+    plain = reproduced.sides(shown)
+    frame = shown.frames["sides"]
+    shown.frames["sides"] = frame.assign(dataset="fb15k-237", mrr=[0.2, 0.1, 0.3])  # .297 in the paper
+    assert row(reproduced.sides(shown), "tuned/wn18rr/RotatE/DS/8")[-1] == "mean of two ranks"
+    counted = reproduced.sides(shown).partition("<div")[0]
+    assert "1 of 1" in counted and "1 of 1" not in plain.partition("<div")[0], "FB15k-237 alone is summed up"
+    shown.frames["sides"] = shown.frames["sides"].assign(cell="paper/fb15k-237/RotatE/DS/8")
+    assert "1 of 1" not in reproduced.sides(shown), "and the protocol tuned alone"
+
+
+def test_the_legend_of_the_curves_lies_inside_the_picture(shown):
+    drawn = plots.behind(shown.frames["behind"].assign(student="one"))
     drawn.canvas.draw()
     legend = drawn.legends[0].get_window_extent()
     assert drawn.bbox.y0 <= legend.y0 < legend.y1 <= drawn.bbox.y1 and drawn.bbox.x0 <= legend.x0 < legend.x1
-    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["without a teacher", "stage 1", "stage 2"]
+    assert len(drawn.legends[0].get_texts()) == 3
 
 
 def constrained_frame(apart: dict[tuple[str, str], float], **of_models: float) -> pd.DataFrame:
     """Ours among Table 4's cells: the paper's numbers and so much by candidates and side, and by model on all."""
-    said = pd.read_csv(records.root() / "results" / "paper.csv").query("table == 4 and metric in @reading.METRICS")
+    said = pd.read_csv(records.root() / "results" / "paper.csv")
+    said = said[(said["table"] == 4) & said["metric"].isin(reading.METRICS)]
     wide = said.pivot_table(index=["model", "dim", "method"], columns="metric", values="value", sort=False)
-    rows = []
-    for (model, dim, method), values in wide.iterrows():
-        for (candidates, side), more in apart.items():
-            rows.append(
-                {
-                    "cell": f"tuned/fb15k-237/{model}/{method}/{dim:.0f}",
-                    "model": model,
-                    "dim": int(dim),
-                    "method": method,
-                    "candidates": candidates,
-                    "side": side,
-                    "paper": values["mrr"],
-                    "run": RUN,
-                    **(values + more + of_models.get(model, 0)).to_dict(),
-                }
-            )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "cell": f"tuned/fb15k-237/{model}/{method}/{dim:.0f}",
+            **{"model": model, "dim": int(dim), "method": method, "candidates": candidates, "side": side},
+            **{"paper": values["mrr"], "run": RUN},
+            **(values + more + of_models.get(model, 0)).to_dict(),
+        }
+        for (model, dim, method), values in wide.iterrows()
+        for (candidates, side), more in apart.items()
+    )
 
 
 APART = {
@@ -232,218 +213,215 @@ APART = {
 }
 
 
-def test_suspect_numbers_stand_beside_each_reading_of_ours(pages):
-    pages.frames["constrained"] = pd.DataFrame()
-    assert "python -m kgdistil.paper.constrained tuned/fb15k-237/RotatE/teacher/64" in pages.suspects()
-    pages.frames["constrained"] = constrained_frame(APART, TransH=0.055)
-    text = pages.suspects()
-    assert "the paper's RotatE is nearest to our tails alone (at most 0.010 apart)" in text
-    assert "the paper's TransH is nearest to our both sides, type-constrained (at most 0.005 apart)" in text
-    assert "of both sides is RotatE 0.367 instead of 0.370, TransH 0.367 instead of 0.370." in text
-    assert text.count("<tr") == 1 + 10 and f"../constrained/{RUN}.json" in text
-    assert "0.430" in text and "0.370" in text, ".420 + .01 on tails, .365 + .005 of the type"
+def test_suspect_numbers_stand_beside_each_reading_of_ours(shown):
+    shown.frames["constrained"] = constrained_frame(APART, TransH=0.055)
+    text = reproduced.suspects(shown)
+    listed = rows(text)
+    assert len(listed) == 1 + 2 * (1 + len(READINGS)) and f"../constrained/{RUN}.json" in text
+    first, *ours = (cells for cells in listed[1:6])
+    assert first[1] == "0.420" and [cells[1] for cells in ours] == ["0.320", "0.430", "0.370", "0.620"]
+    assert [cells[-1] for cells in ours] == ["0.100", "0.010", "0.050", "0.200"], (
+        "the largest difference of four metrics"
+    )
+    assert [cells[-1] for cells in listed[7:]] == ["0.045", "0.065", "0.005", "0.255"]
 
 
-def test_every_cell_of_table_4_is_shown_in_each_reading(pages):
-    pages.frames["constrained"] = pd.DataFrame()
-    assert "Not run yet" in pages.readings()
-    frame = constrained_frame(APART, TransH=0.055, ComplEx=0.1)
-    pages.frames["constrained"] = frame
-    text = pages.readings()
-    assert "RotatE</th><td>4 of 4 tails alone</td><td>3 of 3 tails alone</td>" in text
-    assert "TransH</th><td>4 of 4 both sides, type-constrained</td>" in text and "ComplEx</th><td>4 of 4 both" in text
-    assert text.count("<tr") == 5 + 1 + 28 and "▼ −0.050" in text and "≈ +0.005" in text
-    assert "python -m kgdistil.paper.constrained tuned/fb15k-237/RotatE/DS/8 --again</code>" in text
-    assert (pages.source / "site/pictures/readings-dark.svg").is_file()
-    drawn = plots.readings(readings(frame), [*READINGS])
+def test_every_cell_of_table_4_is_shown_in_each_reading(shown):
+    shown.frames["constrained"] = frame = constrained_frame(APART, TransH=0.055, ComplEx=0.1)
+    text = reproduced.readings(shown)
+    assert row(text, "RotatE") == ["4 of 4 tails alone", "3 of 3 tails alone"]
+    assert (
+        row(text, "TransH")[0].startswith("4 of 4 both sides, type") and row(text, "ComplEx")[0] == "4 of 4 both sides"
+    )
+    assert row(text, "RotatE d=8 DS")[:3] == ["0.297", "0.197 ▼ −0.100", "0.307 ▲ +0.010"]
+    assert len(rows(text)) == 5 + 1 + 28 and "readings-dark.svg" in pictures(shown)
+    drawn = plots.readings(reproduced.by_reading(frame), [*READINGS])
     panel = drawn.axes[list(frame["model"].unique()).index("RotatE")]
     lines = {line.get_label(): list(line.get_ydata()) for line in panel.get_lines()}
-    assert lines["the paper, teacher and DS"] == [0.297, 0.365, 0.41, 0.42]
-    assert lines["the paper, no-DS"] == [0.256, 0.297, 0.365]
     assert lines["tails alone"] == pytest.approx([0.307, 0.375, 0.42, 0.43])
+    assert [0.297, 0.365, 0.41, 0.42] in lines.values() and [0.256, 0.297, 0.365] in lines.values()
 
 
-def test_answers_that_no_type_allows_are_counted(pages, tmp_path):
-    assert pages.unseen() == "4,881 heads (24%) and 2,000 tails (10%) of 20,466 each"
-    shutil.rmtree(tmp_path / "results" / "constrained")
-    assert "Not run yet" in pages.unseen()
+def test_answers_that_no_type_allows_are_counted(shown):
+    assert re.findall(r"[\d,]+(?=%| \w| each)", reproduced.unseen(shown)) == ["4,881", "24", "2,000", "10", "20,466"]
 
 
-def test_suspect_models_stand_beside_what_is_published(pages):
-    text = pages.suspects_published()
-    assert "RotatE d=32 DS</th><td>0.410</td><td>0.460</td><td>0.310, RotatE by IterDE</td>" in text
-    assert "TransH d=16 DS</th><td>0.337</td><td>0.387</td><td>none known</td><td>0.318, TransH</td>" in text
-    assert text.count("<tr") == 1 + 8
+def test_suspect_models_stand_beside_what_is_published(shown):
+    text = reproduced.suspects_published(shown)
+    assert row(text, "RotatE d=32 DS") == ["0.410", "0.460", "0.310, RotatE by IterDE", "0.337, RotatE (any dimension)"]
+    assert row(text, "TransH d=16 DS")[:2] == ["0.337", "0.387"] and len(rows(text)) == 1 + 8
 
 
-def test_larger_teachers_stand_beside_what_the_paper_says_of_them(pages):
+def test_larger_teachers_stand_beside_what_the_paper_says_of_them(shown):
     found = {32: (0.25, 0.2502, 0.2504), 8: (0.18, 0.17, 0.175)}
-    rows = [(t, d, mrr) for d, values in found.items() for t, mrr in zip((64, 128, 256), values, strict=True)]
-    pages.frames["figure2"] = pd.DataFrame(rows, columns=["teacher_dim", "dim", "mrr"])
-    text = re.sub("<[^>]*>", "|", pages.figure2_said())
-    assert "d=32||is slightly better||0.2500||0.2502||0.2504|||≈ +0.0004" in text
-    assert "d=8||is worse||0.1800||0.1700||0.1750|||▼ −0.0050" in text
-    pages.frames["figure2"] = pd.DataFrame()
-    assert "Not run yet" in pages.figure2_said()
-    assert "--figure 1 --protocol paper --again" in pages.figure1_paper()
-    assert "--figure 2 --protocol paper --again" in pages.figure2_paper()
+    points = [(t, d, mrr) for d, values in found.items() for t, mrr in zip((64, 128, 256), values, strict=True)]
+    shown.frames["figure2"] = pd.DataFrame(points, columns=["teacher_dim", "dim", "mrr"])
+    text = figures.figure2_said(shown)
+    said = pd.read_csv(records.root() / "results" / "paper_figure2.csv").set_index("student")["larger_teacher"]
+    assert row(text, "d=32") == [said[32], "0.2500", "0.2502", "0.2504", "≈ +0.0004"]
+    assert row(text, "d=8") == [said[8], "0.1800", "0.1700", "0.1750", "▼ −0.0050"]
 
 
-def test_claims_show_their_unit(pages):
-    pages.frames["claims"] = pd.DataFrame(
-        [
-            {
-                "sentence": "a",
-                "section": "Q1",
-                "unit": "%",
-                "paper_says": 10,
-                "from_its_tables": 9.9,
-                "tuned": 7.5,
-                "paper": None,
-            },
-            {
-                "sentence": "b",
-                "section": "Q2",
-                "unit": "×",
-                "paper_says": 5,
-                "from_its_tables": 5.04,
-                "tuned": 3.5,
-                "paper": 5,
-            },
-            {
-                "sentence": "c",
-                "section": "Q2",
-                "unit": "epochs",
-                "paper_says": 50,
-                "from_its_tables": None,
-                "tuned": 3,
-                "paper": 47,
-            },
-        ]
+def test_claims_show_their_unit(shown):
+    shown.frames["claims"] = made(
+        "sentence section unit paper_says from_its_tables tuned paper",
+        ("a", "Q1", "%", 10, 9.9, 7.5, None),
+        ("b", "Q2", "×", 5, 5.04, 3.5, 5),
+        ("c", "Q2", "epochs", 50, None, 3, 47),
     )
-    text = re.sub("<[^>]*>", "|", pages.claims())
-    assert "10\u00a0%||9.9\u00a0%||7.5\u00a0% |≈ −2.5|||not run" in text
-    assert "5×||5×||3.5× |▼ −1.5|||5× |≈ +0.0" in text
-    assert "50\u00a0epochs||not in them||3\u00a0epochs |▼ −47.0|||47\u00a0epochs |≈ −3.0" in text
+    text = claims.claims(shown).replace("\u00a0", " ")
+    assert row(text, "a") == ["Q1", "10 %", "9.9 %", "7.5 % ≈ −2.5", "not run"]
+    assert row(text, "b") == ["Q2", "5×", "5×", "3.5× ▼ −1.5", "5× ≈ +0.0"]
+    assert row(text, "c") == ["Q2", "50 epochs", "not in them", "3 epochs ▼ −47.0", "47 epochs ≈ −3.0"]
 
 
-def test_other_pages_read_well_when_full(pages):
-    assert "▼ −0.020" in pages.significance() and "0.0005" in pages.significance()
-    assert "changed the test MRR by +0.020" in pages.whole_lists() and "▲ +0.020" in pages.whole_lists()
-    assert "▲ +1" in pages.table2() and "same" in pages.table2()
-    hours = tables.core_hours(3, "paper")
-    assert hours > 0 and f"took {hours:.1f} hours of one core" in pages.cost(3, "paper")
-    assert "`make reproduce TABLE=3 PROTOCOL=paper JOBS=2`" in pages.cost(3, "paper")
-    assert pages.figure1_paper().count("0.108 ") == 2 and pages.figure1_paper().count("0.116 ") == 1
-    assert pages.figure1_paper().count("not run") == 1
-    assert pages.figure2_paper().count("0.456") == pages.figure2_paper().count("not run") == 2
-    assert "0.126 " in pages.figure2_paper() and "0.181 " in pages.figure2_paper(), "those alone: the paper's and .05"
-    assert "all students but 1 end higher with a teacher: TransE d=8, WN18RR (0.126 alone, 0.175 with" in pages.behind()
-    assert (pages.source / "site/pictures/behind-dark.svg").is_file()
-    several, full = pages.seeds(), dict(pages.frames)
-    assert "0.161 ± 0.002" in several and "0.268 ± 0.002" in several and "▲ +0.107" in several
-    frame = pages.frames["table3"]
-    frame = frame[(frame["model"] == "RotatE") & (frame["protocol"] == "tuned")]
-    pages.frames["table4"] = frame[:0]
-    for distilled, words in ((0.3, "0 are better"), (0.2, "0 are better"), (0.4, "3 are better")):
-        pages.frames["table3"] = frame.assign(ours=frame["method"].map({"DS": distilled}).fillna(0.3))
-        told = pages.seeds()
-        assert f"Of 3 students, {words} with" in told and f"and {3 * (distilled < 0.3)} without." in told
-        assert ("≈" in told) == (distilled == 0.3)
-    pages.frames = full
-    assert "DS ends at 0.300" in pages.figure(3) and (pages.source / "site/pictures/figure3-dark.svg").is_file()
-    drawn = pages.quality_picture()
-    assert "ours, DS, 64 bytes: 0.268" in drawn and "ours, distilled, 16 bytes: 0.450" in drawn
-    assert RUN in pages.runs()
-    assert "reaches an MRR of 0.450 with 16 bytes" in pages.few_bits() and "0.268 with 64" in pages.few_bits()
-    teacher = pages.records[RUN]["config"]["teacher"]
-    assert f'href="../runs/{teacher}.json"' in pages.few_bits(), "the teacher of that student, not the best there is"
-    assert pages.few_bits("fb15k-237") == ""
-
-
-def test_the_frontier_is_told_in_words_a_picture_and_tables(pages):
-    text = pages.frontier("wn18rr")
-    assert "64 bytes 0.480 (few bits, distilled), 16 bytes 0.450 (few bits, distilled)" in text
-    assert "better than the rounded teacher at 1 of 2 sizes, worse at 0" in text
-    assert (pages.source / "site/pictures/frontier-wn18rr-dark.svg").is_file()
-    assert text.count("record</a>, low rank") == 1, "the form that the bootstrap compared"
-    whole = text[text.index("Whole files") :]
-    assert [whole.index(size) for size in ("16 kB", "64 kB", "2,048 kB")] == sorted(
-        whole.index(size) for size in ("16 kB", "64 kB", "2,048 kB")
-    )
-    assert text.count("<table") == 3 and f'href="../runs/{RUN}.json"' in text and "▲ +0.050" in text
-    assert 'href="../frontier/wn18rr.json"' in text, "what was not trained links to what was measured"
-    assert "make frontier DATASET=fb15k-237" in pages.frontier("fb15k-237")
-    text = pages.frontier_speed("wn18rr")
-    assert "16 bytes an entity ranks a query in 10.0 µs, 10.0 times as fast as ComplEx and 40.0 times" in text
-    assert (pages.source / "site/pictures/frontier-speed-wn18rr-dark.svg").is_file() and ">40.0×</td>" in text
-
-
-def test_objectives_are_told_in_words_a_picture_and_a_table(pages):
-    text = pages.objectives("wn18rr")
+def test_results_at_a_glance(shown):
+    assert row(results.significance(shown), "RotatE d=8 on WN18RR, tuned")[3:] == [
+        "▼ −0.020",
+        "−0.030 … −0.010",
+        "0.0005",
+    ]
+    assert row(results.whole_lists(shown), "RotatE d=64 teacher, WN18RR")[2] == "▲ +0.020"
+    first, *others = rows(results.table2(shown))[1:]
+    assert first[3] == "▲ +1" and {cells[3] for cells in others} == {"same"}
     assert (
-        "reaches 0.300 with *first*; significantly (p < .05) better: better; worse: worse. The best is *better*" in text
+        "0.126" in results.behind(shown) and "0.175" in results.behind(shown) and "behind-dark.svg" in pictures(shown)
     )
-    assert (pages.source / "site/pictures/objectives-wn18rr-dark.svg").is_file()
-    assert "▲ +0.020" in text and "▼ −0.020" in text and text.count("<tr") == 9 and "nan" not in text
-    assert "python -m kgdistil.paper.objectives --graph fb15k-237" in pages.objectives("fb15k-237")
+    shown.frames["behind"] = pd.DataFrame()
+    assert "0.126" not in results.behind(shown)
+    listed = rows(results.published(shown))[1:]
+    said = pd.read_csv(records.root() / "results" / "published.csv")
+    assert [cells[4:6] for cells in listed] == [
+        ["–" if pd.isna(x) else f"{x:.3f}" for x in line] for line in said[["mrr", "hits@10"]].to_numpy()
+    ]
+    assert RUN in pieces(shown)["runs"]()
+
+
+def test_hours_and_figures(shown):
+    hours = paper_tables.core_hours(3, "paper")
+    assert (
+        hours > 0
+        and f"{hours:.1f}" in tables.cost(shown, 3, "paper")
+        and "PROTOCOL=paper" in tables.cost(shown, 3, "paper")
+    )
+    assert [cells[1:] for cells in rows(figures.figure1_paper(shown))[1:]] == [
+        ["0.108 record", "not run"],
+        ["0.108 record", "0.116 record"],
+    ]
+    listed = rows(figures.figure2_paper(shown))[1:]
+    assert [cells[1] for cells in listed] == ["0.456", "0.456", ""]
+    assert [cells[2] for cells in listed] == ["not run", "0.123 record", "0.126 record"], "alone: the paper's and .05"
+    assert "0.300" in figures.figure(shown, 3) and "figure3-dark.svg" in pictures(shown)
+
+
+def test_seeds_are_compared_by_the_standard_error_of_their_means(shown):
+    frame = shown.frames["table3"]
+    frame = frame[(frame["model"] == "RotatE") & (frame["protocol"] == "tuned")]
+    shown.frames["table4"] = frame[:0]
+    assert row(results.seeds(shown), "RotatE d=8 on WN18RR, tuned")[1:4] == [
+        "0.161 ± 0.002 seed 0",
+        "0.268 ± 0.002 seed 0",
+        "▲ +0.107",
+    ]
+    for distilled, better, worse in ((0.3, 0, 0), (0.2, 0, 3), (0.4, 3, 0)):
+        shown.frames["table3"] = frame.assign(ours=frame["method"].map({"DS": distilled}).fillna(0.3))
+        assert re.findall(r"\b\d+\b", results.seeds(shown).partition("<div")[0]) == ["3", str(better), str(worse)]
+
+
+def test_students_that_more_seeds_turn_around_are_named(shown):
+    assert "1 of 1" in results.turned(shown) and "RotatE d=8 on WN18RR" in results.turned(shown), "−.02, and +.107"
+    shown.frames["significance"] = shown.frames["significance"].assign(difference=0.02)
+    assert "0 of 1" in results.turned(shown) and "RotatE" not in results.turned(shown)
+
+
+def test_the_frontier_is_told_in_words_a_picture_and_tables(shown):
+    text = frontier.frontier(shown, "wn18rr")
+    assert text.count("<table") == 3 and f'href="../runs/{RUN}.json"' in text
+    assert 'href="../frontier/wn18rr.json"' not in text and "frontier-wn18rr-dark.svg" in pictures(shown)
+    assert row(text, "16 bytes")[2:5] == ["0.450 record , low rank", "▲ +0.050", "+0.040 … +0.060"]
+    whole = rows(text[text.index("Whole files") :])[1:]
+    assert [cells[0] for cells in whole] == ["16 kB", "64 kB", "2,048 kB"]
+    text = frontier.frontier_speed(shown, "wn18rr")
+    assert row(text, "few bits of 16")[2:5] == ["10.0", "9.9×", "40.0×"]
+    assert "frontier-speed-wn18rr-dark.svg" in pictures(shown)
+    assert "9.9" in frontier.aimed(shown) and "missed" in frontier.aimed(shown)
+    shown.frames["frontier_speed"] = shown.frames["frontier_speed"].assign(complex=10.1)
+    assert "10.1" in frontier.aimed(shown) and "reached" in frontier.aimed(shown)
+
+
+def test_how_a_student_of_few_bits_was_trained_follows_its_config(shown):
+    config = shown.records[RUN]["config"]
+    config |= {"alpha": 0.7, "penalty": 0.02, "top": 16, "epochs": 10, "dim": 64, "rank": 64, "model": "ComplEx"}
+    assert row(frontier.trained(shown, "wn18rr"), "16 bytes, distilled")[:2] == ["64 × 2 bits", "64 to 128"]
+    assert row(frontier.trained(shown, "wn18rr"), "16 bytes, distilled")[4:8] == ["0.7", "0.02", "16", "10"]
+
+
+def test_objectives_are_told_in_words_a_picture_and_a_table(shown):
+    text = frontier.objectives(shown, "wn18rr")
+    listed = rows(text)[1:]
+    assert len(listed) == 8 and {cells[0] for cells in listed} == {"few floats, 64 bytes", "few bits, 64 bytes"}
+    assert [cells[4] for cells in listed[:4]] == ["–", "▲ +0.020", "▼ −0.020", "≈ +0.001"]
+    assert "objectives-wn18rr-dark.svg" in pictures(shown)
+
+
+def test_the_opening_follows_the_records(shown):
+    told = lead(lambda run, text: f"[{text}]({run})")
+    for mrr in ("[0.450]", "[0.480]", "[0.528]", "0.218", "[0.268]"):
+        assert mrr in told, "few bits of 16 and of 64 bytes, the teacher, and the paper's student beside ours"
+    failed = told[told.index("**What") :]
+    assert re.findall(r"Of (\d+) distilled students (\d+) .*?, (\d+) worse", failed) == [("1", "0", "1")]
+    path = records.results_folder() / "tables" / "frontier.csv"
+    frame = pd.read_csv(path)
+    frame.assign(mrr=frame["mrr"].replace(0.45, 0.4321)).to_csv(path, index=False)
+    assert "0.432" in lead(lambda run, text: text)
+    path.write_text("\n")
+    assert lead(lambda run, text: f"[{text}]({run})") == failed, "what has not run is left out"
 
 
 def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
-    shutil.copytree(records.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns(*records.EMBEDDED))
-    tables = tmp_path / "results" / "tables"
+    folder = copied(tmp_path, "bench") / "tables"
     for name in ("table3", "table4", "table6"):
-        frame = pd.read_csv(tables / f"{name}.csv")
+        frame = pd.read_csv(folder / f"{name}.csv")
         frame = frame.assign(ours=np.nan, difference=np.nan, seeds=0, deviation=np.nan, run="not run")
-        frame.to_csv(tables / f"{name}.csv", index=False)
-    for name in (
-        "sides",
-        "constrained",
-        "significance",
-        "behind",
-        "whole_lists",
-        "figure1",
-        "figure1_paper",
-        "figure2",
-        "figure2_paper",
-        "figure3",
-        "frontier_speed",
-        "objectives",
-    ):
-        (tables / f"{name}.csv").write_text("\n")
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    for path in folder.glob("*.csv"):
+        if path.stem not in ("table2", "table3", "table4", "table5", "table6", "claims", "figures_known"):
+            path.write_text("\n")
+    (tmp_path / "results" / "constrained").unlink()
+    (tmp_path / "results" / "bench" / "lists.json").unlink()
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
-    pages = Pages(tmp_path / "source")
-    assert "python -m kgdistil.paper.reproduce --figure 1" in pages.figure(1)
-    silent = (
-        pages.sides,
-        pages.suspects,
-        pages.readings,
-        pages.significance,
-        pages.behind,
-        pages.whole_lists,
-        pages.seeds,
-        pages.figure1_paper,
-        pages.figure2_paper,
-    )
-    assert all("Not run yet" in page() for page in (*silent, lambda: pages.not_reproduced("tuned")))
-    assert "not run" in pages.does_it_pay() and "not run" in pages.table("table6", "paper")
-    assert "nan" not in pages.table("table3", "tuned").lower()
-    assert "0.385" in pages.quality_picture(), "the notebook's runs stand in"
-    assert pages.few_bits() == "" and "python -m kgdistil.paper.bench.scan --graph" in pages.frontier_speed("wn18rr")
-    (tmp_path / "results" / "bench" / "lists.json").unlink(missing_ok=True)
-    assert "python -m kgdistil.paper.bench.lists" in pages.lists_speed()
+    shown = Shown(tmp_path / "source")
+    call = pieces(shown)
+    commands = {
+        **{("figure", n): f"kgdistil.paper.reproduce --figure {n}" for n in (1, 2, 3)},
+        **{(name, "wn18rr"): "make frontier DATASET=wn18rr" for name in ("sizes", "frontier", "trained")},
+        **{(name, *arguments): "" for name, *arguments in (("sides",), ("suspects",), ("readings",), ("unseen",))},
+        **{(name,): "" for name in ("significance", "behind", "whole_lists", "lists_recipe", "seeds", "aimed")},
+        **{(f"figure{n}_paper",): f"--figure {n} --protocol paper" for n in (1, 2)},
+        ("frontier_speed", "wn18rr"): "kgdistil.paper.bench.scan --graph wn18rr",
+        ("objectives", "wn18rr"): "kgdistil.paper.objectives --graph wn18rr",
+        ("lists_speed",): "kgdistil.paper.bench.lists",
+        ("not_reproduced", "paper"): "make reproduce TABLE=3 PROTOCOL=paper",
+    }
+    for (name, *arguments), command in commands.items():
+        text = call[name](*arguments)
+        assert "Not run yet" in text and command in text, name
+    assert row(call["does_it_pay"](), "WN18RR, tuned")[1] == "not run" and call["lead"]() == ""
+    cells = [cell for line in rows(call["table"]("table6", "paper")) for cell in line]
+    assert "not run" in " ".join(cells) and not {"nan", "None"} & {word for cell in cells for word in cell.split()}
+    assert "0.385" in call["quality_picture"](), "the notebook's runs stand in"
 
 
-def test_every_number_of_the_front_page_follows_the_records(tmp_path, monkeypatch):
-    shutil.copytree(records.root() / "results", tmp_path / "results", ignore=shutil.ignore_patterns(*records.EMBEDDED))
+def test_every_number_of_the_price_follows_the_records(tmp_path, monkeypatch):
+    copied(tmp_path, "runs")
     path = tmp_path / "results" / "runs" / f"{RUN}.json"
+    before = front.price(Shown(tmp_path))
     record = json.loads(path.read_text())
-    before = Pages(tmp_path).price()
     record["test"]["both"]["mrr"] = 0.4444
     path.write_text(json.dumps(record))
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
-    after = Pages(tmp_path).price()
-    assert "0.444" in after and after != before
+    after = front.price(Shown(tmp_path))
+    assert "0.444" in after and "0.444" not in before
 
 
 def test_the_contents_list_the_notebooks_that_are_there():

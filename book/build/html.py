@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEAR = 0.01  # a difference of MRR or Hits@k that is called the same
+# A picture is drawn once, in matplotlib's colours for a white page, and written as SVG twice. The copy for dark pages
+# differs only in these colours, which would be too dark on black; all others stand out on both.
 IN_THE_DARK = {
     "#262626": "#e6e6e6",
     "#555555": "#b0b0b0",
@@ -53,6 +55,16 @@ def difference(value: float, digits: int = 3, near: float = NEAR) -> str:
 
 def number(value: Any, digits: int = 3) -> str:
     return "–" if pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def linked(value: Any, run: str, text: str = "record") -> str:
+    """A metric and the record that it comes from."""
+    return f"{number(value)} {run_link(run, text)}"
+
+
+def interval(row: Any) -> str:
+    """The ends of a bootstrap interval."""
+    return f"{row.low:+.3f} … {row.high:+.3f}".replace("-", "−")
 
 
 def html_table(caption: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from book.build.lead import lead
 from kgdistil import records
 from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes
@@ -21,15 +22,23 @@ from kgdistil.files import write_atomically, write_text
 from kgdistil.paper.notebooks import verdict
 from kgdistil.training.loop import Run
 
-SHOWN = ("wn18rr", "RotatE", 8)  # the distillation the README opens with: graph, model, student's dimension
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RUNS = {  # the distillation shown, one run of `make demo DATASET=wn18rr`: newer runs change nothing
+    "teacher": "wn18rr-rotate-d64-teacher-s0-27a7222f",
+    "no-DS": "wn18rr-rotate-d8-no-ds-s0-3c689f0b",
+    "stage 1": "wn18rr-rotate-d8-stage1-s0-e16c93b4",
+    "stage 2": "wn18rr-rotate-d8-stage2-s0-d8523e7a",
+}
 PICTURE = "figures/wn18rr_rotate_d8.png"
 QUALITY = "figures/wn18rr_quality.png"
 LINES = {  # kind and methods of `tables.quality`: the README's line of it
     ("paper", "teacher", "DS"): "the paper's RotatE: teacher, DS",
     ("ours", "teacher", "no-DS"): "RotatE, tuned: teacher, students alone",
     ("ours", "DS"): "RotatE, tuned: students distilled in two stages",
-    ("ours", "rounded"): "ComplEx teacher rounded to so many bytes",
-    ("ours", "distilled"): "ComplEx in few bits, distilled",
+    ("ours", "rounded"): "ComplEx teacher, product-quantised only",
+    ("ours", "distilled"): "ComplEx, product-quantised and distilled",
 }
 
 
@@ -38,27 +47,16 @@ def recorded(record: dict[str, Any]) -> Run:
     return Run(RunConfig(**record["config"]), record, records.model_folder(record["id"]))
 
 
-def distillation(dataset: str, model: str, dim: int) -> dict[str, Run]:
-    """The newest recorded distillation that `notebooks/03_distill.ipynb` made: the runs by their names for people.
+def distillation() -> dict[str, Run]:
+    """The runs of RUNS, by their names for people.
 
     Raises:
-        KgdistilError: there is none.
+        KgdistilError: a record is missing.
     """
-    known = {r["id"]: r for r in records.read_records() if r["config"]["protocol"] == "notebook"}
-    wanted = {"dataset": dataset, "model": model, "dim": dim}
-    mine = [r for r in known.values() if wanted.items() <= r["config"].items()]
-    try:
-        stage2 = max((r for r in mine if r["config"]["role"] == "stage2"), key=lambda r: r["finished"])
-        stage1, teacher = known[stage2["config"]["student"]], known[stage2["config"]["teacher"]]
-        epochs = stage1["epochs"] + stage2["epochs"]
-        alone = next(r for r in mine if r["config"]["role"] == "no-ds" and r["epochs"] == epochs)
-    except (ValueError, KeyError, StopIteration):
-        raise KgdistilError(
-            f"no recorded distillation of {model} to dim {dim} on {dataset}: run "
-            f"`make demo DATASET={dataset} DIM={dim}`"
-        ) from None
-    found = zip(recipes.STEPS.values(), (teacher, alone, stage1, stage2), strict=True)
-    return {name: recorded(record) for name, record in found}
+    found = {name: records.read_record(records.record_path(run)) for name, run in RUNS.items()}
+    if missing := [RUNS[name] for name, record in found.items() if record is None]:
+        raise KgdistilError(f"there is no record of {missing[0]}: `git checkout results/runs` brings it back")
+    return {name: recorded(record) for name, record in found.items() if record}
 
 
 def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -70,10 +68,11 @@ def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 def result_block() -> str:
     """The README's opening: picture, table, and what came out in one sentence."""
-    runs = distillation(*SHOWN)
+    runs = distillation()
     frame = recipes.table(runs)
     links = {name: f"[{name}](results/runs/{run.id}.json)" for name, run in runs.items()}
-    table = markdown([SHOWN[1], *frame.columns], ([links[i], *row] for i, row in zip(frame.index, frame.values)))
+    head = [runs["teacher"].config.model, *frame.columns]
+    table = markdown(head, ([links[i], *row] for i, row in zip(frame.index, frame.values)))
     return (
         f"![{alt(runs)}](results/{PICTURE})\n\n{table}\n\n{verdict(runs)}\n"
         "WN18RR, filtered ranks of both sides, realistic ties; each name links to its record."
@@ -84,6 +83,11 @@ def alt(runs: dict[str, Run]) -> str:
     from kgdistil.paper.plots import alt_text
 
     return alt_text(runs)
+
+
+def lead_block() -> str:
+    """The README's opening: what a reader gains, and what did not work."""
+    return lead(lambda run, text: f"[{text}]({place(run)})")
 
 
 def quality_block() -> str:
@@ -168,31 +172,39 @@ def reproduction_block() -> str:
 
 def update(text: str) -> str:
     """README.md's text with its marked blocks made anew."""
-    blocks = {"quality": quality_block, "result": result_block, "bench": bench_block}
+    blocks = {"lead": lead_block, "quality": quality_block, "result": result_block, "bench": bench_block}
     blocks["reproduction"] = reproduction_block
     for name, block in blocks.items():
-        pattern = rf"(<!-- {name}: start -->\n).*?(<!-- {name}: end -->)"
-        found = re.search(pattern, text, re.DOTALL)
-        if not found:
+        start, end = f"<!-- {name}: start -->\n", f"<!-- {name}: end -->"
+        before, found, rest = text.partition(start)
+        if not found or end not in rest:
             raise KgdistilError(f"README.md has no block {name}: put back the two comments that mark it")
-        text = f"{text[: found.end(1)]}{block()}\n{text[found.start(2) :]}"
+        text = f"{before}{start}{block()}\n{end}{rest.partition(end)[2]}"
     return text
+
+
+def figures() -> dict[str, Figure]:
+    """The README's pictures by their place under `results/`."""
+    from kgdistil.paper import plots, tables
+
+    return {
+        PICTURE: plots.distillation(distillation()),
+        QUALITY: plots.quality_against_bytes(tables.quality()),
+    }
+
+
+def draw(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="png", dpi=120)
 
 
 def main() -> int:
     """Write the README's blocks and pictures from the records."""
-    from kgdistil.paper import plots, tables
-
     readme = records.root() / "README.md"
     text = update(readme.read_text(encoding="utf-8"))
     write_text(readme, text)
-    figures = {
-        PICTURE: plots.distillation(distillation(*SHOWN)),
-        QUALITY: plots.quality_against_bytes(tables.quality()),
-    }
-    for name, figure in figures.items():
+    for name, figure in figures().items():
         path = records.results_folder() / name
-        write_atomically(path, functools.partial(figure.savefig, format="png", dpi=120))
+        write_atomically(path, functools.partial(draw, figure))
         print(f"written: README.md and {records.shown(path)}")
     return 0
 

@@ -1,8 +1,9 @@
 """`make book`: gathers the book's sources under `_build/source` and has Jupyter Book build `_build/html`.
 
-Pages under `book/` are templates: `<< table("table3", "tuned") >>` calls a function of `Pages`, so that no number is
-typed. A page cannot be stale: every build starts from nothing but the repository, and what the notebooks train lies in
-`_build/work-<sum of kgdistil/, notebooks/ and results/>`, a folder that a change of any of those files leaves behind.
+Pages under `book/` are templates: `<< table("table3", "tuned") >>` calls a function of `book.build.pages`, so that
+no number is typed. A page cannot be stale: every build starts from nothing but the repository, and what the notebooks
+train lies in `_build/work-<sum of kgdistil/, notebooks/ and results/>`, a folder that a change of any of those files
+leaves behind.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from book.build.pages import Pages
+from book.build.pages import pieces
+from book.build.pages.shown import Shown
 from book.build.sources import EXECUTED, SOURCES, digest, is_fresh, site
 from book.build.try_it import export_graphs
 from kgdistil import records
@@ -112,7 +114,6 @@ def prepare(source: Path, work: Path) -> None:
         shutil.copytree(records.results_folder() / name, source / "site" / name)
     export_graphs(source / "site" / "try")
 
-    pages = Pages(source)
     environment = jinja2.Environment(
         variable_start_string="<<",
         variable_end_string=">>",
@@ -123,7 +124,7 @@ def prepare(source: Path, work: Path) -> None:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    callable_ = {name: getattr(pages, name) for name in dir(pages) if not name.startswith("_")}
+    callable_ = pieces(Shown(source))
     for path in sorted((root / "book").glob("*.md")):
         text = environment.from_string(path.read_text(encoding="utf-8")).render(callable_)
         (source / "book" / path.name).write_text(text, encoding="utf-8")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from book.build.pages import NAMES
+from book.build.pages.shown import NAMES
 from kgdistil import records
 from kgdistil.answer import browser
 from kgdistil.checkpoint import WEIGHTS, load_model, read_model

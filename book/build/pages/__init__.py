@@ -1,0 +1,32 @@
+"""What the templates under `book/` may call. Each function returns Markdown or HTML made from `results/`, so that no
+number is typed; a module for each page of the book, and `shown` for what all of them read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from book.build.pages import claims, figures, front, frontier, method, reference, reproduced, results, speed, tables
+from book.build.pages.shown import Shown
+
+PIECES: dict[ModuleType, str] = {
+    front: "lead quality_picture price front_table progress",
+    method: "loss",
+    results: "does_it_pay behind whole_lists lists_recipe table2 significance seeds turned published",
+    tables: "cost epochs beside table",
+    speed: "bench_device table5 lists_speed",
+    figures: "figure figure1_paper figure2_paper figure2_said figures_known",
+    claims: "claims near",
+    reproduced: "not_reproduced sides suspects suspects_published unseen readings",
+    frontier: "beaten sizes frontier trained ensemble aimed frontier_speed objectives",
+    reference: "modules runs build contributing citation try_missing",
+}
+
+
+def pieces(shown: Shown) -> dict[str, Callable[..., Any]]:
+    """The functions of PIECES by name, each with what is shown given already."""
+    named = ((module, name) for module, names in PIECES.items() for name in names.split())
+    return {name: functools.partial(getattr(module, name), shown) for module, name in named}

@@ -1,0 +1,213 @@
+"""What a byte buys: every way to fill an entity's bytes, what a query costs, what a soft label should say."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from book.build.html import difference, html_table, interval, linked, number, run_link
+from book.build.pages.shown import NAMES, Shown, none_yet, picture
+from kgdistil import records
+from kgdistil.compress.size import floats, row_bytes
+from kgdistil.config import RunConfig
+from kgdistil.distillation.recipes import bytes_per_entity
+from kgdistil.paper import plots, story
+from kgdistil.paper.frontier import DISTILLED
+
+FORM = {"low-rank": ", low rank", "committee": ", ensemble of teachers"}  # of a distilled student of few bits
+AIM = 10  # times as fast as ComplEx of 64 dimensions a query of the smallest student was to be
+
+
+def of_frontier(shown: Shown, dataset: str, name: str = "frontier") -> pd.DataFrame:
+    """The rows of a graph."""
+    frame = shown.frames[name]
+    return frame[frame["dataset"] == dataset] if len(frame) else frame
+
+
+def sizes(shown: Shown, dataset: str) -> str:
+    """The sizes of the students of a graph, in bytes of an entity."""
+    frame = of_frontier(shown, dataset)
+    if frame.empty:
+        return none_yet(f"make frontier DATASET={dataset}")
+    most, *rest = sorted(frame.loc[frame["method"] != "teacher", "bytes"].unique(), reverse=True)
+    return f"{most} bytes an entity" + (f" down to {rest[-1]}" if rest else "")
+
+
+def trained(shown: Shown, dataset: str) -> str:
+    """How each distilled student of few bits was trained, from the configs of its runs."""
+    frame = of_frontier(shown, dataset)
+    if frame.empty:
+        return none_yet(f"make frontier DATASET={dataset}")
+    rows = []
+    for r in frame[frame["method"].isin((*DISTILLED, "own-lists"))].itertuples():
+        config = shown.records[r.run]["config"]
+        first, guide = (shown.records.get(config[role] or "", {}).get("config") for role in ("student", "teacher"))
+        low = config.get("rank") or 0
+        numbers = low or floats(config["model"], config["dim"])
+        rows.append(
+            [
+                f"{r.bytes} bytes, <code>{r.method}</code>",
+                f"{numbers} × {8 * r.bytes / numbers:g} bits",
+                f"{low} to {floats(config['model'], config['dim'])}" if low else "–",
+                f"d={first['dim']}" if first else "–",
+                f"d={guide['dim']}" if guide else "an ensemble",
+                f"{config['alpha']:g}",
+                f"{config['penalty']:g}",
+                str(config.get("top") or "–"),
+                str(config["epochs"]),
+                linked(shown.records[r.run]["valid"]["both"]["mrr"], r.run),
+            ]
+        )
+    head = ["student", "an entity", "map", "starts from", "soft labels of", "α", "penalty"]
+    head += ["the teacher's best among the candidates", "epochs", "validation MRR"]
+    return html_table(f"How the distilled students of few bits were trained on {NAMES[dataset]}", head, rows)
+
+
+def beaten(shown: Shown) -> str:
+    """In how many comparisons with another way to fill the same bytes the distilled student of few bits is ahead."""
+    gains = shown.frames["frontier_gain"]
+    if not len(gains):
+        return none_yet("make frontier")
+    gains = gains[~gains["method"].isin((*DISTILLED, "own-lists"))]
+    sure = gains[gains["p"] < 0.05]["gain"]
+    return (
+        f"Of {len(gains)} comparisons on {' and '.join(NAMES[name] for name in gains['dataset'].unique())} it is "
+        f"significantly better (p < .05) in {(sure > 0).sum()} and significantly worse in {(sure < 0).sum()}."
+    )
+
+
+def ensemble(shown: Shown, dataset: str = "wn18rr") -> str:
+    """The student of an ensemble beside the one that it goes on from; nothing where it has not run."""
+    gains = of_frontier(shown, dataset, "frontier_gain")
+    gains = gains[(gains["form"] == "committee") & (gains["method"] == "distilled")] if len(gains) else gains
+    if gains.empty:
+        return "It has not run here."
+    r = gains.iloc[0]
+    return (
+        f"With {r.bytes} bytes an entity it reaches {linked(r.distilled_mrr, r.distilled_run)} where the student that "
+        f"it goes on from has {linked(r.mrr, r.run)}: {r.gain:+.3f}, with a 95 % interval of {interval(r)}."
+    )
+
+
+def aimed(shown: Shown) -> str:
+    """Whether a query of the smallest students is as many times faster as was aimed at, on each graph measured."""
+    frame, told = shown.frames["frontier_speed"], []
+    if not len(frame):
+        return none_yet("python -m kgdistil.paper.bench.scan")
+    few = frame[frame["form"].str.startswith("few bits") & (frame["what"] == "filtered rank")]
+    for dataset, rows in few.groupby("dataset", sort=False):
+        r = rows[rows["bytes"] == rows["bytes"].min()].sort_values("complex").iloc[-1]
+        verdict = "reached" if r.complex >= AIM else "missed"
+        told.append(f"on {NAMES[dataset]} {r.complex:.1f} times with {r.bytes} bytes ({verdict})")
+    return f"The aim was {AIM} times; {', '.join(told)}."
+
+
+def frontier(shown: Shown, dataset: str) -> str:
+    """Picture, words and tables of a graph's frontier, or what makes them."""
+    frame, gains = of_frontier(shown, dataset), of_frontier(shown, dataset, "frontier_gain")
+    if frame.empty:
+        return none_yet(f"make frontier DATASET={dataset}")
+    said = pd.read_csv(records.results_folder() / "published.csv")
+    table = shown.frames["table3" if dataset == "wn18rr" else "table4"]
+    paper = table.query("protocol == 'tuned' and metric == 'mrr' and model == 'RotatE' and method == 'DS'")
+    others = pd.concat(
+        [
+            said[said["dataset"] == dataset].assign(kind="published", bytes=4 * said["floats"]),
+            paper.assign(kind="paper", bytes=[row_bytes("RotatE", dim) for dim in paper["dim"]], mrr=paper["paper"]),
+        ]
+    )
+    words = story.of_frontier(frame, gains, NAMES[dataset])
+    drawn = picture(shown, f"frontier-{dataset}", plots.frontier(frame, others), words)
+    sizes = sorted(frame["bytes"].unique(), reverse=True)
+    cell = {
+        (r.method, r.bytes): f"{number(r.mrr)} / {number(r.hits)} {run_link(r.run, 'record')}"
+        for r in frame.rename(columns={"hits@10": "hits"}).itertuples()
+    }
+    called = {method: style[3] for method, style in plots.FRONTIER.items()} | {"teacher": "teacher, float32"}
+    rows = [
+        [f"{called[method]}<br><code>{method}</code>", *(cell.get((method, size), "–") for size in sizes)]
+        for method in called
+        if (frame["method"] == method).any()
+    ]
+    table = html_table(
+        f"Test MRR / Hits@10 on {NAMES[dataset]} by bytes of an entity",
+        ["method", *(f"{size:,} bytes" for size in sizes)],
+        rows,
+    )
+    rows = [
+        [
+            f"{r.bytes} bytes",
+            called[r.method],
+            linked(r.mrr, r.run),
+            linked(r.distilled_mrr, r.distilled_run) + FORM.get(r.form, ""),
+            difference(r.gain),
+            interval(r),
+            f"{r.p:.4f}",
+        ]
+        for r in gains.itertuples()
+    ]
+    head = ["size", "rival", "its MRR", "distilled, few bits", "difference", "95 % interval", "p"]
+    beside = html_table(f"The distilled few-bit student against every rival on {NAMES[dataset]}", head, rows)
+    files = frame[frame["method"].isin(("teacher", *DISTILLED, "small-distilled"))]
+    files = files.dropna(subset=["weights"]).sort_values("weights")
+    rows = [
+        [
+            f"{r.weights / 1000:,.0f} kB",
+            called[r.method],
+            f"{r.bytes:,} bytes",
+            linked(r.mrr, r.run),
+        ]
+        for r in files.itertuples()
+    ]
+    head = ["all weights", "method", "of an entity", "test MRR"]
+    whole = html_table(f"Whole files on {NAMES[dataset]}: entities, relations, codebooks and maps", head, rows)
+    return f"\n{words}\n{drawn}\n{table}\n{beside}\n{whole}\n"
+
+
+def frontier_speed(shown: Shown, dataset: str) -> str:
+    """What a query costs by bytes of an entity, in words, a picture and a table."""
+    frame = of_frontier(shown, dataset, "frontier_speed")
+    if frame.empty:
+        return none_yet(f"python -m kgdistil.paper.bench.scan --graph {dataset}")
+    words = story.of_speed(frame, NAMES[dataset])
+    drawn = picture(shown, f"frontier-speed-{dataset}", plots.speed(frame, NAMES[dataset]), words)
+    rows = [
+        [
+            r.label,
+            str(r.bytes),
+            r.what,
+            f"{r.microseconds:.1f}",
+            f"{r.complex:.1f}×",
+            f"{r.rotate:.1f}×",
+            linked(r.mrr, r.run),
+        ]
+        for r in frame.itertuples()
+    ]
+    head = ["model", "bytes", "task", "µs a query", "as fast as ComplEx, d = 64", "as RotatE, d = 64", "MRR"]
+    return f"\n{words}\n{drawn}\n{html_table(f'What a query costs on {NAMES[dataset]}', head, rows)}\n"
+
+
+def objectives(shown: Shown, dataset: str) -> str:
+    """What a soft label should say: the objectives of a graph side by side."""
+    frame = of_frontier(shown, dataset, "objectives")
+    if frame.empty:
+        return none_yet(f"python -m kgdistil.paper.objectives --graph {dataset}")
+    words = story.of_objectives(frame, NAMES[dataset])
+    drawn = picture(shown, f"objectives-{dataset}", plots.objectives(frame), words)
+    size = {r.run: bytes_per_entity(RunConfig(**shown.records[r.run]["config"])) for r in frame.itertuples()}
+    rows = [
+        [
+            f"{r.student}, {size[r.run]} bytes",
+            r.objective,
+            linked(r.mrr, r.run),
+            number(r.hits),
+            *(("–",) * 3 if pd.isna(r.p) else (difference(r.gain), interval(r), f"{r.p:.4f}")),
+        ]
+        for r in frame.rename(columns={"hits@10": "hits"}).itertuples()
+    ]
+    head = ["student", "objective", "test MRR", "Hits@10", "difference from its first", "95 % interval", "p"]
+    for (student, run), same in frame.groupby(["student", "run"], sort=False):
+        if len(same) > 1:
+            alpha = shown.records[run]["config"]["alpha"]
+            named = " and ".join(f"*{name}*" for name in same["objective"])
+            words += f" For {student} {named} are one run: the search chose α = {alpha:g}."
+    return f"\n{words}\n{drawn}\n{html_table(f'Objectives on {NAMES[dataset]}, as many updates', head, rows)}\n"

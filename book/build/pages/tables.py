@@ -1,0 +1,52 @@
+"""Tables 3, 4 and 6 beside the paper's."""
+
+from __future__ import annotations
+
+from book.build.html import again, html_table
+from book.build.html import beside as cell_beside
+from book.build.pages.shown import METHOD_WORDS, METRICS, NAMES, Shown, picture
+from kgdistil.paper import plots, tables
+
+
+def cost(shown: Shown, number: int, protocol: str) -> str:
+    """How long the recorded runs of a table took."""
+    hours = tables.core_hours(number, protocol)
+    return (
+        f"The runs of this table, their starts and their searches took {hours:.1f} hours of one core by their "
+        f"records, so about {hours / 2:.1f} hours of two: `make reproduce TABLE={number} "
+        f"{'PROTOCOL=paper ' * (protocol == 'paper')}JOBS=2`."
+    )
+
+
+def table(shown: Shown, name: str, protocol: str) -> str:
+    """Table 3, 4 or 6, one table for each model: ours, below it the paper's and the difference."""
+    frame = shown.frames[name][shown.frames[name]["protocol"] == protocol]
+    metrics = list(dict.fromkeys(frame["metric"]))
+    blocks = []
+    for model, rows in frame.groupby("model", sort=False):
+        lines = []
+        for (dim, method), cell in rows.groupby(["dim", "method"], sort=False):
+            by = {r.metric: r for r in cell.itertuples()}
+            one = next(iter(by.values()))
+            lines.append([f"d={dim} {METHOD_WORDS[method]}", *(cell_beside(by[m]) for m in metrics), again(one)])
+        what = f"{model} on {NAMES[frame['dataset'].iloc[0]]}, protocol {protocol}"
+        blocks.append(html_table(what, ["", *(METRICS[m] for m in metrics), "run"], lines))
+    return "\n".join(blocks)
+
+
+def beside(shown: Shown, name: str, protocol: str) -> str:
+    frame = shown.frames[name]
+    ran = frame[(frame["protocol"] == protocol) & frame["ours"].notna()]
+    cells = frame[frame["protocol"] == protocol]["cell"].nunique()
+    alt = (
+        f"MRR over the dimension for each model: the paper dashed, ours solid; {ran['cell'].nunique()} of "
+        f"{cells} cells have run. The numbers are in the tables below."
+    )
+    return picture(shown, f"{name}-{protocol}", plots.beside_the_paper(frame, protocol), alt)
+
+
+def epochs(shown: Shown, name: str, protocol: str) -> str:
+    """The most epochs that a run of a table may take."""
+    frame = shown.frames[name]
+    runs = set(frame[frame["protocol"] == protocol]["run"]) & set(shown.records)
+    return str(max((shown.records[run]["config"]["epochs"] for run in runs), default="–"))
