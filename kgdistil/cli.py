@@ -54,8 +54,8 @@ def fail(line: str, code: int) -> None:
 def main() -> None:
     """Small knowledge-graph embeddings from large ones.
 
-    A graph is a file of triples, one "head, relation, tail" a line: .tsv, .csv, .parquet, .nt or .ttl. In three steps
-    from such a file to answers:
+    A graph is a file of triples, one "head, relation, tail" a line: .tsv, .csv, .parquet, RDF and more, packed or not.
+    In three steps from such a file to answers:
 
     \b
       kgdistil distill triples.tsv --dim 8 -o student/
@@ -81,7 +81,19 @@ def graph_options(command: Any) -> Any:
         click.option("--test", type=click.Path(path_type=Path), help="Test triples."),
         click.option("--split-seed", default=0, show_default=True, help="Seed of the split of a single file."),
         click.option("--held-out", default=0.1, show_default=True, help="Share for validation, and again for test."),
-        click.option("--columns", metavar="HEAD,RELATION,TAIL", help="Names of the three columns in the first line."),
+        click.option(
+            "--columns",
+            metavar="HEAD,RELATION,TAIL",
+            help="Names of the three columns in the first line, or their numbers, counted from 1.",
+        ),
+        click.option("--order", help="Of three columns without names: htr for head, tail, relation.  [default: hrt]"),
+        click.option("--header/--no-header", default=None, help="The first line names the columns, or is a triple."),
+        click.option(
+            "--keep-labels",
+            is_flag=True,
+            help="Labels that differ in spaces at their ends, quotes round them or kinds of accents stay apart.",
+        ),
+        click.option("--drop-overlap", is_flag=True, help="Leave out of valid and test what stands in training too."),
         click.option("--names", type=click.Path(path_type=Path), help="Readable names: a file of label, tab, name."),
     )
     for option in reversed(options):
@@ -92,15 +104,16 @@ def graph_options(command: Any) -> Any:
 def read(source: str, options: dict[str, Any]) -> Any:
     from kgdistil.graphs.readers import read_graph
 
-    columns = options["columns"]
+    columns, further = options["columns"], ("order", "header", "keep_labels", "drop_overlap", "names")
+    given: dict[str, Any] = {name: options.get(name) for name in further}
     return read_graph(
         source,
         options["valid"],
         options["test"],
         held_out=options["held_out"],
         seed=options["split_seed"],
-        names=options["names"],
         columns=tuple(columns.split(",")) if columns else None,
+        **given,
     )
 
 
@@ -404,7 +417,8 @@ def cell(value: Any) -> str:
         return f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return "".join(c if c.isprintable() else "\ufffd" for c in str(value))  # a label must not steer the terminal
+    text = "".join(c if c.isprintable() else "\ufffd" for c in str(value))  # a label must not steer the terminal
+    return text if text == text.strip() else f'"{text}"'
 
 
 def emit(value: Any) -> None:

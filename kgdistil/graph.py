@@ -21,6 +21,7 @@ class Graph:
     `train`, `valid`, `test`: int64 [n, 3], columns head, relation, tail. `entities[i]` and `relations[j]` are
     the labels of the ids, sorted by code point, so an id depends on the labels alone. `sha256`: the sum of
     what was read (see `load`). `descriptions`: readable names by entity label; empty when none are at hand.
+    `notes`: what was said of the graph when it was read, such as test triples that stand in training, a line each.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Graph:
     relations: tuple[str, ...]
     sha256: str
     descriptions: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def num_entities(self) -> int:

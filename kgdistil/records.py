@@ -111,7 +111,7 @@ def make_record(
     return {
         "id": config.run_id,
         "config": config.model_dump(),
-        "graph": {**graph.sizes(), "sha256": graph.sha256},
+        "graph": {**graph.sizes(), "sha256": graph.sha256, **({"notes": list(graph.notes)} if graph.notes else {})},
         "parameters": parameters,
         "epochs": epochs,
         "best_epoch": best_epoch,

@@ -189,6 +189,13 @@ def test_bad_file_names_file_line_and_value(tmp_path, split, text, parts):
         assert part in message
 
 
+def test_labels_that_look_the_same_and_another_order_are_refused(tmp_path):
+    message = error_of(load, write_folder(tmp_path, test="c\tknows\ta\u00a0\n"))
+    assert "look the same" in message and "read_graph" in message
+    rows = "".join(f"e{i}\te{(i * i) % 7}\t{'rs'[i % 2]}\n" for i in range(7))
+    assert 'order="htr"' in error_of(load, write_folder(tmp_path, train=rows, valid=rows, test=rows))
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_folder_without_a_split(tmp_path, split):
     (write_folder(tmp_path) / f"{split}.txt").unlink()

@@ -1,6 +1,9 @@
 """Triples in every form: the same graph out of each, honest splits, and one clear line for whatever is wrong."""
 
+import bz2
+import gzip
 import logging
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 import kgdistil
 from kgdistil.errors import DataError, KgdistilError
 from kgdistil.graph import Graph
+from kgdistil.graphs import checks
 from kgdistil.graphs.readers import read_graph, split
 
 FAR = "x\u2028y"  # a line separator of Unicode within a label
@@ -104,7 +108,7 @@ def test_column_names_that_are_read_as_a_triple(frame: pd.DataFrame, tmp_path: P
         read_graph(tmp_path / "g.csv", columns=("von", "wie", "nach"))
         assert caplog.text == ""
         read_graph(tmp_path / "g.csv")
-    assert "no part of the first triple ('von, wie, nach') occurs again; are these the names" in caplog.text
+    assert "the first row ('von, wie, nach') is read as a triple" in caplog.text and "--header" in caplog.text
 
 
 def test_three_parts_and_a_folder(tmp_path: Path, frame: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:
@@ -222,6 +226,399 @@ def test_one_relation_and_an_unconnected_graph_train(tmp_path: Path, monkeypatch
     graph = read_graph(np.array(rows, dtype=object))
     done = kgdistil.distil(graph, dim=2, teacher_dim=4, epochs=2, stages=1)
     assert 0 < done.student.evaluate()["both"]["mrr"] <= 1
+
+
+# ---- what would come out wrong without a word -----------------------------------------------------------------------
+KIN = [(f"p{i}", r, f"p{(3 * i + k) % 12}") for i in range(12) for k, r in enumerate(("likes", "knows", "helps"))]
+
+
+def lines(path: Path, rows, order=(0, 1, 2), glue: str = "\t") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(glue.join(str(row[i]) for i in order) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def works(rows=KIN) -> list[tuple[str, str, str]]:
+    """Heads and tails that share no label."""
+    return [(h, r, f"work {t[1:]}") for h, r, t in rows]
+
+
+def test_an_order_of_columns_that_is_not_head_relation_tail(tmp_path: Path) -> None:
+    wanted = read_graph(lines(tmp_path / "g.tsv", KIN))
+    for order, places in (("htr", (0, 2, 1)), ("rht", (1, 0, 2))):
+        path = lines(tmp_path / "g.tsv", KIN, places)
+        with pytest.raises(DataError, match=f"--order {order}"):
+            read_graph(path)
+        with pytest.raises(DataError, match=f'order="{order}"'):
+            kgdistil.load(folder_of(tmp_path / order, KIN, places))
+        assert read_graph(path, order=order).sha256 == wanted.sha256
+        table = pd.DataFrame([[row[i] for i in places] for row in KIN])
+        assert (
+            read_graph(table, order=order).sha256 == read_graph(table.to_numpy(), order=order).sha256 == wanted.sha256
+        )
+        with pytest.raises(DataError, match=f"--order {order}"):
+            read_graph(table)
+    many = [(f"user {i}", f"verb {(i + k) % 3}", f"item {(7 * i + k) % 90}") for i in range(60) for k in range(3)]
+    with pytest.raises(DataError, match="--order htr"):
+        read_graph(lines(tmp_path / "g.tsv", many, (0, 2, 1)))
+    assert read_graph(lines(tmp_path / "g.tsv", many)).num_relations == 3
+    assert read_graph(lines(tmp_path / "g.tsv", many, (0, 2, 1)), order="hrt").num_relations == 86
+
+
+@pytest.mark.parametrize("name", ["umls", "kinships", "nations"])
+def test_the_order_of_real_graphs_is_not_doubted(name: str) -> None:
+    graph = kgdistil.load(name)
+    rows = np.array([graph.label_triple(*x) for x in graph.known.tolist()], dtype=object)
+    assert read_graph(rows).num_relations == graph.num_relations
+    flat = np.unique(rows, return_inverse=True)[1].reshape(-1, 3)
+    assert checks.likely_order(flat) is None and checks.likely_order(flat[:, [0, 2, 1]]) == "htr"
+
+
+def folder_of(folder: Path, rows, order=(0, 1, 2), name: str = "{}.tsv", glue: str = "\t") -> Path:
+    """Train, valid and test: the last six rows are held out."""
+    for part, some in (("train", rows[:-6]), ("valid", rows[-6:-3]), ("test", rows[-3:])):
+        lines(folder / name.format(part), some, order, glue)
+    return folder
+
+
+def numbered(rows=KIN) -> tuple[list, list[str], list[str]]:
+    """The rows as numbers, with labels that are not in alphabetical order."""
+    entities, relations = [
+        list(dict.fromkeys(x)) for x in ([e for h, _, t in rows for e in (h, t)], [r for _, r, _ in rows])
+    ]
+    return [(entities.index(h), relations.index(r), entities.index(t)) for h, r, t in rows], entities, relations
+
+
+def test_folders_of_numbers_with_tables_of_labels(tmp_path: Path) -> None:
+    """As OpenKE, DGL-KE, RotatE's code and LibKGE lay them out."""
+    wanted = read_graph(folder_of(tmp_path / "labels", KIN))
+    rows, entities, relations = numbered()
+    openke = folder_of(tmp_path / "openke", rows, (0, 2, 1), "{}2id.txt", " ")
+    for path in openke.iterdir():
+        path.write_text(f"{len(path.read_text().splitlines())}\n{path.read_text()}")
+    dgl, libkge, named = (tmp_path / x for x in ("dgl", "libkge", "named"))
+    folder_of(dgl, rows, (0, 2, 1)), folder_of(libkge, rows, name="{}.del"), folder_of(named, KIN)
+    folder_of(libkge, KIN, name="{}.txt")  # what it was made of
+    for what, labels in (("entity", entities), ("relation", relations)):
+        (openke / f"{what}2id.txt").write_text(
+            f"{len(labels)}\n" + "".join(f"{x}\t{i}\n" for i, x in enumerate(labels))
+        )
+        for folder, name in ((dgl, "{}.tsv"), (libkge, "{}_ids.del"), (named, "{}.dict")):
+            plural = what if "ids" in name else {"entity": "entities", "relation": "relations"}[what]
+            lines(folder / name.format(plural), enumerate(labels), (0, 1))
+    for folder in (openke, dgl, libkge, named):
+        assert read_graph(folder).sha256 == wanted.sha256, folder
+    assert facts(read_graph(openke / "train2id.txt")) == set(KIN[:-6])
+    (openke / "train2id.txt").write_text("31\n" + "\n".join((openke / "train2id.txt").read_text().splitlines()[1:]))
+    with pytest.raises(DataError, match="its first line says 31 triples, and 30 follow"):
+        read_graph(openke)
+    (libkge / "entity_ids.del").write_text("0\tp0\n2\tp1\n")
+    with pytest.raises(DataError, match="does not number its 2 labels from 0"):
+        read_graph(libkge)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [" p1", "p1 ", "p1\u00a0", "\u00a0p1", "p\u200b1", "\ufeffp1", "p1\u200e", '"p1"', "\u2003p1\t"[:-1]],
+)
+def test_labels_that_look_the_same_are_one(tmp_path: Path, caplog, other: str) -> None:
+    wanted = read_graph(np.array(KIN, dtype=object))
+    rows = [*KIN[:5], (other, *KIN[5][1:]), *KIN[6:]]
+    assert KIN[5][0] == "p1"
+    with caplog.at_level(logging.WARNING):
+        graph = read_graph(lines(tmp_path / "g.tsv", rows))
+    assert graph.entities == wanted.entities and "by which 1 became one with another" in caplog.text
+    assert any("became one" in note for note in graph.notes)
+    kept = read_graph(lines(tmp_path / "g.tsv", rows), keep_labels=True)
+    assert kept.num_entities == wanted.num_entities + 1 and other in kept.entities and not kept.notes
+    if other != '"p1"':  # in a table quotes are the label's own
+        assert read_graph(pd.DataFrame(rows)).entities == wanted.entities
+
+
+def test_accents_composed_or_not(tmp_path: Path) -> None:
+    rows = [("Zoe\u0308", *KIN[0][1:]), ("Zo\u00eb", *KIN[1][1:]), *KIN]
+    assert (
+        read_graph(np.array(rows)).num_entities == 13
+        and read_graph(np.array(rows), keep_labels=True).num_entities == 14
+    )
+    joined = "نامه\u200cها"  # a joiner within a word is part of how it is written
+    assert joined in read_graph(np.array([(joined, *KIN[0][1:]), *KIN])).entities
+    with pytest.raises(DataError, match=r"row 1: the head is empty"):
+        read_graph(np.array([KIN[0], ("\u200b ", "r", "x"), *KIN]))
+
+
+def test_quotes_and_spaces_that_other_programs_write(tmp_path: Path) -> None:
+    rows = [('The "Weird" One', *KIN[0][1:]), ("a, b", *KIN[1][1:]), *KIN]
+    wanted = read_graph(np.array(rows, dtype=object))
+    frame = pd.DataFrame(rows, columns=["head", "relation", "tail"])
+    for quoting in (0, 1):  # what needs quotes, and everything, as R does
+        frame.to_csv(tmp_path / "g.tsv", sep="\t", index=False, quoting=quoting)
+        assert read_graph(tmp_path / "g.tsv").sha256 == wanted.sha256
+    text = "".join(", ".join('"' + cell.replace('"', '""') + '"' for cell in row) + "\n" for row in rows)
+    (tmp_path / "g.csv").write_text(text)
+    graph = read_graph(tmp_path / "g.csv")
+    assert graph.sha256 == wanted.sha256 and "spaces after commas" in graph.notes[0]
+
+
+BLANK = """@prefix : <http://x/> .
+:a :lives [ :in :town ; :street "Main" ] . :b :lives [ :in :town ] . :c :knows [ :knows :a ] .
+:a :knows :b . :b :knows :c . :c :knows :a . :a :in :town . :b :in :town . :c :in :town . :a :lives :town .
+:b :lives :town . :c :lives :town . :b :knows :a . :a :knows :c . :c :knows :b .
+"""
+
+
+def test_blank_nodes_have_the_same_names_at_each_reading(tmp_path: Path) -> None:
+    pytest.importorskip("pyoxigraph")
+    (tmp_path / "g.ttl").write_text(BLANK)
+    first, again = (read_graph(tmp_path / "g.ttl") for _ in range(2))
+    assert first.sha256 == again.sha256 and sum(x.startswith("_:") for x in first.entities) == 3
+    labelled = BLANK.replace('[ :in :town ; :street "Main" ]', "_:q").replace("[ :in :town ]", "_:z")
+    labelled += '_:q :in :town ; :street "Main" . _:z :in :town .'
+    (tmp_path / "g.ttl").write_text(labelled)  # the same graph, whatever its nodes are called
+    assert read_graph(tmp_path / "g.ttl").sha256 == first.sha256
+
+
+def test_blank_nodes_of_several_files_are_apart(tmp_path: Path) -> None:
+    pytest.importorskip("pyoxigraph")
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"{part}.nt").write_text(
+            "_:b0 <http://x/p> <http://x/a> .\n<http://x/a> <http://x/p> <http://x/b> .\n"
+        )
+    graph = read_graph(tmp_path)
+    assert graph.num_entities == 5 and len(graph.train) == 2
+
+
+def test_blank_nodes_that_cannot_be_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("pyoxigraph")
+    monkeypatch.setattr("kgdistil.graphs.rdf.CANONICAL", "import time; time.sleep(9)")
+    monkeypatch.setattr("kgdistil.graphs.rdf.SECONDS", 0.2)
+    (tmp_path / "g.ttl").write_text(BLANK)
+    with pytest.raises(DataError, match="blank nodes are so much alike .* give them IRIs"):
+        read_graph(tmp_path / "g.ttl")
+
+
+def test_what_leaks_is_counted_and_said(tmp_path: Path, caplog) -> None:
+    folder = folder_of(tmp_path / "g", [*KIN[:-2], *KIN[:2]])
+    with caplog.at_level(logging.WARNING):
+        graph = read_graph(folder)
+    assert "2 of 3 test triples stand in training too" in caplog.text and graph.notes[-1] in caplog.text
+    dropped = read_graph(folder, drop_overlap=True)
+    assert len(dropped.test) == 1 and not any("stand in training too" in note for note in dropped.notes)
+    lines(folder / "valid.tsv", KIN[-6:-3]), lines(folder / "test.tsv", KIN[-6:-3])
+    assert any("test and valid are the same 3 triples" in note for note in read_graph(folder).notes)
+    with pytest.raises(DataError, match="all triples of test stand in an earlier part"):
+        read_graph(folder, drop_overlap=True)
+
+
+def test_relations_that_are_inverses_or_copies(tmp_path: Path) -> None:
+    plain = [row for row in KIN if row[1] != "helps"]
+    assert read_graph(np.array(KIN)).notes == ()
+    inverse = [(t, "liked by", h) for h, r, t in plain if r == "likes"]
+    copies = [(h, "is fond of", t) for h, r, t in plain if r == "likes"]
+    (note,) = read_graph(np.array([*plain, *inverse])).notes
+    assert note.startswith("1 pair of relations is inverses") and "'liked by'" in note and "'likes'" in note
+    (note,) = read_graph(np.array([*plain, *copies[:-2]])).notes
+    assert note.startswith("1 pair of relations is near copies") and "83%" in note
+    assert read_graph(np.array([*plain, *copies[:-4]])).notes == ()
+    both = [(b, r, a) for a, r, b in plain if r == "likes"]  # a relation that is its own inverse is no pair
+    assert not any("inverses" in note for note in read_graph(np.array([*plain, *both])).notes)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=60, unique=True)
+)
+def test_shares_of_relations_against_sets(rows: list) -> None:
+    by = {r: {(h, t) for h, x, t in rows if x == r} for r in range(4)}
+    for inverse in (False, True):
+        wanted = {}
+        for r in range(4):
+            for s in range(r + 1, 4):
+                other = {(t, h) for h, t in by[s]} if inverse else by[s]
+                larger, smaller = sorted((len(by[r]), len(by[s])), reverse=True)
+                if smaller >= checks.FEW and len(by[r] & other) >= checks.ALIKE * larger:
+                    wanted[r, s] = len(by[r] & other) / larger
+        assert dict(checks.alike(np.array(rows), 4, 6, inverse)) == pytest.approx(wanted)
+
+
+def test_a_header_in_words_nobody_knew(tmp_path: Path) -> None:
+    wanted = read_graph(np.array(works()))
+    for head in (("gene", "relation", "disease"), ("person", "Predicate", "work 1")):
+        graph = read_graph(lines(tmp_path / "g.tsv", [head, *works()]))
+        assert graph.sha256 == wanted.sha256 and "--no-header" in graph.notes[0]
+        kept = read_graph(lines(tmp_path / "g.tsv", [head, *works()]), header=False)
+        assert head[1] in kept.relations
+    for head in (("start", "relation", "end"), ("node1", "label", "node2"), (":START_ID", ":TYPE", ":END_ID")):
+        assert read_graph(lines(tmp_path / "g.tsv", [head, *works()])).sha256 == wanted.sha256
+    graph = read_graph(lines(tmp_path / "g.tsv", [("von", "wie", "nach"), *works()]))
+    assert "wie" in graph.relations and "--header" in graph.notes[0]
+    assert read_graph(tmp_path / "g.tsv", header=True).sha256 == wanted.sha256
+    graph = read_graph(lines(tmp_path / "g.tsv", [("von", "relation", "nach"), *works(), ("p1", "relation", "work 2")]))
+    assert "relation" in graph.relations and "--header" in graph.notes[0]
+    folder = tmp_path / "parts"
+    folder_of(folder, works())
+    for part in ("train", "valid", "test"):
+        (folder / f"{part}.tsv").write_text("von\twie\tnach\n" + (folder / f"{part}.tsv").read_text())
+    assert read_graph(folder).sha256 == read_graph(folder_of(tmp_path / "without", works())).sha256
+
+
+def test_a_fourth_column(tmp_path: Path, frame: pd.DataFrame) -> None:
+    wanted = read_graph(frame)
+    frame["weight"] = 0.5
+    frame.to_csv(tmp_path / "g.csv", index=False), frame.to_parquet(tmp_path / "g.parquet")
+    frame.to_csv(tmp_path / "g.tsv", sep="\t", index=False, header=False)
+    for source in (tmp_path / "g.csv", tmp_path / "g.parquet", frame):
+        graph = read_graph(source)
+        assert graph.sha256 == wanted.sha256 and "left out: 'weight'" in graph.notes[0]
+    with pytest.raises(DataError, match="--columns 1,2,3"):
+        read_graph(tmp_path / "g.tsv")
+    for source in (tmp_path / "g.tsv", tmp_path / "g.csv", tmp_path / "g.parquet", frame, frame.to_numpy()):
+        assert read_graph(source, columns=(1, 2, 3)).sha256 == wanted.sha256
+        assert read_graph(source, columns=("1", "2", "3")).sha256 == wanted.sha256
+    for wrong in ((0, 1, 2), (1, 2, 5)):
+        with pytest.raises(DataError, match="counted from 1"):
+            read_graph(tmp_path / "g.tsv", columns=wrong)
+
+
+def test_names_that_match_nothing_are_said(tmp_path: Path) -> None:
+    graph = read_graph(np.array(KIN), names={"P 0": "Ada"})
+    assert graph.descriptions == {} and "none of the 1 names" in graph.notes[0]
+    path = lines(tmp_path / "names.tsv", [("Ada", "p0")], (0, 1))
+    assert "the other way round" in read_graph(np.array(KIN), names=path).notes[0]
+    assert read_graph(np.array(KIN), names={" p0": "Ada"}).descriptions == {"p0": "Ada"}
+
+
+def test_a_folder_called_as_a_known_graph(tmp_path: Path, monkeypatch, caplog) -> None:
+    folder_of(tmp_path / "nations", KIN)
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert read_graph("nations").num_entities == 14
+    assert "reached as ./nations" in caplog.text and read_graph("./nations").num_entities == 12
+
+
+# ---- more forms -----------------------------------------------------------------------------------------------------
+def test_packed_files(tmp_path: Path) -> None:
+    wanted, content = read_graph(lines(tmp_path / "g.tsv", KIN)), (tmp_path / "g.tsv").read_bytes()
+    pyarrow = pytest.importorskip("pyarrow")
+    packed = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+    packed["zst"] = lambda x: pyarrow.Codec("zstd").compress(x, asbytes=True)
+    for name, pack in packed.items():
+        (tmp_path / f"g.tsv.{name}").write_bytes(pack(content))
+        graph = read_graph(tmp_path / f"g.tsv.{name}")
+        assert graph.sha256 == wanted.sha256 and graph.name == "g"
+        (tmp_path / f"g.tsv.{name}").write_bytes(pack(content)[:-9])
+        with pytest.raises(DataError, match="cannot read|holds no triple|line"):
+            read_graph(tmp_path / f"g.tsv.{name}")
+        (tmp_path / f"g.tsv.{name}").write_bytes(pack(b"a\tb\tc\n\xff\tb\tc\n"))
+        with pytest.raises(DataError, match="line 2: byte 0xff"):
+            read_graph(tmp_path / f"g.tsv.{name}")
+
+
+def test_other_forms_of_rdf(tmp_path: Path) -> None:
+    rdf = pytest.importorskip("pyoxigraph")
+    triples = [tuple(rdf.NamedNode(f"http://x/{x}") for x in row) for row in KIN]
+    quads = [rdf.Quad(*row, rdf.NamedNode("http://x/some")) for row in triples]
+    rows = [tuple(f"http://x/{x}" for x in row) for row in KIN]
+    wanted = read_graph(np.array(rows))
+    forms = {"nq": "N_QUADS", "trig": "TRIG", "jsonld": "JSON_LD", "rdf": "RDF_XML", "ttl": "TURTLE"}
+    for ending, form in forms.items():
+        some = quads if ending in ("nq", "trig") else [rdf.Triple(*row) for row in triples]
+        (tmp_path / f"g.{ending}").write_bytes(rdf.serialize(some, format=getattr(rdf.RdfFormat, form)))
+        graph = read_graph(tmp_path / f"g.{ending}")
+        assert graph.sha256 == wanted.sha256
+        assert any("name(s) of graphs" in note for note in graph.notes) == (ending in ("nq", "trig"))
+
+
+def test_triples_in_memory(tmp_path: Path) -> None:
+    wanted = read_graph(np.array(KIN))
+    rows, entities, relations = numbered()
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pd.DataFrame(KIN, columns=["head", "relation", "tail"])
+    for source in (KIN, tuple(KIN), map(list, KIN), table.astype("string"), pyarrow.Table.from_pandas(table)):
+        assert read_graph(source).sha256 == wanted.sha256
+    digits = read_graph(np.array(rows))
+    objects = np.empty((len(rows), 3), dtype=object)
+    objects[:] = [[np.int64(x) for x in row] for row in rows]
+    frame = pd.DataFrame(rows)
+    for source in (
+        torch.tensor(rows),
+        objects,
+        rows,
+        frame.astype("Int64"),
+        frame.astype("int32"),
+        frame.astype("int64[pyarrow]"),
+    ):
+        assert read_graph(source).sha256 == digits.sha256
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (pd.DataFrame({"h": pd.array(["a", pd.NA], dtype="string"), "r": "b", "t": "c"}), "row 1: no label"),
+        (pd.DataFrame({"h": pd.array([1, pd.NA], dtype="Int64"), "r": "b", "t": "c"}), "row 1: no label"),
+        (pd.DataFrame({"h": pd.array(["a", None], dtype="string[pyarrow]"), "r": "b", "t": "c"}), "row 1: no label"),
+        ([("a", "b", "c"), ("a", "b")], "the list, row 1"),
+        (["abc", "def"], "the list, row 0"),
+        ([("a", "b", None)], "row 0: no label"),
+        ([], "holds no triple"),
+        (torch.zeros(3, 4), "has shape"),
+        (torch.zeros(2, 3), "row 0: '0.0', no text"),
+        (7, "int holds no triples"),
+        ({"a": 1}, "dict holds no triples"),
+        ("a\0b.tsv", "is missing or no regular file"),
+        ("~nobody-of-this-name/x.tsv", "is missing or no regular file"),
+    ],
+)
+def test_what_is_wrong_in_memory(source, line: str) -> None:
+    with pytest.raises(DataError, match=line):
+        read_graph(source)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "loop.tsv").symlink_to(tmp_path / "loop.tsv")
+    with pytest.raises(DataError, match="is missing or no regular file"):
+        read_graph(tmp_path / "loop.tsv")
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    column = pyarrow.array(["a", "b"])
+    twice = pyarrow.Table.from_arrays([column] * 3, names=["x", "x", "y"])
+    pyarrow.parquet.write_table(twice, tmp_path / "g.parquet")
+    with pytest.raises(DataError, match="has two columns 'x'"):
+        read_graph(tmp_path / "g.parquet")
+    with pytest.raises(DataError, match="the name .* cannot be written as UTF-8"):
+        read_graph(np.array(KIN), names={"p0": "\ud800"})
+
+
+@pytest.mark.parametrize("form", ["nt", "ttl", "rdf"])
+def test_rdf_that_is_nested_too_deep(tmp_path: Path, form: str) -> None:
+    pytest.importorskip("pyoxigraph")
+    deep = 60_000
+    if form == "rdf":
+        space = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:e="http://e/"'
+        inner = "<rdf:Description><e:p>" * deep + "</e:p></rdf:Description>" * deep
+        content = f"<rdf:RDF {space}>{inner}</rdf:RDF>"
+    else:
+        fact = "<http://a> <http://p> "
+        content = fact + f"<<( {fact}" * deep + "<http://b>" + ")>>" * deep + " ."
+    (tmp_path / f"g.{form}").write_text(content)
+    with pytest.raises(DataError, match="nested|within each other"):
+        read_graph(tmp_path / f"g.{form}")
+
+
+# ---- small files that take gigabytes --------------------------------------------------------------------------------
+def test_small_files_that_unpack_to_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("kgdistil.graphs.limits.LIMIT", 1 << 16)
+    (tmp_path / "g.tsv.gz").write_bytes(gzip.compress(b"a\tb\tc\n" * 20_000))
+    few = pyarrow.array(["a"] * 9_000).dictionary_encode()
+    pyarrow.parquet.write_table(pyarrow.table({"head": few, "relation": few, "tail": few}), tmp_path / "g.parquet")
+    for name in ("g.tsv.gz", "g.parquet"):
+        with pytest.raises(DataError, match="bytes and would take .* more than the .* KGDISTIL_READ_LIMIT"):
+            read_graph(tmp_path / name)
+        monkeypatch.setenv("KGDISTIL_READ_LIMIT", str(1 << 30))
+        with pytest.raises(DataError, match="cannot be split"):
+            read_graph(tmp_path / name)
+        monkeypatch.delenv("KGDISTIL_READ_LIMIT")
 
 
 ENDINGS = ("tsv", "csv", "nt", "ttl", "parquet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import logging
 import os
 import sys
 import tarfile
@@ -19,7 +20,10 @@ from tqdm import tqdm
 from kgdistil.errors import DataError, KgdistilError
 from kgdistil.files import user_folder
 from kgdistil.graph import BUNDLED, NAMES, PUBLISHED, SPLITS, Graph
+from kgdistil.graphs import checks
+from kgdistil.graphs.labels import show, tidy
 
+log = logging.getLogger("kgdistil")
 DATA_VARIABLE = "KGDISTIL_DATA"
 ARCHIVES_URL = "https://raw.githubusercontent.com/TimDettmers/ConvE/master"
 TEXTS_URL = "https://raw.githubusercontent.com/yao8839836/kg-bert/master/data"
@@ -38,13 +42,16 @@ def load(source: str | os.PathLike, *, cache: Path | None = None) -> Graph:
     `cache` (default: the user's cache folder), else downloaded there from their author. UMLS, Kinships and
     Nations come out of the installed PyKEEN package. A folder holds train, valid and test as .txt or .tsv
     (`read_triples`); one that is called like a known graph is reached as "./umls". Entities of all splits are
-    kept; every relation must occur in training; a triple may stand in two splits.
+    kept; every relation must occur in training; a triple may stand in two splits; labels stay as they are, and two that
+    look the same are refused (`read_graph` makes them one).
 
     `Graph.sha256` is the sum of the archive; of three files it is the sum of what the shell command
     `sha256sum train.txt valid.txt test.txt` prints in their folder. Anything missing, damaged or malformed
     raises DataError.
     """
     name = source.lower() if isinstance(source, str) else None
+    if name in NAMES and os.path.exists(source):
+        log.warning("%s is the known graph of that name; the one that lies here is reached as ./%s", source, source)
     if name in PUBLISHED:
         return _load_published(name, _cache(cache))
     if name in BUNDLED:
@@ -83,18 +90,18 @@ def read_triples(path: str | os.PathLike, content: bytes | None = None) -> np.nd
     for number, line in enumerate(lines, 1):
         if (tabs := line.count("\t")) != 2:
             fault = f"{tabs + 1} column(s) in place of 3 (head, relation, tail, separated by tabs)"
-            raise DataError(f"{path}, line {number}: {fault}: {_show(line)}")
+            raise DataError(f"{path}, line {number}: {fault}: {show(line)}")
     if len(set(lines)) < len(lines):
         first: dict[str, int] = {}
         for number, line in enumerate(lines, 1):
             if (earlier := first.setdefault(line, number)) != number:
                 fault = f"duplicate of line {earlier}"
-                raise DataError(f"{path}, line {number}: {fault}: {_show(line)}; remove one of the two")
+                raise DataError(f"{path}, line {number}: {fault}: {show(line)}; remove one of the two")
     labels = "\t".join(lines).split("\t")
     if "" in labels:
         row, column = divmod(labels.index(""), 3)
         what = ("head", "relation", "tail")[column]
-        raise DataError(f"{path}, line {row + 1}: the {what} is empty: {_show(lines[row])}; give it a label")
+        raise DataError(f"{path}, line {row + 1}: the {what} is empty: {show(lines[row])}; give it a label")
     return np.array(labels, dtype=object).reshape(-1, 3)
 
 
@@ -141,7 +148,19 @@ def _load_folder(name: str, folder: Path) -> Graph:
         content = _read(found[0])
         triples[str(found[0])] = read_triples(found[0], content)
         sums += f"{_sha256(content)}  {found[0].name}\n"
-    return _graph(name, triples, _sha256(sums.encode()), {})
+    words, numbers = np.unique(np.concatenate(list(triples.values())), return_inverse=True)
+    if order := checks.likely_order(numbers.reshape(-1, 3)):
+        raise DataError(
+            f'{folder}: its columns are likely in the order {order}, not hrt; read it with read_graph, order="{order}"'
+        )
+    graph, plain = _graph(name, triples, _sha256(sums.encode()), {}), dict[str, str]()
+    for word in words:
+        if (other := plain.setdefault(tidy(word), word)) != word:
+            raise DataError(
+                f"{folder}: the labels {show(other)} and {show(word)} look the same; correct one of them, or read the "
+                "folder with read_graph, which makes them one"
+            )
+    return graph
 
 
 def _graph(name: str, labels: dict[str, np.ndarray], sha256: str, descriptions: dict[str, str]) -> Graph:
@@ -151,7 +170,7 @@ def _graph(name: str, labels: dict[str, np.ndarray], sha256: str, descriptions: 
     for file, rows in labels.items():
         if unseen := set(rows[:, 1]) - trained:
             line, value = next((i, r) for i, r in enumerate(rows[:, 1], 1) if r in unseen)
-            fault = f"relation {_show(value)} never occurs in training"
+            fault = f"relation {show(value)} never occurs in training"
             raise DataError(f"{file}, line {line}: {fault}; remove the line or add training triples of it")
     entities = sorted(set().union(*(rows[:, column] for rows in labels.values() for column in (0, 2))))
     relations = sorted(trained)
@@ -225,7 +244,3 @@ def _read(path: str | os.PathLike) -> bytes:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _show(value: str, limit: int = 80) -> str:
-    return repr(value if len(value) <= limit else value[:limit] + "…")

@@ -25,7 +25,7 @@ from torch import Tensor
 from kgdistil.checkpoint import WEIGHTS, read_labelled
 from kgdistil.errors import CheckpointError, ConfigError, needs
 from kgdistil.graph import Graph
-from kgdistil.graphs.datasets import _show
+from kgdistil.graphs.labels import show
 from kgdistil.models import MODELS, KGEModel, TransH, build_model
 
 PYKEEN_MODEL, PYKEEN_TRIPLES = "trained_model.pkl", "training_triples"
@@ -133,7 +133,7 @@ def from_tables(
     """
     kind = {key.lower(): c for key, c in (MODELS | {"FreeTransH": FreeTransH}).items()}.get(str(name).lower())
     if kind is None:
-        raise CheckpointError(f"{source}: a {_show(str(name))} cannot be imported; {', '.join(MODELS)} can")
+        raise CheckpointError(f"{source}: a {show(str(name))} cannot be imported; {', '.join(MODELS)} can")
     rows, notes = {}, []
     for what, labels, wanted in (
         ("entities", entity_labels, graph.entities),
@@ -147,10 +147,10 @@ def from_tables(
                 "them different; each needs one label of its own"
             )
         if missing := [label for label in wanted if label not in index]:
-            example = _show(", ".join(missing[:3]))
+            example = show(", ".join(missing[:3]))
             raise ConfigError(
                 f"{source} does not know {len(missing):,} of the {len(wanted):,} {what} of {graph.name}, such as "
-                f"{example}; it knows {_show(', '.join(labels[:3]))}: give the graph it was trained on, with its labels"
+                f"{example}; it knows {show(', '.join(labels[:3]))}: give the graph it was trained on, with its labels"
             )
         rows[what] = tables[what].float()[torch.tensor([index[label] for label in wanted])]
         if extra := len(labels) - len(wanted):
@@ -237,7 +237,7 @@ def _pykeen_folder(folder: Path, graph: Graph, trust_pickle: bool) -> Imported:
             with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
                 head, *lines = file.read().removesuffix("\n").split("\n")
             if head.rstrip("\r") != "id\tlabel":
-                raise ValueError(f"the first line is {_show(head)}")
+                raise ValueError(f"the first line is {show(head)}")
             pairs = (line.removesuffix("\r").split("\t", 1) for line in lines)
             maps.append({_unquoted(label): int(number) for number, label in pairs})
         except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -284,10 +284,10 @@ def _libkge(path: Path, graph: Graph) -> Imported:
     kind = {"transe": "TransE", "complex": "ComplEx", "rotate": "RotatE", "distmult": "DistMult"}.get(str(name).lower())
     if kind is None:
         raise CheckpointError(
-            f"{path}: LibKGE's {_show(str(name))} cannot be imported; transe, complex, rotate and distmult can"
+            f"{path}: LibKGE's {show(str(name))} cannot be imported; transe, complex, rotate and distmult can"
         )
     if kind in ("TransE", "RotatE") and norm not in (1, 2):
-        raise CheckpointError(f"{path}: its distance has norm {_show(str(norm))}; norms 1 and 2 can be imported")
+        raise CheckpointError(f"{path}: its distance has norm {show(str(norm))}; norms 1 and 2 can be imported")
     labels = []
     for what in ("entity_ids", "relation_ids"):
         found = meta.get(what)

@@ -1,21 +1,17 @@
-"""A graph of one's own: triples from TSV, CSV, Parquet, N-Triples, Turtle, pandas or numpy, in one part or three.
+"""A graph of one's own: triples from text, tables, RDF and arrays, in one part or three.
 
 Whatever the form, the labels become numbers while they are read, so 10 million triples take far less than 4 GiB. What
-is not an error is counted and said in one log line: duplicates and blank lines left out, RDF literals left out,
-entities that occur in valid or test only.
+is not an error is counted and said, each in one log line, and stays in `Graph.notes`: duplicates and blank lines left
+out, labels that became one, columns left out, entities that occur in valid or test only, answers that leak.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import hashlib
-import itertools
 import logging
 import os
 from array import array
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,47 +19,60 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kgdistil.errors import DataError, KgdistilError, needs
+from kgdistil.errors import DataError, needs
 from kgdistil.graph import NAMES, SPLITS, Graph
-from kgdistil.graphs.datasets import _show, load
+from kgdistil.graphs import checks
+from kgdistil.graphs.datasets import load
+from kgdistil.graphs.forms import PACKED, PLACES, SURE, Form, Source, ending, opened, reading, stem, word
+from kgdistil.graphs.labels import LabelFault, Labels, find_tables, show, tidy, unquoted
+from kgdistil.graphs.rdf import FORMATS, read_rdf
+from kgdistil.graphs.tables import read_array, read_parquet, read_table, table_or_array
+from kgdistil.graphs.text import ENDINGS as TEXT
+from kgdistil.graphs.text import read_text
 
 log = logging.getLogger("kgdistil")
-COLUMNS = (
-    {"head", "subject", "source", "from", "h", "s"},
-    {"relation", "predicate", "relationship", "edge", "type", "label", "r", "p"},
-    {"tail", "object", "target", "to", "t", "o"},
-)
-RDF = {".nt": "N_TRIPLES", ".ttl": "TURTLE"}  # ending: format of pyoxigraph
-ENDINGS = (".tsv", ".txt", ".csv", ".parquet", *RDF)
-BLOCK = 1 << 16  # triples that are Python strings at any one time
-LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
+ENDINGS = (*TEXT, ".parquet", *FORMATS)
+OPENKE = "{}2id.txt"  # what OpenKE calls its three parts
 
-Source: TypeAlias = str | os.PathLike | pd.DataFrame | np.ndarray
-Rows = Iterator[tuple[Any, ...]]  # where the block begins, heads, relations, tails
+Triples: TypeAlias = str | os.PathLike | pd.DataFrame | np.ndarray | torch.Tensor | Iterable[Iterable[str | int]]
 
 
 def read_graph(
-    train: Source,
-    valid: Source | None = None,
-    test: Source | None = None,
+    train: Triples,
+    valid: Triples | None = None,
+    test: Triples | None = None,
     *,
     held_out: float = 0.1,
     seed: int = 0,
-    columns: tuple[str, str, str] | None = None,
+    columns: tuple[str | int, str | int, str | int] | None = None,
+    order: str | None = None,
+    header: bool | None = None,
+    keep_labels: bool = False,
+    drop_overlap: bool = False,
     names: Mapping[str, str] | str | os.PathLike | None = None,
     name: str | None = None,
 ) -> Graph:
     """A graph from one source, which is split here, or from three.
 
     Args:
-        train, valid, test: files (.tsv and .txt with tabs, .csv, .parquet, .nt, .ttl), tables or arrays [n, 3] of
-            labels. Only `train`: that is split. A folder with train, valid and test in any of these forms, a name that
-            `kgdistil.load` knows, and "pykeen:<data set>" stand for all three.
+        train, valid, test: files (.tsv and .txt with tabs, .csv, .parquet, RDF as .nt, .ttl, .nq, .trig, .jsonld, .rdf,
+            .del of LibKGE, train2id.txt of OpenKE; .gz, .bz2, .xz or .zst after the ending), tables, arrays or tensors
+            [n, 3], or lists of rows. Only `train`: that is split. A folder with train, valid and test in any of these
+            forms, a name that `kgdistil.load` knows, and "pykeen:<data set>" stand for all three. Numbers become labels
+            where another library's tables of numbers and labels lie in the file's folder (`labels.TABLES`).
         held_out: the share of the triples for valid, and again for test, where the graph is split here. Every entity
             and relation stays in train, so fewer are held out where the graph is thin.
         seed: of that split; the same triples and seed give the same split, in whatever order or form they come.
-        columns: names of the head, relation and tail columns. Left out, a first row or column names like
-            "head,relation,tail" or "subject,predicate,object" are recognised, else the first three columns count.
+        columns: names of the head, relation and tail columns, or their numbers, counted from 1. Left out, a first row
+            or column names like "head,relation,tail" or "subject,predicate,object" are recognised, else there must be
+            three columns.
+        order: of three columns without names: "htr" for head, tail, relation. Left out, "hrt", which is refused where
+            another order fits the triples far better.
+        header: whether the first line of a text file names the columns. Left out, it is found out, and said.
+        keep_labels: labels that differ in spaces at their ends, in spaces of other kinds, in invisible characters, in
+            how accents are composed (NFC or NFD), or in quotes round a field of a .tsv, stay apart. Left out, they are
+            one label, in its plainest form. IRIs stay as they are in any case.
+        drop_overlap: leave triples out of valid that stand in train, and out of test that stand in train or valid.
         names: readable names by entity label: a mapping, or a file with two tab-separated columns, label and name.
             RDF files bring their own (rdfs:label).
         name: of the graph; the file's where left out.
@@ -76,6 +85,7 @@ def read_graph(
         raise DataError(f"held_out is {held_out!r}: it must be a share between 0 and 0.5, such as 0.1")
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise DataError(f"seed is {seed!r}: it must be a whole number from 0")
+    form = Form(None if columns is None else tuple(columns), order, header, keep_labels)
     sources: list[Any] = [train] if valid is None else [train, valid, test]
     if valid is None and isinstance(train, str | os.PathLike):
         whole = os.fspath(train)
@@ -83,173 +93,263 @@ def read_graph(
             return load(whole)
         if whole.lower().startswith("pykeen:"):
             return _from_pykeen(whole.split(":", 1)[1])
-        if os.path.isdir(whole):
-            sources = _in_folder(Path(whole))
-    name = name or (Path(train).resolve().stem if isinstance(train, str | os.PathLike) else "graph")
-    numbers = _Numbers()
-    parts = [numbers.read(source, columns) for source in sources]
+        if os.path.isdir(folder := os.path.expanduser(whole)):
+            sources = _in_folder(Path(folder))
+    if name is None and isinstance(train, str | os.PathLike):
+        name = stem(Path(os.path.abspath(os.path.expanduser(train))))
+    name = name or "graph"
+    reader = _Reader(form)
+    for i, source in enumerate(sources):
+        reader.read(source, "" if len(sources) == 1 else f"{SPLITS[i]}-")
+    reader.settle(name)
     if isinstance(names, str | os.PathLike):
-        numbers.names |= _two_columns(Path(names))
+        form.names |= _two_columns(Path(names), form)
     elif names is not None:
-        numbers.names |= {str(label): str(text) for label, text in names.items()}
-    return numbers.graph(name, parts, held_out, seed)
+        form.names |= {str(label): str(text) for label, text in names.items()}
+    return reader.graph(name, held_out, seed, drop_overlap, given=names is not None)
 
 
 # ---- from labels to numbers -----------------------------------------------------------------------------------------
-class _Numbers:
-    """Labels numbered in the order they appear, until `graph` gives them their final ids."""
+class _Reader:
+    """Sources whose labels are numbered in the order they appear, until `graph` gives them their final ids."""
 
-    def __init__(self) -> None:
-        self.entities: dict[str, int] = _numbering()
-        self.relations: dict[str, int] = _numbering()
-        self.names: dict[str, str] = {}
-        self.left_out: Counter[str] = Counter()
+    def __init__(self, form: Form):
+        self.form, self.labels = form, Labels()
+        self.parts: list[np.ndarray] = []  # int64 [n, 3] of numbers in `labels`
+        self.sources: list[Source] = []
 
-    def read(self, source: Source, columns: tuple[str, str, str] | None) -> np.ndarray:
-        """Provisional ids, int64 [n, 3], of one source; duplicates are left out."""
-        what = _describe(source)
-        ids = tuple(array("i") for _ in range(3))
-        for start, *labels in self._rows(source, columns):
-            for position, (column, words, index) in enumerate(
-                zip(ids, labels, (self.entities, self.relations, self.entities))
-            ):
-                part = ("head", "relation", "tail")[position]
-                if "" in words:
-                    raise DataError(f"{what}, {_line(start, words.index(''))}: the {part} is empty; give it a label")
+    def read(self, given: Triples, part: str) -> None:
+        """One source more."""
+        source, rows = self._open(given, part)
+        columns, numbers = tuple(array("i") for _ in range(3)), None
+        for start, *words in rows:
+            if numbers is None:  # only the first row says how labels are to be cleaned
+                numbers = self.labels.numbers(self._clean(source))
+            for position, (column, labels) in enumerate(zip(columns, words)):
                 try:
-                    "".join(words).encode()
-                except UnicodeEncodeError:  # a lone surrogate
-                    row = next(i for i, word in enumerate(words) if word.encode("utf-8", "ignore").decode() != word)
-                    fault = f"the {part} {_show(words[row])} cannot be written as UTF-8; correct it"
-                    raise DataError(f"{what}, {_line(start, row)}: {fault}") from None
-                column.extend(map(index.__getitem__, words))
-        if not ids[0]:
-            raise DataError(f"{what} holds no triple: it needs at least one with head, relation and tail")
-        triples = np.stack([np.frombuffer(column, np.int32) for column in ids], axis=1).astype(np.int64)
-        if len(triples) >= 10 and not (triples[1:] == triples[0]).any():
-            entities, relations = list(self.entities), list(self.relations)
-            first = ", ".join(words[i] for words, i in zip((entities, relations, entities), triples[0]))
-            log.warning(
-                "%s: no part of the first triple (%s) occurs again; are these the names of the columns? Then "
-                "give them as columns",
-                what,
-                _show(first),
-            )
-        kept = _unique(triples)
-        self.left_out["duplicate(s)"] += len(triples) - len(kept)
-        return kept
+                    column.extend(map(numbers.__getitem__, labels))
+                except LabelFault as fault:
+                    raw, what = fault.args
+                    row = labels.index(raw)
+                    line = f"line {start[row]}" if isinstance(start, list) else f"row {start + row}"
+                    raise DataError(f"{source.what}, {line}: the {PLACES[position]} {what}") from None
+        if not columns[0]:
+            raise DataError(f"{source.what} holds no triple: it needs at least one with head, relation and tail")
+        self.parts.append(np.stack([np.frombuffer(column, np.int32) for column in columns], axis=1).astype(np.int64))
+        self.sources.append(source)
 
-    def _rows(self, source: Source, columns: tuple[str, str, str] | None) -> Rows:
-        if isinstance(source, pd.DataFrame):
-            return _from_table(source, columns)
-        if isinstance(source, np.ndarray):
-            return _from_array(source)
-        path = Path(source).expanduser()
+    def _open(self, given: Triples, part: str) -> tuple[Source, Iterable]:
+        form = self.form
+        if not isinstance(given, str | os.PathLike):
+            value = table_or_array(given)
+            if value is None:
+                raise DataError(f"{type(given).__name__} holds no triples: give a file, a table, an array or a list")
+            if isinstance(value, pd.DataFrame):
+                source = Source("the table")
+                return source, read_table(source, value, form)
+            source = Source("the list" if isinstance(given, list | tuple) else "the array")
+            return source, read_array(source, value, form)
+        path = Path(os.path.expanduser(given))
         if not path.is_file():
             hint = f"; known graphs are {', '.join(NAMES)}" if path.suffix == "" else ""
             raise DataError(f"{path} is missing or no regular file{hint}")
-        ending = path.suffix.lower()
-        if ending == ".parquet":
-            return _from_parquet(path, columns)
-        if ending in RDF:
-            return self._from_rdf(path, RDF[ending])
-        if ending in (".tsv", ".txt", ".csv"):
-            return self._from_text(path, columns)
-        raise DataError(f"{path}: unknown ending {ending!r}; name the file by its form: {', '.join(ENDINGS)}")
+        source, kind = Source(str(path), path), ending(path)
+        if kind == ".parquet":
+            return source, read_parquet(source, form)
+        if kind in FORMATS:
+            return source, read_rdf(source, form, part)
+        if kind in TEXT:
+            return source, read_text(source, form)
+        raise DataError(
+            f"{path}: unknown ending {kind!r}; name the file by its form: {', '.join(ENDINGS)}, packed or not as "
+            f"{', '.join(PACKED)}"
+        )
 
-    def _from_text(self, path: Path, columns: tuple[str, str, str] | None) -> Rows:
-        """Lines of three labels: tabs and nothing quoted, or commas with quotes as spreadsheets write them."""
-        commas = path.suffix.lower() == ".csv"
-        with _reading(path), open(path, encoding="utf-8-sig", newline="" if commas else "\n") as file:
-            lines: Iterator[tuple[int, list[str]]]
-            if commas:
-                reader = csv.reader(file, strict=True)
-                lines = ((reader.line_num, row) for row in reader)
-            else:  # only \n and \r\n end a line, so a label may hold any other character but a tab
-                lines = ((i, x.removesuffix("\n").removesuffix("\r").split("\t")) for i, x in enumerate(file, 1))
-            first = next(lines, None)
-            if first is None:
-                return
-            order, width = _columns(first[1], columns, str(path)), len(first[1])
-            if order is None:
-                order, lines = (0, 1, 2), itertools.chain([first], lines)
-                if width != 3:
-                    kind = "commas" if commas else "tabs"
-                    raise DataError(
-                        f"{path}, line {first[0]}: {width} column(s), separated by {kind}, in place of 3: "
-                        f"{_show(str(first[1]))}; give head, relation and tail, or say which columns these are "
-                        "(columns)"
-                    )
-            while block := list(itertools.islice(lines, BLOCK)):
-                full = [(number, row) for number, row in block if row not in ([], [""])]
-                self.left_out["blank line(s)"] += len(block) - len(full)
-                for number, row in full:
-                    if len(row) != width:
-                        raise DataError(
-                            f"{path}, line {number}: {len(row)} column(s) in place of {width}: {_show(str(row))}"
-                        )
-                if full:
-                    at = [number for number, _ in full]
-                    yield at, *([row[i] for _, row in full] for i in order)
+    def _clean(self, source: Source) -> Any:
+        if self.form.keep_labels or source.raw:
+            return str
+        return (lambda label: tidy(unquoted(tidy(label)))) if source.quotes else tidy
 
-    def _from_rdf(self, path: Path, form: str) -> Rows:
-        """IRIs and blank nodes; a literal is no entity, and rdfs:label is kept as the readable name."""
-        with needs("pyoxigraph", f"reading {path.suffix}"):
-            import pyoxigraph as rdf
-        entity = rdf.NamedNode | rdf.BlankNode
+    def settle(self, name: str) -> None:
+        """Numbers of another library as labels, the order of the columns, and a first line that is none of triples."""
+        words = list(self.labels.ids)
+        self._look_up(words)
+        if not all(source.sure for source in self.sources):
+            together = np.concatenate([p for p, source in zip(self.parts, self.sources) if not source.sure])
+            if found := checks.likely_order(together):
+                a, b, c = (len(np.unique(together[:, column])) for column in range(3))
+                raise DataError(
+                    f"{name}: the columns look like {', '.join(PLACES['hrt'.index(x)] for x in found)}: read as head, "
+                    f"relation, tail they hold {b:,} relations between {a:,} heads and {c:,} tails; give "
+                    f'--order {found} (order="{found}"), or --order hrt where that is meant'
+                )
+        self._first_rows(words)
 
-        def facts() -> Iterator[tuple[int, str, str, str]]:
-            for number, fact in enumerate(rdf.parse(path=str(path), format=getattr(rdf.RdfFormat, form)), 1):
-                ends = fact.subject, fact.object
-                if all(isinstance(x, entity) for x in ends):
-                    h, t = (x.value if isinstance(x, rdf.NamedNode) else f"_:{x.value}" for x in ends)
-                    yield number, h, fact.predicate.value, t
-                elif fact.predicate.value == LABEL and isinstance(ends[0], rdf.NamedNode):
-                    self.names.setdefault(ends[0].value, ends[1].value)
-                else:
-                    self.left_out["triple(s) with a literal or a quoted triple"] += 1
+    def _first_rows(self, words: list[str]) -> None:
+        """A first row that names columns in words nobody knew is left out where that is certain, and said if likely."""
+        firsts = [tuple(part[0]) for part in self.parts]
+        others = set(np.concatenate([part[1:, 1] for part in self.parts]))
+        for i, (part, source) in enumerate(zip(self.parts, self.sources)):
+            if not source.plain:
+                continue
+            first = show(", ".join(words[x] for x in part[0]))
+            head, relation, tail = (part[1:] == part[0]).any(0)
+            named = word(words[part[0, 1]]) in SURE
+            if len(part) > 1 and not relation and (named or (firsts.count(firsts[i]) > 1 and part[0, 1] not in others)):
+                self.parts[i] = part[1:]
+                self.form.notes.append(
+                    f"{source.what}: the first row ({first}) is taken for the columns' names, not for a triple; "
+                    "--no-header (header=False) reads it as one"
+                )
+            elif len(part) > 1 and not (head or tail) and (named or (len(part) >= 10 and not relation)):
+                self.form.notes.append(
+                    f"{source.what}: the first row ({first}) is read as a triple, but its head and tail do not occur "
+                    "there again; if it names the columns, give --header (header=True)"
+                )
+            elif not relation and len(part) >= 10 * len(np.unique(part[:, 1])):
+                self.form.notes.append(
+                    f"{source.what}: the first row ({first}) is read as a triple, but its relation does not occur "
+                    "again; if it names the columns, give --header (header=True)"
+                )
 
-        with _reading(path):
-            found = facts()
-            while block := list(itertools.islice(found, BLOCK)):
-                yield tuple(map(list, zip(*block)))
+    def _look_up(self, words: list[str]) -> None:
+        """Labels for numbers, where all labels are numbers of tables that lie beside the files."""
+        folders = {source.path.parent for source in self.sources}
+        if len(folders) != 1 or any(not source.path.name or source.raw for source in self.sources):
+            return
+        tables = find_tables(folders.pop())
+        numbered = any(source.numbered for source in self.sources)
+        if tables is None:
+            if numbered:
+                self.form.notes.append("no table of labels lies beside the triples, so their numbers are the labels")
+            return
+        together = np.concatenate(self.parts)
+        values = [{words[i] for i in np.unique(together[:, column])} for column in range(3)]
+        entities, relations = tables
+        order = next(
+            (
+                order
+                for order in ("hrt", "htr", "rht")
+                if all(
+                    values[column] <= (relations if letter == "r" else entities).keys()
+                    for column, letter in enumerate(order)
+                )
+                and (order == "hrt" or not all(source.sure for source in self.sources))
+            ),
+            None,
+        )
+        if order is None:
+            if numbered:
+                raise DataError(
+                    f"{self.sources[0].what}: not all of its numbers stand in the tables of labels beside it; is the "
+                    "order of its columns another (--order)?"
+                )
+            return
+        names = set(entities.values()), set(relations.values())
+        if not numbered and values[1] <= names[1] and values[0] <= names[0] and values[2] <= names[0]:
+            return  # labels that are numbers, as in WN18RR
+        place = [order.index(x) for x in "hrt"]
+        self.parts = [part[:, place] for part in self.parts]
+        if not all(source.sure for source in self.sources) and order == "hrt":
+            if values[2] <= relations.keys() and checks.likely_order(together):
+                return  # both orders fit the tables: `settle` asks
+        if order != "hrt":
+            self.form.notes.append(f"the tables of labels beside the triples fit the order {order}, so that is taken")
+        lookup = np.empty((2, len(words)), np.int64)
+        for row, table in enumerate((entities, relations)):
+            clean = self.labels.numbers(str if self.form.keep_labels else tidy)
+            for word_ in set().union(*(values[i] for i in range(3) if (order[i] == "r") == bool(row))):
+                lookup[row, self.labels.ids[word_]] = clean[table[word_]]
+        for part in self.parts:
+            for column, row in enumerate((0, 1, 0)):
+                part[:, column] = lookup[row][part[:, column]]
+        for source in self.sources:
+            source.sure, source.plain = True, False
+        words[:] = list(self.labels.ids)
 
-    def graph(self, name: str, parts: list[np.ndarray], held_out: float, seed: int) -> Graph:
+    def graph(self, name: str, held_out: float, seed: int, drop_overlap: bool, given: bool) -> Graph:
         """Final ids, sorted by label, and three splits."""
-        entities, relations = sorted(self.entities), sorted(self.relations)
-        final = []
-        for words, index in ((entities, self.entities), (relations, self.relations)):
-            table = np.empty(len(words), np.int64)
-            table[np.fromiter(map(index.__getitem__, words), np.int64, len(words))] = np.arange(len(words))
-            final.append(table)
-        for part in parts:
-            for column, table in enumerate((final[0], final[1], final[0])):
-                part[:, column] = table[part[:, column]]
+        form, words = self.form, list(self.labels.ids)
+        together = np.concatenate(self.parts)
+        tables = []
+        for columns in ([0, 2], 1):
+            used = np.unique(together[:, columns])
+            labels = sorted(words[i] for i in used)
+            number = np.empty(len(words), np.int64)
+            number[[self.labels.ids[label] for label in labels]] = np.arange(len(labels))
+            tables.append((labels, number))
+        (entities, entity_number), (relations, relation_number) = tables
+        del together
+        parts = []
+        for part in self.parts:
+            for column, number in enumerate((entity_number, relation_number, entity_number)):
+                part[:, column] = number[part[:, column]]
+            kept = _unique(part, len(entities), len(relations))
+            form.left_out["duplicate(s)"] += len(part) - len(kept)
+            parts.append(kept)
         if len(parts) == 1:
             parts = split(parts[0], held_out, seed)
+        elif drop_overlap:
+            parts, count = checks.without_overlap(parts, len(relations), len(entities))
+            form.left_out["triple(s) of valid or test that stand in an earlier part"] += count
         trained = np.unique(parts[0][:, 1])
-        for what, part in zip(SPLITS[1:], parts[1:]):
+        for what, part, source in zip(SPLITS[1:], parts[1:], self.sources[1:] or self.sources * 2):
             if len(unseen := np.setdiff1d(part[:, 1], trained)):
+                first = source.plain and unseen[0] == part[0, 1]
                 raise DataError(
                     f"{name}: {len(unseen)} relation(s) of {what} never occur in training, such as "
-                    f"{_show(relations[unseen[0]])}; remove their triples or train on some"
+                    f"{show(relations[unseen[0]])}; remove their triples or train on some"
+                    + (", or say --header where the first line names the columns" if first else "")
                 )
+        notes = [f"{count:,} {what} left out" for what, count in form.left_out.items() if count]
         known = np.zeros(len(entities), bool)
         known[parts[0][:, [0, 2]]] = True
-        notes = [f"{count:,} {what} left out" for what, count in self.left_out.items() if count]
         if count := int((~known).sum()):
             notes.append(f"{count:,} entities occur in valid or test only, so nothing is learnt about them")
-        if notes:
-            log.warning("%s: %s", name, "; ".join(notes))
+        notes = ["; ".join(notes)] if notes else []
+        notes += form.notes + self._labels_changed() + checks.leaks(parts, relations, len(entities))
+        at_hand = self._names(form, entities, given, notes)
+        for note in notes:
+            log.warning("%s: %s", name, note)
         digest = hashlib.sha256()
-        for words in (entities, relations):
-            for word in words:
-                digest.update(f"{len(word)}:{word}".encode())
+        for labels in (entities, relations):
+            for label in labels:
+                digest.update(f"{len(label)}:{label}".encode())
         for part in parts:
             digest.update(b"|" + np.ascontiguousarray(part).data)
-        at_hand = {label: self.names[label] for label in self.names.keys() & self.entities.keys()}
         train, valid, test = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
-        return Graph(name, train, valid, test, tuple(entities), tuple(relations), digest.hexdigest(), at_hand)
+        return Graph(
+            name, train, valid, test, tuple(entities), tuple(relations), digest.hexdigest(), at_hand, tuple(notes)
+        )
+
+    def _labels_changed(self) -> list[str]:
+        changed, merged = self.labels.changed, self.labels.merged
+        if not changed:
+            return []
+        raw = next(iter(changed))
+        became = f", by which {merged:,} became one with another" if merged else ""
+        return [
+            f"{len(changed):,} label(s) lost spaces, quotes or invisible characters at an end, or were composed anew, "
+            f"such as {show(raw, 40)}{became}; --keep-labels (keep_labels=True) leaves them as they are"
+        ]
+
+    def _names(self, form: Form, entities: list[str], given: bool, notes: list[str]) -> dict[str, str]:
+        """Readable names of the entities; said where those that were given are of no entity."""
+        clean = str if form.keep_labels else tidy
+        names = {label if label in self.labels.ids else clean(label): text for label, text in form.names.items()}
+        there = set(entities)
+        found = {label: text for label, text in names.items() if label in there}
+        for text in found.values():
+            if text.encode("utf-8", "replace").decode() != text:
+                raise DataError(f"the name {show(text)} cannot be written as UTF-8; correct it")
+        if given and names and not found:
+            swapped = sum(clean(text) in there for text in names.values())
+            mend = "its two columns are the other way round" if swapped else "they must be labels of the graph"
+            notes.append(
+                f"none of the {len(names):,} names given is of an entity: the labels there are like "
+                f"{show(next(iter(names)), 40)}, those of the graph like {show(entities[0], 40)}; {mend}"
+            )
+        return found
 
 
 def split(triples: np.ndarray, held_out: float, seed: int) -> list[np.ndarray]:
@@ -278,9 +378,8 @@ def split(triples: np.ndarray, held_out: float, seed: int) -> list[np.ndarray]:
     return [shuffled[train], shuffled[valid], shuffled[test]]
 
 
-def _unique(triples: np.ndarray) -> np.ndarray:
+def _unique(triples: np.ndarray, entities: int, relations: int) -> np.ndarray:
     """Each triple once, in order of first appearance."""
-    entities, relations = (int(triples[:, c].max()) + 1 for c in ([0, 2], 1))
     if entities**2 * relations >= 1 << 63:
         raise DataError(
             f"{entities:,} entities and {relations:,} relations are too many: entities² × relations must "
@@ -291,73 +390,16 @@ def _unique(triples: np.ndarray) -> np.ndarray:
     return triples if len(first) == len(triples) else triples[first]
 
 
-# ---- tables, arrays and files ---------------------------------------------------------------------------------------
-def _from_table(table: pd.DataFrame, columns: tuple[str, str, str] | None) -> Rows:
-    order = _columns([str(c) for c in table.columns], columns, "the table")
-    if order is None:
-        if table.shape[1] != 3:
-            raise DataError(f"the table has {table.shape[1]} column(s) in place of 3: head, relation and tail")
-        order = (0, 1, 2)
-    for start in range(0, len(table), BLOCK):
-        block = table.iloc[start : start + BLOCK, list(order)]
-        yield start, *(_texts(block.iloc[:, i].tolist(), "the table", start) for i in range(3))
-
-
-def _from_array(triples: np.ndarray) -> Rows:
-    if triples.ndim != 2 or triples.shape[1] != 3:
-        raise DataError(f"the array has shape {triples.shape} in place of [n, 3]: head, relation and tail")
-    for start in range(0, len(triples), BLOCK):
-        block = triples[start : start + BLOCK]
-        yield start, *(_texts(block[:, i].tolist(), "the array", start) for i in range(3))
-
-
-def _from_parquet(path: Path, columns: tuple[str, str, str] | None) -> Rows:
-    with needs("pyarrow", "reading .parquet"):
-        import pyarrow
-        import pyarrow.parquet
-    with _reading(path, pyarrow.ArrowException), pyarrow.parquet.ParquetFile(path) as file:
-        there = file.schema_arrow.names
-        order = _columns(there, columns, str(path))
-        if order is None:
-            if len(there) != 3:
-                raise DataError(f"{path} has {len(there)} columns in place of 3: head, relation and tail")
-            order = (0, 1, 2)
-        start = 0
-        for batch in file.iter_batches(BLOCK, columns=[there[i] for i in order]):
-            found = [batch.column(there[i]).to_pylist() for i in order]
-            yield start, *(_texts(column, str(path), start) for column in found)
-            start += len(batch)
-
-
-def _texts(values: list, what: str, start: int) -> list[str]:
-    """Labels of a column: texts as they are, whole numbers as their digits."""
-    for row, value in enumerate(values):
-        if not isinstance(value, str):
-            if isinstance(value, bool) or not isinstance(value, int):
-                fault = "no label" if value is None or value != value else f"{_show(str(value))}, no text"
-                raise DataError(f"{what}, row {start + row}: {fault}; a label is a text or a whole number")
-            values[row] = str(value)
-    return values
-
-
-def _columns(there: list[str], asked: tuple[str, str, str] | None, what: str) -> tuple[int, ...] | None:
-    """Where head, relation and tail stand by their names; None where `there` holds no such names."""
-    if asked is not None:
-        if len(asked) != 3 or len(set(asked)) != 3:
-            raise DataError(f"columns is {asked!r}: it must be three names, of head, relation and tail")
-        if missing := [c for c in asked if c not in there]:
-            raise DataError(f"{what} has no column {_show(missing[0])}; it has {_show(', '.join(there))}")
-        return tuple(there.index(c) for c in asked)
-    low = [str(c).strip().lower() for c in there]
-    found = [[i for i, c in enumerate(low) if c in words] for words in COLUMNS]
-    return tuple(x[0] for x in found) if all(len(x) == 1 for x in found) else None
-
-
 def _in_folder(folder: Path) -> list[Path]:
     """Train, valid and test of a folder, each in any form."""
+    if all((folder / OPENKE.format(part)).is_file() for part in SPLITS):
+        return [folder / OPENKE.format(part) for part in SPLITS]
+    if (folder / "entity_ids.del").is_file() and all((folder / f"{part}.del").is_file() for part in SPLITS):
+        return [folder / f"{part}.del" for part in SPLITS]  # what LibKGE made of the text files that lie beside them
     parts = []
     for part in SPLITS:
-        found = [path for ending in ENDINGS if (path := folder / f"{part}{ending}").is_file()]
+        names = [f"{part}{kind}{packed}" for kind in ENDINGS for packed in ("", *PACKED)]
+        found = [folder / name for name in names if (folder / name).is_file()]
         if len(found) != 1:
             count = f"{len(found)} files" if found else "no file"
             raise DataError(f"{folder} holds {count} called {part}: it needs exactly one, such as {part}.tsv")
@@ -371,65 +413,19 @@ def _from_pykeen(name: str) -> Graph:
         from pykeen.datasets import get_dataset
     try:
         found = get_dataset(dataset=name)
-        parts: list[Any] = [found.factory_dict[what] for what in ("training", "validation", "testing")]
-        triples = [np.asarray(part.triples, dtype=object) for part in parts]
+        factories: list[Any] = [found.factory_dict[what] for what in ("training", "validation", "testing")]
+        train, valid, test = (np.asarray(factory.triples, dtype=object) for factory in factories)
     except Exception as error:  # whatever a download of another library raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"PyKEEN cannot give the data set {name!r}: {reason[:200]}") from None
-    return read_graph(*triples, name=name.lower())
+    return read_graph(train, valid, test, name=name.lower(), order="hrt", keep_labels=True)
 
 
-def _two_columns(path: Path) -> dict[str, str]:
-    with _reading(path), open(path, encoding="utf-8-sig", newline="\n") as file:
-        rows = [line.rstrip("\r\n").split("\t") for line in file]
+def _two_columns(path: Path, form: Form) -> dict[str, str]:
+    with reading(path), opened(path) as file:
+        lines = file.read().decode("utf-8-sig").removesuffix("\n").split("\n")
+    rows = [line.removesuffix("\r").split("\t") for line in lines]
     if wrong := next((i for i, row in enumerate(rows, 1) if len(row) != 2), None):
         raise DataError(f"{path}, line {wrong}: {len(rows[wrong - 1])} column(s) in place of 2: label and name")
-    return dict(rows)
-
-
-def _numbering() -> dict[str, int]:
-    """A label that is new gets the next number."""
-    index: defaultdict[str, int] = defaultdict()
-    index.default_factory = index.__len__
-    return index
-
-
-def _describe(source: Source) -> str:
-    return {pd.DataFrame: "the table", np.ndarray: "the array"}.get(type(source)) or str(source)
-
-
-def _line(start: int | list[int], row: int) -> str:
-    return f"line {start[row]}" if isinstance(start, list) else f"row {start + row}"
-
-
-@contextlib.contextmanager
-def _reading(path: Path, *more: type[Exception]) -> Iterator[None]:
-    """Whatever a damaged file makes a parser raise, as one line."""
-    damaged: tuple[type[Exception], ...] = (
-        OSError,
-        ValueError,
-        SyntaxError,
-        csv.Error,
-        MemoryError,
-        OverflowError,
-        *more,
-    )
-    try:
-        yield
-    except KgdistilError:
-        raise
-    except UnicodeDecodeError as error:
-        with open(path, "rb") as file:
-            number = next((i for i, line in enumerate(file, 1) if not _is_utf8(line)), 0)
-        byte = error.object[error.start]
-        raise DataError(f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8") from None
-    except damaged as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"cannot read {path}: {reason[:200]}") from None
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        return line.decode() is not None
-    except UnicodeDecodeError:
-        return False
+    clean = str if form.keep_labels else unquoted
+    return {clean(label): clean(text) for label, text in rows}

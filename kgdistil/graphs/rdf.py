@@ -1,0 +1,159 @@
+"""Triples in RDF: IRIs and blank nodes are entities, a literal is none.
+
+A blank node has no name that means anything outside its file, and `[ ]` has none at all, so each file's are named anew,
+by what they stand beside (RDFC-1.0, the W3C's canonicalisation): the same file gives the same names at each reading.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+from xml.parsers import expat
+
+from kgdistil.errors import DataError, needs
+from kgdistil.graphs.forms import BLOCK, Form, Rows, Source, ending, opened, reading
+
+FORMATS = {
+    ".nt": "N_TRIPLES",
+    ".ttl": "TURTLE",
+    ".nq": "N_QUADS",
+    ".trig": "TRIG",
+    ".jsonld": "JSON_LD",
+    ".rdf": "RDF_XML",
+    ".owl": "RDF_XML",
+}  # ending: format of pyoxigraph
+LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
+DEEP = 100  # triples or elements within each other: beyond, parsers overflow their stack or take hours
+SECONDS = 10  # and one for each 10,000 triples
+CANONICAL = """
+import sys, pyoxigraph as rdf
+quads = rdf.Dataset(rdf.parse(input=sys.stdin.buffer, format=rdf.RdfFormat.N_QUADS))
+quads.canonicalize(rdf.CanonicalizationAlgorithm.RDFC_1_0)
+rdf.serialize(quads, sys.stdout.buffer, format=rdf.RdfFormat.N_QUADS)
+"""
+
+
+def read_rdf(source: Source, form: Form, part: str) -> Rows:
+    """Triples of IRIs and blank nodes; rdfs:label is kept as the readable name.
+
+    Args:
+        part: put before a blank node's name, so that those of several files stay apart.
+    """
+    path, format_ = source.path, FORMATS[ending(source.path)]
+    with needs("pyoxigraph", f"reading {ending(path)}"):
+        import pyoxigraph as rdf
+    source.sure = source.raw = True
+    node = rdf.NamedNode | rdf.BlankNode
+    unnamed: list[Any] = []
+
+    def name(x: Any) -> str:
+        return x.value if isinstance(x, rdf.NamedNode) else f"_:{part}{x.value}"
+
+    def facts() -> Iterator[tuple[int, str, str, str]]:
+        with opened(path) as file:
+            for number, fact in enumerate(rdf.parse(input=file, format=getattr(rdf.RdfFormat, format_)), 1):
+                subject, predicate, object_ = fact.subject, fact.predicate.value, fact.object
+                if not isinstance(fact.graph_name, rdf.DefaultGraph):
+                    form.left_out["name(s) of graphs"] += 1
+                if isinstance(subject, rdf.BlankNode) or isinstance(object_, rdf.BlankNode):
+                    unnamed.append(rdf.Quad(subject, fact.predicate, object_))
+                if isinstance(subject, rdf.NamedNode) and isinstance(object_, rdf.NamedNode):
+                    yield number, subject.value, predicate, object_.value
+                elif predicate == LABEL and isinstance(subject, rdf.NamedNode) and isinstance(object_, rdf.Literal):
+                    form.names.setdefault(subject.value, object_.value)
+                elif not isinstance(subject, node) or not isinstance(object_, node):
+                    form.left_out["triple(s) with a literal or a quoted triple"] += 1
+        for number, fact in enumerate(_canonical(unnamed, str(path)), 1):
+            if isinstance(fact.subject, node) and isinstance(fact.object, node):
+                yield number, name(fact.subject), fact.predicate.value, name(fact.object)
+
+    with reading(path):
+        _not_too_deep(source, format_)
+        found = facts()
+        while block := list(itertools.islice(found, BLOCK)):
+            yield tuple(map(list, zip(*block)))
+
+
+def _canonical(quads: list[Any], what: str) -> Iterator[Any]:
+    """Quads with blank nodes named by what they stand beside.
+
+    Nodes that are much alike can take any time, so it is done in a process of its own, for a limited time.
+    """
+    if not quads:
+        return iter(())
+    import pyoxigraph as rdf
+
+    seconds = SECONDS + len(quads) // 10_000
+    content = rdf.serialize(quads, format=rdf.RdfFormat.N_QUADS)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", CANONICAL], input=content, capture_output=True, timeout=seconds, check=True
+        )
+    except subprocess.TimeoutExpired:
+        raise DataError(
+            f"{what}: its blank nodes are so much alike that {seconds} s did not tell them apart; give them IRIs"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+        raise DataError(f"{what}: its blank nodes cannot be told apart: {last[:200]}; give them IRIs") from None
+    return rdf.parse(input=done.stdout, format=rdf.RdfFormat.N_QUADS)
+
+
+def _not_too_deep(source: Source, format_: str) -> None:
+    """DataError where triples quote triples, or elements hold elements, deeper than a parser survives."""
+    with opened(source.path) as file:
+        if format_ == "RDF_XML":
+            depth = 0
+
+            def start(*_: Any) -> None:
+                nonlocal depth
+                depth += 1
+                if depth > DEEP:
+                    raise DataError(f"{source.what}: its elements are nested more than {DEEP} deep; write it as Turtle")
+
+            def end(*_: Any) -> None:
+                nonlocal depth
+                depth -= 1
+
+            parser = expat.ParserCreate()
+            parser.StartElementHandler, parser.EndElementHandler = start, end
+            try:
+                parser.ParseFile(file)  # it refuses entities that grow without bound, too
+            except expat.ExpatError as error:
+                raise DataError(f"cannot read {source.what}: {error}") from None
+        elif format_ != "JSON_LD":
+            depth, before = 0, b""
+            for block in iter(lambda: file.read(1 << 20), b""):
+                depth += (before[-1:] + block).count(b"<<")
+                before = block
+            if depth > DEEP:  # that many may be nested, or stand beside each other
+                _parses_elsewhere(source, format_)
+
+
+def _parses_elsewhere(source: Source, format_: str) -> None:
+    """DataError where a process that reads the file dies of it."""
+    script = (
+        "import sys, pyoxigraph as rdf\n"
+        f"for q in rdf.parse(input=sys.stdin.buffer, format=rdf.RdfFormat.{format_}): q.subject, q.object"
+    )
+    with opened(source.path) as file:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdin is not None
+        try:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                process.stdin.write(block)
+            process.stdin.close()
+        except BrokenPipeError:
+            pass
+        finally:
+            code = process.wait()
+    if code < 0:
+        raise DataError(f"{source.what}: triples are quoted within each other so deep that the parser dies of it")
