@@ -70,6 +70,10 @@ class KGEModel(nn.Module):
     low_rank_form: ClassVar[str] = ""  # the kind that it is with fewer floats an entity, one of `ELSEWHERE`
     factored: ClassVar[bool] = False  # True: entities hold `rank` floats, and a map that all share
     rank: int = 0  # floats of an entity of low rank; 0: as many as the model has
+    # What compiled kernels know of a class. Only its own body counts, since a subclass may score otherwise; where it
+    # says nothing, PyTorch trains and ranks it.
+    comparison: ClassVar[str | None] = None  # how `compare` works: "dot", "distance", "modulus" or "hyperplane"
+    equation: ClassVar[str | None] = None  # its name in kernels/scores.h, for training
 
     def __init__(
         self,
@@ -175,6 +179,7 @@ class TransE(KGEModel):
     """
 
     loss, distance = "margin", True
+    comparison, equation = "distance", "TransE"
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Uniform in ±6/√d, then unit length, as in the TransE paper's algorithm 1."""
@@ -201,6 +206,7 @@ class TransH(TransE):
     """
 
     relation_factor, query_factor = 2, 2
+    comparison, equation = "hyperplane", "TransH"
 
     @staticmethod
     def parts(r: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,6 +247,7 @@ class ComplEx(KGEModel):
     entity_factor = relation_factor = 2
     paired = True
     low_rank_form = "LowRankComplEx"
+    comparison, equation = "dot", "ComplEx"
 
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         return (complex_product(h, r) * t).sum(-1)
@@ -261,6 +268,7 @@ class RotatE(KGEModel):
     """
 
     distance, entity_factor, paired = True, 2, True
+    comparison, equation = "modulus", "RotatE"
 
     @property
     def range(self) -> float:
@@ -300,6 +308,8 @@ class RotatE(KGEModel):
 class DistMult(KGEModel):
     """Yang et al. 2015: f = Σᵢ hᵢ rᵢ tᵢ. Beyond the paper: what adding a model takes."""
 
+    comparison, equation = "dot", "DistMult"
+
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         return (h * r * t).sum(-1)
 
@@ -311,6 +321,7 @@ class SimplE(KGEModel):
     """Kazemi and Poole 2018: f = ½(⟨h₁, r, t₂⟩ + ⟨t₁, r⁻¹, h₂⟩); entities hold [e₁ | e₂], relations [r | r⁻¹]."""
 
     entity_factor = relation_factor = 2
+    comparison, equation = "dot", "SimplE"
 
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         return (self.query(h, r, "tail") * t).sum(-1)

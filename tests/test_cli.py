@@ -21,10 +21,12 @@ from kgdistil.checkpoint import WEIGHTS
 from kgdistil.compress.packing import size
 from kgdistil.distillation import advice, budget
 from kgdistil.distillation.budget import parse_size, plan
-from kgdistil.distillation.distil import distil
+from kgdistil.distillation.distil import distil, found
 from kgdistil.errors import ConfigError
+from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
 from kgdistil.models import build_model
+from kgdistil.statistics import bootstrap
 
 QUICK = ["--epochs", "3", "--teacher-dim", "8", "--dim", "2", "--stages", "1"]
 
@@ -321,6 +323,34 @@ def test_few_floats_go_on_with_whole_lists(triples: Path, tmp_path: Path, monkey
     students = list(done.runs)[1:]
     assert done.chosen == max(students, key=lambda name: done.runs[name].record["valid"]["both"]["mrr"])
     assert list(distil(graph, **given, lists=0).runs) == ["teacher", "no-DS", "stage 1", "stage 2"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "triples", "start"),
+    [
+        (-0.01, 0.05, 500, "no significant difference"),
+        (0.01, 0.05, 500, "the teacher helped"),
+        (-0.05, -0.01, 500, "a student trained without"),
+        (0.01, 0.05, 5, "no significant difference"),
+    ],
+)
+def test_what_an_interval_allows_to_say(low: float, high: float, triples: int, start: str) -> None:
+    assert found(low, high, triples).startswith(start)
+
+
+def test_the_verdict_is_that_of_the_validation_triples(triples: Path, tmp_path: Path, monkeypatch) -> None:
+    for name in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    graph = read_graph(triples)
+    done = distil(graph, dim=2, teacher_dim=8, epochs=3, stages=1, lists=0)
+    known = KnownTriples(graph.known, graph.num_relations)
+    alone, taught = (
+        rank(done.runs[name].load(graph), graph.valid, known).reciprocal() for name in ("no-DS", "stage 1")
+    )
+    assert done.gain == pytest.approx(taught.mean() - alone.mean(), abs=1e-6)
+    assert (done.low, done.high, done.p) == bootstrap(alone, taught) and done.low <= done.gain <= done.high
+    assert done.chosen == ("stage 1" if done.gain > 0 else "no-DS")
+    assert done.verdict.startswith(found(done.low, done.high, len(graph.valid)))
 
 
 def test_what_went_on_with_lists_says_how_likely(triples: Path, tmp_path: Path, monkeypatch) -> None:

@@ -19,11 +19,12 @@ from test_models import VARIANTS
 
 from kgdistil import kernels
 from kgdistil.config import make_config
+from kgdistil.errors import KgdistilError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.losses import Objective
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.training.engine import make_engine
-from kgdistil.training.native import NativeEngine
+from kgdistil.training.native import Epoch, NativeEngine
 from kgdistil.training.reference import ReferenceEngine
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
@@ -320,6 +321,61 @@ def test_freed_memory_is_kept():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, kept, after = done.stdout.split()
     assert kept == "True" and int(after) < int(before) / 10
+
+
+OUT_OF_MEMORY = """if True:
+    import resource, sys, torch
+    from kgdistil import kernels
+    from kgdistil.losses import Objective
+    from kgdistil.models import build_model
+    from kgdistil.training.native import NativeEngine
+    torch.set_num_threads(1)
+    if sys.argv[1] == "rank":
+        ranker, target = kernels.Ranker(build_model("DistMult", 20, 2, 1 << 16)), torch.zeros(64, dtype=torch.int64)
+        queries, known = torch.zeros(64, 1 << 16), (target, target, torch.zeros(1, dtype=torch.int32))
+        work = lambda n: ranker.counts(queries[:n], target[:n], (known[0][:n], known[1][:n], known[2]))
+    else:
+        model, triples = build_model("DistMult", 50, 2, 4), torch.zeros(1 << 20, 3, dtype=torch.int64)
+        engine = NativeEngine(model, None, False, triples, Objective("cross-entropy", batch_size=1 << 15))
+        rates = torch.zeros(engine.steps, dtype=torch.float64)
+        work = lambda n: engine.epoch(0, rates) if n > 1 else None
+    work(1)
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20), -1))
+    try:
+        work(64)
+    except MemoryError as error:
+        print(str(error).splitlines())
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited and counted as Linux does")
+@pytest.mark.parametrize("kernel", ["rank", "epoch"])
+def test_a_kernel_without_memory_is_an_error_of_python(kernel):
+    """Rather than the end of the process: an exception of C++ that leaves a kernel ends it."""
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, kernel], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"kgd_{kernel}: not enough memory" in done.stdout
+
+
+@needs_compiler
+def test_a_library_that_lays_out_other_structures_is_refused():
+    model = build_model("TransE", 5, 2, 8)
+    with pytest.raises(KgdistilError, match="its structures take"):
+        kernels.compile.check_sizes(kernels.rank_library(model), Epoch)
+
+
+@needs_compiler
+@pytest.mark.parametrize("given", [None, "7"])
+def test_openmp_is_told_how_to_wait_only_while_it_is_loaded(given, monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if given:
+        monkeypatch.setenv("GOMP_SPINCOUNT", given)
+    seen = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: seen.append(os.environ.get("GOMP_SPINCOUNT")))
+    kernels.compiled.__wrapped__("codes.cpp", "KGD_GROUP=1")
+    assert seen == [given or "20000"] and os.environ.get("GOMP_SPINCOUNT") == given
 
 
 def test_only_what_the_kernels_know_is_usable():

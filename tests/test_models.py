@@ -1,18 +1,23 @@
 """Score functions: sizes, equations, shapes, gradients, and what adding a model takes."""
 
 import cmath
+import importlib.util
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 
-from kgdistil import kernels
+from kgdistil import cli, kernels, load_student, predict
 from kgdistil.compress.low_rank import LowRankComplEx, low_rank
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
+from kgdistil.kernels.pairs import compare
 from kgdistil.losses import Objective
 from kgdistil.models import MODELS, KGEModel, build_model
+from kgdistil.training.native import train_library
 from kgdistil.training.reference import ReferenceEngine
 
 VARIANTS = [(name, norm) for name in MODELS for norm in ((1, 2) if name in ("TransE", "TransH") else (1,))]
@@ -241,34 +246,96 @@ def test_rotate_needs_a_range():
         build_model("RotatE", 9, 3, 4, offset=0.0, epsilon=0.0)
 
 
-class SquaredTransE(KGEModel):
-    """All that a new model takes: f = −‖h + r − t‖²."""
+NEW_MODEL = """
+from kgdistil.models import MODELS, KGEModel
 
-    loss = "margin"
+
+class SquaredTransE(KGEModel):
+    '''All that a new model takes: f = γ − ‖h + r − t‖².'''
+
+    loss, distance = "margin", True
 
     def score(self, h, r, t):
-        return -(h + r - t).square().sum(-1)
+        return self.offset - (h + r - t).square().sum(-1)
 
     def query(self, anchor, r, side):
         return anchor + r if side == "tail" else anchor - r
 
     def compare(self, q, candidates):
-        return -torch.cdist(q, candidates).square()
+        return self.offset - (q[:, None] - candidates).square().sum(-1)
 
 
-def test_one_class_is_enough_for_a_new_model(tiny_graph):
-    model = SquaredTransE(tiny_graph.num_entities, tiny_graph.num_relations, 8)
+MODELS["SquaredTransE"] = SquaredTransE
+"""
+
+
+@pytest.fixture
+def new_model(tmp_path, monkeypatch):
+    """The class of a module of one's own, as CONTRIBUTING.md describes it; gone again afterwards."""
+    monkeypatch.setitem(MODELS, "SquaredTransE", None)  # so that what stood there, nothing, is put back
+    (tmp_path / "my_model.py").write_text(NEW_MODEL, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("my_model", tmp_path / "my_model.py")
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    for name in ("RUNS", "RESULTS"):
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name))
+    kernels.kinds.slower.cache_clear()
+    return MODELS["SquaredTransE"]
+
+
+def test_one_class_is_enough_for_a_new_model(tiny_graph, new_model, caplog):
+    model = new_model(tiny_graph.num_entities, tiny_graph.num_relations, 8)
     model.reset(torch.Generator().manual_seed(0))
-    assert not kernels.usable(model)
     engine = ReferenceEngine(model, None, False, tiny_graph.train, Objective("margin", batch_size=32))
     rates = torch.full((engine.steps,), 0.02, dtype=torch.float64)
     losses = [engine.epoch(epoch, rates)["student_hard"] for epoch in range(8)]
     assert losses[-1] < 0.8 * losses[0]
-    known = KnownTriples(tiny_graph.known, tiny_graph.num_relations)
-    ranks = rank(model, tiny_graph.train, known, native=False).ranks()
-    assert ranks.shape == (160, 2)
-    h, r, t = tiny_graph.train[3].tolist()
-    true = {x for a, b, x in tiny_graph.known.tolist() if (a, b) == (h, r)}
-    score = model.score_tails(torch.tensor([h]), torch.tensor([r]))[0].tolist()
-    assert ranks[3, 1] == 1 + sum(score[e] > score[t] for e in range(30) if e not in true)
+    ranks = rank(model, tiny_graph.train, KnownTriples(tiny_graph.known, tiny_graph.num_relations)).ranks()
+    known = set(map(tuple, tiny_graph.known.tolist()))
+    for i, (h, r, t) in enumerate(tiny_graph.train.tolist()):  # as the score says, whatever a kernel might think
+        score = model.score_tails(torch.tensor([h]), torch.tensor([r]))[0].tolist()
+        assert ranks[i, 1] == 1 + sum(score[e] > score[t] for e in range(30) if (h, r, e) not in known)
     assert ranks.mean() < 13  # of 30: it has learnt something
+    best = predict(model, tiny_graph, head="e03", relation="r1", k=30)["score"].tolist()
+    by_hand = model.score_tails(torch.tensor([3]), torch.tensor([1]))[0].detach()
+    torch.testing.assert_close(torch.tensor(best), by_hand.sort(descending=True).values)
+    pairs = compare(model, model.entities[:5], model.entities[:7])
+    torch.testing.assert_close(pairs, model.compare(model.entities[:5], model.entities[:7]))
+    assert [r.levelname for r in caplog.records if "SquaredTransE: no compiled kernel" in r.getMessage()] == ["WARNING"]
+
+
+def test_every_command_works_with_a_new_model(tiny_graph, new_model, tmp_path):
+    lines = [f"{h}\t{r}\t{t}" for h, r, t in (tiny_graph.label_triple(*x) for x in tiny_graph.known.tolist())]
+    (tmp_path / "triples.tsv").write_text("\n".join(lines) + "\n")
+
+    def kgdistil(*arguments):
+        return CliRunner().invoke(cli.main, [str(tmp_path / x) if x in ("triples.tsv", "s") else x for x in arguments])
+
+    made = kgdistil("distill", "triples.tsv", "--model", "SquaredTransE", "--epochs", "3", "--dim", "2", "-o", "s")
+    assert made.exit_code == 0, made.output
+    assert made.stderr.count("no compiled kernel") == 1
+    student = load_student(tmp_path / "s")
+    assert type(student.model) is new_model and student.precision == "int8"
+    assert len(student.similar("e03", 4)) == 4 and {row["precision"] for row in student.about["precisions"]} >= {"2bit"}
+    for command in (["predict", "s", "--head", "e03", "--relation", "r1"], ["evaluate", "s"], ["similar", "s", "e03"]):
+        assert kgdistil(*command).exit_code == 0
+    npz = str(tmp_path / "s.npz")
+    assert kgdistil("export", "s", "--to", "npz", "-o", npz).exit_code == 0
+    with np.load(npz) as file:
+        assert str(file["model"]) == "SquaredTransE"
+    for form in ("onnx", "browser"):
+        refused = kgdistil("export", "s", "--to", form, "-o", str(tmp_path / form))
+        assert refused.exit_code == 1 and len(refused.stderr.splitlines()) == 1 and not (tmp_path / form).exists()
+    student.quantised("2bit").save(tmp_path / "few")
+    few = load_student(tmp_path / "few")
+    assert few.evaluate()["both"] == student.quantised("2bit").evaluate()["both"]
+
+
+def test_what_a_class_inherits_says_nothing_about_its_kernels(new_model):
+    """A subclass may score otherwise; one that says how it compares is known, and told from its equation."""
+    own = type("Mine", (MODELS["TransE"],), {})
+    assert not kernels.usable(own(5, 2, 8)) and train_library(own(5, 2, 8)) is None
+    says = type("Mine", (MODELS["TransE"],), {"comparison": "distance"})
+    assert kernels.usable(says(5, 2, 8)) and train_library(says(5, 2, 8)) is None
+    known = KnownTriples(torch.tensor([[0, 0, 1]]), 2)
+    with pytest.raises(ConfigError, match="leave native out"):  # not a dot product, because nothing else was said
+        rank(build_model("SquaredTransE", 5, 2, 8), torch.tensor([[0, 0, 1]]), known, native=True)

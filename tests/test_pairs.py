@@ -1,5 +1,8 @@
 """The compiled comparison of every query with every candidate, held to `KGEModel.compare` and its gradients."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from test_models import VARIANTS
@@ -43,6 +46,26 @@ def test_a_candidate_that_is_the_query_has_a_gradient_of_nothing(name):
         lambda q, c: pairs.compare(model, q, c), queries, torch.zeros(1, model.entities.shape[1]), torch.ones(1, 1)
     )
     assert not to_query.any() and not to_candidate.any()
+
+
+def test_wide_models_do_not_overflow_the_stack():
+    """In a process of its own, which would end. Sixteen gradients of each of TransH's 2·65,536 numbers are 8 MiB."""
+    code = """if True:
+        import torch
+        from kgdistil.kernels import pairs
+        from kgdistil.models import build_model
+        model = build_model("TransH", 3, 2, 1 << 16)
+        queries = model.queries(torch.tensor([0, 1]), torch.tensor([0, 1]), "tail").detach().requires_grad_()
+        gradients = []
+        for compare in (model.compare, lambda q, c: pairs.compare(model, q, c)):
+            queries.grad = None
+            compare(queries, model.entities).sum().backward()
+            gradients.append(queries.grad)
+        print(float((gradients[0] - gradients[1]).abs().max()))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-4
 
 
 def test_next_to_nothing_is_left_out_and_nothing_else(monkeypatch):

@@ -120,6 +120,19 @@ def test_counts_and_answers_of_every_path(entities, groups, kind):
 
 
 @needs_compiler
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_none_are_counted_as_float32_counts_them(bad):
+    """Bytes cannot stand for them, and an infinite range must not be cast to a whole number."""
+    codes, made, target, known = problem(3, 300, 20)
+    made[::2, 7, 3] = bad
+    readable = scanner(codes, "readable").counts(made, target, known)
+    for path in INSTRUCTIONS:
+        for mine, theirs in zip(scanner(codes, path).counts(made, target, known), readable, strict=True):
+            assert torch.equal(mine, theirs)
+        assert scanner(codes, path).top(made, 5, known)[1].max() < 300
+
+
+@needs_compiler
 @pytest.mark.parametrize("groups", [5, 32, 100])
 @pytest.mark.parametrize("kind", ["normal", "whole numbers", "far off"])
 def test_targets_at_every_depth_of_many_entities(groups, kind):

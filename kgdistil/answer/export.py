@@ -20,6 +20,7 @@ from kgdistil.answer.student import Student
 from kgdistil.compress import packing
 from kgdistil.errors import ConfigError, KgdistilError, needs
 from kgdistil.files import write_bytes, write_json
+from kgdistil.kernels import said
 from kgdistil.models import SIDES, KGEModel, RotatE, Side
 
 FORMS = ("onnx", "npz", "browser")
@@ -79,7 +80,7 @@ class Scores(nn.Module):
     def forward(self, anchor: Tensor, relation: Tensor) -> Tensor:
         model = self.model
         queries, candidates = model.queries(anchor, relation, self.side), model.entities
-        if model.distance and model.query_factor == 1:  # cdist has no counterpart in ONNX
+        if said(model, "comparison") in ("distance", "modulus"):  # cdist has no counterpart in ONNX
             difference = queries[:, None] - candidates
             if isinstance(model, RotatE):
                 return model.offset - model.distance_from_zero(difference)
@@ -93,6 +94,10 @@ def export_onnx(student: Student, folder: Path) -> list[Path]:
     Inputs are int64 ids [n], the output float32 [n, E]; n is free. Each file is run in onnxruntime and must give
     PyTorch's scores before it is put in place. The numbers are float32: ONNX has no rows of int8 with a scale each.
     """
+    if said(student.model, "comparison") is None:
+        raise ConfigError(
+            f"{type(student.model).__name__} does not say how it compares, so it has no form in ONNX: export an npz"
+        )
     with needs("onnx, onnxruntime and onnxscript", "exporting to ONNX"):
         import onnx  # noqa: F401
         import onnxruntime

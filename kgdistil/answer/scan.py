@@ -18,7 +18,7 @@ from kgdistil import evaluation, kernels
 from kgdistil.compress.product import SIXTEEN, decode, grouped, ungrouped
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, Ranks
-from kgdistil.models import SIDES, ComplEx, DistMult, KGEModel, RotatE, SimplE, TransE, kind_of
+from kgdistil.models import SIDES, KGEModel
 
 TABLE_BYTES = 64 << 20  # of the look-up tables that are made at a time
 GROUPS = (2, 512)  # the fewest and most codes of an entity
@@ -33,23 +33,22 @@ def tables(model: KGEModel, queries: Tensor, book: Tensor) -> Tensor:
     Raises:
         ConfigError: a score that is no sum over groups of coordinates, or groups that do not fit the model.
     """
-    kind, (groups, _, size) = type(model), book.shape
-    summed = (ComplEx, kind_of("LowRankComplEx"), DistMult, SimplE, TransE, RotatE)
-    if kind not in summed or (kind is RotatE and model.norm == 2):
+    kind, (groups, _, size), name = kernels.said(model, "comparison"), book.shape, type(model).__name__
+    if kind not in ("dot", "distance", "modulus") or (kind == "modulus" and model.norm == 2):
         raise ConfigError(
-            f"{kind.__name__} with norm {model.norm} has no look-up tables: its score is no sum over the coordinates; "
+            f"{name} with norm {model.norm} has no look-up tables: its score is no sum over the coordinates; "
             "take ComplEx, DistMult, SimplE, TransE or RotatE with norm 1"
         )
-    if groups * size != model.entities.shape[1] or (kind is RotatE and size % 2):
-        even = " and even, so that complex numbers stay whole" if kind is RotatE else ""
+    if groups * size != model.entities.shape[1] or (kind == "modulus" and size % 2):
+        even = " and even, so that complex numbers stay whole" if kind == "modulus" else ""
         raise ConfigError(
-            f"{groups} groups of {size} do not make {kind.__name__}'s {model.entities.shape[1]} numbers of an entity; "
+            f"{groups} groups of {size} do not make {name}'s {model.entities.shape[1]} numbers of an entity; "
             f"the product must be equal{even}"
         )
     rows = grouped(queries, size, model.paired).transpose(0, 1)  # [M, n, g]
-    if not model.distance:
+    if kind == "dot":
         made = torch.bmm(rows, book.transpose(1, 2))
-    elif kind is RotatE:
+    elif kind == "modulus":
         # one complex number at a time: sums over a short last dimension are slow in PyTorch
         apart = ((rows[..., i, None] - book[:, None, :, i]).square() for i in range(size))  # [M, n, 16] each
         made = -sum(((real + imaginary).sqrt() for real, imaginary in zip(apart, apart)), start=torch.zeros(()))
@@ -164,7 +163,7 @@ class CodedRanker:
     def top(self, queries: Tensor, k: int, known: kernels.Known) -> tuple[Tensor, Tensor]:
         """As `Scanner.top`, of queries float32 [n, query width]; scores without the model's offset."""
         score, best = self.scanner.top(self.rows(queries), k, known)
-        squared = type(self.model) is TransE and self.model.norm == 2
+        squared = kernels.said(self.model, "comparison") == "distance" and self.model.norm == 2
         return -(-score).sqrt() if squared else score, best
 
 

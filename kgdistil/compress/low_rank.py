@@ -24,7 +24,7 @@ class LowRankComplEx(ComplEx):
         ConfigError: as `KGEModel`, or another rank.
     """
 
-    paired, factored = False, True
+    paired, factored, comparison = False, True, "dot"
 
     def __init__(self, num_entities: int, num_relations: int, dim: int, *, rank: int, **options: Any):
         super().__init__(num_entities, num_relations, dim, **options)

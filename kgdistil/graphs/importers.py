@@ -36,8 +36,10 @@ TOLERANCE = 1e-3  # what a length that the other library keeps at 1 may be off
 class FreeTransH(TransH):
     """TransH as PyKEEN 1.11 computes it: the vector w that stands for the normal has any length, and is not scaled.
 
-    For teachers that were trained there: readable path only, and not a model to train here.
+    For teachers that were trained there, and not a model to train here.
     """
+
+    comparison = "hyperplane"
 
     @staticmethod
     def parts(r: Tensor) -> tuple[Tensor, Tensor]:

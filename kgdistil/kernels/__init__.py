@@ -1,12 +1,12 @@
 """Fast paths on the CPU: C++ compiled at first use, loaded with ctypes; they know nothing of losses or sampling.
 
 `rank.cpp` counts filtered ranks and finds top-k answers, `scan.cpp` does so over entities of four-bit codes,
-`codes.cpp` finds those codes, `pairs.cpp` scores lists of candidates, and `train.cpp` runs one epoch (see
+`codes.cpp` finds those codes, `pairs.cpp` scores each query with each candidate, and `train.cpp` runs one epoch (see
 `kgdistil.training.native`). All are held to the readable modules by the tests.
 """
 
 from .compile import compiled, compiler, keep_freed_memory, pointer, processor, threads
-from .kinds import comparison, usable
+from .kinds import comparison, said, usable
 from .nearest import nearest
 from .rank import Job, Known, Ranker, check_k, declare, for_vectors, rank_library
 
@@ -25,6 +25,7 @@ __all__ = [
     "pointer",
     "processor",
     "rank_library",
+    "said",
     "threads",
     "usable",
 ]

@@ -2,19 +2,24 @@
 #include <algorithm>
 #include <cstdint>
 #include <vector>
+#include "memory.h"
 
 namespace {
 constexpr int64_t G = KGD_GROUP, LANES = 16, SIXTEEN = 16;
 }
 
 // rows [n, M, G], book [M, 16, G], squares [M, 16] of its vectors; writes codes [n, M]. Sixteen rows at a time, a lane each.
-extern "C" void kgd_assign(const float *rows, int64_t n, int64_t M, const float *book, const float *squares, int threads,
-                           uint8_t *codes) {
+// Returns 0, or 1 where memory ran out.
+extern "C" int32_t kgd_assign(const float *rows, int64_t n, int64_t M, const float *book, const float *squares, int threads,
+                              uint8_t *codes) {
+  Memory memory;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> turned(M * G * LANES);
+    std::vector<float> turned;
+    const bool ready = memory.enough_for([&] { turned.resize(M * G * LANES); });
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < n; first += LANES) {
+      if (!ready) continue;
       const int64_t here = std::min(LANES, n - first);
       for (int64_t i = 0; i < LANES; i++) {
         const float *row = rows + (first + std::min(i, here - 1)) * M * G;
@@ -41,4 +46,5 @@ extern "C" void kgd_assign(const float *rows, int64_t n, int64_t M, const float 
       }
     }
   }
+  return memory.out;
 }

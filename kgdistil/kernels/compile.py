@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +30,6 @@ from kgdistil.errors import KgdistilError
 from kgdistil.files import user_folder
 
 log = logging.getLogger("kgdistil")
-# OpenMP's threads wait at a barrier by spinning, which starves each other when the cores are shared: spin briefly.
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 HERE = Path(__file__).parent
 FAST = ["-O3", "-std=c++17", "-fPIC", "-fopenmp", "-march=native", "-mprefer-vector-width=512"]
 FAST_MATH = ["-ffast-math", "-fno-finite-math-only"]  # when compiling, never when linking: see `compiled`
@@ -133,14 +133,15 @@ def compiled(source: str, *defines: str) -> ctypes.CDLL | None:
     if using is None:
         return None
     flags = FAST + (FAST_MATH if source == "train.cpp" else [])
-    texts = [(HERE / name).read_text() for name in (source, "scores.h", "tiles.h")]
+    texts = [(HERE / source).read_text()]
+    texts += [(HERE / name).read_text() for name in re.findall(r'#include "(.*)"', texts[0])]
     try:
         parts = [*texts, *flags, *defines, using, version(using), processor()]
         key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
         folder, name = library_folder(), f"{Path(source).stem}-{'-'.join(d.split('=')[1] for d in defines)}-{key}"
         for library in folder.glob(f"{name}-*.so"):
             if sound(library):
-                return ctypes.CDLL(str(library))
+                return load(library)
             library.unlink()
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
             # linked in a second call: -ffast-math at link time would change how the whole process rounds
@@ -152,11 +153,44 @@ def compiled(source: str, *defines: str) -> ctypes.CDLL | None:
                 library = folder / f"{name}-{hashlib.sha256(file.read()).hexdigest()}.so"
                 os.fsync(file.fileno())
             os.replace(shared, library)
-        return ctypes.CDLL(str(library))
+        return load(library)
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         warn_once(detail.strip().splitlines()[-1])
         return None
+
+
+def load(library: Path) -> ctypes.CDLL:
+    """A library, and OpenMP with it, whose threads are to spin briefly at a barrier: long, they starve shared cores.
+
+    OpenMP reads its settings once, when it is loaded; a user's own stand, and other programs do not see ours.
+    """
+    own = "GOMP_SPINCOUNT" in os.environ
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    try:
+        return ctypes.CDLL(str(library))
+    finally:
+        if not own:
+            del os.environ["GOMP_SPINCOUNT"]
+
+
+def enough(result: Any, function: Any, _: Any) -> Any:
+    """ctypes' `errcheck` of functions that return 1 where memory ran out.
+
+    Raises:
+        MemoryError: it did.
+    """
+    if result:
+        raise MemoryError(f"{function.__name__}: not enough memory; take fewer queries or dimensions")
+    return result
+
+
+def check_sizes(library: ctypes.CDLL, *structures: type[ctypes.Structure]) -> None:
+    """Refuse a library whose structures (`kgd_sizes`) are not as large as those that Python fills."""
+    found, wanted = (ctypes.c_int64 * len(structures))(), [ctypes.sizeof(x) for x in structures]
+    library.kgd_sizes(found)
+    if list(found) != wanted:
+        raise KgdistilError(f"{library._name}: its structures take {list(found)} bytes, Python's {wanted}: delete it")
 
 
 @functools.cache

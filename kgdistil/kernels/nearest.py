@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from kgdistil.kernels.compile import compiled, pointer, threads
+from kgdistil.kernels.compile import compiled, enough, pointer, threads
 
 
 # ---- four-bit codes -------------------------------------------------------------------------------------------------
@@ -23,6 +23,6 @@ def nearest(groups: Tensor, book: Tensor) -> Tensor | None:
     squares, codes = book.square().sum(-1), torch.empty(n, m, dtype=torch.uint8)
     address, size = ctypes.c_void_p, ctypes.c_int64
     library.kgd_assign.argtypes = [address, size, size, address, address, ctypes.c_int32, address]
-    library.kgd_assign.restype = None
+    library.kgd_assign.errcheck = enough
     library.kgd_assign(pointer(groups), n, m, pointer(book), pointer(squares), threads(), pointer(codes))
     return codes

@@ -1,5 +1,5 @@
-// Scores of every query with every candidate, and their gradients: what whole lists (`lists.py`) need of a model that is
-// no matrix product. The settings are those of tiles.h; the readable truth is `compare` in models.py.
+// Scores of every query with every candidate, and their gradients: what sampled softmax (`sampled_softmax.py`) needs of
+// a model that is no matrix product. The settings are those of tiles.h; the readable truth is `compare` in models.py.
 //
 // A softmax over a list leaves most gradients next to nothing. Those below `least` are left out, a tile at a time.
 // Queries and candidates gather their gradients in two passes, each sum in one order whatever the number of threads.
@@ -7,11 +7,13 @@
 #include <cstring>
 #include <vector>
 #include <omp.h>
+#include "memory.h"
 #include "tiles.h"
 
 namespace {
 
 constexpr int64_t GROUP_BYTES = 256 << 10;
+constexpr bool LARGE = QW * sizeof(V) > 256 << 10;  // for the stack of a thread, which may have 2 MiB
 
 inline bool any_above(V g, float least) {
 #if defined(__AVX512F__)
@@ -107,9 +109,10 @@ extern "C" void kgd_pair_scores(const float* tiles, const float* queries, int64_
                 }
 }
 
-// upstream [n, 16·⌈m/16⌉]: ∂L/∂score, zero past m; to_queries [n, QW] and to_tiles, as `tiles`: out
-extern "C" void kgd_pair_gradients(const float* tiles, const float* queries, const float* upstream, int64_t n, int64_t m,
-                                   float least, int32_t threads, float* to_queries, float* to_tiles) {
+// upstream [n, 16·⌈m/16⌉]: ∂L/∂score, zero past m; to_queries [n, QW] and to_tiles, as `tiles`: out.
+// Returns 0, or 1 where memory ran out.
+extern "C" int32_t kgd_pair_gradients(const float* tiles, const float* queries, const float* upstream, int64_t n, int64_t m,
+                                      float least, int32_t threads, float* to_queries, float* to_tiles) {
     const int64_t count = (m + LANES - 1) / LANES;
     const V* table = reinterpret_cast<const V*>(tiles);
     const auto at = [&](int64_t i, int64_t tile) {
@@ -117,24 +120,35 @@ extern "C" void kgd_pair_gradients(const float* tiles, const float* queries, con
         std::memcpy(&g, upstream + (i * count + tile) * LANES, sizeof g);
         return g;
     };
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 8)
-    for (int64_t i = 0; i < n; i++) {
-        V to[QW] = {};
-        for (int64_t tile = 0; tile < count; tile++) {
-            const V g = at(i, tile);
-            if (any_above(g, least)) gradient<false>(table + tile * W, queries + i * QW, g, to);
-        }
-        for (int w = 0; w < QW; w++) to_queries[i * QW + w] = sum(to[w]);
-    }
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 8)
-    for (int64_t tile = 0; tile < count; tile++) {
-        V to[W] = {};
+    Memory memory;
+#pragma omp parallel num_threads(threads)
+    {
+        V small[LARGE ? 1 : QW];
+        std::vector<V> large;
+        const bool ready = memory.enough_for([&] { large.resize(LARGE ? QW : 0); });
+        V* to = LARGE ? large.data() : small;
+#pragma omp for schedule(dynamic, 8)
         for (int64_t i = 0; i < n; i++) {
-            const V g = at(i, tile);
-            if (any_above(g, least)) gradient<true>(table + tile * W, queries + i * QW, g, to);
+            if (!ready) continue;
+            std::fill_n(to, QW, V{});
+            for (int64_t tile = 0; tile < count; tile++) {
+                const V g = at(i, tile);
+                if (any_above(g, least)) gradient<false>(table + tile * W, queries + i * QW, g, to);
+            }
+            for (int w = 0; w < QW; w++) to_queries[i * QW + w] = sum(to[w]);
         }
-        std::memcpy(to_tiles + tile * W * LANES, to, sizeof to);
+#pragma omp for schedule(dynamic, 8)
+        for (int64_t tile = 0; tile < count; tile++) {
+            if (!ready) continue;
+            std::fill_n(to, W, V{});
+            for (int64_t i = 0; i < n; i++) {
+                const V g = at(i, tile);
+                if (any_above(g, least)) gradient<true>(table + tile * W, queries + i * QW, g, to);
+            }
+            std::memcpy(to_tiles + tile * W * LANES, to, sizeof(V) * W);
+        }
     }
+    return memory.out;
 }
 
 extern "C" void kgd_pair_rows(const float* tiles, int64_t m, int32_t threads, float* out) {  // tiles back to rows [m, W]

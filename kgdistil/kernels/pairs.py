@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kgdistil.kernels.compile import pointer, threads
-from kgdistil.kernels.kinds import comparison, usable
+from kgdistil.kernels.compile import enough, pointer, threads
+from kgdistil.kernels.kinds import comparison
 from kgdistil.kernels.rank import for_vectors
-from kgdistil.models import MODELS, KGEModel
+from kgdistil.models import KGEModel
 
 LEAST = 1e-6  # of the largest gradient of a score in a batch: what is smaller is left out
 
@@ -22,8 +22,7 @@ def compare(model: KGEModel, queries: Tensor, candidates: Tensor) -> Tensor:
 
     Gradients of scores below `LEAST` of the batch's largest are taken as nothing.
     """
-    known = usable(model) and type(model) in MODELS.values()
-    library = comparison("pairs.cpp", model) if known else None
+    library = comparison("pairs.cpp", model)
     if library is None:
         return model.compare(queries, candidates)
     return model.offset + Pairs.apply(queries, candidates, library)
@@ -66,6 +65,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.kgd_pair_tiles.argtypes = library.kgd_pair_rows.argtypes = [at, size, count, at]
     library.kgd_pair_scores.argtypes = [at, at, size, size, count, at]
     library.kgd_pair_gradients.argtypes = [at, at, at, size, size, ctypes.c_float, count, at, at]
-    for name in ("tiles", "rows", "scores", "gradients"):
+    library.kgd_pair_gradients.errcheck = enough
+    for name in ("tiles", "rows", "scores"):
         getattr(library, f"kgd_pair_{name}").restype = None
     return library

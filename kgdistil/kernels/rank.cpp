@@ -6,22 +6,13 @@
 #include <utility>
 #include <vector>
 #include <omp.h>
+#include "job.h"
+#include "memory.h"
 #include "tiles.h"
 
 namespace {
 
-struct Job {
-    const float* tiles;    // [⌈E/16⌉][W][16], lanes past E hold NaN and so never count
-    const float* queries;  // [n, QW]
-    const int64_t* target;  // [n] entity ids (ranks only)
-    const int64_t *known_start, *known_end;  // [n] spans of `known`
-    const int32_t* known;  // ids to leave out, ascending within a span
-    int64_t n, num_entities;
-    int32_t threads, k;
-    int32_t *greater, *equal;  // out (ranks)
-    float* best_score;         // out (top-k) [n, k], descending; −inf past the last candidate
-    int32_t* best;             // out (top-k) [n, k]; −1 past the last candidate
-};
+using Job = JobOf<float>;  // entities: [⌈E/16⌉][W][16], lanes past E hold NaN and so never count
 
 constexpr int TASK = 64;  // queries that share a pass over the entities
 constexpr int64_t GROUP_BYTES = 256 << 10;
@@ -33,7 +24,7 @@ void rank_task(const Job& job, int64_t from, int64_t to) {
     std::vector<float> q(size_t(blocks) * QUERIES * QW), target(blocks * QUERIES);
     std::vector<int64_t> next(blocks * QUERIES), last(blocks * QUERIES);
     std::vector<int32_t> greater(blocks * QUERIES), equal(blocks * QUERIES);
-    const V* table = reinterpret_cast<const V*>(job.tiles);
+    const V* table = reinterpret_cast<const V*>(job.entities);
     V s[QUERIES];
     for (int b = 0; b < blocks * QUERIES; b++) {  // a short last block repeats its last query
         const int64_t n = std::min(from + b, to - 1);
@@ -76,7 +67,7 @@ void rank_task(const Job& job, int64_t from, int64_t to) {
 void top_task(const Job& job, int64_t from, int64_t to) {  // ties: the lower id first
     const int64_t tiles = (job.num_entities + LANES - 1) / LANES;
     const int count = int(to - from);
-    const V* table = reinterpret_cast<const V*>(job.tiles);
+    const V* table = reinterpret_cast<const V*>(job.entities);
     using Answer = std::pair<float, int32_t>;  // (−score, id): the worst kept answer is the largest
     std::vector<Answer> heap[QUERIES];
     std::vector<float> q(size_t(QUERIES) * QW);
@@ -130,12 +121,19 @@ extern "C" void kgd_tiles(const float* entities, int64_t num_entities, int32_t t
     transpose(entities, num_entities, std::numeric_limits<float>::quiet_NaN(), threads, out);
 }
 
-extern "C" void kgd_rank(const Job* job) {
+// both: 0, or 1 where memory ran out
+extern "C" int32_t kgd_rank(const Job* job) {
+    Memory memory;
 #pragma omp parallel for num_threads(job->threads) schedule(dynamic)
-    for (int64_t from = 0; from < job->n; from += TASK) rank_task(*job, from, std::min(job->n, from + TASK));
+    for (int64_t from = 0; from < job->n; from += TASK)
+        memory.enough_for([&] { rank_task(*job, from, std::min(job->n, from + TASK)); });
+    return memory.out;
 }
 
-extern "C" void kgd_top(const Job* job) {
+extern "C" int32_t kgd_top(const Job* job) {
+    Memory memory;
 #pragma omp parallel for num_threads(job->threads) schedule(dynamic)
-    for (int64_t from = 0; from < job->n; from += QUERIES) top_task(*job, from, std::min(job->n, from + QUERIES));
+    for (int64_t from = 0; from < job->n; from += QUERIES)
+        memory.enough_for([&] { top_task(*job, from, std::min(job->n, from + QUERIES)); });
+    return memory.out;
 }

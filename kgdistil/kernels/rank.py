@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kgdistil.errors import ConfigError
-from kgdistil.kernels.compile import pointer, threads
+from kgdistil.kernels.compile import check_sizes, enough, pointer, threads
 from kgdistil.kernels.kinds import comparison
 from kgdistil.models import KGEModel
 
@@ -19,10 +19,10 @@ Known = tuple[Tensor, Tensor, Tensor]
 
 # ---- ranking --------------------------------------------------------------------------------------------------------
 class Job(ctypes.Structure):
-    """Mirrors `Job` of scan.cpp, and of rank.cpp, which knows no book."""
+    """Mirrors job.h."""
 
     _fields_ = (
-        [(name, ctypes.c_void_p) for name in ("tiles", "queries", "target", "known_start", "known_end", "known")]
+        [(name, ctypes.c_void_p) for name in ("entities", "queries", "target", "known_start", "known_end", "known")]
         + [
             ("n", ctypes.c_int64),
             ("num_entities", ctypes.c_int64),
@@ -45,6 +45,8 @@ class Ranker:
 
     Args:
         model: float32, on the CPU (`usable`).
+    Raises:
+        ConfigError: no kernel for it, or no compiler.
     """
 
     library: Any  # `ctypes` knows no types of its functions
@@ -53,6 +55,8 @@ class Ranker:
         self.num_entities, self.width = model.entities.shape
         self.query_width = self.width * model.query_factor
         self.library = rank_library(model)
+        if self.library is None:
+            raise ConfigError(f"{type(model).__name__} cannot be ranked by a compiled kernel here: leave native out")
         self.tiles = for_vectors(-(-self.num_entities // 16) * 16 * self.width)
         self.library.kgd_tiles(
             pointer(model.entities.data.contiguous()), self.num_entities, threads(), pointer(self.tiles)
@@ -61,7 +65,7 @@ class Ranker:
     def job(self, queries: Tensor, known: Known, **more: Any) -> Job:
         start, end, ids = known
         return Job(
-            tiles=pointer(self.tiles),
+            entities=pointer(self.tiles),
             queries=pointer(queries),
             known_start=pointer(start),
             known_end=pointer(end),
@@ -113,7 +117,9 @@ def rank_library(model: KGEModel) -> ctypes.CDLL | None:
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     """The same library, rank.cpp's or scan.cpp's, whose functions now know their arguments."""
+    check_sizes(library, Job)
     library.kgd_tiles.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
     library.kgd_rank.argtypes = library.kgd_top.argtypes = [ctypes.POINTER(Job)]
-    library.kgd_tiles.restype = library.kgd_rank.restype = library.kgd_top.restype = None
+    library.kgd_tiles.restype = None
+    library.kgd_rank.errcheck = library.kgd_top.errcheck = enough
     return library

@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 #include <omp.h>
+#include "job.h"
+#include "memory.h"
 #ifndef KGD_PATH
 #define KGD_PATH 2
 #endif
@@ -38,7 +40,14 @@ constexpr int64_t CHUNK = 64, FIRST = 16;  // blocks of a chunk, at most, and of
 // BOTH: by the sums of high bytes. SHORT, where few come near: by those of the early steps, and all that is not surely
 // below is open. CLOSELY, where the goal lies among many: by the sums of all bytes, so that less is open.
 enum Mode { SHORT, BOTH, CLOSELY };
-constexpr int64_t FEW = 1, SOME = 2, MANY = 3;  // entities of a block: `choose` changes the mode at these
+// Entities of a block at which `choose` changes the mode. They and EARLY decide speed alone. Measured with AVX-512, one
+// thread, random tables whose ranges fall tenfold from the first of 128 groups to the last, 40,943 entities: µs a query
+// whose target is among the ten best, the thousand best, or anywhere.
+//   as set         24  28  34      FEW, SOME, MANY = 4, 8, 12  26  62  44
+//   never CLOSELY  24  28  73                        0, 1, 2   21  25  33
+//   never SHORT    18  25  35      EARLY = STEPS / 2           20  27  34
+// On these tables SHORT does not pay; it was set for trained codebooks, whose first groups decide more.
+constexpr int64_t FEW = 1, SOME = 2, MANY = 3;
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
 // where the code of a group lies: in a byte, beside those of three other groups, or in half of an entity's byte
@@ -59,21 +68,9 @@ constexpr int MOST = (M > 257 ? 65535 / M : 255) * RADIX + RADIX - 1;  // sums o
 inline int64_t place(int64_t e, int m) { return (e / BLOCK * STEPS + m / 2) * BLOCK + e % BLOCK; }
 #endif
 
-struct Job {  // as in rank.cpp, so that Python needs one structure
-    const uint8_t* codes;  // [⌈E/64⌉][BYTES], then with AVX-512 int32 [⌈E/64⌉·64][ROW]; by kgd_tiles
-    const float* tables;   // [n, M, 16]; with a book vectors [n, M·size], which make the tables by inner products
-    const int64_t* target;  // [n] entity ids (ranks only)
-    const int64_t *known_start, *known_end;  // [n] spans of `known`
-    const int32_t* known;  // ids to leave out, ascending within a span
-    int64_t n, num_entities;
-    int32_t threads, k;
-    int32_t *greater, *equal;  // out (ranks)
-    float* best_score;         // out (top-k) [n, k], descending; −inf past the last candidate
-    int32_t* best;             // out (top-k) [n, k]; −1 past the last candidate
-    const float* book;         // [M, size, 16] or null
-    const int32_t* columns;    // [M·size]: where in a vector the numbers are that the book wants
-    int64_t size;              // of a group
-};
+// entities: [⌈E/64⌉][BYTES], then with AVX-512 int32 [⌈E/64⌉·64][ROW]; queries: tables [n, M, 16], with a book vectors
+// [n, M·size], which make the tables by inner products
+using Job = JobOf<uint8_t>;
 
 using Answer = std::pair<float, int32_t>;  // (−score, id): the worst kept answer is the largest
 
@@ -90,6 +87,7 @@ struct Query {
     int64_t open, near;  // how many were neither; and with those above
     Mode mode;
     bool tried_short;  // and too much was open
+    bool blind;        // its table holds numbers that are not finite
     float goal;
     double base, step, slack, late;  // late: the most that steps after the early ones add
     const float* table;
@@ -105,7 +103,7 @@ struct Words {  // of sixteen entities, of which n count: eight codes of each at
     const __m128i* row[16];
     Words(const Job& job, const int32_t* ids, int n) {
         const int64_t blocks = (job.num_entities + BLOCK - 1) / BLOCK;
-        const __m128i* rows = reinterpret_cast<const __m128i*>(job.codes + blocks * BYTES);
+        const __m128i* rows = reinterpret_cast<const __m128i*>(job.entities + blocks * BYTES);
         if (n < 16) {
             for (int i = 0; i < 16; i++) row[i] = rows + int64_t(ids[i < n ? i : 0]) * (ROW / 4);
         } else {
@@ -144,7 +142,7 @@ inline void scores(const Job& job, const float* table, const int32_t* ids, int n
     for (int i = 0; i < n; i++) {
         float sum[4] = {};
         for (int m = 0; m < M; m++)
-            sum[m % 4] += table[m * 16 + (job.codes[place(ids[i], m)] >> m % 2 * 4 & 15)];
+            sum[m % 4] += table[m * 16 + (job.entities[place(ids[i], m)] >> m % 2 * 4 & 15)];
         out[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
 }
@@ -176,6 +174,16 @@ inline __m512i fine_sums(const Job& job, const Query& query, const int32_t* ids,
 #endif
 
 // ---- bytes and bounds -----------------------------------------------------------------------------------------------
+typedef float Sixteen __attribute__((vector_size(64), aligned(4)));
+
+inline bool all_finite(const float* table) {
+    Sixteen nothing = {};  // x · 0, or NaN
+    for (int m = 0; m < M; m++) nothing += *reinterpret_cast<const Sixteen*>(table + m * 16) * 0.f;
+    bool finite = true;
+    for (int i = 0; i < 16; i++) finite &= nothing[i] == 0;
+    return finite;
+}
+
 inline std::pair<float, float> ends(const float* x) {  // the smallest and largest of sixteen
 #ifdef WIDE
     const __m512 all = _mm512_loadu_ps(x);
@@ -189,6 +197,13 @@ inline std::pair<float, float> ends(const float* x) {  // the smallest and large
 // v below 2¹⁶ with |table[m][c] − smallest[m] − w[m]·step·v| ≤ ½ w[m]·step; base, the sum of the smallest; slack, the
 // largest difference of base + step·(sum of w·v) and a float32 score: these halves, and what float32 rounds off
 void quantise(Query& query, const float* table) {
+    query.table = table;
+    query.blind = !all_finite(table);
+    if (query.blind) {  // numbers that bytes cannot stand for: all bytes are zero, and float32 decides
+        std::memset(query.high, 0, sizeof query.high), std::memset(query.low, 0, sizeof query.low);
+        std::memset(query.weight, 0, sizeof query.weight);
+        return;
+    }
     double range[M], inverse[M], largest = 0, size = 0;
     float smallest[M], top[M];
     query.base = 0;
@@ -203,7 +218,6 @@ void quantise(Query& query, const float* table) {
         if (m % 8 < 4) range[m] = range[m + 4] = range[m] + range[m + 4];
 #endif
     for (int m = 0; m < M; m++) largest = std::max(largest, range[m]);
-    query.table = table;
     query.step = largest > 0 ? largest / (double(MOST) * HEAVIEST) : 1;
     query.weights = query.early_weights = 0, query.late = 0;
     int32_t w[M];
@@ -237,14 +251,21 @@ void quantise(Query& query, const float* table) {
         }
 #endif
     }
+    // half a step each, and a millionth for what the doubles round off: v < 2¹⁶ of 53 bits is off by less than 2⁻³⁶
     query.slack = query.weights * query.step * .500001 + (M + 4) * (size * FLT_EPSILON + FLT_MIN);
 }
 
+inline void leave_open(Query& query) { query.band = 1 << 29, query.fine_most = INT32_MAX; }  // no entity is surely above
+
 void aim(Query& query, float goal) {
+    query.goal = goal;
+    if (query.blind || !std::isfinite(goal)) {
+        query.least = query.short_least = query.fine_least = 0, leave_open(query);
+        return;
+    }
     constexpr double END = (1 << 30) + (1 << 29);  // above every sum
     const double below = std::clamp(std::ceil((goal - query.base - query.slack) / query.step), -1., END);
     const double above = std::clamp(std::floor((goal - query.base + query.slack) / query.step), -1., END);
-    query.goal = goal;
     query.fine_least = int32_t(below), query.fine_most = int32_t(above);
     query.least = int32_t(std::max(0., std::ceil((below - (RADIX - 1.) * query.weights) / RADIX)));
     query.band = int32_t(std::floor(above / RADIX)) - query.least;
@@ -253,9 +274,8 @@ void aim(Query& query, float goal) {
 }
 
 // ---- entities that wait for their float32 score ---------------------------------------------------------------------
-inline void leave_open(Query& query) { query.band = 1 << 29, query.fine_most = INT32_MAX; }  // no entity is surely above
-
 void keep(Query& query, int32_t e, float score) {
+    if (std::isnan(score)) return;
     const Answer answer = {-score, e};
     auto& heap = query.heap;
     const bool full = int(heap.size()) == query.k;
@@ -325,7 +345,7 @@ __attribute__((noinline)) void pass(const Job& job, Query* const* query, int64_t
         least[j] = _mm512_set1_epi32(MODE == CLOSELY ? 0 : -(MODE == SHORT ? query[j]->short_least : query[j]->least));
     }
     for (int64_t block = first; block < last; block++) {
-        const __m512i* codes = reinterpret_cast<const __m512i*>(job.codes + block * BYTES);
+        const __m512i* codes = reinterpret_cast<const __m512i*>(job.entities + block * BYTES);
         __m512i sum[N][4];
 #pragma GCC unroll 16
         for (int j = 0; j < N; j++)
@@ -412,7 +432,7 @@ template <int N, Mode> void pass(const Job& job, Query* const* queries, int64_t 
     Query& query = **queries;
     for (int64_t block = first; block < last; block++) {
         alignas(64) uint16_t sum[BLOCK];
-        sums(job.codes + block * BYTES, query.high, sum);
+        sums(job.entities + block * BYTES, query.high, sum);
         int32_t most = 0;
         for (int e = 0; e < BLOCK; e++) most = std::max<int32_t>(most, sum[e]);
         uint64_t not_below = 0, above = 0;
@@ -516,7 +536,6 @@ template <bool TOP> void scan(const Job& job, Query* query, int count) {
 
 // ---- ranks and top-k ------------------------------------------------------------------------------------------------
 void make_table(const Job& job, const float* vector, float* table) {
-    typedef float Sixteen __attribute__((vector_size(64), aligned(4)));
     const float* book = job.book;
     const int32_t* column = job.columns;
     for (int m = 0; m < M; m++) {
@@ -528,8 +547,8 @@ void make_table(const Job& job, const float* vector, float* table) {
 }
 
 void start(const Job& job, Query& query, int64_t n) {
-    if (job.book) make_table(job, job.tables + n * M * job.size, query.made);
-    quantise(query, job.book ? query.made : job.tables + n * M * 16);
+    if (job.book) make_table(job, job.queries + n * M * job.size, query.made);
+    quantise(query, job.book ? query.made : job.queries + n * M * 16);
     query.known = job.known + job.known_start[n], query.known_end = job.known + job.known_end[n];
     query.count = query.greater = query.equal = 0, query.mode = BOTH, query.tried_short = false;
 }
@@ -578,15 +597,19 @@ void top_task(const Job& job, Query* work, int64_t from, int64_t to) {  // ties:
     }
 }
 
-template <class Task> void each_task(const Job& job, Task run) {
+template <class Task> int32_t each_task(const Job& job, Task run) {  // 0, or 1 where memory ran out
     const int64_t tasks = (job.n + job.threads * TASK - 1) / (job.threads * TASK) * job.threads;  // as many for each
     const int64_t size = std::max<int64_t>(1, (job.n + tasks - 1) / std::max<int64_t>(1, tasks));
+    Memory memory;
 #pragma omp parallel num_threads(job.threads)
     {
-        std::vector<Query> work(size);
+        std::vector<Query> work;
+        const bool ready = memory.enough_for([&] { work.resize(size); });
 #pragma omp for schedule(dynamic)
-        for (int64_t from = 0; from < job.n; from += size) run(job, work.data(), from, std::min(job.n, from + size));
+        for (int64_t from = 0; from < job.n; from += size)
+            if (ready) memory.enough_for([&] { run(job, work.data(), from, std::min(job.n, from + size)); });
     }
+    return memory.out;
 }
 
 }  // namespace
@@ -622,6 +645,6 @@ extern "C" void kgd_tiles(const uint8_t* codes, int64_t num_entities, int32_t th
     }
 }
 
-extern "C" void kgd_rank(const Job* job) { each_task(*job, rank_task); }
+extern "C" int32_t kgd_rank(const Job* job) { return each_task(*job, rank_task); }
 
-extern "C" void kgd_top(const Job* job) { each_task(*job, top_task); }
+extern "C" int32_t kgd_top(const Job* job) { return each_task(*job, top_task); }

@@ -23,11 +23,12 @@
 #if defined(__SSE__)
 #include <immintrin.h>
 #endif
+#include "memory.h"
 #include "scores.h"
 
 namespace {
 
-// ---- what Python hands over (kernels/__init__.py mirrors these structures) ---------------------------------------
+// ---- what Python hands over (training/native.py mirrors these structures) ---------------------------------------
 struct Ops;
 struct Learner {
     const Ops* ops;
@@ -456,9 +457,11 @@ constexpr int64_t BLOCK_BYTES = 6 << 20;  // sampled ahead: enough steps to look
 }  // namespace
 
 extern "C" const void* kgd_ops() { return &OPS; }
+extern "C" void kgd_sizes(int64_t* out) { out[0] = sizeof(Learner), out[1] = sizeof(Epoch); }
 
-extern "C" int kgd_epoch(Epoch* given) {
-    Epoch& e = *given;
+namespace {
+
+void run_epoch(Epoch& e, Memory& memory) {
     const int64_t E = e.student->num_entities, R = e.student->num_relations, steps = (e.n + e.batch - 1) / e.batch;
     const int T = std::max(1, e.threads), k = e.k, slots = k + 2;
     std::fill(e.phases, e.phases + 4, 0);
@@ -479,13 +482,15 @@ extern "C" int kgd_epoch(Epoch* given) {
     }
     std::vector<int32_t> count(E), next_use(E);
     std::vector<Values> sums(2 * T);
+    std::vector<std::vector<float>> scratch(4 * T, std::vector<float>(1 + k));  // four for each thread
 
 #pragma omp parallel num_threads(T)
     {
         FlushDenormals guard;
         // OpenMP may give fewer threads than asked for; the loops over `worker` and `owner` then take several shares
         const int me = omp_get_thread_num(), all = omp_get_num_threads();
-        std::vector<float> own(1 + k), other(1 + k), c(1 + k), weight(k);
+        std::vector<float>&own = scratch[4 * me], &other = scratch[4 * me + 1];
+        std::vector<float>&c = scratch[4 * me + 2], &weight = scratch[4 * me + 3];
 
         const auto each_relation = [&](const Step& s, int owner, auto work) {  // groups of positives that share one
             for (size_t from = 0, to; from < s.by_relation.size(); from = to) {
@@ -528,23 +533,27 @@ extern "C" int kgd_epoch(Epoch* given) {
             for (int owner = me; owner < T; owner += all) {  // bucket
                 const int64_t from = std::min(E, share * owner), to = std::min(E, share * (owner + 1));
                 std::fill(next_use.begin() + from, next_use.begin() + to, int32_t(last + 1));
-                for (int64_t step = last; step >= first; step--) {
-                    Step& s = window[step - first];
-                    bucket(owner, T, from, to, count, s);
-                    Bucket& b = s.buckets[owner];
-                    for (int j = 0; j < b.size; j++) {
-                        b.next[j] = next_use[b.entity[j]];
-                        next_use[b.entity[j]] = int32_t(step);
+                const auto work = [&] {
+                    for (int64_t step = last; step >= first; step--) {
+                        Step& s = window[step - first];
+                        bucket(owner, T, from, to, count, s);
+                        Bucket& b = s.buckets[owner];
+                        for (int j = 0; j < b.size; j++) {
+                            b.next[j] = next_use[b.entity[j]];
+                            next_use[b.entity[j]] = int32_t(step);
+                        }
+                        if ((step - first) % T == owner) {
+                            s.by_relation.resize(s.batch.size);
+                            for (int i = 0; i < s.batch.size; i++)
+                                s.by_relation[i] = uint64_t(s.triples[3 * i + 1]) << 32 | uint32_t(i);
+                            std::sort(s.by_relation.begin(), s.by_relation.end());
+                        }
                     }
-                    if ((step - first) % T == owner) {
-                        s.by_relation.resize(s.batch.size);
-                        for (int i = 0; i < s.batch.size; i++)
-                            s.by_relation[i] = uint64_t(s.triples[3 * i + 1]) << 32 | uint32_t(i);
-                        std::sort(s.by_relation.begin(), s.by_relation.end());
-                    }
-                }
+                };
+                memory.enough_for(work);
             }
 #pragma omp barrier
+            if (memory.out) break;  // for all threads alike: nothing else in the loop asks for memory
             for (int owner = me; owner < T; owner += all) refresh(window[0], owner, int(first));
 #pragma omp barrier
             lap(1);
@@ -594,5 +603,12 @@ extern "C" int kgd_epoch(Epoch* given) {
         e.losses[2] += sums[T + worker].soft / e.n, e.losses[3] += sums[T + worker].hard / e.n;
         e.losses[4] += (sums[worker].penalty + sums[T + worker].penalty) / e.n;
     }
-    return 0;
+}
+
+}  // namespace
+
+extern "C" int32_t kgd_epoch(Epoch* given) {  // 0, or 1 where memory ran out, after which the weights are of no use
+    Memory memory;
+    memory.enough_for([&] { run_epoch(*given, memory); });
+    return memory.out;
 }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from kgdistil import kernels
 from kgdistil.config import RunConfig
 from kgdistil.graph import Graph
-from kgdistil.models import MODELS, KGEModel
+from kgdistil.models import KGEModel
 from kgdistil.training.native import NativeEngine, train_library
 from kgdistil.training.reference import ReferenceEngine
 from kgdistil.training.sampled_softmax import ListEngine
@@ -18,12 +17,6 @@ def make_engine(student: KGEModel, teacher: KGEModel | None, config: RunConfig, 
     if config.loss == "softmax":
         triples = graph.train.to(student.entities.device)
         return ListEngine(student, teacher, config.role == "stage2", triples, config.objective)
-    native = (
-        config.loss != "dual"
-        and kernels.usable(student, teacher)
-        and all(
-            type(m) in MODELS.values() and train_library(m) is not None for m in (student, teacher) if m is not None
-        )
-    )
+    native = config.loss != "dual" and all(m is None or train_library(m) for m in (student, teacher))
     engine = NativeEngine if native else ReferenceEngine
     return engine(student, teacher, config.role == "stage2", graph.train.to(student.entities.device), config.objective)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgdistil.kernels.compile import compiled, pointer, threads
+from kgdistil.kernels.compile import check_sizes, compiled, enough, pointer, threads
+from kgdistil.kernels.kinds import said, usable
 from kgdistil.losses import Objective
 from kgdistil.models import KGEModel, RotatE
-from kgdistil.sampling import TripleSet
+from kgdistil.sampling import GOLDEN, TripleSet
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -57,12 +58,15 @@ class Epoch(ctypes.Structure):
 
 
 def train_library(model: KGEModel) -> ctypes.CDLL | None:
-    library = compiled(
-        "train.cpp", f"KGD_MODEL={type(model).__name__}", f"KGD_DIM={model.dim}", f"KGD_NORM={model.norm}"
-    )
+    """The compiled train.cpp for a model; None where scores.h lacks its equation, or there is no compiler."""
+    equation = said(model, "equation")
+    if not usable(model) or equation is None:
+        return None
+    library = compiled("train.cpp", f"KGD_MODEL={equation}", f"KGD_DIM={model.dim}", f"KGD_NORM={model.norm}")
     if library is not None:
+        check_sizes(library, Learner, Epoch)
         library.kgd_ops.restype = ctypes.c_void_p
-        library.kgd_epoch.argtypes = [ctypes.POINTER(Epoch)]
+        library.kgd_epoch.argtypes, library.kgd_epoch.errcheck = [ctypes.POINTER(Epoch)], enough
     return library
 
 
@@ -88,7 +92,7 @@ class NativeEngine:
         self.keys = known.keys
         # one bit for each hashed key answers most questions; 48 bits a triple keep false alarms near 2 %
         self.bitmap_bits = max(10, (48 * len(triples) - 1).bit_length())
-        place = (known.keys * (0x9E3779B97F4A7C15 - (1 << 64))) >> (64 - self.bitmap_bits)
+        place = (known.keys * GOLDEN) >> (64 - self.bitmap_bits)
         place = place & ((1 << self.bitmap_bits) - 1)
         bits = torch.zeros(1 << self.bitmap_bits, dtype=torch.bool)
         bits[place] = True
@@ -128,44 +132,44 @@ class NativeEngine:
             tables = [model.entities.data, model.relations.data]
             rate = (rates if role == "student" or teacher_rates is None else teacher_rates).double().contiguous()
             kept.append(rate)
-            moments = [
-                [pointer(self.moments.get(f"{role}.{table}.{part}")) for part in ("m", "v")]
-                for table in ("entities", "relations")
-            ]
+            moments = {
+                f"{field}_{part}": pointer(self.moments.get(f"{role}.{table}.{part}"))
+                for field, table in (("entity", "entities"), ("relation", "relations"))
+                for part in ("m", "v")
+            }
             learners[role] = Learner(
-                self.libraries[role].kgd_ops(),
-                pointer(tables[0]),
-                *moments[0],
-                pointer(tables[1]),
-                *moments[1],
-                model.num_entities,
-                model.num_relations,
-                pointer(rate),
-                model.offset if model.distance else 0.0,
-                torch.pi / model.range if isinstance(model, RotatE) else 1.0,
-                o.penalty,
-                role in self.trained,
-                o.alpha if role == "student" else o.beta,
+                ops=self.libraries[role].kgd_ops(),
+                entity=pointer(tables[0]),
+                relation=pointer(tables[1]),
+                **moments,
+                num_entities=model.num_entities,
+                num_relations=model.num_relations,
+                rates=pointer(rate),
+                offset=model.offset if model.distance else 0.0,
+                scale=torch.pi / model.range if isinstance(model, RotatE) else 1.0,
+                penalty=o.penalty,
+                trained=role in self.trained,
+                weight=o.alpha if role == "student" else o.beta,
             )
         call = Epoch(
-            pointer(self.triples),
-            len(self.triples),
-            epoch * self.steps,
-            pointer(self.keys),
-            len(self.keys),
-            pointer(self.bitmap),
-            self.bitmap_bits,
-            min(o.batch_size, len(self.triples)),  # working memory is made for a whole batch
-            o.negatives,
-            o.loss == "margin",
-            ("sum", "mean", "self-adversarial").index(o.weighting),
-            threads(),
-            o.seed % (1 << 64),
-            epoch,
-            o.margin,
-            o.temperature,
-            ctypes.pointer(learners["student"]),
-            ctypes.pointer(learners["teacher"]) if "teacher" in learners else None,
+            triples=pointer(self.triples),
+            n=len(self.triples),
+            first_step=epoch * self.steps,
+            keys=pointer(self.keys),
+            num_keys=len(self.keys),
+            bitmap=pointer(self.bitmap),
+            bitmap_bits=self.bitmap_bits,
+            batch=min(o.batch_size, len(self.triples)),  # working memory is made for a whole batch
+            k=o.negatives,
+            margin_loss=o.loss == "margin",
+            weighting=("sum", "mean", "self-adversarial").index(o.weighting),
+            threads=threads(),
+            seed=o.seed % (1 << 64),
+            epoch=epoch,
+            margin=o.margin,
+            temperature=o.temperature,
+            student=ctypes.pointer(learners["student"]),
+            teacher=ctypes.pointer(learners["teacher"]) if "teacher" in learners else None,
         )
         self.libraries["student"].kgd_epoch(ctypes.byref(call))
         self.phases = dict(zip(("sample", "bucket", "loss", "update"), call.phases, strict=True))  # seconds
