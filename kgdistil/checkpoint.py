@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from kgdistil.compress.packing import pack, unpack
 from kgdistil.errors import CheckpointError, ConfigError
-from kgdistil.files import write_atomically, write_json
+from kgdistil.files import CHANGED, SUM, sealed, unsealed, write_atomically, write_json
 from kgdistil.graph import Graph
-from kgdistil.models import KGEModel, RotatE, build_model, kind_of
+from kgdistil.models import KGEModel, RotatE, build_model, class_of
 
 # Of the saved model's layout: 2 adds precisions, and norms of RotatE, 3 low ranks; what needs none is written as 1.
 VERSION = 3
+BLANK = "00000000"
+LARGEST_HEADER = 1 << 24  # bytes: parsed as JSON, they may take a gigabyte
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Tensors and a JSON description in one safetensors file, atomically."""
+    """Tensors and a JSON description in one safetensors file, atomically, with a sum of the whole file."""
     contiguous = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    metadata = {"kgdistil": json.dumps(description)}
-    write_atomically(path, lambda scratch: save_file(contiguous, scratch, metadata=metadata))
+    metadata = {"kgdistil": json.dumps({**description, SUM: BLANK})}
+
+    def write(scratch: str) -> None:
+        save_file(contiguous, scratch, metadata=metadata)
+        with open(scratch, "rb+") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            file.seek(sum_place(content, BLANK))
+            file.write(f"{zlib.crc32(content):08x}".encode())
+
+    write_atomically(path, write)
+
+
+def sum_place(content: bytes | mmap.mmap, found: str) -> int:
+    """Where the sum of a file stands; it is blank while the sum is made. ValueError: nowhere."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    mark = f'\\"{SUM}\\": \\"'.encode()
+    at = content.rfind(mark + found.encode(), 0, end)
+    if at < 0:
+        raise ValueError(CHANGED)
+    return at + len(mark)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -40,16 +62,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not path.is_file():
             raise CheckpointError(f"{path} is not there: train it first, or name another folder")
         content = path.read_bytes()  # in one go: opened twice, a file that is replaced meanwhile would be mixed up
+        size = int.from_bytes(content[:8], "little")
+        if size > LARGEST_HEADER:
+            raise ValueError(f"its header has {size:,} bytes, and {LARGEST_HEADER:,} may be read")
+        header = json.loads(content[8 : 8 + size])
+        try:
+            description = json.loads(header["__metadata__"]["kgdistil"])
+        except (LookupError, TypeError, ValueError, RecursionError):
+            description = None
+        if isinstance(description, dict) and SUM in description:  # files of earlier releases have none
+            found = str(description.pop(SUM))
+            at = sum_place(content, found)
+            before = zlib.crc32(BLANK.encode(), zlib.crc32(memoryview(content)[:at]))
+            if f"{zlib.crc32(memoryview(content)[at + len(found) :], before):08x}" != found:
+                raise ValueError(CHANGED)
         tensors = safetensors.torch.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except (SafetensorError, OSError, ValueError, RuntimeError, LookupError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}); delete it and train again"
+            f"{path} is damaged or no safetensors file ({error}); take an unchanged copy, or delete it and train again"
         ) from None
-    try:
-        description = json.loads(header["__metadata__"]["kgdistil"])
-    except (LookupError, TypeError, ValueError, RecursionError):
-        description = None
     if not isinstance(description, dict):
         raise CheckpointError(f"{path} was not written by kgdistil; name a folder that it wrote")
     return tensors, description
@@ -75,7 +106,7 @@ def save_model(
     description = save_weights(folder, model, graph, run_id, precision=precision, about=about)
     labels = {"entities": list(graph.entities), "relations": list(graph.relations)}
     names = {"names": dict(graph.descriptions)} if graph.descriptions else {}
-    write_json(Path(folder) / DESCRIPTION, {**description, **labels, **names})
+    write_json(Path(folder) / DESCRIPTION, sealed({**description, **labels, **names}))
 
 
 def save_weights(
@@ -137,21 +168,18 @@ def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[s
             f"{str(about.get('graph_sha256'))[:12]}…) than {graph.name} ({graph.sha256[:12]}…)"
         )
     try:
-        sizes = len(tensors["entities"]), len(tensors["relations"])  # looked at before any memory is taken
-        paired = getattr(kind_of(str(about["model"])), "paired", False)
-        tensors = unpack(tensors, about.get("precision", "float32"), paired)
-        if sizes != (about["num_entities"], about["num_relations"]) or about["dim"] > tensors["relations"].shape[1]:
+        rank = about.get("rank", 0)
+        kind = class_of(about["model"], rank)
+        sizes = about["num_entities"], about["num_relations"], about["dim"]
+        options: dict[str, Any] = {name: about[name] for name in ("norm", "offset", "epsilon")}
+        tensors = unpack(tensors, about.get("precision", "float32"), kind.paired)
+        with torch.device("meta"):  # which takes no memory, however large a description says that the model is
+            wanted = kind(*sizes, **(options | {"rank": rank} if kind.factored else options)).state_dict()
+        if {name: x.shape for name, x in tensors.items()} != {name: x.shape for name, x in wanted.items()}:
             raise ValueError("the sizes differ")
-        model = build_model(
-            about["model"],
-            about["num_entities"],
-            about["num_relations"],
-            about["dim"],
-            norm=about["norm"],
-            offset=about["offset"],
-            epsilon=about["epsilon"],
-            rank=about.get("rank", 0),
-        )
+        if not all(bool(x.isfinite().all()) for x in (*tensors.values(), torch.tensor([*options.values()]))):
+            raise ValueError("its numbers are not finite")
+        model = build_model(about["model"], *sizes, **options, rank=rank)
         model.load_state_dict(tensors)
     except (LookupError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = " ".join(str(error).split())
@@ -168,7 +196,7 @@ def read_labelled(folder: str | os.PathLike) -> tuple[KGEModel, dict[str, Any], 
     model, about = read_model(Path(folder) / WEIGHTS)
     path = Path(folder) / DESCRIPTION
     try:
-        described = json.loads(path.read_bytes())
+        described = unsealed(json.loads(path.read_bytes()))
         entities, relations = (tuple(described[what]) for what in ("entities", "relations"))
         names = described.get("names", {})
         texts = [*entities, *relations, *names.keys(), *names.values()]

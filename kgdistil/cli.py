@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -422,7 +423,18 @@ def cell(value: Any) -> str:
 
 
 def emit(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=1, default=float))
+    click.echo(json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def finite(value: Any) -> Any:
+    """A value as JSON has it: NaN and infinity are null there."""
+    if isinstance(value, dict):
+        return {key: finite(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(x) for x in value]
+    if value is None or isinstance(value, str | int):
+        return value
+    return float(value) if math.isfinite(value) else None
 
 
 if __name__ == "__main__":

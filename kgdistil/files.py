@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,9 @@ import platformdirs
 from safetensors import SafetensorError
 
 from kgdistil.errors import KgdistilError
+
+SUM = "sum"  # CRC-32, as in zip and PNG, of everything else that a file holds
+CHANGED = "it was damaged or changed since it was written"
 
 
 def user_folder(kind: Literal["cache", "data"]) -> Path:
@@ -53,6 +57,23 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     finally:
         if scratch is not None and os.path.exists(scratch):
             os.unlink(scratch)
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with the sum of all else in it, by which `unsealed` tells a damaged one."""
+    return {**value, SUM: f"{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"}
+
+
+def unsealed(value: dict[str, Any]) -> dict[str, Any]:
+    """What `sealed` was given. An object without a sum, as earlier releases wrote it, is taken as it is.
+
+    Raises:
+        ValueError: changed since it was written.
+    """
+    rest = {key: x for key, x in value.items() if key != SUM}
+    if SUM in value and sealed(rest)[SUM] != value[SUM]:
+        raise ValueError(CHANGED)
+    return rest
 
 
 def write_json(path: Path, value: Any) -> None:

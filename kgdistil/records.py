@@ -25,7 +25,7 @@ from kgdistil._version import __version__
 from kgdistil.config import RunConfig
 from kgdistil.errors import CheckpointError, KgdistilError
 from kgdistil.evaluation import Ranks
-from kgdistil.files import user_folder, write_atomically, write_json
+from kgdistil.files import sealed, unsealed, user_folder, write_atomically, write_json
 from kgdistil.graph import NAMES, Graph
 
 EMBEDDED = (
@@ -194,7 +194,7 @@ def describe_device(device: str) -> str:
 
 def write_record(record: dict[str, Any]) -> Path:
     path = record_path(record["id"], is_own(record["config"]["dataset"]))
-    write_json(path, record)
+    write_json(path, sealed(record))
     return path
 
 
@@ -207,10 +207,14 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         if not path.is_file():
             return None
-        record = json.loads(path.read_text(encoding="utf-8"))
-        for keys in (("id",), ("finished",), ("config", "model"), ("graph", "sha256"), ("test", "both", "mrr")):
+        record = unsealed(json.loads(path.read_text(encoding="utf-8")))
+        for keys in (("finished",), ("config", "model"), ("graph", "sha256")):
             functools.reduce(operator.getitem, keys, record)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        if record["id"] != path.stem or not record["best_epoch"] <= record["epochs"] <= record["config"]["epochs"]:
+            raise ValueError("what it says of its run cannot be")
+        if not all(0 <= record[split]["both"]["mrr"] <= 1 for split in ("valid", "test")):
+            raise ValueError("an MRR lies outside 0 to 1")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is no run record ({error!r}); delete it to run again") from None
     return record
 

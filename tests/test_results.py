@@ -48,6 +48,7 @@ def test_a_record_holds_all_that_is_needed_to_judge_and_repeat_a_run(
 
     text = (folders / "results" / "runs" / f"{finished.id}.json").read_text(encoding="utf-8")
     record = json.loads(text, parse_constant=refuse)
+    assert len(record.pop("sum")) == 8
     assert record == finished.record, "what is returned is what is written"
     assert record["id"] == finished.id
     assert make_config(**record["config"]) == finished.config and record["config"]["seed"] == 3

@@ -2,18 +2,26 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import kgdistil
 from kgdistil import records
+from kgdistil.answer.student import TRIPLES, load_student
+from kgdistil.checkpoint import DESCRIPTION, WEIGHTS, read_model, read_tensors, write_tensors
+from kgdistil.cli import emit
 from kgdistil.config import make_config
+from kgdistil.errors import CheckpointError
 from kgdistil.graph import Graph
-from kgdistil.training.loop import run
+from kgdistil.models import build_model
+from kgdistil.training import loop
 
 DATA = os.environ.get("KGDISTIL_DATA")
 PACKAGE = Path(kgdistil.__file__).parent
@@ -89,9 +97,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "checkout"
 
 
+SETTINGS = {"dataset": "tiny", "dim": 4, "epochs": 2, "check_every": 1, "batch_size": 64, "negatives": 4}
+CHECKPOINT_MEND = "(damaged|another configuration|another graph|another engine|not written by kgdistil).*"
+
+
 def tiny(graph: Graph, **values: object) -> kgdistil.Run:
-    settings = {"dataset": "tiny", "dim": 4, "epochs": 2, "check_every": 1, "batch_size": 64, "negatives": 4, **values}
-    return run(make_config(**settings), graph, progress=False, save_ranks=True)
+    return loop.run(make_config(**{**SETTINGS, **values}), graph, progress=False, save_ranks=True)
 
 
 def test_runs_on_a_graph_of_ones_own_stay_out_of_the_checkout(
@@ -156,3 +167,122 @@ def test_a_graph_at_hand_needs_no_home(home: str, tmp_path: Path, monkeypatch: p
     if data := DATA:
         monkeypatch.setenv("KGDISTIL_DATA", data)
         assert kgdistil.load("wn18rr").num_relations == 11
+
+
+# ---- a file that changed since it was written -----------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory, tiny_graph: Graph) -> Path:
+    folder = tmp_path_factory.mktemp("student") / "of tiny"
+    model = build_model("ComplEx", 30, 4, 4, seed=1)
+    about = {"metrics": [{"model": "ComplEx", "mrr": 0.25}]}
+    kgdistil.Student(model, tiny_graph, "int8", "a-run", about).save(folder)
+    return folder
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION, TRIPLES])
+def test_a_flipped_bit_anywhere_in_a_student_is_noticed(student: Path, tmp_path: Path, name: str) -> None:
+    """But for the three letters that name the sum: without it, a file is one of an earlier release."""
+    folder = shutil.copytree(student, tmp_path / "copy")
+    whole, said = (student / name).read_bytes(), load_student(student)
+    bits = random.Random(0).sample(range(8 * len(whole)), 250)
+    for bit in bits:
+        flip(folder / name, bit)
+        if whole.find(b"sum", bit // 8 - 2, bit // 8 + 3) >= 0:
+            assert load_student(folder).model.entities.equal(said.model.entities)
+        else:
+            with pytest.raises(CheckpointError) as caught:
+                load_student(folder)
+            assert str(folder / name) in str(caught.value) and "\n" not in str(caught.value)
+        (folder / name).write_bytes(whole)
+    load_student(folder)
+
+
+def test_a_changed_record_decides_nothing(checkout: Path, tiny_graph: Graph) -> None:
+    done = tiny(tiny_graph)
+    path = records.record_path(done.id, own=True)
+    whole = path.read_text()
+    for old, new in (("0.", "0.9"), ('"dim": 4', '"dim": 8'), (f'"{done.id}"', '"another-run"')):
+        assert old in whole
+        path.write_text(whole.replace(old, new, 1))
+        with pytest.raises(CheckpointError, match="damaged or changed since it was written.*delete it to run again"):
+            tiny(tiny_graph)
+    record = json.loads(whole)
+    record.pop("sum")
+    for change in ({"epochs": 412}, {"best_epoch": 3}, {"id": "x"}, {"test": {"both": {"mrr": 1.5}}}, {"config": []}):
+        path.write_text(json.dumps({**record, **change}))
+        with pytest.raises(CheckpointError, match="no run record"):
+            tiny(tiny_graph)
+    path.write_text(json.dumps(record))
+    assert tiny(tiny_graph).record == done.record, "a record of an earlier release, without a sum"
+
+
+def test_what_is_committed_has_no_sum_and_loads() -> None:
+    home = PACKAGE.parent / "results"
+    paths = sorted((home / "runs").glob("*.json"))[::50]
+    assert len(paths) > 10 and all(records.read_record(path)["id"] == path.stem for path in paths)
+    for path in sorted((home / "students").glob(f"*complex*/{WEIGHTS}")):
+        assert read_model(path)[0].entities.isfinite().all()
+
+
+CLAIMS = [{"epoch": 412}, {"epoch": -1}, {"epoch": 2.5}, {"epoch": 2}, {"best_epoch": 2}, {"rate": 0}, {"rate": 1e9}]
+CLAIMS += [{"finished": "yes"}, {"seconds": float("nan")}, {"epoch": "1"}, {"curve": None}, {"best_mrr": 7.0}]
+CLAIMS += [{"bad_checks": -3}, {"bad_checks": "x"}, {"curve": [1] * 9}]
+
+
+def test_a_checkpoint_is_held_to_its_sum_and_its_config(
+    checkout: Path, tiny_graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.tqdm, "update", lambda bar: stop() if bar.n else bar.__dict__.update(n=1))
+        with pytest.raises(Stopped):
+            tiny(tiny_graph)
+    path = records.model_folder(make_config(**SETTINGS).run_id, own=True) / loop.CHECKPOINT
+    whole = path.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(whole)), 60):
+        if whole.find(b"sum", bit // 8 - 2, bit // 8 + 3) < 0:
+            flip(path, bit)
+            with pytest.raises(CheckpointError, match=CHECKPOINT_MEND):
+                tiny(tiny_graph)
+        path.write_bytes(whole)
+    tensors, about = read_tensors(path)
+    assert about["epoch"] == 1
+    for claim in CLAIMS:
+        write_tensors(path, tensors, {**about, **claim})
+        with pytest.raises(CheckpointError, match=CHECKPOINT_MEND):
+            tiny(tiny_graph)
+    path.write_bytes(whole)
+    assert tiny(tiny_graph).record["epochs"] == 2
+
+
+def test_numbers_that_are_not_finite_are_refused(student: Path, tmp_path: Path, tiny_graph: Graph) -> None:
+    model = build_model("ComplEx", 30, 4, 4)
+    for value in (float("nan"), float("inf")):
+        with torch.no_grad():
+            model.entities[3, 1] = value
+        kgdistil.save_model(tmp_path, model, tiny_graph)
+        with pytest.raises(CheckpointError, match="not finite"):
+            kgdistil.load_model(tmp_path)
+    tensors, about = read_tensors(student / WEIGHTS)
+    for change in ({"offset": float("nan")}, {"epsilon": float("inf")}):
+        write_tensors(tmp_path / WEIGHTS, tensors, {**about, **change})
+        with pytest.raises(CheckpointError, match="not finite"):
+            kgdistil.load_model(tmp_path)
+
+
+def test_json_of_the_shell_has_no_nan(capsys: pytest.CaptureFixture) -> None:
+    emit({"a": [float("nan"), np.float32("inf"), np.int64(3)], "b": (True, None, 0.5, "NaN")})
+    said = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    assert said == {"a": [None, None, 3], "b": [True, None, 0.5, "NaN"]}

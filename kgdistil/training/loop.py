@@ -341,6 +341,15 @@ def restore(
             groups[group][rest] = x
         weights = {f"{role}.{name}": x for role, model in roles.items() for name, x in model.state_dict().items()}
         state = Progress(**about)
+        sound = (
+            all(type(x) is int and 0 <= x <= config.epochs for x in (state.epoch, state.best_epoch, state.bad_checks))
+            and (state.finished is True or state.finished is False and state.epoch < config.epochs)
+            and state.best_epoch <= state.epoch >= len(state.curve)
+            and 0 < state.rate <= 1 >= state.best_mrr >= -1
+            and 0 <= state.seconds < math.inf
+        )
+        if not sound:
+            raise ValueError("what it says of its run cannot be")
         needed = [(weights, groups["weights"]), (engine.state(), groups["moments"])]
         for mine, found in [*needed, *([(weights, groups["best"])] if state.best_epoch else [])]:
             if mine.keys() != found.keys():
