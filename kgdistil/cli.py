@@ -17,6 +17,7 @@ import pandas as pd
 
 from kgdistil._version import __version__
 from kgdistil.errors import BusyError, ConfigError, KgdistilError
+from kgdistil.rendering import plain
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXIT_CODES = "Exit codes: 0 done, 1 an error that the last line explains, 2 a wrong option, 130 stopped with Ctrl-C."
@@ -403,23 +404,9 @@ def show(table: pd.DataFrame) -> None:
     """A table for people; the readable name only where it says more than the label."""
     if "name" in table and "entity" in table and (table["name"] == table["entity"]).all():
         table = table.drop(columns="name")
-    cells = {str(c): [cell(x) for x in table[c]] for c in table}
-    numeric = {str(c): pd.api.types.is_numeric_dtype(table[c]) for c in table}
-    widths = {c: max(map(len, [c, *x])) for c, x in cells.items()}
-    for row in [list(cells), *zip(*cells.values())]:
-        line = "  ".join(x.rjust(w) if numeric[c] else x.ljust(w) for x, (c, w) in zip(row, widths.items()))
-        click.echo(line.rstrip())
+    click.echo(plain(table, zip(*(table[c] for c in table))))
     if table.empty:
         click.echo("(no answer is left)")
-
-
-def cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    text = "".join(c if c.isprintable() else "\ufffd" for c in str(value))  # a label must not steer the terminal
-    return text if text == text.strip() else f'"{text}"'
 
 
 def emit(value: Any) -> None:

@@ -144,18 +144,19 @@ def test_the_scan_is_measured_beside_floats_and_faiss(results_in_tmp, monkeypatc
 
 @needs_compiler
 def test_the_scan_trains_what_it_measures_and_what_that_needs(results_in_tmp, monkeypatch, umls):
-    from kgdistil.paper import cells
     from kgdistil.paper.bench import scan
+    from kgdistil.paper.cells import Cell
+    from kgdistil.paper.recipe import with_needs
 
     trained = []
     found = {"wn18rr": make_config(dataset="umls", model="ComplEx", dim=8, role="teacher")}
     monkeypatch.setattr(scan, "load", lambda name: umls)
     monkeypatch.setattr(scan, "config", lambda cell: found.get(cell.dataset))
-    monkeypatch.setattr(scan, "float_cell", lambda graph, name, dim: cells.Cell("tuned", "wn18rr", name, "DS", dim))
+    monkeypatch.setattr(scan, "float_cell", lambda graph, name, dim: Cell("tuned", "wn18rr", name, "DS", dim))
     monkeypatch.setattr(scan, "run", lambda config, graph: trained.append((config, graph)))
     monkeypatch.setattr(scan, "measure", lambda graph, rounds: [])
     assert scan.main(["--train"]) == 0
-    floats = cells.with_needs(scan.float_cell("wn18rr", name, dim) for name, dim in scan.FLOATS)
+    floats = with_needs(scan.float_cell("wn18rr", name, dim) for name, dim in scan.FLOATS)
     assert trained == [(found["wn18rr"], umls)] * len(floats) and len(floats) > 2 * len(scan.FLOATS)
 
 
@@ -165,7 +166,7 @@ def test_published_students_are_measured_where_their_runs_lie_elsewhere(results_
     from kgdistil.paper import reproduce
     from kgdistil.paper.bench import scan
 
-    cell = next(cell for cell in scan.coded_cells("umls") if cell.dim == 32)
+    cell = next(cell for cell in scan.coded_cells("umls") if cell.bytes == 32)
     found = make_config(dataset="umls", model="ComplEx", dim=128, role="stage1", teacher="x", group=4, loss="softmax")
     monkeypatch.setattr(scan, "config", lambda cell: found)
     assert scan.trained(umls, cell)[1] is None

@@ -13,8 +13,9 @@ from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples, rank, roles
 from kgdistil.graph import Graph
 from kgdistil.paper import constrained, reproduce
-from kgdistil.paper.cells import config, parse
+from kgdistil.paper.cells import parse
 from kgdistil.paper.reading import record_of
+from kgdistil.paper.recipe import config
 from kgdistil.paper.reproduce import work
 
 

@@ -13,9 +13,11 @@ from kgdistil.errors import ConfigError
 from kgdistil.evaluation import evaluate
 from kgdistil.graphs.datasets import load
 from kgdistil.models import with_entities
-from kgdistil.paper import cells, frontier, reproduce
-from kgdistil.paper.cells import COMMITTEE, OWN_LISTS, SMALL, TRAINED, Cell, config, guide, parse, recipe, shape, trials
+from kgdistil.paper import frontier, reproduce
+from kgdistil.paper import recipe as recipes
+from kgdistil.paper.cells import COMMITTEE, OWN_LISTS, SMALL, TRAINED, Cell, parse, shape
 from kgdistil.paper.ensemble import joined_name
+from kgdistil.paper.recipe import config, guide, members, needs, recipe, trials
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "small-distilled": {"alpha": 1.0},
         "committee": {"alpha": 0.7, "members": 2, "epochs": 1},
     }
-    monkeypatch.setattr(cells, "recipes", lambda: {"frontier": table})
+    monkeypatch.setattr(recipes, "recipes", lambda: {"frontier": table})
 
 
 def test_bytes_decide_the_shape() -> None:
@@ -48,25 +50,25 @@ def test_bytes_decide_the_shape() -> None:
     for cell in frontier.cells("wn18rr") + frontier.cells("umls"):
         assert parse(str(cell)) == cell
         floats = shape(cell).get("rank") or 2 * shape(cell)["dim"]
-        assert cell.dim == (floats / 2 / shape(cell)["group"] if "group" in shape(cell) else 4 * floats)
-    low = {c.dim: shape(c) for c in frontier.cells("fb15k-237") if c.method == "low-rank"}
+        assert cell.bytes == (floats / 2 / shape(cell)["group"] if "group" in shape(cell) else 4 * floats)
+    low = {c.bytes: shape(c) for c in frontier.cells("fb15k-237") if c.method == "low-rank"}
     assert low == {size: {"dim": 256, "group": 2, "rank": 4 * size} for size in (64, 32, 16)}
-    assert {c.dim for c in frontier.cells("umls") if c.method == "distilled"} == {64, 32, 16}
+    assert {c.bytes for c in frontier.cells("umls") if c.method == "distilled"} == {64, 32, 16}
     wn18rr = [c for c in frontier.cells("wn18rr") if c.method == "distilled"]
-    assert {c.dim: shape(c)["group"] for c in wn18rr} == {256: 1, 128: 2, 64: 2, 32: 2, 16: 4}
+    assert {c.bytes: shape(c)["group"] for c in wn18rr} == {256: 1, 128: 2, 64: 2, 32: 2, 16: 4}
 
 
 def test_the_lists_may_be_a_larger_teachers() -> None:
     def lists(size: int, of: int, dataset: str = "fb15k-237", method: str = "distilled") -> int:
         cell = Cell("frontier", dataset, "ComplEx", method, size, of)
-        assert guide(cell) in cell.needs
-        return guide(cell).dim
+        assert guide(cell) in needs(cell)
+        return guide(cell).bytes
 
     assert [lists(16, 256), lists(32, 512), lists(64, 1024), lists(256, 2048)] == [512, 1024, 2048, 2048]
     assert lists(16, 256, method="small-distilled") == 512 and lists(16, 512, "wn18rr") == 512
     assert lists(16, 256, method="own-lists") == 256
     own = [c for graph in ("wn18rr", "fb15k-237", "umls") for c in frontier.cells(graph) if c.method == "own-lists"]
-    assert {(c.dataset, c.dim) for c in own} == {("fb15k-237", 64), ("fb15k-237", 32), ("fb15k-237", 16)}
+    assert {(c.dataset, c.bytes) for c in own} == {("fb15k-237", 64), ("fb15k-237", 32), ("fb15k-237", 16)}
     for cell in own:  # only the lists differ
         assert recipe(cell) == recipe(replace(cell, method="distilled"))
 
@@ -89,13 +91,13 @@ def test_a_low_rank_has_the_recipe_of_the_plain_form() -> None:
         assert alone[0]["epochs"] == alone[1]["epochs"] and len(alone[0]["lr"]) == len(alone[1]["lr"])
         made = trials(cell) or []
         assert all((t.rank, t.group, t.student) == (64, 2, t.teacher) for t in made)
-    assert guide(Cell("frontier", "fb15k-237", "ComplEx", "low-rank", 16, 2048)).dim == 2048
+    assert guide(Cell("frontier", "fb15k-237", "ComplEx", "low-rank", 16, 2048)).bytes == 2048
 
 
 def test_a_teacher_comes_first_and_is_where_students_start(quick: None) -> None:
     cell = Cell("frontier", "umls", "ComplEx", "distilled", 16, 512)
-    assert cell.needs == [frontier.teacher_cell("umls", 16)] and config(cell) is None
-    assert Cell("frontier", "umls", "ComplEx", "coded-alone", 16, 512).needs == []
+    assert needs(cell) == [frontier.teacher_cell("umls", 16)] and config(cell) is None
+    assert needs(Cell("frontier", "umls", "ComplEx", "coded-alone", 16, 512)) == []
     assert reproduce.main([str(cell)]) == 0
     made = config(cell)
     assert made.teacher == made.student == config(frontier.teacher_cell("umls", 16)).run_id and made.group == 4
@@ -104,7 +106,7 @@ def test_a_teacher_comes_first_and_is_where_students_start(quick: None) -> None:
 def test_a_committee_teaches_the_first_of_its_members(quick: None) -> None:
     cell = parse("frontier/umls/ComplEx/committee/16/512")
     first, second = (replace(cell, method="distilled", seed=seed) for seed in (0, 1))
-    assert cell.needs == cell.members == [first, second] and config(cell) is None
+    assert needs(cell) == members(cell) == [first, second] and config(cell) is None
     assert reproduce.main([str(cell)]) == 0
     made, runs = config(cell), [config(member).run_id for member in (first, second)]
     assert made.student == runs[0] and made.teacher == joined_name(*runs)
@@ -117,9 +119,9 @@ def test_a_committee_teaches_the_first_of_its_members(quick: None) -> None:
 
 def test_a_committee_is_a_rival_of_one_student_where_it_was_tried() -> None:
     tried = [c for graph in ("wn18rr", "fb15k-237", "umls") for c in frontier.cells(graph) if c.method == "committee"]
-    assert {(c.dataset, c.dim) for c in tried} == {("wn18rr", 256)} and "committee" in frontier.DISTILLED
+    assert {(c.dataset, c.bytes) for c in tried} == {("wn18rr", 256)} and "committee" in frontier.DISTILLED
     for cell in tried:
-        alone = recipe(cell.members[0])
+        alone = recipe(members(cell)[0])
         differs = {key for key, value in recipe(cell).items() if alone.get(key) != value}
         assert differs == {"members", "lr", "alpha"} and alone["epochs"] == recipe(cell)["epochs"]
 

@@ -1,5 +1,6 @@
 """Cells, their runs and their searches, on a graph small enough to train in a moment."""
 
+import copy
 import itertools
 import os
 import shutil
@@ -14,24 +15,20 @@ import filelock
 import pytest
 import torch
 
-from kgdistil import KgdistilError, load, records
+from kgdistil import load, records
 from kgdistil.checkpoint import read_model
 from kgdistil.errors import BusyError, CheckpointError, ConfigError
 from kgdistil.models import build_model
-from kgdistil.paper import cells, reproduce
+from kgdistil.paper import cells, frontier, reproduce
+from kgdistil.paper import recipe as recipes
 from kgdistil.paper.cells import (
-    METHODS,
     PROTOCOLS,
     Cell,
     cells_of,
-    config,
     parse,
-    read_search,
-    recipe,
-    search_path,
-    trials,
-    with_needs,
+    table_cells,
 )
+from kgdistil.paper.recipe import config, read_search, recipe, search_path, start, trials, with_needs
 from kgdistil.paper.reproduce import Task, outstanding
 from kgdistil.training.loop import run
 
@@ -56,7 +53,8 @@ def small(tmp_path, monkeypatch):
     """Recipes of a few epochs, and folders of their own."""
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(cells, "recipes", lambda: SMALL)
+    table = copy.deepcopy(SMALL)
+    monkeypatch.setattr(recipes, "recipes", lambda: table)
     return tmp_path
 
 
@@ -108,7 +106,7 @@ def test_capitals_make_no_difference():
 def test_what_is_needed_comes_first():
     ordered = with_needs([cell("DS"), cell("-S1")])
     assert [c.method for c in ordered] == ["teacher", "-S2", "DS", "-S1"]
-    ordered = with_needs([cell("DS", teacher_dim=128)])
+    ordered = with_needs([cell("DS", teacher_size=128)])
     assert [c.dim for c in ordered[:2]] == [128, 64], "the search is shared with students of the usual teacher"
 
 
@@ -119,7 +117,7 @@ def test_every_cell_has_a_recipe(protocol: str, small, monkeypatch):
     monkeypatch.setenv("KGDISTIL_RESULTS", str(small / "nothing"))
     for c in all_cells(protocol):
         spec = recipe(c)
-        if not c.distilled and not c.start:
+        if not c.distilled and not start(c):
             found = trials(c)
             assert found and len({t.run_id for t in found}) == len(found)
             assert {t.protocol for t in found} == {"search"} and {t.dim for t in found} == {min(c.dim, 64)}
@@ -147,8 +145,8 @@ def test_both_sides_get_as_many_trials_and_updates(cells: str):
         assert len(set(trial)) == 1 or trial == [epochs(alone), epochs(first)], alone
         spent = [size(c) * recipe(c)["search_epochs"] for c in (alone, first, last)]
         assert spent[0] >= spent[1] + (spent[2] if size(last) else 0), f"{alone} was searched for fewer updates"
-        starts = [c.start for c in (alone, first, only) if c.start]
-        assert len(starts) in (0, 3) and last.start is None
+        starts = [start(c) for c in (alone, first, only) if start(c)]
+        assert len(starts) in (0, 3) and start(last) is None
         assert len({epochs(c) for c in starts}) < 2 and len({size(c) for c in starts[:2]}) < 2
 
 
@@ -160,6 +158,78 @@ def test_the_papers_grid_is_the_papers():
     assert recipe(Cell("paper", "wn18rr", "TransE", "-S2", 8))["alpha"] == weights
     alone = trials(Cell("paper", "wn18rr", "TransE", "no-DS", 8))[0]
     assert (alone.batch_size, alone.negatives, alone.gamma, alone.schedule) == (1024, 5, 1.0, "plateau")
+
+
+def test_a_layer_refines_those_before_it_and_each_value_tells_its_layer(small):
+    table = {
+        "all": {"epochs": 9, "lr": 0.1},
+        "no-DS": {"epochs": 8},
+        "no-DS/4": {"epochs": 7},
+        "nations": {"no-DS": {"epochs": 6}},
+        "TransE": {"all": {"gamma": 2.0}, "nations": {"no-DS": {"negatives": 3}, "no-DS/4": {"alpha": 0.1}}},
+    }
+    recipes.recipes().clear(), recipes.recipes().update(tuned=table)
+    mine = cell("no-DS")
+    assert recipe(mine) == {"epochs": 6, "lr": 0.1, "gamma": 2.0, "negatives": 3, "alpha": 0.1}
+    assert recipe(cell("no-DS", 8)) == {"epochs": 6, "lr": 0.1, "gamma": 2.0, "negatives": 3}
+    told = {name: (value, where) for name, value, _, where in recipes.explain(mine)}
+    assert told["epochs"] == ("6", "[tuned.nations.no-DS]") and told["lr"] == ("0.1", "[tuned.all]")
+    assert told["alpha"] == ("0.1", '[tuned.TransE.nations."no-DS/4"]') and told["dim"] == ("4", "the address")
+    assert told["batch_size"] == ("1024", "config.py: the paper's, or the default")
+
+
+@pytest.mark.parametrize("address", ["RotatE/DS/16", "RotatE/-S2/8", "TransH/no-DS/32", "ComplEx/-S1/16"])
+def test_the_printed_recipe_is_what_the_record_was_trained_by(address: str, monkeypatch, capsys):
+    monkeypatch.delenv("KGDISTIL_RESULTS", raising=False)
+    mine = parse(f"tuned/wn18rr/{address}")
+    record = records.read_record(records.record_path(config(mine).run_id))
+    told = {name: value for name, value, _, _ in recipes.explain(mine)}
+    for name, value in record["config"].items():
+        if value is not None and name in told:
+            assert told[name] == (f"{value:g}" if isinstance(value, float) else str(value)), name
+    assert {name for name, value in record["config"].items() if value is not None} <= set(told)
+    assert recipes.main([str(mine)]) == 0
+    out = capsys.readouterr().out
+    assert record["id"] in out and all(str(need) in out for need in recipes.needs(mine))
+
+
+def test_no_table_of_the_recipes_is_without_a_reader(monkeypatch):
+    """Take any value away and the recipe of some cell that can be asked for is another."""
+    monkeypatch.delenv("KGDISTIL_RESULTS", raising=False)
+    cells = [c for protocol in PROTOCOLS for c in all_cells(protocol)]
+    for protocol in PROTOCOLS:
+        for graph in ("wn18rr", "fb15k-237"):
+            cells += with_needs(table_cells(protocol, graph, ("DS", "-S1")))
+    cells += with_needs(c for graph in ("wn18rr", "fb15k-237", "umls") for c in frontier.cells(graph))
+    found = [(name, values) for c in dict.fromkeys(cells) for name, values in recipes.layers(c)]
+    used = {name for name, _ in found}
+
+    def tables(table: dict, *path: str):
+        for name, inner in table.items():
+            if isinstance(inner, dict):
+                yield from tables(inner, *path, f'"{name}"' if "/" in name else name)
+        if any(not isinstance(x, dict) or name == "scratch" for name, x in table.items()) and path:
+            yield ".".join(path)
+
+    there = {name for name in tables(recipes.recipes()) if not name.endswith(".scratch")}
+    assert there == used
+
+
+def test_students_with_unrecorded_trials_of_their_own_are_listed():
+    """What the sentence `as many trials for no-DS as for DS` has to say with it."""
+    cells = [c for name in ("table3", "table4") for c in cells_of(name, "tuned")]
+    assert [str(c) for c in recipes.unequal(cells)] == recipes.recipes()["unequal"]
+    assert recipes.unequal(c for name in ("table3", "table4") for c in cells_of(name, "paper")) == []
+    for c in cells:
+        assert "distilled" not in recipes.scratch(c) or c.distilled, c
+        assert recipes.SCRATCH not in recipe(c)
+
+
+def test_the_number_of_an_address_is_bytes_on_the_frontier_alone():
+    tuned, coded = parse("tuned/wn18rr/RotatE/DS/8"), parse("frontier/wn18rr/ComplEx/distilled/16/512")
+    low = parse("frontier/wn18rr/ComplEx/low-rank/16/2048")
+    assert (tuned.dim, tuned.bytes) == (8, 64) and (coded.dim, coded.bytes) == (64, 16)
+    assert (low.dim, low.bytes, coded.teacher.bytes) == (256, 16, 512)
 
 
 # ---- running --------------------------------------------------------------------------------------------------------
@@ -202,9 +272,9 @@ def test_a_cell_may_go_on_from_a_run_of_its_own(small, monkeypatch):
             **dict.fromkeys(methods[:2], lists),
             "stage1": {**lists, "lr": 0.02},
         },
-        "TransE": {f"{m}-start": SMALL["tuned"][m] for m in methods},
+        "TransE": {"nations": {f"{m}-start": SMALL["tuned"][m] for m in methods}},
     }
-    monkeypatch.setattr(cells, "recipes", lambda: {"tuned": table})
+    monkeypatch.setattr(recipes, "recipes", lambda: {"tuned": table})
     asked = [cell("teacher", 64), cell("no-DS"), cell("DS"), cell("-S1")]
     reproduce.work(asked, "cpu", 1, False)
     assert list(outstanding(asked)) == []
@@ -262,11 +332,11 @@ def test_a_run_that_another_process_has_is_left_to_it(small, umls):
 
 
 def test_a_larger_teacher_takes_the_search_of_the_usual_one(small):
-    reproduce.work([cell("DS", teacher_dim=72)], "cpu", 1, False)
+    reproduce.work([cell("DS", teacher_size=72)], "cpu", 1, False)
     found = read_search(cell("DS"))
     assert sorted(t["config"]["dim"] for t in found.values()) == [4, 4, 64, 64]
     assert config(cell("teacher", 72)).gamma == config(cell("teacher", 64)).gamma
-    assert config(cell("DS", teacher_dim=72)).teacher == config(cell("teacher", 72)).run_id
+    assert config(cell("DS", teacher_size=72)).teacher == config(cell("teacher", 72)).run_id
 
 
 def test_a_damaged_search_names_its_line(small):
@@ -326,11 +396,6 @@ def test_asking_for_nothing_is_an_error(capsys):
     assert "nothing asked for" in capsys.readouterr().err
 
 
-def test_methods_are_the_papers():
-    assert {m for m in METHODS if not m.endswith("-start")} == {"teacher", "no-DS", "DS", "-S1", "-S2"}
-    assert issubclass(BusyError, KgdistilError)
-
-
 @pytest.mark.parametrize("graph", ["wn18rr", "fb15k-237"])
 def test_published_students_are_those_of_the_tables(graph: str, monkeypatch):
     monkeypatch.delenv("KGDISTIL_RESULTS", raising=False)
@@ -343,7 +408,7 @@ def test_other_seeds_and_teachers_publish_nothing(small):
     graph = load("nations")
     model = build_model("TransE", graph.num_entities, graph.num_relations, 8)
     done = SimpleNamespace(load=lambda graph: model, id="a-run", config=SimpleNamespace(group=0))
-    for other, there in (({"seed": 1}, False), ({"teacher_dim": 128}, False), ({}, True)):
+    for other, there in (({"seed": 1}, False), ({"teacher_size": 128}, False), ({}, True)):
         reproduce.publish(replace(cell("DS", 8), **other), done, graph)
         assert (small / "results" / "students").exists() is there
 

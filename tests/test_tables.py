@@ -10,9 +10,10 @@ import pytest
 from kgdistil import records
 from kgdistil.distillation import advice
 from kgdistil.paper import frontier, reading, tables
-from kgdistil.paper.cells import MODELS, PROTOCOLS, Cell, cells_of, parse, read_search, trials
+from kgdistil.paper.cells import PAPER_MODELS, PROTOCOLS, Cell, cells_of, parse
 from kgdistil.paper.claims import claims_of_training
 from kgdistil.paper.reading import METRICS, TABLES, paper, record_of
+from kgdistil.paper.recipe import read_search, start, trials
 from kgdistil.statistics import bootstrap
 
 # Sums added up from the paper's text by hand of another parser: rows from the teacher down, columns TransE MRR, H@10,
@@ -51,14 +52,14 @@ def test_the_papers_numbers_add_up_both_ways(number: int, said):
     wanted += [(dim, method) for dim in (32, 16, 8) for method in methods]
     assert [rows[key] for key in wanted] == pytest.approx(ROWS[number], abs=1e-9)
     metrics = ("mrr", "hits@10") if number == 6 else METRICS
-    order = [(model, metric) for model in MODELS for metric in metrics]
+    order = [(model, metric) for model in PAPER_MODELS for metric in metrics]
     assert [columns[key] for key in order] == pytest.approx(COLUMNS[number], abs=1e-9)
 
 
 def test_what_a_table_costs_is_added_up_from_its_records(monkeypatch):
     cell = parse("tuned/wn18rr/TransE/teacher/64")
-    chain = [record_of(cell.start), record_of(cell)]
-    tried = [read_search(c)[t.run_id] for c in (cell.start, cell) for t in trials(c)]
+    chain = [record_of(start(cell)), record_of(cell)]
+    tried = [read_search(c)[t.run_id] for c in (start(cell), cell) for t in trials(c)]
     assert len(tried) == 8
     monkeypatch.setattr(tables, "cells_of", lambda name, protocol: [cell, cell])
     expected = sum(r["seconds"] * int(r["device"].split(", ")[1].split()[0]) for r in chain + tried) / 3600
@@ -109,7 +110,7 @@ def test_stage_2_is_done_at_the_first_epoch_near_its_best():
         return {
             "curve": [{"epoch": 10 * (i + 1), "valid_mrr": x} for i, x in enumerate(values)],
             "id": "x",
-            "test": {"both": {"mrr": cell.teacher_dim / 1000 * (cell.protocol == "tuned")}},
+            "test": {"both": {"mrr": cell.teacher_size / 1000 * (cell.protocol == "tuned")}},
         }
 
     enough, ratio = claims_of_training(ours)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from kgdistil.rendering import html_table as html_table
+from kgdistil.rendering import tag as tag
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,12 +28,6 @@ IN_THE_DARK = {
 
 
 # ---- pages ----------------------------------------------------------------------------------------------------------
-def tag(name: str, text: str, **attributes: str) -> str:
-    """An HTML element; `text` is HTML, attributes are escaped; `class_` is written class."""
-    listed = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(v)}"' for key, v in attributes.items())
-    return f"<{name}{listed}>{text}</{name}>"
-
-
 def run_link(run: str, text: str = "") -> str:
     """A link to the copy of a record, of a run or of a graph's frontier, on the site; "not run" as it is."""
     if run == "not run" or not isinstance(run, str):
@@ -65,20 +60,6 @@ def linked(value: Any, run: str, text: str = "record") -> str:
 def interval(row: Any) -> str:
     """The ends of a bootstrap interval."""
     return f"{row.low:+.3f} … {row.high:+.3f}".replace("-", "−")
-
-
-def html_table(caption: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table whose first column heads the rows, in a box that scrolls where the screen is narrow."""
-    first = tag("tr", "".join(tag("th", cell, scope="col") for cell in head))
-    body = "".join(
-        tag("tr", tag("th", row[0], scope="row") + "".join(tag("td", cell) for cell in row[1:]))
-        for row in map(list, rows)
-    )
-    inside = tag("caption", html.escape(caption)) + tag("thead", first) + tag("tbody", body)
-    box = tag(
-        "div", tag("table", inside, class_="table"), class_="scroll", tabindex="0", role="region", aria_label=caption
-    )
-    return f"\n{box}\n"
 
 
 def beside(row: Any) -> str:

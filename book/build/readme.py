@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from kgdistil.distillation import recipes
 from kgdistil.errors import KgdistilError, run_command
 from kgdistil.files import write_atomically, write_text
 from kgdistil.paper.notebooks import verdict
+from kgdistil.rendering import markdown
 from kgdistil.training.loop import Run
 
 if TYPE_CHECKING:
@@ -57,13 +57,6 @@ def distillation() -> dict[str, Run]:
     if missing := [RUNS[name] for name, record in found.items() if record is None]:
         raise KgdistilError(f"there is no record of {missing[0]}: `git checkout results/runs` brings it back")
     return {name: recorded(record) for name, record in found.items() if record}
-
-
-def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A Markdown table; all but the first column are aligned right."""
-    head = list(head)
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def result_block() -> str:

@@ -20,6 +20,7 @@ from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.files import write_text
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.models import KGEModel
+from kgdistil.rendering import markdown
 
 TRIPLES, CARD = "triples.safetensors", "README.md"
 
@@ -98,7 +99,7 @@ class Student:
         lines += [f"- {name}: {value}" for name, value in self.about.items() if isinstance(value, str | int | float)]
         for name, rows in self.about.items():
             if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-                lines += ["", f"## {name.capitalize()}", "", *markdown_table(rows)]
+                lines += ["", f"## {name.capitalize()}", "", markdown(rows[0], (row.values() for row in rows))]
         lines += [
             "",
             "Filtered ranks of the test triples, head and tail side together, realistic ties.",
@@ -159,16 +160,3 @@ def _read_triples(path: Path, model: KGEModel, sha256: Any) -> list[torch.Tensor
         if x is None or x.dtype != torch.int32 or x.ndim != 2 or x.shape[1] != 3 or ((x < 0) | (x >= sizes)).any():
             raise CheckpointError(f"{path} is damaged: {split} holds no triples of this graph; train the student again")
     return [tensors[split].long() for split in SPLITS]
-
-
-def markdown_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Lines of a table; the columns are the first row's keys."""
-    head = list(rows[0])
-    cells = [
-        [
-            f"{x:.4f}" if isinstance(x, float) else f"{x:,}" if isinstance(x, int) else str(x)
-            for x in (row.get(name, "") for name in head)
-        ]
-        for row in rows
-    ]
-    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells)]

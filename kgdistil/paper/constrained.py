@@ -21,7 +21,8 @@ from kgdistil.errors import CheckpointError, run_command
 from kgdistil.evaluation import KnownTriples, rank, roles
 from kgdistil.files import write_json
 from kgdistil.graph import SPLITS, Graph
-from kgdistil.paper.cells import Cell, config, parse, table_cells
+from kgdistil.paper.cells import Cell, parse, table_cells
+from kgdistil.paper.recipe import config
 from kgdistil.paper.reproduce import folder_of, graph_of, weights_of
 
 # By name, the splits in which an entity must have been seen on that side of the relation; None: every entity.

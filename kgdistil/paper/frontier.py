@@ -36,7 +36,7 @@ from torch import Tensor
 
 from kgdistil import records
 from kgdistil.compress.product import assign, decode, fit, grouped, ungrouped
-from kgdistil.compress.size import PRECISION_OF, model_bytes, row_bytes
+from kgdistil.compress.size import PRECISION_OF, model_bytes
 from kgdistil.config import RunConfig
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
@@ -49,17 +49,15 @@ from kgdistil.paper.cells import (
     COMMITTEE,
     FRONTIER,
     GRAPHS,
-    LARGEST_TEACHER,
     LOW_RANK,
     OWN_LISTS,
     SMALL,
     Cell,
-    config,
-    guide,
     parse,
     shape,
     table_cells,
 )
+from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide
 from kgdistil.paper.reproduce import log_to_terminal, print_plan, recorded, work_together
 from kgdistil.statistics import bootstrap
 from kgdistil.training.loop import run
@@ -93,7 +91,7 @@ def teacher_cell(dataset: str, size: int) -> Cell:
 
 def low_rank_cells(dataset: str, sizes: Iterable[int]) -> list[Cell]:
     """Students of low rank, which start from the largest teacher; as many floats as it has are the most."""
-    large = teacher_cell(dataset, max(SIZES)).dim
+    large = teacher_cell(dataset, max(SIZES)).bytes
     tried = [size for size in sizes if size in LOW_RANK_SIZES.get(dataset, SIZES) and 16 * size <= large]
     return [Cell(FRONTIER, dataset, MODEL, method, size, large) for size in tried for method in LOW_RANK]
 
@@ -103,13 +101,13 @@ def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:
     sizes = list(sizes)
     teachers = {size: teacher_cell(dataset, size) for size in sizes}
     students = [
-        Cell(FRONTIER, dataset, MODEL, method, size, teacher.dim)
+        Cell(FRONTIER, dataset, MODEL, method, size, teacher.bytes)
         for size, teacher in teachers.items()
-        for method in possible((*CODED, *SMALL), size, teacher.dim)
+        for method in possible((*CODED, *SMALL), size, teacher.bytes)
     ]
-    larger = {(cell.dim, cell.teacher_dim) for cell in students if cell.distilled and guide(cell) != cell.teacher}
-    students = [c for c in students if c.method != OWN_LISTS or (c.dim, c.teacher_dim) in larger]
-    students = [c for c in students if c.method != COMMITTEE or c.dim in COMMITTEE_SIZES.get(dataset, ())]
+    larger = {(cell.size, cell.teacher_size) for cell in students if cell.distilled and guide(cell) != cell.teacher}
+    students = [c for c in students if c.method != OWN_LISTS or (c.size, c.teacher_size) in larger]
+    students = [c for c in students if c.method != COMMITTEE or c.bytes in COMMITTEE_SIZES.get(dataset, ())]
     return [*dict.fromkeys(teachers.values()), *students, *low_rank_cells(dataset, sizes)]
 
 
@@ -193,7 +191,7 @@ def measure(dataset: str, graph: Graph, sizes: Iterable[int] = SIZES) -> dict[st
     known = KnownTriples(graph.known, graph.num_relations)
     for size, found in teachers.items():
         teacher = found.load(graph)
-        for method in possible(UNTRAINED, size, teacher_cell(dataset, size).dim):
+        for method in possible(UNTRAINED, size, teacher_cell(dataset, size).bytes):
             if any((row["method"], row["bytes"]) == (method, size) for row in rows):
                 continue
             with torch.no_grad():
@@ -235,7 +233,7 @@ def points(dataset: str) -> pd.DataFrame:
     And `weights`, the bytes of a trained student's file, which holds relations, codebooks and a map besides.
     """
     rows: list[dict[str, Any]] = []
-    for method, size, cell in [*((cell.method, cell.dim, cell) for cell in cells(dataset)), *of_the_tables(dataset)]:
+    for method, size, cell in [*((cell.method, cell.bytes, cell) for cell in cells(dataset)), *of_the_tables(dataset)]:
         own = config(cell)
         if own is None or not recorded(own):
             continue
@@ -273,7 +271,7 @@ def of_the_tables(dataset: str) -> Iterable[tuple[str, int, Cell]]:
     methods = {"no-DS": "small", "DS": "small-distilled", "-S2": "small-distilled", "-S1": "small-distilled"}
     for cell in table_cells("tuned", dataset, methods) if dataset in GRAPHS else ():
         if cell.method in methods:
-            yield methods[cell.method], row_bytes(cell.model, cell.dim), cell
+            yield methods[cell.method], cell.bytes, cell
 
 
 def weights(record: dict[str, Any]) -> int | None:
@@ -300,7 +298,7 @@ def kept(dataset: str) -> pd.DataFrame:
         return pd.DataFrame()
     best = frame[frame["method"] == "teacher"]["mrr"].max()
     share = frame.drop_duplicates(["method", "bytes"]).set_index(["method", "bytes"])["mrr"] / best
-    shapes = {(cell.method, cell.dim): shape(cell) for cell in cells(dataset)}
+    shapes = {(cell.method, cell.bytes): shape(cell) for cell in cells(dataset)}
     runs = frame[frame["method"].isin(SMALL)].set_index(["method", "bytes"])["run"]
     made = {key: records.read_record(records.record_path(run))["config"] for key, run in runs.items()}
     for size in sorted(set(frame["bytes"]) & set(SIZES), reverse=True):

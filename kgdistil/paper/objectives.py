@@ -35,9 +35,10 @@ from kgdistil.config import RunConfig, make_config
 from kgdistil.errors import BusyError, ConfigError, run_command
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
-from kgdistil.paper.cells import FRONTIER, Cell, config
+from kgdistil.paper.cells import FRONTIER, Cell
 from kgdistil.paper.ensemble import join, joined_name
 from kgdistil.paper.frontier import teacher_cell
+from kgdistil.paper.recipe import config
 from kgdistil.paper.reproduce import log_to_terminal, recorded
 from kgdistil.statistics import bootstrap
 from kgdistil.training.loop import run
@@ -74,7 +75,7 @@ def possible(student: str) -> list[str]:
 def start_cell(dataset: str, student: str) -> Cell:
     """The cell of the frontier that a kind of student takes its settings from."""
     method, size = START[student]
-    teacher = SMALLER_TEACHER.get((dataset, student)) or teacher_cell(dataset, size).dim
+    teacher = SMALLER_TEACHER.get((dataset, student)) or teacher_cell(dataset, size).bytes
     return Cell(FRONTIER, dataset, "ComplEx", method, size, teacher)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from kgdistil import records
-from kgdistil.paper.cells import Cell, cells_of, config
+from kgdistil.paper.cells import Cell, cells_of
+from kgdistil.paper.recipe import config
 
 METRICS = ("mrr", "hits@10", "hits@3", "hits@1")  # in the paper's order
 TABLES = {3: "wn18rr", 4: "fb15k-237", 6: "wn18rr"}
@@ -109,7 +110,7 @@ def figure2(ours: Ours, protocol: str = "tuned") -> pd.DataFrame:
         if record and teacher:
             rows.append(
                 {
-                    "teacher_dim": cell.teacher_dim,
+                    "teacher_dim": cell.teacher_size,
                     "dim": cell.dim,
                     "mrr": value(record, "mrr"),
                     "teacher_mrr": value(teacher, "mrr"),

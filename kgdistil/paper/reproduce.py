@@ -39,21 +39,25 @@ from kgdistil.paper.cells import (
     FRONTIER,
     GRAPHS,
     LOW_RANK,
-    MODELS,
+    PAPER_MODELS,
     PROTOCOLS,
     Cell,
-    base,
     cells_of,
+    parse,
+)
+from kgdistil.paper.ensemble import join
+from kgdistil.paper.recipe import (
+    base,
     config,
     finish,
-    parse,
+    members,
+    needs,
     read_search,
     recipe,
     search_path,
     trials,
     with_needs,
 )
-from kgdistil.paper.ensemble import join
 from kgdistil.training.engine import make_engine
 from kgdistil.training.loop import Run, run
 
@@ -93,14 +97,14 @@ def outstanding(cells: Iterable[Cell], device: str = "cpu") -> Iterator[Task | C
     for cell in reversed(cells):
         own = config(cell, device)
         if own is None or not recorded(own):
-            waiting |= set(cell.needs)
+            waiting |= set(needs(cell))
         elif cell in waiting and not has_weights(own):
-            waiting |= set(cell.needs)
+            waiting |= set(needs(cell))
     for cell in cells:
         own = config(cell, device)
         if own and recorded(own) and (cell not in waiting or has_weights(own)):
             continue
-        ready = all((c := config(need, device)) and recorded(c) and has_weights(c) for need in cell.needs)
+        ready = all((c := config(need, device)) and recorded(c) and has_weights(c) for need in needs(cell))
         if own:
             yield Task(cell, own, False) if ready else cell
             continue
@@ -118,8 +122,8 @@ def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
     Raises:
         BusyError: another process is at it.
     """
-    if members := task.cell.members:
-        join(graph, *(config(member, task.config.device).run_id for member in members))
+    if several := members(task.cell):
+        join(graph, *(config(member, task.config.device).run_id for member in several))
     if not task.trial:
         done = run(task.config, graph, progress=progress, save_ranks=True)
         if task.cell.dataset in GRAPHS:
@@ -180,11 +184,11 @@ def train_again(cell: Cell, graph: Graph, device: str = "cpu") -> Run:
     own = config(cell, device)
     if own is None:
         raise ConfigError(f"{cell} has no recorded search: run `python -m kgdistil.paper.reproduce {cell}` first")
-    for need in cell.needs:
+    for need in needs(cell):
         if not has_weights(config(need, device)):
             train_again(need, graph, device)
-    if members := cell.members:
-        join(graph, *(config(member, device).run_id for member in members))
+    if several := members(cell):
+        join(graph, *(config(member, device).run_id for member in several))
     before = records.read_record(records.record_path(own.run_id))
     done = run(own, graph, save_ranks=True, again=True)
     if cell.dataset in GRAPHS:
@@ -196,9 +200,9 @@ def train_again(cell: Cell, graph: Graph, device: str = "cpu") -> Run:
 
 def published(cell: Cell) -> Path:
     """The folder of a student's published weights, whether they are there or not."""
-    name = f"d{cell.dim}"
+    name = f"d{cell.size}"
     if cell.protocol == FRONTIER:
-        name = f"{cell.dim}B" + ("-low-rank" if cell.method in LOW_RANK else "")
+        name = f"{cell.size}B" + ("-low-rank" if cell.method in LOW_RANK else "")
     return records.results_folder() / "students" / f"{cell.dataset}-{cell.model.lower()}-{name}"
 
 
@@ -215,7 +219,7 @@ def publish(cell: Cell, done: Run, graph: Graph) -> None:
         precision = PRECISION_OF.get(done.config.group, "") if done.config.group else ""
     model = done.load(graph)
     small = cell.method in ("distilled", "low-rank") and precision and size(model, precision) < MEGABYTE
-    if small or (cell.protocol, cell.method, cell.dim, cell.teacher_dim) == ("tuned", "DS", 8, 64):
+    if small or (cell.protocol, cell.method, cell.size, cell.teacher_size) == ("tuned", "DS", 8, 64):
         save_weights(published(cell), model, graph, done.id, precision=precision)
 
 
@@ -337,7 +341,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", type=int, nargs="+", default=[], help="tables of the paper: 3, 4, 6")
     parser.add_argument("--figure", type=int, nargs="+", default=[], help="figures of the paper: 1, 2, 3")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="tuned")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--models", nargs="+", choices=PAPER_MODELS, default=PAPER_MODELS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes; the threads are divided among them")

@@ -27,18 +27,16 @@ from kgdistil.paper.bench.scan import scan_path
 from kgdistil.paper.cells import (
     DIMS,
     GRAPHS,
-    MODELS,
+    PAPER_MODELS,
     PROTOCOLS,
     Cell,
     cells_of,
-    read_search,
     table_cells,
-    trials,
-    with_needs,
 )
 from kgdistil.paper.claims import claims_table
 from kgdistil.paper.frontier import against_distilled, kept, points
 from kgdistil.paper.reading import TABLES, Ours, benchmark, figure2, folder, paper, record_of, table5, value, written
+from kgdistil.paper.recipe import read_search, start, trials, with_needs
 from kgdistil.statistics import bootstrap
 
 
@@ -140,7 +138,7 @@ def significance(ours: Ours) -> pd.DataFrame:
     rows = []
     for protocol in PROTOCOLS:
         for dataset in GRAPHS:
-            for model in MODELS:
+            for model in PAPER_MODELS:
                 for dim in DIMS:
                     for rival in ("no-DS", "-S2"):
                         pair = [Cell(protocol, dataset, model, method, dim) for method in (rival, "DS")]
@@ -173,8 +171,8 @@ def whole_lists(ours: Ours) -> pd.DataFrame:
     """What going on with whole lists added to teachers and students that have a start, by a paired bootstrap."""
     rows = []
     for dataset in GRAPHS:
-        for cell in (c for c in table_cells("tuned", dataset, ("no-DS", "-S2")) if c.start):
-            records = [ours(c) for c in (cell.start, cell)]
+        for cell in (c for c in table_cells("tuned", dataset, ("no-DS", "-S2")) if start(c)):
+            records = [ours(c) for c in (start(cell), cell)]
             if None in records:
                 continue
             low, high, p = bootstrap(*map(reciprocal_ranks, records))
@@ -241,14 +239,14 @@ def curves(ours: Ours, cells: Iterable[Cell]) -> pd.DataFrame:
     """
     rows, ended = [], {}
     for cell in cells:
-        links = [link for link in (cell.start, cell) if link]
+        links = [link for link in (start(cell), cell) if link]
         records = [ours(link) for link in links]
         if None in records:
             continue
         student = cell.dataset, cell.model, cell.dim
         offset = ended.get(student, 0) if cell.method == "DS" else 0
         for link, record in zip(links, records, strict=True):
-            part = "start" if link == cell.start else "whole"
+            part = "whole" if link == cell else "start"
             for point in record["curve"]:
                 rows.append(
                     {
@@ -278,7 +276,7 @@ def figures_known(ours: Ours, said: pd.DataFrame) -> pd.DataFrame:
         for cell in cells_of(f"figure{number}", protocol):
             method = "teacher" if (number, cell.dim) == (1, 64) else cell.method  # the paper's one of 64 dimensions
             record, paper_says = ours(cell), theirs.get((cell.dataset, cell.model, method, cell.dim))
-            if paper_says is not None and cell.teacher_dim == 64:
+            if paper_says is not None and cell.teacher_size == 64:
                 mrr = value(record, "mrr")
                 rows.append(
                     {

@@ -30,7 +30,8 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import KGEModel, build_model
 from kgdistil.paper import frontier
-from kgdistil.paper.cells import FRONTIER, Cell, config, shape, with_needs
+from kgdistil.paper.cells import FRONTIER, Cell
+from kgdistil.paper.recipe import config, with_needs
 from kgdistil.paper.reproduce import published
 from kgdistil.records import results_folder
 from kgdistil.training.loop import run
@@ -51,7 +52,7 @@ def float_cell(graph: str, name: str, dim: int) -> Cell:
 def coded_cells(graph: str) -> list[Cell]:
     """The distilled students of few bits: of every size, and of low rank."""
     plain = [
-        Cell(FRONTIER, graph, frontier.MODEL, "distilled", size, frontier.teacher_cell(graph, size).dim)
+        Cell(FRONTIER, graph, frontier.MODEL, "distilled", size, frontier.teacher_cell(graph, size).bytes)
         for size in frontier.SIZES
     ]
     return plain + [cell for cell in frontier.low_rank_cells(graph, frontier.SIZES) if cell.method == "low-rank"]
@@ -59,7 +60,7 @@ def coded_cells(graph: str) -> list[Cell]:
 
 def trained(graph: Graph, cell: Cell) -> tuple[KGEModel, str | None]:
     """The cell's model and its run where its weights are here or published; else one of random weights, and None."""
-    found, dim = config(cell), shape(cell)["dim"]
+    found, dim = config(cell), cell.dim
     if found is not None:
         places = [records.model_folder(found.run_id)] + [published(cell)] * (cell.protocol == FRONTIER)
         for folder in (place for place in places if (place / WEIGHTS).is_file()):
@@ -119,7 +120,7 @@ def measure(graph: Graph, rounds: int) -> list[dict[str, Any]]:
         model, run_id = trained(graph, cell)
         if cell.method == "low-rank" and run_id is None:
             continue  # random weights have no rank that is low
-        size, few = cell.dim, f"{SIXTEEN} vectors a group" + (", low rank" if cell.method == "low-rank" else "")
+        size, few = cell.bytes, f"{SIXTEEN} vectors a group" + (", low rank" if cell.method == "low-rank" else "")
         groups = grouped(model.entities.detach(), model.entities.shape[1] // (2 * size), model.paired)
         book = fit(groups)
         codes = assign(groups, book)
