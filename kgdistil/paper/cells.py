@@ -150,7 +150,8 @@ def parse(text: str) -> Cell:
         if not meant:
             raise ConfigError(f"{text!r}: {parts[place]!r} is none of {', '.join(choice)}")
         parts[place] = meant[0]
-    return Cell(*parts[:4], numbers[0], numbers[1] if len(parts) == 6 else USUAL, numbers[-1])
+    protocol, graph, model, method = parts[:4]
+    return Cell(protocol, graph, model, method, numbers[0], numbers[1] if len(parts) == 6 else USUAL, numbers[-1])
 
 
 def table_cells(protocol: str, dataset: str, methods: Iterable[str] = ("no-DS", "DS")) -> list[Cell]:
