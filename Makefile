@@ -8,7 +8,6 @@ PROTOCOL ?= tuned
 JOBS ?= 2
 NOTEBOOK ?= notebooks/03_distill.ipynb
 PORT ?= 8000
-SHOWING := notebooks/04_ablation.ipynb notebooks/05_timing.ipynb notebooks/06_teacher_dimension.ipynb notebooks/08_frontier.ipynb
 
 BIN := .venv/bin
 DEMO := runs/03_distill$(if $(DATASET),_$(DATASET))_dim$(DIM).ipynb
@@ -35,10 +34,10 @@ frontier: .venv/.installed-notebooks ## train and measure what a byte buys [DATA
 	$(BIN)/python -m kgdistil.paper.frontier $(if $(DATASET),--graph $(DATASET) )--jobs $(JOBS)
 	$(MAKE) refresh
 
-refresh: .venv/.installed-notebooks ## make anew what shows records: tables, README, notebooks
+refresh: .venv/.installed-notebooks ## make anew what shows runs: tables, README, all notebooks
 	$(BIN)/python -m kgdistil.paper.tables
 	$(BIN)/python -m book.build.readme
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(SHOWING)
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(wildcard notebooks/*.ipynb)
 
 test: .venv/.installed-notebooks,book,dev ## run all tests and all notebooks, as CI does
 	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600

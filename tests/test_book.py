@@ -24,6 +24,9 @@ from kgdistil.distillation import recipes
 pytestmark = pytest.mark.book
 pytest.importorskip("jupyter_book", reason="needs the extra book")
 WIDTHS = {"desktop": 1280, "phone": 360}
+LEFTOVERS = re.compile(
+    r"<t[dh][^>]*>\s*(?:nan|NaN|None)\s*</t[dh]>|&lt;&lt; ?\w+\(|&lt;% "
+)  # of a template, or of a gap
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,12 @@ def test_equations_carry_the_papers_numbers(site):
 def test_pages_have_no_leftover_of_a_template(site, pages):
     for page in pages:
         text = (site / page).read_text(encoding="utf-8")
-        assert "&lt;&lt; " not in text and "nan" not in re.findall(r">\s*(nan|None)\s*<", text), page
+        assert not LEFTOVERS.findall(text), page
+
+
+@pytest.mark.parametrize("text", ["<td>nan</td>", "<th scope='row'> None </th>", "&lt;&lt; table(", "&lt;% for"])
+def test_a_leftover_is_found(text):
+    assert LEFTOVERS.search(f"<tr>{text}</tr>") and not LEFTOVERS.search("<td>not run</td><em>None</em>")
 
 
 def test_a_changed_source_makes_the_book_stale(site, tmp_path, monkeypatch):

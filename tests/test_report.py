@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 from book.build import readme
 from kgdistil import KgdistilError, records
 from kgdistil.distillation import recipes
+from kgdistil.paper import notebooks
 
 README = records.root() / "README.md"
 
@@ -131,3 +133,37 @@ def test_a_typed_number_is_found(typed):
     text = README.read_text(encoding="utf-8")
     assert len(typed_numbers(text.replace("## In Python", f"So it has {typed}.\n\n## In Python"))) == 1
     assert not typed_numbers(f"<< table(3, 'tuned') >> of WN18RR, Eq. 5 and 11: `{typed}`, ${typed}$\n# {typed}\n")
+
+
+# ---- one run, one number --------------------------------------------------------------------------------------------
+def shown_in_notebooks() -> dict[str, dict[str, set[tuple[str, ...]]]]:
+    """By run id and notebook: what tables of runs in the committed notebooks show of the runs, default parameters."""
+    distilled = recipes.distillation()
+    of = {
+        "01_teacher": {"teacher": notebooks.teacher_only()},
+        "02_single_stage": notebooks.single_stage(),
+        "03_distill": {name: getattr(distilled, field) for field, name in recipes.STEPS.items()},
+        "04_ablation": notebooks.ablation(),
+    }
+    found: dict[str, dict[str, set[tuple[str, ...]]]] = {}
+    for stem, configs in of.items():
+        notebook = nbformat.read(records.root() / "notebooks" / f"{stem}.ipynb", as_version=4)
+        html = "".join(
+            output.data.get("text/html", "")
+            for cell in notebook.cells
+            for output in cell.get("outputs", [])
+            if "data" in output
+        )
+        for name, rest in re.findall(r"<tr>\s*<th>([^<]*)</th>\s*((?:<td>[^<]*</td>\s*){4,})</tr>", html):
+            if name in configs:
+                shown = found.setdefault(configs[name].run_id, {}).setdefault(stem, set())
+                shown.add(tuple(re.findall(r"<td>([^<]*)</td>", rest)))
+    return found
+
+
+def test_a_run_shows_the_same_numbers_in_every_notebook():
+    """Where they differ, some were executed later than others: `make refresh` executes all."""
+    found = shown_in_notebooks()
+    shared = {run: shown for run, shown in found.items() if len(shown) > 1}
+    assert any({"01_teacher", "02_single_stage", "03_distill"} <= set(shown) for shown in shared.values())
+    assert {run: shown for run, shown in shared.items() if len(set().union(*shown.values())) > 1} == {}
