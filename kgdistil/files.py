@@ -44,19 +44,20 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     scratch = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
-        write(scratch)
-        with open(scratch, "rb+") as file:
+        scratch = Path(name)
+        write(name)
+        with scratch.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
+        scratch.chmod(0o644)
+        scratch.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise KgdistilError(f"cannot write {path}: {reason}; earlier files are untouched") from None
     finally:
-        if scratch is not None and os.path.exists(scratch):
-            os.unlink(scratch)
+        if scratch is not None:
+            scratch.unlink(missing_ok=True)
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:

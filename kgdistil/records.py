@@ -232,7 +232,7 @@ def write_ranks(run_id: str, ranks: Ranks, own: bool = False) -> None:
     """Test ranks of a run, compressed: `greater` and `equal`, int32 [n, 2]."""
 
     def write(scratch: str) -> None:
-        with open(scratch, "wb") as file:
+        with Path(scratch).open("wb") as file:
             np.savez_compressed(file, greater=ranks.greater, equal=ranks.equal)
 
     write_atomically(ranks_path(run_id, own), write)

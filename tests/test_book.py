@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import itertools
 import re
 import shutil
 import threading
@@ -102,7 +103,7 @@ def test_every_picture_has_words_and_every_page_one_first_heading(site, pages):
         article = text[text.index("<article") : text.index("</article>")]
         levels = [int(n) for n in re.findall(r"<h([1-6])[ >]", article)]
         assert levels[0] == 1 and levels.count(1) == 1, page
-        assert all(b - a <= 1 for a, b in zip(levels, levels[1:])), f"{page}: a heading level is left out"
+        assert all(b - a <= 1 for a, b in itertools.pairwise(levels)), f"{page}: a heading level is left out"
 
 
 def test_equations_carry_the_papers_numbers(site):

@@ -66,7 +66,7 @@ def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path, graph: Graph, name
 
 
 def test_what_lies_in_a_saved_folder(saved: Path, graph: Graph) -> None:
-    assert sorted(os.listdir(saved)) == sorted([WEIGHTS, DESCRIPTION])
+    assert sorted([x.name for x in saved.iterdir()]) == sorted([WEIGHTS, DESCRIPTION])
     described = json.loads((saved / DESCRIPTION).read_text(encoding="utf-8"))
     assert described["entities"] == ["a", "b", "ç"] and described["relations"] == ["likes", "knows"]
     assert described["graph_sha256"] == graph.sha256 and described["run_id"] == "a-run"
@@ -99,7 +99,7 @@ def full_disk(*_: object, **__: object) -> None:
 
 def half_then_full(tensors: dict, path: str, metadata: dict) -> None:
     save_file(tensors, path, metadata=metadata)
-    os.truncate(path, os.path.getsize(path) // 2)
+    os.truncate(path, Path(path).stat().st_size // 2)
     full_disk()
 
 
@@ -124,7 +124,7 @@ def test_a_disk_that_fills_up_leaves_the_earlier_file(
             write_tensors(path, {"a": torch.ones(4)}, {"epoch": 2})
     assert str(caught.value) == f"cannot write {path}: No space left on device; earlier files are untouched"
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["x.safetensors"], "the temporary file is gone"
+    assert [x.name for x in tmp_path.iterdir()] == ["x.safetensors"], "the temporary file is gone"
     write_tensors(path, {"a": torch.ones(4)}, {"epoch": 2})  # and once there is room again
     assert read_tensors(path)[1] == {"epoch": 2}
 
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     for path in (tmp_path / "file" / "x.json", tmp_path / ("n" * 300) / "x.json"):
         with pytest.raises(KgdistilError, match=r"^cannot write .*; earlier files are untouched$"):
             write_json(path, {})
-    assert os.listdir(tmp_path) == ["file"]
+    assert [x.name for x in tmp_path.iterdir()] == ["file"]
 
 
 def test_an_interruption_leaves_the_earlier_file(tmp_path: Path) -> None:
@@ -156,12 +156,14 @@ def test_an_interruption_leaves_the_earlier_file(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": 1})
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "x.json", interrupted)
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1} and os.listdir(tmp_path) == ["x.json"]
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1} and [x.name for x in tmp_path.iterdir()] == [
+        "x.json"
+    ]
 
 
 def test_json_holds_only_finite_numbers(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": 1})
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "x.json", {"a": float("nan")})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
 
@@ -194,12 +196,12 @@ def test_a_disk_that_really_fills_up(tmp_path: Path) -> None:
     """A file system of 64 KiB that only the child sees; where none can be mounted, a limit on the size of files."""
     command, environment = [sys.executable, "-c", FILL, str(tmp_path)], {**os.environ, "PYTHONPATH": HOME}
     mount = f"mount -t tmpfs -o size=64k tmpfs '{tmp_path}'"
-    can_mount = subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode == 0
+    can_mount = subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode == 0
     if can_mount:
         command = ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", *command, "disk"]
     else:
         command.append("limit")
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert ran.returncode == 0, ran.stderr
     lines, reason = ran.stdout.splitlines(), "No space left on device" if can_mount else "File too large"
     assert len(lines) == 2 and all(reason in line and line.startswith("cannot write ") for line in lines), lines

@@ -84,7 +84,7 @@ def test_codes_of_another_table_are_refused() -> None:
         unpack({name: packed[name] for name in ("entities", "relations")}, "2bit", True)
 
 
-@pytest.mark.parametrize(("size", "n"), [(1, 40), (2, 33), (4, 7), (8, 16)])
+@pytest.mark.parametrize("size, n", [(1, 40), (2, 33), (4, 7), (8, 16)])
 def test_the_compiled_search_finds_the_nearest(size: int, n: int) -> None:
     if kernels.compiler() is None:
         pytest.skip("no C++ compiler")

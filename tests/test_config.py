@@ -92,7 +92,7 @@ def test_names_of_models_and_known_graphs_are_taken_in_any_case() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "loss", "offset"),
+    "model, loss, offset",
     [("RotatE", None, 6.0), ("RotatE", "margin", 0.0), ("TransE", None, 0.0), ("ComplEx", None, 0.0)],
 )
 def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str, loss: str, offset: float) -> None:
@@ -104,7 +104,7 @@ def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("values", "line"),
+    "values, line",
     [
         ({"dim": 0}, "dim is 0: input should be greater than or equal to 1"),
         ({"dim": -8}, "dim is -8: "),
@@ -188,7 +188,7 @@ def test_a_device_that_is_not_there(device: str) -> None:
 
 @no_gpu
 def test_cuda_where_there_is_none() -> None:
-    with pytest.raises(DeviceError, match="device is 'cuda', which this machine does not have; it has cpu$"):
+    with pytest.raises(DeviceError, match=r"device is 'cuda', which this machine does not have; it has cpu$"):
         make_config(device="cuda")
 
 
@@ -211,7 +211,7 @@ def test_run_id_is_the_same_in_every_process() -> None:
     code = f"from kgdistil import make_config; print(make_config(**{values}).run_id)"
     home = str(Path(kgdistil.__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": home, "PYTHONHASHSEED": "12345"}
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     name = make_config(**values).run_id
     assert ran.stdout.strip() == name, ran.stderr
     assert name.startswith("nations-transh-d4-no-ds-s0-")

@@ -81,7 +81,7 @@ def test_other_weights_than_the_records_are_refused(trained_cell):
     path.write_text(json.dumps(record))
     with pytest.raises(
         CheckpointError,
-        match="other weights; run `python -m kgdistil.paper.reproduce tuned/nations/TransE/DS/4 --again`",
+        match=r"other weights; run `python -m kgdistil.paper.reproduce tuned/nations/TransE/DS/4 --again`",
     ):
         constrained.measure(trained_cell, graph)
     assert constrained.read(trained_cell) is None
@@ -91,7 +91,7 @@ def test_other_weights_than_the_records_are_refused(trained_cell):
 
 
 def test_a_cell_without_a_search_is_told_what_makes_it(small):  # noqa: F811
-    with pytest.raises(ConfigError, match="no recorded search: run `python -m kgdistil.paper.reproduce tuned/nations"):
+    with pytest.raises(ConfigError, match=r"no recorded search: run `python -m kgdistil.paper.reproduce tuned/nations"):
         constrained.complete([cell("DS")])
 
 

@@ -69,7 +69,7 @@ def error_of(function, *args, **kwargs) -> str:
 
 @needs_archives
 @pytest.mark.parametrize(
-    ("name", "sizes", "label", "readable"),
+    "name, sizes, label, readable",
     [
         ("WN18RR", (40_943, 11, 86_835, 3_034, 3_134), "08769179", "saxony"),
         ("fb15k-237", (14_541, 237, 272_115, 17_535, 20_466), "/m/06rf7", "Schleswig-Holstein"),
@@ -89,7 +89,7 @@ def test_published_graphs_have_the_sizes_of_table_2(name, sizes, label, readable
 
 @needs_pykeen
 @pytest.mark.parametrize(
-    ("name", "sizes"),
+    "name, sizes",
     [
         ("umls", (135, 46, 5_216, 652, 661)),
         ("Kinships", (104, 25, 8_544, 1_068, 1_074)),
@@ -161,7 +161,7 @@ def test_a_file_is_not_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("split", "text", "parts"),
+    "split, text, parts",
     [
         ("train", "", ["is empty"]),
         ("valid", "\ufeff", ["is empty"]),
@@ -313,7 +313,7 @@ def test_download_once_then_cache(server, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")  # no terminal, no bar
     assert pooch.get_logger().level > logging.INFO  # and no chatter: pooch holds the stderr of its import
     assert load("WN18RR", cache=cache).train.equal(graph.train)
-    assert server.asked == ["/WN18RR.tar.gz"] and os.listdir(cache) == ["WN18RR.tar.gz"]
+    assert server.asked == ["/WN18RR.tar.gz"] and [x.name for x in cache.iterdir()] == ["WN18RR.tar.gz"]
 
 
 def test_progress_on_a_terminal(server, tmp_path, monkeypatch, capfd):
@@ -356,11 +356,11 @@ def test_failed_download_says_why_and_leaves_nothing(server, tmp_path, monkeypat
             message = error_of(load, "wn18rr", cache=tmp_path)
         assert f"{datasets.ARCHIVES_URL}/WN18RR.tar.gz" in message and reason in message
         assert datasets.DATA_VARIABLE in message and "another error" not in message
-        assert os.listdir(tmp_path) == (["WN18RR.tar.gz"] if held else [])
+        assert [x.name for x in tmp_path.iterdir()] == (["WN18RR.tar.gz"] if held else [])
     server.cut.clear()
     server.files["/WN18RR.tar.gz"] = ARCHIVE
     assert load("wn18rr", cache=tmp_path).num_entities == 4  # a later good attempt works
-    assert os.listdir(tmp_path) == ["WN18RR.tar.gz"]
+    assert [x.name for x in tmp_path.iterdir()] == ["WN18RR.tar.gz"]
 
 
 def test_full_disk_or_bad_cache_folder(server, tmp_path):

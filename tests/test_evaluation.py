@@ -186,7 +186,7 @@ def test_a_model_without_an_order_is_refused(table, bad, native):
     """Scores that are NaN beat nothing and are beaten by nothing: such a model would rank first everywhere."""
     model, (triples, known) = build_model("ComplEx", 37, 2, 8), graph(37)
     getattr(model, table).data[1, 3] = bad
-    with pytest.raises(KgdistilError, match="NaN or .*learning rate"):
+    with pytest.raises(KgdistilError, match=r"NaN or .*learning rate"):
         rank(model, triples, KnownTriples(known, 2), native=native)
 
 
@@ -405,7 +405,7 @@ print(peak())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read in Linux's unit")
 def test_a_million_entities_rank_within_two_gibibytes():
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     growth, peak = (int(line) / 2**20 for line in done.stdout.split())
     assert growth < 64  # the limit

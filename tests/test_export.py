@@ -23,7 +23,7 @@ def a_student(graph: Graph, name: str, precision: str = "int8", norm: int = 1) -
     return Student(model, graph).quantised(precision)
 
 
-@pytest.mark.parametrize(("name", "norm"), KINDS)
+@pytest.mark.parametrize("name, norm", KINDS)
 def test_onnx_gives_pytorchs_scores(tiny_graph: Graph, tmp_path: Path, name: str, norm: int) -> None:
     ort = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -50,7 +50,7 @@ def test_npz_comes_back(tiny_graph: Graph, tmp_path: Path, precision: str) -> No
         assert file["entities"].dtype == precision and str(file["model"]) == "RotatE"
 
 
-@pytest.mark.parametrize(("name", "norm"), KINDS)
+@pytest.mark.parametrize("name, norm", KINDS)
 def test_the_browsers_files_hold_the_student(tiny_graph: Graph, tmp_path: Path, name: str, norm: int) -> None:
     student = a_student(tiny_graph, name, norm=norm)
     files = {path.name: path for path in export(student, "browser", tmp_path / "page")}
@@ -65,7 +65,7 @@ def test_a_form_or_place_that_cannot_be(tiny_graph: Graph, tmp_path: Path) -> No
     student = a_student(tiny_graph, "TransE")
     with pytest.raises(ConfigError, match="no form 'pdf': choose one of onnx, npz, browser"):
         export(student, "pdf", tmp_path)
-    with pytest.raises(ConfigError, match="name a file that ends in .npz"):
+    with pytest.raises(ConfigError, match=r"name a file that ends in .npz"):
         export(student, "npz", tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file: onnx needs a folder"):

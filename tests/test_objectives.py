@@ -106,7 +106,7 @@ def test_several_teachers_are_one_whose_score_is_their_mean(umls: Graph) -> None
 
 
 @pytest.mark.parametrize(
-    ("values", "line"),
+    "values, line",
     [
         ({"role": "stage1", "teacher": "t", "top": 3}, "top is 3, but only stages 1 and 2 with loss softmax"),
         ({"loss": "softmax", "role": "no-ds", "alpha_last": 0.0}, "alpha_last is 0.0, but only stages 1 and 2"),

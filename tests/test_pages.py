@@ -195,8 +195,13 @@ def constrained_frame(apart: dict[tuple[str, str], float], **of_models: float) -
     return pd.DataFrame(
         {
             "cell": f"tuned/fb15k-237/{model}/{method}/{dim:.0f}",
-            **{"model": model, "dim": int(dim), "method": method, "candidates": candidates, "side": side},
-            **{"paper": values["mrr"], "run": RUN},
+            "model": model,
+            "dim": int(dim),
+            "method": method,
+            "candidates": candidates,
+            "side": side,
+            "paper": values["mrr"],
+            "run": RUN,
             **(values + more + of_models.get(model, 0)).to_dict(),
         }
         for (model, dim, method), values in wide.iterrows()
@@ -395,7 +400,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
     commands = {
         **{("figure", n): f"kgdistil.paper.reproduce --figure {n}" for n in (1, 2, 3)},
         **{(name, "wn18rr"): "make frontier DATASET=wn18rr" for name in ("sizes", "frontier", "trained")},
-        **{(name, *arguments): "" for name, *arguments in (("sides",), ("suspects",), ("readings",), ("unseen",))},
+        **dict.fromkeys((("sides",), ("suspects",), ("readings",), ("unseen",)), ""),
         **{(name,): "" for name in ("significance", "behind", "whole_lists", "lists_recipe", "seeds", "aimed")},
         **{(f"figure{n}_paper",): f"--figure {n} --protocol paper" for n in (1, 2)},
         ("frontier_speed", "wn18rr"): "kgdistil.paper.bench.scan --graph wn18rr",

@@ -63,7 +63,7 @@ def test_wide_models_do_not_overflow_the_stack():
             gradients.append(queries.grad)
         print(float((gradients[0] - gradients[1]).abs().max()))
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-4
 

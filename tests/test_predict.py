@@ -105,7 +105,7 @@ def test_names_for_people(tiny_graph: Graph) -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "line"),
+    "question, line",
     [
         ({"relation": 0}, "give exactly one of head and tail"),
         ({"relation": 0, "head": 0, "tail": 1}, "give exactly one of head and tail"),
@@ -170,7 +170,7 @@ def test_the_relation_between_two_entities(tiny_graph: Graph, name: str) -> None
     expected = scores.sort(descending=True)
     assert list(table["relation"]) == [tiny_graph.relations[r] for r in expected.indices[:3].tolist()]
     np.testing.assert_allclose(table["score"], expected.values[:3], atol=1e-5)
-    h, r, t = tiny_graph.train[0].tolist()
+    h, _r, t = tiny_graph.train[0].tolist()
     known = KnownTriples(tiny_graph.known, tiny_graph.num_relations)
     there = {x for a, x, b in tiny_graph.known.tolist() if (a, b) == (h, t)}
     left = predict(model, tiny_graph, head=h, tail=t, known=known)

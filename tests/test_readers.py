@@ -126,7 +126,7 @@ def test_three_parts_and_a_folder(tmp_path: Path, frame: pd.DataFrame, caplog: p
     with pytest.raises(DataError, match="holds 2 files called test"):
         read_graph(folder)
     (folder / "test.csv").unlink()
-    with pytest.raises(DataError, match="1 relation.s. of test never occur in training, such as 'new'"):
+    with pytest.raises(DataError, match=r"1 relation.s. of test never occur in training, such as 'new'"):
         read_graph(folder)
 
 
@@ -161,7 +161,7 @@ def test_every_entity_and_relation_stays_in_train(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "line"),
+    "name, content, line",
     [
         ("a.tsv", b"", "holds no triple"),
         ("a.csv", b"", "holds no triple"),
@@ -188,7 +188,7 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, name: str, content: bytes, li
 
 
 @pytest.mark.parametrize(
-    ("source", "line"),
+    "source, line",
     [
         (pd.DataFrame([("a", "b", None)]), "the table, row 0: no label"),
         (pd.DataFrame([("a", "b", 1.5)]), "row 0: '1.5', no text"),
@@ -530,7 +530,7 @@ def test_other_forms_of_rdf(tmp_path: Path) -> None:
 
 def test_triples_in_memory(tmp_path: Path) -> None:
     wanted = read_graph(np.array(KIN))
-    rows, entities, relations = numbered()
+    rows, _entities, _relations = numbered()
     pyarrow = pytest.importorskip("pyarrow")
     table = pd.DataFrame(KIN, columns=["head", "relation", "tail"])
     for source in (KIN, tuple(KIN), map(list, KIN), table.astype("string"), pyarrow.Table.from_pandas(table)):

@@ -205,7 +205,7 @@ def test_last_names_the_newest_of_each(
     monkeypatch.setattr(records, "root", lambda: folders)
     for seed, moment in enumerate(("2031-01-01T00:00:00Z", "2031-01-02T00:00:00Z", "2030-12-31T23:59:59Z")):
         records.write_record({**tiny_run(tiny_graph, seed=seed).record, "finished": moment})
-    newest = make_config(**{**tiny_run(tiny_graph, seed=1).record["config"]}).run_id
+    newest = make_config(**tiny_run(tiny_graph, seed=1).record["config"]).run_id
     for name, age in (("a.ipynb", 5), ("b.ipynb", 1), ("c.ipynb", 3), ("old.png", 9), ("deep/new.png", 2)):
         put(folders / "runs" / name, age)
     put(folders / "runs" / ".ipynb_checkpoints" / "b-checkpoint.ipynb", 0)
@@ -257,7 +257,9 @@ def test_last_from_the_command_line_says_in_one_line_what_is_damaged(folders: Pa
     path.parent.mkdir(parents=True)
     path.write_text("{")
     command = [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", "kgdistil.paper.last"]
-    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HOME)})
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HOME)}, check=False
+    )
     assert ran.returncode == 1 and ran.stdout == ""
     assert len(ran.stderr.splitlines()) == 1 and f"{path} is no run record" in ran.stderr
 
@@ -269,6 +271,10 @@ def test_the_command_of_a_notebook_is_what_started_its_kernel(monkeypatch):
     child = f"import sys; sys.argv = {sys.argv!r}; from kgdistil import records; print(records.command())"
     shell = f'"{sys.executable}" -c "$CHILD"; true'  # without `true` the shell would become the child
     done = subprocess.run(
-        ["sh", "-c", shell, "papermill", "-p dim 8"], capture_output=True, text=True, env={**os.environ, "CHILD": child}
+        ["sh", "-c", shell, "papermill", "-p dim 8"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CHILD": child},
+        check=False,
     )
     assert done.stdout.startswith("sh -c ") and "papermill" in done.stdout, done.stderr

@@ -255,7 +255,7 @@ def test_a_teacher_of_another_graph(tiny: Graph, folders: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nobody", "~nobody-there/x", "a" * 300, "a\0b", "/", "../..", "a\nb"])
 def test_a_teacher_that_is_nowhere(tiny: Graph, name: str) -> None:
-    with pytest.raises(CheckpointError, match="^no model ") as caught:
+    with pytest.raises(CheckpointError, match=r"^no model ") as caught:
         run(tiny_config(role="stage1", teacher=name), tiny, progress=False)
     assert "\n" not in str(caught.value)
 
@@ -401,7 +401,7 @@ def test_a_full_disk_stops_the_run_and_it_goes_on_once_there_is_room(
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", replace_file)
         with pytest.raises(
-            KgdistilError, match="^cannot write .*: No space left on device; earlier files are untouched"
+            KgdistilError, match=r"^cannot write .*: No space left on device; earlier files are untouched"
         ):
             run(tiny_config(), tiny, progress=False)
     assert not records.record_path(tiny_config().run_id).exists()
@@ -448,7 +448,7 @@ def run_in_pieces(config: RunConfig, graph: Graph, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("role", "engine"),
+    "role, engine",
     [
         *((role, "native") for role in ROLES),
         ("no-ds", "reference"),

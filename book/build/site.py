@@ -9,6 +9,7 @@ leaves behind.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shutil
@@ -194,7 +195,7 @@ def build() -> Path:
             "-W",
             "--keep-going",
         ]
-        if subprocess.run(command, cwd=source).returncode:
+        if subprocess.run(command, cwd=source, check=False).returncode:
             raise KgdistilError("the book has warnings or errors: see the lines above")
 
     in_workplace(work, make)
@@ -213,10 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.serve:
         command = [sys.executable, "-m", "http.server", str(asked.port), "--bind", "127.0.0.1", "-d", str(site())]
         print(f"http://127.0.0.1:{asked.port}/ - stop with Ctrl+C")
-        try:
-            subprocess.run(command)
-        except KeyboardInterrupt:
-            pass
+        with contextlib.suppress(KeyboardInterrupt):
+            subprocess.run(command, check=False)
     return 0
 
 

@@ -157,7 +157,7 @@ def texts(values: list, what: str, start: int) -> list[str]:
             gap = gap or (isinstance(value, float) and value != value)
             fault = "no label" if gap else f"{show(str(value))}, no text"
             raise DataError(f"{what}, row {start + row}: {fault}; a label is a text or a whole number")
-        elif type(value) is not str:
+        if type(value) is not str:
             values[row] = text
     return values
 

@@ -137,11 +137,11 @@ def from_tables(
     if kind is None:
         raise CheckpointError(f"{source}: a {show(str(name))} cannot be imported; {', '.join(MODELS)} can")
     rows, notes = {}, []
-    for what, labels, wanted in (
+    for what, given, wanted in (
         ("entities", entity_labels, graph.entities),
         ("relations", relation_labels, graph.relations),
     ):
-        labels = [str(label) for label in labels]
+        labels = [str(label) for label in given]
         index = {label: i for i, label in enumerate(labels)}
         if len(labels) != len(tables[what]) or len(index) != len(labels):
             raise CheckpointError(
@@ -249,7 +249,7 @@ def _pykeen_folder(folder: Path, graph: Graph, trust_pickle: bool) -> Imported:
         import pykeen.models  # noqa: F401
     try:
         model = torch.load(folder / PYKEEN_MODEL, map_location="cpu", weights_only=False)
-    except Exception as error:  # whatever a pickle raises
+    except Exception as error:  # noqa: BLE001 - whatever a pickle raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"cannot read {folder / PYKEEN_MODEL}: {reason}; save it from PyKEEN again") from None
     return from_pykeen(model, graph, tuple(maps), f"PyKEEN, {folder}")
@@ -278,7 +278,7 @@ def _libkge(path: Path, graph: Graph) -> Imported:
             raise ValueError("the embeddings are no tables")
         norm = options.get(name, {}).get("l_norm", 1.0)
         meta = checkpoint.get("dataset", {}).get("meta") or {}
-    except Exception as error:  # torch's loader raises whatever a damaged file leads to; it never runs the file's code
+    except Exception as error:  # noqa: BLE001 - torch's loader raises whatever a damaged file leads to; it never runs the file's code
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise CheckpointError(
             f"{path} is no LibKGE checkpoint that can be read without running code from it ({reason})"

@@ -250,9 +250,9 @@ class _Reader:
             return  # labels that are numbers, as in WN18RR
         place = [order.index(x) for x in "hrt"]
         self.parts = [part[:, place] for part in self.parts]
-        if not all(source.sure for source in self.sources) and order == "hrt":
-            if values[2] <= relations.keys() and checks.likely_order(together):
-                return  # both orders fit the tables: `settle` asks
+        unsure = order == "hrt" and not all(source.sure for source in self.sources)
+        if unsure and values[2] <= relations.keys() and checks.likely_order(together):
+            return  # both orders fit the tables: `settle` asks
         if order != "hrt":
             self.form.notes.append(f"the tables of labels beside the triples fit the order {order}, so that is taken")
         lookup = np.empty((2, len(words)), np.int64)
@@ -415,7 +415,7 @@ def _from_pykeen(name: str) -> Graph:
         found = get_dataset(dataset=name)
         factories: list[Any] = [found.factory_dict[what] for what in ("training", "validation", "testing")]
         train, valid, test = (np.asarray(factory.triples, dtype=object) for factory in factories)
-    except Exception as error:  # whatever a download of another library raises
+    except Exception as error:  # noqa: BLE001 - whatever a download of another library raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"PyKEEN cannot give the data set {name!r}: {reason[:200]}") from None
     return read_graph(train, valid, test, name=name.lower(), order="hrt", keep_labels=True)

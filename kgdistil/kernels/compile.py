@@ -145,11 +145,11 @@ def compiled(source: str, *defines: str) -> ctypes.CDLL | None:
             library.unlink()
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
             # linked in a second call: -ffast-math at link time would change how the whole process rounds
-            code, shared = f"{scratch}/code.o", f"{scratch}/code.so"
+            code, shared = f"{scratch}/code.o", Path(scratch, "code.so")
             run(using, *flags, *(f"-D{d}" for d in defines), "-c", str(HERE / source), "-o", code)
-            run(using, "-shared", "-fopenmp", code, "-lm", "-o", shared)
-            os.chmod(shared, 0o700)
-            with open(shared, "rb+") as file:
+            run(using, "-shared", "-fopenmp", code, "-lm", "-o", str(shared))
+            shared.chmod(0o700)
+            with shared.open("rb+") as file:
                 library = folder / f"{name}-{hashlib.sha256(file.read()).hexdigest()}.so"
                 os.fsync(file.fileno())
             os.replace(shared, library)
@@ -190,7 +190,7 @@ def check_sizes(library: ctypes.CDLL, *structures: type[ctypes.Structure]) -> No
     found, wanted = (ctypes.c_int64 * len(structures))(), [ctypes.sizeof(x) for x in structures]
     library.kgd_sizes(found)
     if list(found) != wanted:
-        raise KgdistilError(f"{library._name}: its structures take {list(found)} bytes, Python's {wanted}: delete it")
+        raise KgdistilError(f"{library._name}: its structures take {list(found)} bytes, Python's {wanted}: delete it")  # noqa: SLF001 - its path
 
 
 @functools.cache

@@ -312,12 +312,11 @@ def explain(cell: Cell) -> list[tuple[str, str, str, str]]:
             where = str(first)
         else:
             where = "config.py: the paper's, or the default"
-        if tried and made is None:
-            value = "not searched yet"
+        found = f"{value:g}" if isinstance(value, float) else str(value)
         rows.append(
             (
                 key,
-                f"{value:g}" if isinstance(value, float) else str(value),
+                "not searched yet" if tried and made is None else found,
                 ", ".join(map(str, tried)) if tried else "",
                 where,
             )

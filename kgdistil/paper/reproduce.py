@@ -96,9 +96,7 @@ def outstanding(cells: Iterable[Cell], device: str = "cpu") -> Iterator[Task | C
     waiting: set[Cell] = set()  # cells whose weights a missing run needs
     for cell in reversed(cells):
         own = config(cell, device)
-        if own is None or not recorded(own):
-            waiting |= set(needs(cell))
-        elif cell in waiting and not has_weights(own):
+        if own is None or not recorded(own) or (cell in waiting and not has_weights(own)):
             waiting |= set(needs(cell))
     for cell in cells:
         own = config(cell, device)
@@ -268,7 +266,7 @@ class Costs:
         shape = {k: v[0] if isinstance(v, list) else v for k, v in (above | spec).items()}
         link = {"teacher": "64"} if cell.distilled else {}
         link |= {"student": "64"} if cell.distilled and cell.method in (*CODED, *LOW_RANK) else {}
-        like = finish({**shape, **base(cell, device=self.device), **link, **({"lr": 0.01})})
+        like = finish({**shape, **base(cell, device=self.device), **link, "lr": 0.01})
         number = functools.reduce(lambda n, axis: n * len(axis), axes, 1) if axes else 0
         if left and number:
             found, mine = read_search(cell), trials(cell, self.device) or []
@@ -405,7 +403,7 @@ def print_plan(cells: list[Cell], device: str, threads: int, jobs: int, whole: b
         cost = sum(costs.cell(cell, left=False) for cell in everything)
         print(f"From nothing they would take about {cost / 60 / jobs:.0f} min.")
     for cell in missing:
-        print(f"  {str(cell):40s} {seconds[cell] / 60:6.1f} min")
+        print(f"  {cell!s:40s} {seconds[cell] / 60:6.1f} min")
     if missing:
         print(
             f"Together about {sum(seconds.values()) / 60 / jobs:.0f} min with {jobs} process(es) of {threads} "

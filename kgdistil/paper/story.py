@@ -6,6 +6,7 @@ numbers went.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -86,7 +87,7 @@ def rank_shares(ranks: Ranks) -> pd.DataFrame:
     """How many per cent of the triples rank in each of `BINS`, for heads and for tails."""
     found, edges = ranks.ranks(), [0.0, *BINS.values()]
     shares = {
-        side: [100 * ((column > low) & (column <= high)).mean() for low, high in zip(edges, edges[1:])]
+        side: [100 * ((column > low) & (column <= high)).mean() for low, high in itertools.pairwise(edges)]
         for side, column in zip(("head", "tail"), found.T)
     }
     return pd.DataFrame(shares, index=list(BINS))

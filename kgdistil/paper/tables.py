@@ -224,8 +224,8 @@ def behind(ours: Ours, *tables: pd.DataFrame) -> pd.DataFrame:
     """Curves (`curves`, seed 0) of the tuned students whose mean MRR in these tables is no higher with a teacher."""
     cells = []
     for table in tables:
-        table = table[(table["protocol"] == "tuned") & (table["metric"] == "mrr")]
-        pairs = table.pivot(index=["dataset", "model", "dim"], columns="method", values="ours")
+        tuned = table[(table["protocol"] == "tuned") & (table["metric"] == "mrr")]
+        pairs = tuned.pivot(index=["dataset", "model", "dim"], columns="method", values="ours")
         pairs = pairs[["no-DS", "DS"]].dropna()
         for dataset, model, dim in pairs.index[pairs["DS"] <= pairs["no-DS"]]:
             cells += [Cell("tuned", dataset, model, method, dim) for method in ("no-DS", "-S2", "DS")]

@@ -343,7 +343,7 @@ def restore(
         state = Progress(**about)
         sound = (
             all(type(x) is int and 0 <= x <= config.epochs for x in (state.epoch, state.best_epoch, state.bad_checks))
-            and (state.finished is True or state.finished is False and state.epoch < config.epochs)
+            and (state.finished is True or (state.finished is False and state.epoch < config.epochs))
             and state.best_epoch <= state.epoch >= len(state.curve)
             and 0 < state.rate <= 1 >= state.best_mrr >= -1
             and 0 <= state.seconds < math.inf

@@ -12,7 +12,7 @@ import resource
 import statistics
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -41,7 +41,7 @@ class Ours:
     """This project as a contender: the same engine and ranker that `run` and `evaluate` use."""
 
     name, version = OURS, records.installed("kgdistil")
-    settings = {"negatives": "uniform, those in T rejected (Eq. 2)", "optimiser": "Adam"}
+    settings: ClassVar = {"negatives": "uniform, those in T rejected (Eq. 2)", "optimiser": "Adam"}
 
     def prepare(self, work: Work) -> None:
         self.work, self.done = work, 0
