@@ -6,25 +6,42 @@ import json
 import logging
 import math
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import filelock
-import pandas as pd
 
 from kgdistil._version import __version__
 from kgdistil.errors import BusyError, ConfigError, KgdistilError
-from kgdistil.rendering import plain
+from kgdistil.rendering import plain, printable
+
+if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
+    import filelock
+    import pandas as pd
+
+    from kgdistil.answer.student import Student
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXIT_CODES = "Exit codes: 0 done, 1 an error that the last line explains, 2 a wrong option, 130 stopped with Ctrl-C."
 
 
+WORDS = {  # what a table of runs calls them
+    "no-DS": "the student trained alone",
+    "stage 1": "trained by a teacher that stays as it is",
+    "stage 2": "both go on, and the teacher learns too",
+    "+ lists": "further epochs of sampled softmax",
+}
+TIES = "Realistic ties: among entities that score the same, the true one takes the middle place."
+
+
 class Commands(click.Group):
-    """Errors as one line, never a traceback."""
+    """Errors as one line, never a traceback; `distil`, as in Python, is `distill`."""
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return super().get_command(ctx, "distill" if name == "distil" else name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -42,8 +59,15 @@ class Commands(click.Group):
 
 
 def fail(line: str, code: int) -> None:
-    click.echo(f"kgdistil: {line}", err=True)
+    say(f"kgdistil: {line}", err=True)
     sys.exit(code)
+
+
+class Plain(logging.Formatter):
+    """A log line that cannot steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 @click.group(
@@ -66,7 +90,9 @@ def main() -> None:
 
     `kgdistil COMMAND --help` explains each command with examples.
     """
-    logging.basicConfig(format="kgdistil: %(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Plain("kgdistil: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
 trust = click.option(
@@ -152,12 +178,13 @@ def read(source: str, options: dict[str, Any]) -> Any:
 )
 @click.option("--epochs", type=int, help="Of the teacher, and of each stage.  [default: 150; 20 for few bits]")
 @click.option(
-    "--lists",
+    "--softmax-epochs",
     type=click.IntRange(0),
     default=10,
     show_default=True,
-    help="For few floats: epochs against whole lists of candidates, after those of the paper. 0: the paper alone.",
+    help="For few floats: epochs of sampled softmax, after those of the paper. 0: the paper alone.",
 )
+@click.option("--lists", type=click.IntRange(0), hidden=True, help="The former name of --softmax-epochs.")
 @click.option("--seed", default=0, show_default=True, help="Of all training.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--replace", is_flag=True, help="Replace a student that the folder holds already.")
@@ -187,8 +214,10 @@ def distill(
       kgdistil distill triples.tsv --teacher my_pykeen_results/ --trust-pickle --dim 8 -o student/
 
     Teacher, checkpoints and records go to a folder beside the student, OUTPUT.training, which you may delete when you
-    have what you want; until then the same command goes on where it was stopped.
+    have what you want; until then the same command goes on where it was stopped. Once it is finished, the same command
+    shows what it made.
     """
+    from kgdistil.answer.student import load_student
     from kgdistil.checkpoint import WEIGHTS
     from kgdistil.compress.packing import check_precision
     from kgdistil.distillation.budget import parse_budget, plan
@@ -197,8 +226,18 @@ def distill(
     if budget is not None and (dim is not None or precision is not None or options["rank"]):
         raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
     parse_budget(budget or 1), check_precision(precision or "int8")  # before a large graph is read
+    if (lists := options.pop("lists")) is not None:
+        options["softmax_epochs"] = lists
+    asked = {"dim": dim, "precision": precision, "budget": budget, "model": model, "teacher": teacher, **options}
+    asked = {key: str(x.resolve() if isinstance(x, Path) else x) for key, x in asked.items()}
     if (output / WEIGHTS).exists() and not replace:
-        raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
+        student = load_student(output)
+        if student.about.get("asked") != {"graph": read(graph, options).sha256, **asked}:
+            raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
+        if not as_json:
+            say(f"{output} holds what this command made: nothing is left to do.")
+        report(student, output, as_json)
+        return
     if output.exists() and not (output / WEIGHTS).exists() and any(output.iterdir()):
         raise ConfigError(f"{output} holds other files; name a new or empty folder")
     training = output.resolve().with_name(f"{output.resolve().name}.training")
@@ -207,42 +246,47 @@ def distill(
     with only_one(training):
         found = read(graph, options)
         if not as_json:
-            click.echo(found)
+            say(str(found))
         expected = None
         if budget is not None:
-            asked = model if teacher is None else model or "RotatE"  # a teacher's students have few floats
-            expected = plan(found, budget, asked, options["teacher_dim"])
+            kind = model if teacher is None else model or "RotatE"  # a teacher's students have few floats
+            expected = plan(found, budget, kind, options["teacher_dim"])
             if not as_json:
-                click.echo(f"the budget of {budget} buys {expected}\n{expected.expected}")
-        wanted = {
-            name: options[name] for name in ("teacher_dim", "stages", "epochs", "seed", "device", "rank", "lists")
-        }
+                say(f"the budget of {budget} buys {expected}\n{expected.why}\n{expected.expected}")
+        names = ("teacher_dim", "stages", "epochs", "seed", "device", "rank", "softmax_epochs")
+        wanted = {name: options[name] for name in names}
         wanted |= {"model": model, "dim": 8 if dim is None else dim, "precision": precision or "int8"}
         if expected:
             wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim", "rank")}
             wanted["model"] = model if teacher else expected.model
         done = distil(found, teacher=teacher, trust_pickle=trust_pickle, **wanted)
-        done.student.save(output)
+        student = done.student
+        student.about |= {"expected": expected and expected.expected, "asked": {"graph": found.sha256, **asked}}
+        student.save(output)
+    report(student, output, as_json)
+
+
+def report(student: Student, output: Path, as_json: bool) -> None:
+    """What a student's folder says of how it was made."""
+    import pandas as pd
+
+    about = student.about
     if as_json:
-        about = {
-            "student": str(output),
-            "dim": done.student.model.dim,
-            "precision": done.student.precision,
-            "run_id": done.student.run_id,
-            "chosen": done.chosen,
-            "verdict": done.verdict,
-            "expected": expected and expected.expected,
-        }
-        emit({**about, **{key: done.student.about[key] for key in ("metrics", "precisions")}})
+        told = {"student": str(output), "dim": student.model.dim, "precision": student.precision}
+        told |= {"run_id": student.run_id, **about.get("gain", {})}
+        emit(told | {key: about.get(key) for key in ("chosen", "verdict", "expected", "metrics", "precisions")})
         return
-    click.echo("\nTest triples, filtered ranks of both sides:")
-    show(done.comparison.reset_index(names="model"))
-    click.echo(f"\n{done.verdict[0].upper()}{done.verdict[1:]} (one seed).")
-    click.echo(f"\nThe student that is kept ({done.chosen}), at each precision:")
-    show(done.precisions)
-    h, r, _ = found.label_triple(*found.test[0].tolist())
-    click.echo(f"\n{output} holds the {done.student.precision} student. Ask it:")
-    click.echo(f"  kgdistil predict {shlex.quote(str(output))} --head {shlex.quote(h)} --relation {shlex.quote(r)}")
+    say("\nTest triples, filtered ranks of both sides:")
+    show(pd.DataFrame(about["metrics"]))
+    runs = " ".join(row["model"] for row in about["metrics"])
+    say(f"({'; '.join(f'{name}: {what}' for name, what in WORDS.items() if name in runs)})\n{TIES}")
+    say(f"\n{about['verdict'][0].upper()}{about['verdict'][1:]} (one seed).")
+    say(f"\nThe student that is kept ({about['chosen']}), at each precision:")
+    show(pd.DataFrame(about["precisions"]))
+    graph = student.graph
+    h, r, _ = graph.label_triple(*(graph.test[0].tolist() if student.has_triples else (0, 0, 0)))
+    say(f"\n{output} holds the {student.precision} student. Ask it:")
+    say(f"  kgdistil predict {shlex.quote(str(output))} --head {shlex.quote(h)} --relation {shlex.quote(r)}")
 
 
 def only_one(folder: Path) -> filelock.AcquireReturnProxy:
@@ -251,6 +295,8 @@ def only_one(folder: Path) -> filelock.AcquireReturnProxy:
     Raises:
         BusyError: another process holds it.
     """
+    import filelock
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(folder / ".lock", timeout=0).acquire()
@@ -284,8 +330,8 @@ def predict(student: Path, as_json: bool, ids: bool, **query: Any) -> None:
     if ids:
         for place in ("head", "relation", "tail"):
             if (value := query[place]) is not None:
-                if not (value.isascii() and value.isdigit()):
-                    raise ConfigError(f"{place} is {value!r}: with --ids it must be a number")
+                if not (value.isascii() and value.isdigit() and len(value) < 19):
+                    raise ConfigError(f"{place} is {value[:40]!r}: with --ids it must be an id, a whole number from 0")
                 query[place] = int(value)
     found = load_student(student).predict(ids=ids or as_json, **query)
     emit(found.to_dict("records")) if as_json else show(found)
@@ -322,7 +368,13 @@ def evaluate(student: Path, split: str, as_json: bool) -> None:
 
     metrics = load_student(student).evaluate(split)
     metrics.pop("mean_of_two_ranks")
-    emit(metrics) if as_json else show(pd.DataFrame(metrics).T.reset_index(names="side"))
+    if as_json:
+        emit(metrics)
+        return
+    import pandas as pd
+
+    show(pd.DataFrame(metrics).T.reset_index(names="side"))
+    say(TIES)
 
 
 # ---- in and out -----------------------------------------------------------------------------------------------------
@@ -346,7 +398,7 @@ def export(student: Path, form: str, output: Path) -> None:
     from kgdistil.answer.student import load_student
 
     for path in write(load_student(student), form, output):
-        click.echo(f"{path}  {path.stat().st_size:,} bytes")
+        say(f"{path}  {path.stat().st_size:,} bytes")
 
 
 @main.command("import")
@@ -393,24 +445,31 @@ def import_(
         emit({"model": str(output), "source": brought.source, "notes": brought.notes, "test": metrics})
         return
     for line in brought.notes:
-        click.echo(line)
+        say(line)
     kind = f"{type(brought.model).__name__} of dimension {brought.model.dim}"
-    click.echo(f"{output} holds the {kind}; test MRR {metrics['mrr']:.3f}")
-    click.echo("(too good where the teacher was trained on triples that are test triples here)")
+    say(f"{output} holds the {kind}; test MRR {metrics['mrr']:.3f}")
+    say("(too good where the teacher was trained on triples that are test triples here)")
 
 
 # ---- what is printed ------------------------------------------------------------------------------------------------
+def say(text: str, err: bool = False) -> None:
+    """Lines for people."""
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+
+
 def show(table: pd.DataFrame) -> None:
     """A table for people; the readable name only where it says more than the label."""
     if "name" in table and "entity" in table and (table["name"] == table["entity"]).all():
         table = table.drop(columns="name")
-    click.echo(plain(table, zip(*(table[c] for c in table))))
+    say(plain(table, zip(*(table[c] for c in table))))
     if table.empty:
-        click.echo("(no answer is left)")
+        say("(no answer is left)")
 
 
 def emit(value: Any) -> None:
-    click.echo(json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False))
+    """JSON, in which what could steer the terminal is escaped."""
+    text = json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False)
+    click.echo(re.sub(r"[^\n -~]", lambda m: m[0] if m[0].isprintable() else json.dumps(m[0])[1:-1], text))
 
 
 def finite(value: Any) -> Any:

@@ -9,6 +9,11 @@ from typing import Any
 Rows = Iterable[Iterable[Any]]
 
 
+def printable(line: str) -> str:
+    """A line without characters that could steer the terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
 def text(value: Any) -> str:
     """A value as people read it: four decimals, thousands apart, no character that would steer a terminal, and quotes
     where spaces at an end would not be seen."""
@@ -16,7 +21,7 @@ def text(value: Any) -> str:
         return f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in str(value))
+    shown = printable(str(value))
     return shown if shown == shown.strip() else f'"{shown}"'
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,6 +119,26 @@ def test_relations_and_new_facts(student: Path) -> None:
     assert {row["entity"].split(" ", 1)[1] for row in rows} == {"Çelik 王"}
 
 
+def test_a_finished_command_shows_what_it_made(student: Path, triples: Path) -> None:
+    before = {path.name: path.read_bytes() for path in student.iterdir()}
+    again = call("distil", triples, *QUICK, "-o", student)  # `distil` is the command, too
+    assert again.exit_code == 0 and "kgdistil predict" in again.stdout and "realistic ties" in again.stdout.lower()
+    told = json.loads(call("distill", triples, *QUICK, "-o", student, "--json").stdout)
+    assert told["verdict"] in again.stdout.replace(told["verdict"][0].upper(), told["verdict"][0])
+    assert told["low"] <= told["gain"] <= told["high"] and 0 < told["p"] <= 1
+    assert {path.name: path.read_bytes() for path in student.iterdir()} == before
+    for more in (["--seed", 1], ["--precision", "float16"], ["--held-out", 0.2], ["--softmax-epochs", 3]):
+        assert "holds a model already" in refused("distill", triples, *QUICK, *more, "-o", student)
+
+
+def test_the_former_name_of_an_option(triples: Path, tmp_path: Path) -> None:
+    one, other = (
+        call("distill", triples, *QUICK, name, 2, "-o", tmp_path / "s") for name in ("--lists", "--softmax-epochs")
+    )
+    assert one.exit_code == other.exit_code == 0 and "nothing is left to do" in other.stdout
+    assert "--lists" not in call("distill", "--help").stdout
+
+
 def test_errors_are_one_line(student: Path, triples: Path, tmp_path: Path) -> None:
     assert "did you mean 'Zoë O'Brien'?" in refused(
         "predict", student, "--head", "Zoe O'Brien", "--relation", "knows"
@@ -133,6 +154,9 @@ def test_errors_are_one_line(student: Path, triples: Path, tmp_path: Path) -> No
     assert "holds other files" in refused("distill", triples, "-o", tmp_path)
     assert (tmp_path / "file").read_text() == "precious"
     assert call("predict", student, "--haed", "x").exit_code == 2
+    assert "k is -1" in refused("similar", student, "Zoë O'Brien", "-k", -1)
+    for digits in ("9" * 5000, "9" * 18):
+        assert len(refused("predict", student, "--ids", "--head", digits, "--relation", 0)) < 200
 
 
 def test_two_runs_in_one_output_folder(triples: Path, tmp_path: Path) -> None:
@@ -201,6 +225,8 @@ def test_the_budget(tiny_graph: Graph) -> None:
         model = build_model("RotatE", tiny_graph.num_entities, tiny_graph.num_relations, bought.dim)
         assert size(model, bought.precision) == bought.bytes <= limit
     assert (bought.dim, bought.precision, bought.teacher_dim) == (64, "float32", 64)
+    next_larger = re.search("takes ([0-9,]+) bytes", plan(tiny_graph, 1000, "RotatE").why)
+    assert next_larger is not None and int(next_larger[1].replace(",", "")) > 1000
     with pytest.raises(ConfigError, match="the smallest RotatE of this graph takes"):
         plan(tiny_graph, 50)
     with pytest.raises(ConfigError, match="model is 'Rotate3D': choose one of"):
@@ -317,7 +343,7 @@ def test_few_floats_go_on_with_whole_lists(triples: Path, tmp_path: Path, monkey
     for name in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS"):
         monkeypatch.setenv(name, str(tmp_path))
     graph, given = read_graph(triples), {"dim": 4, "teacher_dim": 8, "epochs": 3}
-    done = distil(graph, **given, stages=1, lists=4)
+    done = distil(graph, **given, stages=1, softmax_epochs=4)
     assert list(done.runs) == ["teacher", "no-DS", "stage 1", "no-DS + lists", "stage 1 + lists"]
     for before, role, teacher in (("no-DS", "no-ds", None), ("stage 1", "stage1", done.runs["teacher"].id)):
         went_on = done.runs[before + " + lists"].config
@@ -325,7 +351,7 @@ def test_few_floats_go_on_with_whole_lists(triples: Path, tmp_path: Path, monkey
         assert (went_on.role, went_on.teacher) == (role, teacher)
     students = list(done.runs)[1:]
     assert done.chosen == max(students, key=lambda name: done.runs[name].record["valid"]["both"]["mrr"])
-    assert list(distil(graph, **given, lists=0).runs) == ["teacher", "no-DS", "stage 1", "stage 2"]
+    assert list(distil(graph, **given, softmax_epochs=0).runs) == ["teacher", "no-DS", "stage 1", "stage 2"]
 
 
 @pytest.mark.parametrize(
@@ -345,7 +371,7 @@ def test_the_verdict_is_that_of_the_validation_triples(triples: Path, tmp_path: 
     for name in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS"):
         monkeypatch.setenv(name, str(tmp_path))
     graph = read_graph(triples)
-    done = distil(graph, dim=2, teacher_dim=8, epochs=3, stages=1, lists=0)
+    done = distil(graph, dim=2, teacher_dim=8, epochs=3, stages=1, softmax_epochs=0)
     known = KnownTriples(graph.known, graph.num_relations)
     alone, taught = (
         rank(done.runs[name].load(graph), graph.valid, known).reciprocal() for name in ("no-DS", "stage 1")
@@ -361,7 +387,7 @@ def test_what_went_on_with_lists_says_how_likely(triples: Path, tmp_path: Path, 
     for name in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS"):
         monkeypatch.setenv(name, str(tmp_path))
     graph = read_graph(triples)
-    done = distil(graph, dim=4, teacher_dim=8, epochs=3, lists=20, precision="float32")
+    done = distil(graph, dim=4, teacher_dim=8, epochs=3, softmax_epochs=20, precision="float32")
     assert done.chosen.endswith(" + lists")  # or this test says nothing
     before, model = done.runs[done.chosen].load(graph), done.student.model
     false = graph.train.clone()
@@ -443,3 +469,23 @@ def test_a_label_does_not_steer_the_terminal(tiny_graph: Graph, tmp_path: Path) 
     Student(build_model("RotatE", 30, 4, 2), graph).save(tmp_path)
     result = call("predict", tmp_path, "--head", "e03", "--relation", "r0", "-k", 30)
     assert "\x1b" not in result.stdout and "\ufffd[31mred" in result.stdout
+    assert "\x1b" not in refused("predict", tmp_path, "--head", "\x1b[31mrad", "--relation", "r0")
+
+
+def test_nothing_printed_steers_the_terminal(tmp_path: Path) -> None:
+    """Not the command that is suggested, not JSON, not an error that quotes a file; C1 characters are such, too."""
+    odd = "\x1b[31m \x9b2J \u202e \U000e0001"
+    names = [f"{i}{odd}" for i in range(6)]
+    lines = [f"{a}\tr\x85{odd}\t{b}" for a in names for b in names if a != b]
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
+    out = tmp_path / "s"
+    told = call("distill", tmp_path / "t.tsv", *QUICK, "--keep-labels", "-o", out)
+    assert told.exit_code == 0, told.output
+    asked = call("predict", out, "--ids", "--head", 0, "--relation", 0, "--json")
+    labels = load_student(out).graph.entities
+    assert {row["entity"] for row in json.loads(asked.stdout)} <= set(labels) and any("\x9b" in x for x in labels)
+    (tmp_path / "bad.tsv").write_text(f"a\tb\t{odd}\nc{odd}\n", encoding="utf-8")
+    wrong = call("distill", tmp_path / "bad.tsv", "-o", tmp_path / "t")
+    assert wrong.exit_code == 1
+    for text in (told.output, asked.output, wrong.output):
+        assert all(c.isprintable() or c == "\n" for c in text)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 EXTRAS = ("IPython", "jupyterlab", "matplotlib", "nbformat", "papermill", "pykeen", "seaborn", "torchkge")
 
 SCRIPT = """
@@ -35,6 +37,21 @@ print(len(kgdistil.predict(done.load(graph), graph, head="a", relation="r", k=3)
 loaded = set(sys.modules) & {extras}
 assert not loaded, loaded
 """
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import kgdistil; dir(kgdistil), kgdistil.__version__",
+        "from kgdistil import cli; cli.main(['--help'], standalone_mode=False)",
+        "from kgdistil import cli; cli.main(['distill', '--help'], standalone_mode=False)",
+    ],
+)
+def test_a_start_loads_nothing_heavy(code):
+    done = subprocess.run([sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    loaded = done.stdout.decode().splitlines()[-1].split()
+    assert "kgdistil" in loaded and not {"torch", "pandas", "numpy", "scipy", "pydantic"} & set(loaded)
 
 
 def test_core_dependencies_are_enough(tmp_path):

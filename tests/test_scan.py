@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from kgdistil import kernels
 from kgdistil.answer import scan
 from kgdistil.answer.scan import Scanner, rank_codes, tables
+from kgdistil.answer.student import Student
+from kgdistil.compress.packing import quantised
 from kgdistil.compress.product import assign, decode, grouped, ungrouped
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
@@ -330,3 +332,11 @@ def test_a_coded_student_answers_as_its_numbers_do(umls, name: str, norm: int) -
     close = plain.groupby("query")["score"].diff().abs().min() < 1e-5  # a tie may come in another order
     assert close or list(mine["entity"]) == list(plain["entity"])
     assert Student(build_model("TransH", 135, 46, 16), umls).quantised("2bit")._ranker is None
+
+
+def test_a_student_whose_codes_cannot_be_scanned_says_so_once(tiny_graph, caplog):
+    model = quantised(build_model("TransH", tiny_graph.num_entities, tiny_graph.num_relations, 4), "4bit")
+    student = Student(model, tiny_graph, "4bit")
+    first, second = (student.predict(head="e03", relation="r1", k=30) for _ in range(2))
+    assert first.equals(second) and len(first) == 30
+    assert len([r for r in caplog.records if "codes cannot be scanned" in r.getMessage()]) == 1

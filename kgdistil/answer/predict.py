@@ -62,8 +62,7 @@ def predict(
         if relation is not None:
             raise ConfigError("give exactly one of head and tail: the other one is what is asked for")
         raise ConfigError("give exactly two of head, relation and tail: the third is what is asked for")
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ConfigError(f"k is {k!r}; it must be a whole number ≥ 1")
+    check_count(k)
     if probability and not has_probabilities(model):
         raise ConfigError(
             f"this {type(model).__name__} was trained with the margin loss, whose scores have no zero and so are no "
@@ -114,13 +113,20 @@ def has_probabilities(model: KGEModel) -> bool:
     return not model.distance or model.offset != 0
 
 
+def check_count(k: int) -> None:
+    """ConfigError where k is no number of answers."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ConfigError(f"k is {k!r}; it must be a whole number ≥ 1")
+
+
 @torch.no_grad()
 def similar(model: KGEModel, graph: Graph, entity: str | int, k: int = 10) -> pd.DataFrame:
     """The k entities whose embeddings point most nearly the same way: rank, entity, name, cosine.
 
     Raises:
-        ConfigError: an unknown label or id.
+        ConfigError: an unknown label or id, or k < 1.
     """
+    check_count(k)
     at = find(entity, graph.entities, "entity")
     cosine = torch.cat(
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from kgdistil.graph import SPLITS, Graph
 from kgdistil.models import KGEModel
 from kgdistil.rendering import markdown
 
+log = logging.getLogger("kgdistil")
 TRIPLES, CARD = "triples.safetensors", "README.md"
 
 
@@ -116,12 +118,16 @@ class Student:
 
     @functools.cached_property
     def _ranker(self) -> CodedRanker | None:
-        """Codes are scanned as they are, which is several times faster than scoring the numbers they stand for."""
+        """Codes are scanned as they are, which is several times faster than scoring the numbers they stand for.
+
+        One log line for a student whose codes cannot be.
+        """
         if self.precision not in packing.GROUPS:
             return None
         try:
             return CodedRanker(self.model, *packing.encode(self.model, self.precision))
-        except ConfigError:  # a model without tables, or of a single group
+        except ConfigError as error:  # a model without tables, or of a single group
+            log.warning("its codes cannot be scanned, so its float32 numbers are, which is slower: %s", error)
             return None
 
     @functools.cached_property

@@ -36,6 +36,7 @@ class Plan:
     expected: str  # what it is expected to lose: what was measured on other graphs
     seconds: float | None = None  # of one query, where time is the budget
     rank: int = 0  # floats of an entity of low rank; 0: as many as the model has
+    why: str = ""  # this one, and nothing larger
 
     def __str__(self) -> str:
         time = "" if self.seconds is None else f", {self.seconds * 1e3:.3g} ms for the ten best answers here"
@@ -90,7 +91,14 @@ def plan(graph: Graph, budget: str | int, model: str | None = None, teacher_dim:
     told = "the budget holds a model as large as the teacher, so no student is needed"
     if dim < teacher_dim:
         told = advice.kept(dim / teacher_dim)
-    return Plan(name, dim, precision, teacher_dim, sizes[dim, precision], told, waits.get(dim))
+    further, slower = list(sizes)[list(sizes).index((dim, precision)) + 1 :], [d for d in waits if d not in dims]
+    if further:
+        why = f"the next larger one, {further[0][1]} of dimension {further[0][0]}, takes {sizes[further[0]]:,} bytes"
+    elif slower:
+        why = f"dimension {slower[0]} takes {1e3 * waits[slower[0]]:.3g} ms a query here"
+    else:
+        why = "no student is larger than its teacher"
+    return Plan(name, dim, precision, teacher_dim, sizes[dim, precision], told, waits.get(dim), why=why)
 
 
 def on_frontier(graph: Graph, limit: int | None, seconds: float | None, teacher_dim: int) -> Plan | None:
@@ -106,7 +114,8 @@ def on_frontier(graph: Graph, limit: int | None, seconds: float | None, teacher_
         if seconds is not None and (wait := patiently(graph, seconds, **made)) > seconds:
             continue
         large = row.dim if row.group else teacher_dim
-        return Plan(**made, teacher_dim=large, bytes=size, expected=row.told, seconds=wait)
+        why = "of the measured students that fit the budget, this one kept most: a larger one would not be better"
+        return Plan(**made, teacher_dim=large, bytes=size, expected=row.told, seconds=wait, why=why)
     return None
 
 

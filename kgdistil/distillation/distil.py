@@ -72,14 +72,14 @@ def distil(
     seed: int = 0,
     device: str = "cpu",
     rank: int = 0,
-    lists: int = 10,
+    softmax_epochs: int = 10,
     trust_pickle: bool = False,
     progress: bool | None = None,
 ) -> Distilled:
     """A small student of a graph, with a teacher and without one; the one with the best validation MRR is kept.
 
-    A student of fewer dimensions is distilled as in the paper (`recipes.distillation`), goes on against whole lists of
-    candidates (`recipes.on_lists`), and its numbers are rounded to the precision afterwards. One of the teacher's
+    A student of fewer dimensions is distilled as in the paper (`recipes.distillation`), goes on with sampled softmax
+    (`recipes.on_lists`), and its numbers are rounded to the precision afterwards. One of the teacher's
     dimension and of 4bit, 2bit or 1bit trains through the rounding (`recipes.few_bits`). A run that was stopped goes
     on where it stood when this is called again with the same values. All runs lie where `kgdistil.run` leaves them.
 
@@ -88,7 +88,7 @@ def distil(
         teacher: a model of this graph, or what `importers.import_teacher` reads; trained here with `teacher_dim` where
             None. One that was trained elsewhere may have seen triples that are held out here.
         rank: floats of an entity of low rank, for few bits; 0: as many as the teacher's.
-        lists: epochs against whole lists after those of the paper; 0: the paper alone. Few bits have no others.
+        softmax_epochs: of sampled softmax after those of the paper; 0: the paper alone. Few bits have no others.
         trust_pickle: as `importers.import_teacher`.
         stages, epochs, seed, device: as `recipes.distillation`, or `recipes.few_bits`, which has one stage; their
             epochs where None.
@@ -124,8 +124,8 @@ def distil(
         recipe = recipes.distillation(**shared, teacher_dim=teacher_dim, stages=stages, batch_size=own)
     runs = recipe.run(graph, progress)
     last = list(runs)[-1]
-    if lists and not coded:
-        further = recipes.on_lists(recipe, lists, min(512, batch_size(graph)))
+    if softmax_epochs and not coded:
+        further = recipes.on_lists(recipe, softmax_epochs, min(512, batch_size(graph)))
         runs |= {name: run(config, graph, progress=progress) for name, config in further.items()}
     valid = {name: done.record["valid"]["both"]["mrr"] for name, done in runs.items()}
     alone, taught = (max((n for n in (x, x + LISTS) if n in valid), key=valid.__getitem__) for x in ("no-DS", last))
@@ -145,11 +145,18 @@ def distil(
     kept = runs[chosen]
     weights = kept.load(graph)
     if chosen.endswith(LISTS) and weights.distance and has_probabilities(weights):
-        weights = calibrated(weights, graph)  # lists say nothing about where the score has its zero
+        weights = calibrated(weights, graph)  # a softmax says nothing about where the score has its zero
     table = compare_precisions(weights, graph)
     about: dict[str, Any] = {
         "trained": "alone" if chosen == alone else f"distilled ({chosen})",
-        "metrics": [{"model": name, "dim": done.config.dim, **_metrics(done)} for name, done in runs.items()],
+        "chosen": chosen,
+        "verdict": verdict,
+        "gain": {"gain": gain, "low": low, "high": high, "p": p},
+        "metrics": [
+            {"model": name, "dim": done.config.dim, "bytes per entity": recipes.bytes_per_entity(done.config)}
+            | _metrics(done)
+            for name, done in runs.items()
+        ],
         "precisions": table.to_dict("records"),
     }
     student = Student(quantised(weights, precision), graph, precision, kept.id, about)
