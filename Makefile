@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips must not write into .venv at once
-.PHONY: help demo reproduce frontier refresh test lint lab bench book serve clean
+.PHONY: help demo reproduce frontier refresh test lint sanitize lab bench book serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ lint: .venv/.installed-notebooks,book,dev ## check style, format, the way import
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+
+sanitize: .venv/.installed-notebooks,book,dev ## run the kernels at edge shapes under AddressSanitizer and UBSan (g++)
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	KGDISTIL_SANITIZE=1 KGDISTIL_CACHE=$(CURDIR)/_build/sanitized $(BIN)/python -m pytest tests/test_edge_shapes.py -q
 
 lab: .venv/.installed-notebooks ## open JupyterLab on a notebook [NOTEBOOK=notebooks/03_distill.ipynb]
 	$(BIN)/jupyter lab $(NOTEBOOK)

@@ -32,6 +32,7 @@ from kgdistil.files import user_folder
 log = logging.getLogger("kgdistil")
 HERE = Path(__file__).parent
 FAST = ["-O3", "-std=c++17", "-fPIC", "-fopenmp", "-march=native", "-mprefer-vector-width=512"]
+SANITIZE = ["-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=undefined"]
 FAST_MATH = ["-ffast-math", "-fno-finite-math-only"]  # when compiling, never when linking: see `compiled`
 
 
@@ -132,7 +133,8 @@ def compiled(source: str, *defines: str) -> ctypes.CDLL | None:
     using = compiler()
     if using is None:
         return None
-    flags = FAST + (FAST_MATH if source == "train.cpp" else [])
+    checks = SANITIZE if os.environ.get("KGDISTIL_SANITIZE") == "1" else []  # `make sanitize`
+    flags = [*FAST, *(FAST_MATH if source == "train.cpp" else []), *checks]
     texts = [(HERE / source).read_text()]
     texts += [(HERE / name).read_text() for name in re.findall(r'#include "(.*)"', texts[0])]
     try:
@@ -147,7 +149,7 @@ def compiled(source: str, *defines: str) -> ctypes.CDLL | None:
             # linked in a second call: -ffast-math at link time would change how the whole process rounds
             code, shared = f"{scratch}/code.o", Path(scratch, "code.so")
             run(using, *flags, *(f"-D{d}" for d in defines), "-c", str(HERE / source), "-o", code)
-            run(using, "-shared", "-fopenmp", code, "-lm", "-o", str(shared))
+            run(using, *checks, "-shared", "-fopenmp", code, "-lm", "-o", str(shared))
             shared.chmod(0o700)
             with shared.open("rb+") as file:
                 library = folder / f"{name}-{hashlib.sha256(file.read()).hexdigest()}.so"
