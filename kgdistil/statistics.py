@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+SAME = 0.005  # differences of MRR below this are not worth naming
 RESAMPLES = 2000  # of the paired bootstrap
 
 

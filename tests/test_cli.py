@@ -215,7 +215,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ["graph,entities,model,dim,group,rank,bytes,kept,rounded", "large,100000,ComplEx,64,1,0,64,1.5,0.9"]
     rows += ["small,20,ComplEx,8,1,0,8,0.9,0.8", "small,20,ComplEx,8,2,0,4,0.8,0.7", "small,20,ComplEx,8,0,0,64,0.95,"]
     (tmp_path / "frontier.csv").write_text("\n".join(rows) + "\n")
-    monkeypatch.setattr(advice, "FRONTIER", tmp_path / "frontier.csv")
+    monkeypatch.setattr(advice, "KEPT", tmp_path / "frontier.csv")
 
 
 def test_the_budget(tiny_graph: Graph) -> None:
@@ -266,7 +266,7 @@ def test_a_budget_may_buy_a_low_rank(tiny_graph: Graph, tmp_path: Path, measured
 
 
 def test_without_a_frontier_a_budget_buys_few_floats(tiny_graph: Graph, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(advice, "FRONTIER", tmp_path / "none.csv")
+    monkeypatch.setattr(advice, "KEPT", tmp_path / "none.csv")
     assert advice.frontier(12).empty and plan(tiny_graph, "1MB").model == "RotatE"
 
 

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from book.build.pages.shown import NAMES
 from kgdistil import records
 from kgdistil.answer import browser
 from kgdistil.checkpoint import WEIGHTS, load_model, read_model
@@ -18,6 +17,7 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import MODELS
 from kgdistil.paper.cells import GRAPHS
+from kgdistil.paper.methods import TITLES
 from kgdistil.paper.notebooks import example_query
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def export_graphs(folder: Path) -> None:
     shown, missing = umls_entries(folder), []
     for path in served():
         dataset = next(name for name in GRAPHS if path.name.startswith(f"{name}-"))
-        entry: dict[str, Any] = {"title": f"{NAMES[dataset]}, {kind(path.name.removeprefix(f'{dataset}-'))}"}
+        entry: dict[str, Any] = {"title": f"{TITLES[dataset]}, {kind(path.name.removeprefix(f'{dataset}-'))}"}
         try:
             graph = load(dataset)
         except DataError as error:

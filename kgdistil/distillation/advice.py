@@ -2,7 +2,7 @@
 
 Two files lie beside this one. advice.csv, by `python -m kgdistil.paper.kept`: students of few dimensions on the small
 graphs, one row for each graph and dimension, RotatE, the distilled or undistilled student with the better validation
-MRR, test MRR before its numbers are rounded. frontier.csv, by `python -m kgdistil.paper.tables`: what
+MRR, test MRR before its numbers are rounded. kept.csv, by `python -m kgdistil.paper.tables`: what
 `frontier.kept` says of the large graphs, students of few bits and of few floats.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-MEASURED, FRONTIER = (Path(__file__).with_name(name) for name in ("advice.csv", "frontier.csv"))
+MEASURED, KEPT = (Path(__file__).with_name(name) for name in ("advice.csv", "kept.csv"))
 
 
 def kept(share: float) -> str:
@@ -38,7 +38,7 @@ def frontier(entities: int) -> pd.DataFrame:
     A column `told` says it in words.
     """
     try:
-        table = pd.read_csv(FRONTIER)
+        table = pd.read_csv(KEPT)
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return pd.DataFrame(columns=["kept", "bytes"])
     distance = (table["entities"] / entities).map(math.log).abs()

@@ -19,6 +19,7 @@ from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel
+from kgdistil.statistics import SAME
 from kgdistil.training.loop import Run, run
 
 
@@ -197,7 +198,7 @@ def verdict(runs: Mapping[str, Run]) -> str:
     teacher, alone, last = runs["teacher"], runs["no-DS"], list(runs.values())[-1]
     gain = last.test() - alone.test()
     small, large = (bytes_per_entity(x.config) for x in (last, teacher))
-    if abs(gain) < 0.005:
+    if abs(gain) < SAME:
         what = f"made no difference worth naming (test MRR {last.test():.3f}, {alone.test():.3f} without a teacher)"
     else:
         word = "raised" if gain > 0 else "lowered"

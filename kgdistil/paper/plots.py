@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kgdistil import records
 from kgdistil.distillation.recipes import LISTS, bytes_per_entity
+from kgdistil.paper.methods import COLOURS, OF_BYTES, TEACHERS
 from kgdistil.training.loop import Run
 
 if TYPE_CHECKING:
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
     from IPython.display import Image
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe and Ito's colours, told apart by every kind of colour vision
-COLOURS = {"teacher": "#555555", "no-DS": "#E69F00", "stage 1": "#56B4E9", "stage 2": "#0072B2"}
-COLOURS |= {"DS": COLOURS["stage 2"], "-S2": COLOURS["stage 1"], "-S1": "#CC79A7"}  # the same by the paper's names
 
 
 def distillation(runs: Mapping[str, Run]) -> Figure:
@@ -573,22 +570,6 @@ def readings(frame: pd.DataFrame, names: list[str]) -> Figure:
     return fig
 
 
-FRONTIER = {  # method of `frontier`: how it is drawn, and what it is called
-    "distilled": ("#0072B2", "-", "o", "few bits, distilled"),
-    "own-lists": ("#0072B2", ":", ".", "few bits, lists of the teacher it starts from"),
-    "committee": ("#0072B2", ":", "*", "few bits, distilled again from three such"),
-    "low-rank": ("#7B3FBF", "-", "o", "few bits of low rank, distilled"),
-    "low-rank-alone": ("#B8860B", "-.", "s", "few bits of low rank, no teacher"),
-    "coded-alone": ("#E69F00", "-", "s", "few bits, no teacher"),
-    "rounded": ("#56B4E9", "--", "v", "teacher, rounded"),
-    "FAISS": ("#CC79A7", "--", "^", "teacher, product quantised (FAISS)"),
-    "small-distilled": ("#009E73", "-", "D", "few floats, distilled"),
-    "small": ("#D55E00", "-", "P", "few floats, no teacher"),
-    "PCA": ("#999999", "--", "<", "teacher on few axes (PCA)"),
-    "random projection": ("#BBBBBB", ":", ">", "teacher on random axes"),
-}
-
-
 def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None) -> Figure:
     """Test MRR over the bytes of an entity: a line for each method, and one for the teachers.
 
@@ -615,7 +596,7 @@ def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None) -> Figure:
                 label=label,
                 zorder=2,
             )
-    styles = {"teacher": (COLOURS["teacher"], "--", "h", "teachers, float32")} | FRONTIER
+    styles = {"teacher": TEACHERS} | OF_BYTES
     for method, (colour, line, mark, label) in styles.items():
         rows = frame[frame["method"] == method].sort_values("bytes")
         if len(rows):
@@ -710,7 +691,7 @@ def objectives(frame: pd.DataFrame) -> Figure:
 
 
 # ---- the book's own pictures ----------------------------------------------------------------------------------------
-FEW_BITS = {"distilled": "#009E73"}  # where DS has the colour that `FRONTIER` gives it
+FEW_BITS = {"distilled": "#009E73"}  # where DS has the colour that `OF_BYTES` gives it
 
 
 def quality_against_bytes(frame: pd.DataFrame) -> Figure:
@@ -718,7 +699,7 @@ def quality_against_bytes(frame: pd.DataFrame) -> Figure:
 
     Args:
         frame: kind ("ours", "paper" or "published"), method, model, bytes (missing: only the highest is drawn), mrr.
-            Ours may be methods of `FRONTIER` as well, of students of few bits.
+            Ours may be methods of `OF_BYTES` as well, of students of few bits.
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
@@ -755,9 +736,9 @@ def quality_against_bytes(frame: pd.DataFrame) -> Figure:
                 mfc=face or COLOURS[method],
                 zorder=3,
             )
-    few = [method for method in FRONTIER if method in set(frame["method"])]
+    few = [method for method in OF_BYTES if method in set(frame["method"])]
     for method in few:
-        colour, style, mark, _ = FRONTIER[method]
+        colour, style, mark, _ = OF_BYTES[method]
         rows = frame[frame["method"] == method].sort_values("bytes")
         axis.plot(
             rows["bytes"],
@@ -787,12 +768,12 @@ def quality_against_bytes(frame: pd.DataFrame) -> Figure:
         Line2D(
             [],
             [],
-            color=FEW_BITS.get(m, FRONTIER[m][0]),
-            ls=FRONTIER[m][1],
+            color=FEW_BITS.get(m, OF_BYTES[m].colour),
+            ls=OF_BYTES[m].line,
             lw=2.2,
-            marker=FRONTIER[m][2],
+            marker=OF_BYTES[m].marker,
             ms=8,
-            label=FRONTIER[m][3],
+            label=OF_BYTES[m].label,
         )
         for m in few
     ]

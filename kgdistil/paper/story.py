@@ -6,6 +6,7 @@ numbers went.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Mapping
@@ -23,12 +24,12 @@ from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import KGEModel, build_model
-from kgdistil.paper.bench.machine import seconds
-from kgdistil.paper.plots import FRONTIER
+from kgdistil.paper.methods import OF_BYTES
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, stream
+from kgdistil.statistics import SAME
+from kgdistil.timing import seconds
 from kgdistil.training.loop import Run
 
-SAME = 0.005  # differences of MRR below this are not worth naming
 BINS = {"1": 1, "2–3": 3, "4–10": 10, "11–100": 100, "> 100": np.inf}  # of ranks, by their upper end
 
 
@@ -289,7 +290,7 @@ def measure(
     known, rows = KnownTriples(graph.known, graph.num_relations), {}
     for name, c in configs.items():
         m = build_model(c.model, graph.num_entities, graph.num_relations, c.dim, seed=c.seed, **c.model_options)
-        taken = seconds(lambda m=m: rank(m, graph.test, known), repeats, "cpu")
+        taken = seconds(functools.partial(rank, m, graph.test, known), repeats)
         rows[name] = {
             "dim": c.dim,
             "bytes per entity": bytes_per_entity(c),
@@ -390,7 +391,7 @@ def of_frontier(frame: pd.DataFrame, gains: pd.DataFrame, where: str) -> str:
     teachers = frame[frame["method"] == "teacher"].sort_values("bytes")
     students = frame[frame["method"] != "teacher"]
     best = students.loc[students.groupby("bytes")["mrr"].idxmax()].sort_values("bytes", ascending=False)
-    sizes = ", ".join(f"{r.bytes} bytes {r.mrr:.3f} ({FRONTIER[r.method][3]})" for r in best.itertuples())
+    sizes = ", ".join(f"{r.bytes} bytes {r.mrr:.3f} ({OF_BYTES[r.method].label})" for r in best.itertuples())
     least, most = teachers.iloc[0], teachers.iloc[-1]
     told = [
         f"On {where} the teacher has a test MRR of {most.mrr:.3f} with {most.bytes:,} bytes an entity"

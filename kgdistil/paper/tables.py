@@ -295,7 +295,7 @@ def figures_known(ours: Ours, said: pd.DataFrame) -> pd.DataFrame:
 def quality(dataset: str = "wn18rr", model: str = "RotatE") -> pd.DataFrame:
     """Test MRR against bytes of an entity: kind ("ours", "paper" or "published"), method, model, bytes, mrr, run.
 
-    Ours are the tuned cells of `model` and, with the methods of `plots.FRONTIER`, students of few bits; published
+    Ours are the tuned cells of `model` and, with the methods of `methods.OF_BYTES`, students of few bits; published
     models of any dimension have no bytes.
     """
     cells = written("table3" if dataset == "wn18rr" else "table4")
@@ -398,7 +398,7 @@ def core_hours(number: int, protocol: str) -> float:
 def main() -> int:
     """Write `results/tables/*.csv`, and the frontier that a budget chooses from."""
     written = {folder() / f"{name}.csv": frame for name, frame in build().items()}
-    written[advice.FRONTIER] = of_both(kept).drop(columns="dataset")
+    written[advice.KEPT] = of_both(kept).drop(columns="dataset")
     for path, frame in written.items():
         write_text(path, as_csv(frame))
         print(f"written: {records.shown(path)}, {len(frame)} rows")

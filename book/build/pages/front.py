@@ -7,11 +7,13 @@ import pandas as pd
 from book.build import readme
 from book.build.html import html_table, run_link
 from book.build.lead import lead as opening
-from book.build.pages.shown import NAMES, Shown, picture
+from book.build.pages.shown import Shown, picture
 from kgdistil.distillation import recipes
 from kgdistil.paper import plots, tables
 from kgdistil.paper.cells import PROTOCOLS, cells_of
+from kgdistil.paper.methods import TITLES
 from kgdistil.paper.reading import TABLES, record_of
+from kgdistil.statistics import SAME
 from kgdistil.training.loop import Run
 
 
@@ -27,7 +29,7 @@ def price(shown: Shown) -> str:
     small, large = (recipes.bytes_per_entity(x.config) for x in (last, teacher))
     gain = last.test() - alone.test()
     told = "and nothing beyond that size: the same student trained alone is as good"
-    if abs(gain) >= 0.005:
+    if abs(gain) >= SAME:
         told = f"while the same student trained alone reaches {alone.test():.3f}" + (
             ", so here the teacher did not pay" if gain < 0 else ", so the teacher pays"
         )
@@ -41,7 +43,7 @@ def price(shown: Shown) -> str:
 
 
 def about(run: Run) -> str:
-    return f"{run.config.model} on {NAMES[run.config.dataset]}"
+    return f"{run.config.model} on {TITLES[run.config.dataset]}"
 
 
 def front_table(shown: Shown) -> str:
@@ -66,11 +68,11 @@ def quality_picture(shown: Shown, model: str = "RotatE", dataset: str = "wn18rr"
         frame = pd.concat([frame, pd.DataFrame(rows)])
     said, points = frame[frame["kind"] == "published"], frame[frame["kind"] != "published"]
     words = readme.words_of_quality(points)
-    alt = f"Test MRR of {model} on {NAMES[dataset]} against bytes per entity. {words}."
+    alt = f"Test MRR of {model} on {TITLES[dataset]} against bytes per entity. {words}."
     beyond = '; few bits: <a href="frontier.html">ComplEx, product-quantised</a>'
     beyond = beyond if "distilled" in set(points["method"]) else ""
     caption = (
-        f"Quality against size: {model} on {NAMES[dataset]}{beyond}. Filled: our runs; hollow: the paper; crosses: "
+        f"Quality against size: {model} on {TITLES[dataset]}{beyond}. Filled: our runs; hollow: the paper; crosses: "
         f"{said['model'].nunique() - 1} models published elsewhere"
         ' (<a href="results.html#published-models">sources</a>).'
     )

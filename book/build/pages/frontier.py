@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from book.build.html import difference, html_table, interval, linked, number, run_link
-from book.build.pages.shown import NAMES, Shown, none_yet, picture
+from book.build.pages.shown import Shown, none_yet, picture
 from kgdistil import records
 from kgdistil.compress.size import floats, row_bytes
 from kgdistil.config import RunConfig
 from kgdistil.distillation.recipes import bytes_per_entity
 from kgdistil.paper import plots, story
 from kgdistil.paper.frontier import DISTILLED
+from kgdistil.paper.methods import OF_BYTES, TITLES
 
 FORM = {"low-rank": ", low rank", "committee": ", ensemble of teachers"}  # of a distilled student of few bits
 AIM = 10  # times as fast as ComplEx of 64 dimensions a query of the smallest student was to be
@@ -59,7 +60,7 @@ def trained(shown: Shown, dataset: str) -> str:
         )
     head = ["student", "an entity", "map", "starts from", "soft labels of", "α", "penalty"]
     head += ["the teacher's best among the candidates", "epochs", "validation MRR"]
-    return html_table(f"How the distilled students of few bits were trained on {NAMES[dataset]}", head, rows)
+    return html_table(f"How the distilled students of few bits were trained on {TITLES[dataset]}", head, rows)
 
 
 def beaten(shown: Shown) -> str:
@@ -70,7 +71,7 @@ def beaten(shown: Shown) -> str:
     gains = gains[~gains["method"].isin((*DISTILLED, "own-lists"))]
     sure = gains[gains["p"] < 0.05]["gain"]
     return (
-        f"Of {len(gains)} comparisons on {' and '.join(NAMES[name] for name in gains['dataset'].unique())} it is "
+        f"Of {len(gains)} comparisons on {' and '.join(TITLES[name] for name in gains['dataset'].unique())} it is "
         f"significantly better (p < .05) in {(sure > 0).sum()} and significantly worse in {(sure < 0).sum()}."
     )
 
@@ -97,7 +98,7 @@ def aimed(shown: Shown) -> str:
     for dataset, rows in few.groupby("dataset", sort=False):
         r = rows[rows["bytes"] == rows["bytes"].min()].sort_values("complex").iloc[-1]
         verdict = "reached" if r.complex >= AIM else "missed"
-        told.append(f"on {NAMES[dataset]} {r.complex:.1f} times with {r.bytes} bytes ({verdict})")
+        told.append(f"on {TITLES[dataset]} {r.complex:.1f} times with {r.bytes} bytes ({verdict})")
     return f"The aim was {AIM} times; {', '.join(told)}."
 
 
@@ -115,21 +116,21 @@ def frontier(shown: Shown, dataset: str) -> str:
             paper.assign(kind="paper", bytes=[row_bytes("RotatE", dim) for dim in paper["dim"]], mrr=paper["paper"]),
         ]
     )
-    words = story.of_frontier(frame, gains, NAMES[dataset])
+    words = story.of_frontier(frame, gains, TITLES[dataset])
     drawn = picture(shown, f"frontier-{dataset}", plots.frontier(frame, others), words)
     sizes = sorted(frame["bytes"].unique(), reverse=True)
     cell = {
         (r.method, r.bytes): f"{number(r.mrr)} / {number(r.hits)} {run_link(r.run, 'record')}"
         for r in frame.rename(columns={"hits@10": "hits"}).itertuples()
     }
-    called = {method: style[3] for method, style in plots.FRONTIER.items()} | {"teacher": "teacher, float32"}
+    called = {method: style.label for method, style in OF_BYTES.items()} | {"teacher": "teacher, float32"}
     rows = [
         [f"{called[method]}<br><code>{method}</code>", *(cell.get((method, size), "–") for size in sizes)]
         for method in called
         if (frame["method"] == method).any()
     ]
     table = html_table(
-        f"Test MRR / Hits@10 on {NAMES[dataset]} by bytes of an entity",
+        f"Test MRR / Hits@10 on {TITLES[dataset]} by bytes of an entity",
         ["method", *(f"{size:,} bytes" for size in sizes)],
         rows,
     )
@@ -146,7 +147,7 @@ def frontier(shown: Shown, dataset: str) -> str:
         for r in gains.itertuples()
     ]
     head = ["size", "rival", "its MRR", "distilled, few bits", "difference", "95 % interval", "p"]
-    beside = html_table(f"The distilled few-bit student against every rival on {NAMES[dataset]}", head, rows)
+    beside = html_table(f"The distilled few-bit student against every rival on {TITLES[dataset]}", head, rows)
     files = frame[frame["method"].isin(("teacher", *DISTILLED, "small-distilled"))]
     files = files.dropna(subset=["weights"]).sort_values("weights")
     rows = [
@@ -159,7 +160,7 @@ def frontier(shown: Shown, dataset: str) -> str:
         for r in files.itertuples()
     ]
     head = ["all weights", "method", "of an entity", "test MRR"]
-    whole = html_table(f"Whole files on {NAMES[dataset]}: entities, relations, codebooks and maps", head, rows)
+    whole = html_table(f"Whole files on {TITLES[dataset]}: entities, relations, codebooks and maps", head, rows)
     return f"\n{words}\n{drawn}\n{table}\n{beside}\n{whole}\n"
 
 
@@ -168,8 +169,8 @@ def frontier_speed(shown: Shown, dataset: str) -> str:
     frame = of_frontier(shown, dataset, "frontier_speed")
     if frame.empty:
         return none_yet(f"python -m kgdistil.paper.bench.scan --graph {dataset}")
-    words = story.of_speed(frame, NAMES[dataset])
-    drawn = picture(shown, f"frontier-speed-{dataset}", plots.speed(frame, NAMES[dataset]), words)
+    words = story.of_speed(frame, TITLES[dataset])
+    drawn = picture(shown, f"frontier-speed-{dataset}", plots.speed(frame, TITLES[dataset]), words)
     rows = [
         [
             r.label,
@@ -183,7 +184,7 @@ def frontier_speed(shown: Shown, dataset: str) -> str:
         for r in frame.itertuples()
     ]
     head = ["model", "bytes", "task", "µs a query", "as fast as ComplEx, d = 64", "as RotatE, d = 64", "MRR"]
-    return f"\n{words}\n{drawn}\n{html_table(f'What a query costs on {NAMES[dataset]}', head, rows)}\n"
+    return f"\n{words}\n{drawn}\n{html_table(f'What a query costs on {TITLES[dataset]}', head, rows)}\n"
 
 
 def objectives(shown: Shown, dataset: str) -> str:
@@ -191,7 +192,7 @@ def objectives(shown: Shown, dataset: str) -> str:
     frame = of_frontier(shown, dataset, "objectives")
     if frame.empty:
         return none_yet(f"python -m kgdistil.paper.objectives --graph {dataset}")
-    words = story.of_objectives(frame, NAMES[dataset])
+    words = story.of_objectives(frame, TITLES[dataset])
     drawn = picture(shown, f"objectives-{dataset}", plots.objectives(frame), words)
     size = {r.run: bytes_per_entity(RunConfig(**shown.records[r.run]["config"])) for r in frame.itertuples()}
     rows = [
@@ -210,4 +211,4 @@ def objectives(shown: Shown, dataset: str) -> str:
             alpha = shown.records[run]["config"]["alpha"]
             named = " and ".join(f"*{name}*" for name in same["objective"])
             words += f" For {student} {named} are one run: the search chose α = {alpha:g}."
-    return f"\n{words}\n{drawn}\n{html_table(f'Objectives on {NAMES[dataset]}, as many updates', head, rows)}\n"
+    return f"\n{words}\n{drawn}\n{html_table(f'Objectives on {TITLES[dataset]}, as many updates', head, rows)}\n"

@@ -8,10 +8,11 @@ from collections import Counter
 import pandas as pd
 
 from book.build.html import NEAR, again, difference, html_table, number, ranks_link, unfolds
-from book.build.pages.shown import METHOD_WORDS, METRICS, NAMES, Shown, none_yet, picture
+from book.build.pages.shown import METHOD_WORDS, METRICS, Shown, none_yet, picture
 from kgdistil import records
 from kgdistil.compress.size import floats
 from kgdistil.paper import constrained, plots, reading
+from kgdistil.paper.methods import TITLES
 
 TYPED = "both sides, type-constrained"
 READINGS = {  # how the ranks of a table may have been taken: the candidates of `constrained`, and the side
@@ -40,7 +41,7 @@ def not_reproduced(shown: Shown, protocol: str) -> str:
     far = far.reindex(far["difference"].astype(float).abs().sort_values(ascending=False).index)
     rows = [
         [
-            f"{r.model} d={r.dim} {METHOD_WORDS[r.method]}, {NAMES[r.dataset]}",
+            f"{r.model} d={r.dim} {METHOD_WORDS[r.method]}, {TITLES[r.dataset]}",
             number(r.paper),
             number(r.ours),
             difference(r.difference),

@@ -7,10 +7,11 @@ import html
 import pandas as pd
 
 from book.build.html import difference, html_table, interval, linked, number, run_link
-from book.build.pages.shown import METHOD_WORDS, NAMES, Shown, none_yet, picture
+from book.build.pages.shown import METHOD_WORDS, Shown, none_yet, picture
 from kgdistil import records
 from kgdistil.paper import plots
 from kgdistil.paper.cells import PROTOCOLS
+from kgdistil.paper.methods import TITLES
 
 
 def does_it_pay(shown: Shown) -> str:
@@ -40,7 +41,7 @@ def behind(shown: Shown) -> str:
         return none_yet("python -m kgdistil.paper.reproduce --table 3 4")
     if not len(frame):
         return "Under the protocol **tuned** every student that has run is better with its teacher than without."
-    frame = frame.assign(student=[f"{r.model} d={r.dim}, {NAMES[r.dataset]}" for r in frame.itertuples()])
+    frame = frame.assign(student=[f"{r.model} d={r.dim}, {TITLES[r.dataset]}" for r in frame.itertuples()])
     for key, part in frame.groupby(["dataset", "model", "dim"], sort=False):
         alone, last = cells[(*key, "no-DS")], cells[(*key, "DS")]
         told.append(f"{part['student'].iloc[0]} ({number(alone)} alone, {number(last)} with a teacher)")
@@ -57,7 +58,7 @@ def whole_lists(shown: Shown) -> str:
         return none_yet("python -m kgdistil.paper.reproduce --table 3 4")
     rows = [
         [
-            f"{r.model} d={r.dim} {METHOD_WORDS[r.method]}, {NAMES[r.dataset]}",
+            f"{r.model} d={r.dim} {METHOD_WORDS[r.method]}, {TITLES[r.dataset]}",
             linked(r.start_mrr, r.start_run),
             linked(r.mrr, r.run),
             difference(r.difference),
@@ -90,7 +91,7 @@ def lists_recipe(shown: Shown) -> str:
     )
     exceptions = other[other["method"] == "no-DS"]
     told = [
-        f"{r.model} d={r.dim} on {NAMES[r.dataset]} for {r.epochs} against {r.negatives:,}"
+        f"{r.model} d={r.dim} on {TITLES[r.dataset]} for {r.epochs} against {r.negatives:,}"
         for r in exceptions.itertuples()
     ]
     return "; ".join([most, *told]) + "."
@@ -106,7 +107,7 @@ def table2(shown: Shown) -> str:
     frame = shown.frames["table2"]
     wide = [
         [
-            f"{NAMES[r.dataset]}, {r.metric}",
+            f"{TITLES[r.dataset]}, {r.metric}",
             f"{int(r.paper):,}",
             "not run" if pd.isna(r.ours) else f"{int(r.ours):,}",
             "" if pd.isna(r.ours) else "same" if r.ours == r.paper else difference(r.ours - r.paper, 0),
@@ -124,7 +125,7 @@ def significance(shown: Shown) -> str:
         return none_yet("python -m kgdistil.paper.reproduce --table 3")
     rows = [
         [
-            f"{r.model} d={r.dim} on {NAMES[r.dataset]}, {r.protocol}",
+            f"{r.model} d={r.dim} on {TITLES[r.dataset]}, {r.protocol}",
             METHOD_WORDS[r.rival],
             linked(r.rival_mrr, r.rival_run),
             linked(r.ds_mrr, r.ds_run),
@@ -153,7 +154,7 @@ def seeds(shown: Shown) -> str:
                 clear[last.ours > alone.ours] += 1
             rows.append(
                 [
-                    f"{model} d={dim} on {NAMES[dataset]}, {protocol}",
+                    f"{model} d={dim} on {TITLES[dataset]}, {protocol}",
                     str(min(alone.seeds, last.seeds)),
                     *(f"{number(r.ours)} ± {r.deviation:.3f} {run_link(r.run, 'seed 0')}" for r in (alone, last)),
                     difference(last.ours - alone.ours),
@@ -181,7 +182,7 @@ def turned(shown: Shown) -> str:
     first = first[(first["protocol"] == "tuned") & (first["rival"] == "no-DS")].set_index(["dataset", "model", "dim"])
     both = pd.concat([first["difference"], means["DS"] - means["no-DS"]], axis=1, join="inner").dropna()
     other = [
-        f"{model} d={dim} on {NAMES[dataset]} ({one:+.4f} by seed 0, {mean:+.4f} by the means)".replace("-0.", "−0.")
+        f"{model} d={dim} on {TITLES[dataset]} ({one:+.4f} by seed 0, {mean:+.4f} by the means)".replace("-0.", "−0.")
         for (dataset, model, dim), (one, mean) in zip(both.index, both.to_numpy(), strict=True)
         if one * mean < 0
     ]
@@ -193,7 +194,7 @@ def published(shown: Shown) -> str:
     rows = [
         [
             html.escape(r.model),
-            NAMES[r.dataset],
+            TITLES[r.dataset],
             "any" if pd.isna(r.floats) else str(int(4 * r.floats)),
             r.teacher,
             number(r.mrr),

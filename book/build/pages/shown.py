@@ -17,7 +17,6 @@ from kgdistil.paper.reading import written
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = {"wn18rr": "WN18RR", "fb15k-237": "FB15k-237", "umls": "UMLS"}
 METRICS = {"mrr": "MRR", "hits@10": "Hits@10", "hits@3": "Hits@3", "hits@1": "Hits@1"}
 METHOD_WORDS = {"teacher": "teacher", "no-DS": "no-DS", "DS": "DS", "-S1": "−S1", "-S2": "−S2"}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from book.build.html import again, html_table
 from book.build.html import beside as cell_beside
-from book.build.pages.shown import METHOD_WORDS, METRICS, NAMES, Shown, picture
+from book.build.pages.shown import METHOD_WORDS, METRICS, Shown, picture
 from kgdistil.paper import plots, tables
+from kgdistil.paper.methods import TITLES
 
 
 def cost(shown: Shown, number: int, protocol: str) -> str:
@@ -29,7 +30,7 @@ def table(shown: Shown, name: str, protocol: str) -> str:
             by = {r.metric: r for r in cell.itertuples()}
             one = next(iter(by.values()))
             lines.append([f"d={dim} {METHOD_WORDS[method]}", *(cell_beside(by[m]) for m in metrics), again(one)])
-        what = f"{model} on {NAMES[frame['dataset'].iloc[0]]}, protocol {protocol}"
+        what = f"{model} on {TITLES[frame['dataset'].iloc[0]]}, protocol {protocol}"
         blocks.append(html_table(what, ["", *(METRICS[m] for m in metrics), "run"], lines))
     return "\n".join(blocks)
 

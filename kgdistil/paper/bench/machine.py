@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from dataclasses import dataclass
 
 import torch
 
 from kgdistil.models import KGEModel
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, epoch_order, stream
+from kgdistil.timing import seconds
 
 
 def copy_bandwidth(rounds: int = 5, device: str = "cpu") -> float:
@@ -24,18 +23,6 @@ def peak_flops(rounds: int = 5, device: str = "cpu") -> float:
     n = 2048 if device == "cpu" else 8192
     a, b = torch.ones(2, n, n, device=device).unbind()
     return 2 * n**3 / seconds(lambda: a @ b, rounds, device)
-
-
-def seconds(work, rounds: int, device: str) -> float:
-    """Median wall time of one call after a warm-up."""
-    taken = []
-    for _ in range(rounds + 1):
-        began = time.perf_counter()
-        work()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken[1:])
 
 
 # float operations to compare one query with one entity, for each float an entity holds
