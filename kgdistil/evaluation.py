@@ -17,10 +17,12 @@ from torch import Tensor
 from kgdistil import kernels
 from kgdistil.errors import KgdistilError
 from kgdistil.graph import Graph
-from kgdistil.models import SIDES, KGEModel, Side, with_entities
+from kgdistil.models import SIDES, KGEModel, Side
 
 HITS = (1, 3, 10)
 LARGEST = 1e10  # beyond it a float32 score may overflow to NaN, which would rank first
+Counts = Callable[..., tuple[Tensor, Tensor]]  # queries, targets, what is known: how many are better, and equal
+Candidates = Callable[[Callable[[KGEModel], Counts], Side, Tensor, Tensor, kernels.Known], tuple[Tensor, Tensor]]
 MEMORY_LIMIT = 512 << 20  # bytes the readable path may use for scores and what they are made of
 
 
@@ -92,33 +94,21 @@ class KnownTriples:
         return start, torch.searchsorted(self.keys[side], key, right=True), self.ids[side]
 
 
-def roles(triples: Tensor, num_relations: int, num_entities: int) -> dict[Side, Tensor]:
-    """Which entities stand on a side of a relation in these triples [n, 3]; bool [R, E] by side.
-
-    Type constraints in want of types: the local closed world of Krompaß et al. 2015 (arXiv 1508.02593).
-    """
-    seen: dict[Side, Tensor] = {}
-    for side, _, column in SIDES:
-        seen[side] = torch.zeros(num_relations, num_entities, dtype=torch.bool)
-        seen[side][triples[:, 1], triples[:, column]] = True
-    return seen
-
-
 def rank(
     model: KGEModel,
     triples: Tensor,
     known: KnownTriples,
     *,
     native: bool | None = None,
-    allowed: dict[Side, Tensor] | None = None,
+    candidates: Candidates | None = None,
 ) -> Ranks:
     """Filtered ranks of triples [n, 3] against every entity, head and tail side.
 
     Args:
         model: on any device; the triples and `known` are moved to it where needed.
         native: True or False forces the compiled or the readable path; None takes the compiled one where it can.
-        allowed: by side the entities [R, E] that a relation's queries are ranked against (`roles`), and the true one
-            always: type-constrained ranks.
+        candidates: counts among others than all entities, as `paper.constrained` does: from a function that makes a
+            model's counts, the side, its queries, the relation and target of each, and what to leave out.
     Raises:
         KgdistilError: the model holds numbers that are not finite, so that it has no order to rank by.
     """
@@ -129,10 +119,10 @@ def rank(
         )
     native = kernels.usable(model) and kernels.rank_library(model) is not None if native is None else native
 
-    def counter(candidates: KGEModel) -> Callable[..., tuple[Tensor, Tensor]]:
-        return kernels.Ranker(candidates).counts if native else functools.partial(count_readable, candidates)
+    def counter(of: KGEModel) -> Counts:
+        return kernels.Ranker(of).counts if native else functools.partial(count_readable, of)
 
-    whole, counts = counter(model) if allowed is None else None, []
+    whole, counts = counter(model) if candidates is None else None, []
     with torch.no_grad():
         for side, anchor, target in SIDES:
             device = model.entities.device
@@ -140,8 +130,8 @@ def rank(
             queries = model.queries(triples[:, anchor].to(device), triples[:, 1].to(device), side)
             if whole is not None:
                 counts.append(whole(queries, triples[:, target], spans))
-            elif allowed is not None:
-                counts.append(count_allowed(model, counter, queries, triples[:, [1, target]], spans, allowed[side]))
+            elif candidates is not None:
+                counts.append(candidates(counter, side, queries, triples[:, [1, target]], spans))
     greater, equal = (np.stack([x.cpu().numpy() for x in column], axis=1) for column in zip(*counts, strict=True))
     return Ranks(greater, equal)
 
@@ -149,44 +139,6 @@ def rank(
 def count_readable(model: KGEModel, queries: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
     """`kernels.Ranker.counts` in PyTorch, on the model's device, within `MEMORY_LIMIT` bytes."""
     return count_scores(lambda part: score_all(model, part), model.num_entities, queries, target, known)
-
-
-def count_allowed(
-    model: KGEModel,
-    counter: Callable[[KGEModel], Callable[..., tuple[Tensor, Tensor]]],
-    queries: Tensor,
-    answers: Tensor,
-    known: kernels.Known,
-    allowed: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Counts of each query among the entities that its relation allows; int32 [n] twice.
-
-    One relation after the other, a model of those entities and of its queries' targets is counted in (`counter`).
-
-    Args:
-        answers: relation and target of each query, int64 [n, 2].
-        allowed: bool [R, E].
-    """
-    start, end, ids = known
-    greater, equal = torch.empty(2, len(queries), dtype=torch.int32).unbind()
-    for relation in answers[:, 0].unique():
-        rows = (answers[:, 0] == relation).nonzero()[:, 0]
-        here = allowed[relation].cpu().clone()
-        outside = ~here  # where a target lies outside, it is a candidate of its own query alone
-        here[answers[rows, 1]] = True
-        entities = here.nonzero()[:, 0]
-        place = here.cumsum(0) - 1  # of an entity among them
-        count = counter(with_entities(model, model.entities[entities.to(model.entities.device)]))
-        for part in rows.split(max(1, MEMORY_LIMIT // (16 * len(entities)))):
-            left_out = outside[entities].repeat(len(part), 1)
-            for mine, row in zip(left_out, part.tolist(), strict=True):
-                filtered = ids[start[row] : end[row]].long()
-                mine[place[filtered[here[filtered]]]] = True
-            until = left_out.sum(1).cumsum(0)
-            spans = torch.cat([until.new_zeros(1), until[:-1]]), until, left_out.nonzero()[:, 1].to(torch.int32)
-            found = count(queries[part.to(queries.device)], place[answers[part, 1]], spans)
-            greater[part], equal[part] = (x.cpu() for x in found)
-    return greater, equal
 
 
 def count_scores(

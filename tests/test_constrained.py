@@ -10,10 +10,11 @@ from test_reproduce import cell, small  # noqa: F401 - a fixture
 from kgdistil import load, records
 from kgdistil.checkpoint import load_model
 from kgdistil.errors import CheckpointError, ConfigError
-from kgdistil.evaluation import KnownTriples, rank, roles
+from kgdistil.evaluation import KnownTriples
 from kgdistil.graph import Graph
 from kgdistil.paper import constrained, reproduce
 from kgdistil.paper.cells import parse
+from kgdistil.paper.constrained import rank_seen, roles
 from kgdistil.paper.reading import record_of
 from kgdistil.paper.recipe import config
 from kgdistil.paper.reproduce import work
@@ -42,7 +43,7 @@ def test_candidates_seen_in_the_role_make_better_ranks(trained_cell, capsys):
     assert every == records.read_record(records.record_path(record["id"]))["test"]
     model = reproduce.weights_of(trained_cell, graph)
     seen = roles(graph.train, graph.num_relations, graph.num_entities)
-    ranks = rank(model, graph.test, KnownTriples(graph.known, graph.num_relations), allowed=seen)
+    ranks = rank_seen(model, graph.test, KnownTriples(graph.known, graph.num_relations), seen)
     assert training == ranks.metrics() != told and training["both"]["mrr"] > every["both"]["mrr"]
     assert record["graph"]["sha256"] == graph.sha256 and {"commit", "command", "device", "versions"} <= set(record)
     assert f"{trained_cell}: test MRR among every entity {every['both']['mrr']:.3f}" in capsys.readouterr().out
@@ -102,7 +103,7 @@ def test_the_published_students_have_the_committed_ranks(model, fb15k):
     known = KnownTriples(fb15k.known, fb15k.num_relations)
     with torch.no_grad():
         seen = roles(fb15k.train, fb15k.num_relations, fb15k.num_entities)
-        ranks = rank(published, fb15k.test, known, allowed=seen).metrics()
+        ranks = rank_seen(published, fb15k.test, known, seen).metrics()
     for side, metrics in ranks.items():
         assert metrics == pytest.approx(committed["test"]["training"][side], abs=1e-4 * 1000 ** (side == "mr"))
 

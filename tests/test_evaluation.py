@@ -13,9 +13,10 @@ from test_models import VARIANTS, naive_score
 from kgdistil import evaluation, kernels
 from kgdistil.answer.predict import top
 from kgdistil.errors import KgdistilError
-from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank, roles
+from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank
 from kgdistil.losses import Objective
 from kgdistil.models import MODELS, KGEModel, build_model
+from kgdistil.paper.constrained import rank_seen, roles
 from kgdistil.training.reference import ReferenceEngine
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
@@ -94,7 +95,7 @@ def test_type_constrained_counts_equal_a_naive_loop(name, norm, share, native):
     model = tied_model(name, norm)
     triples, known = graph(37)
     seen = {side: torch.rand(2, 37, generator=torch.Generator().manual_seed(5)) < share for side in ("head", "tail")}
-    ranks = rank(model, triples, KnownTriples(known, 2), native=native, allowed=seen)
+    ranks = rank_seen(model, triples, KnownTriples(known, 2), seen, native=native)
     others = {(r, e, side): not seen[side][r, e] for r in range(2) for e in range(37) for side in ("head", "tail")}
     expected = naive_counts(model, triples, known, others)
     assert_same(ranks, expected)
@@ -104,16 +105,16 @@ def test_type_constrained_counts_equal_a_naive_loop(name, norm, share, native):
     else:
         assert ranks.greater.sum() < everyone.greater.sum()
         assert (ranks.greater.sum() > 0) == (share > 0)
-    alone = rank(model, triples, KnownTriples(triples[:0], 2), native=native, allowed=seen)
+    alone = rank_seen(model, triples, KnownTriples(triples[:0], 2), seen, native=native)
     assert_same(alone, naive_counts(model, triples, triples[:0], others))
 
 
 def test_type_constrained_counts_in_small_pieces(monkeypatch):
     model, (triples, known) = tied_model("TransH"), graph(37)
     seen = roles(known[::3], 2, 37)
-    whole = rank(model, triples, KnownTriples(known, 2), native=False, allowed=seen)
+    whole = rank_seen(model, triples, KnownTriples(known, 2), seen, native=False)
     monkeypatch.setattr(evaluation, "MEMORY_LIMIT", 1)
-    assert_same(rank(model, triples, KnownTriples(known, 2), native=False, allowed=seen), whole)
+    assert_same(rank_seen(model, triples, KnownTriples(known, 2), seen, native=False), whole)
 
 
 def test_roles_are_what_stands_on_a_side_of_a_relation():
