@@ -11,7 +11,7 @@ from kgdistil.errors import ConfigError
 from kgdistil.evaluation import rank
 from kgdistil.paper.bench import compare, gpu
 from kgdistil.paper.bench.machine import training_floor
-from kgdistil.paper.bench.peers import MODELS, EagerTorch
+from kgdistil.paper.bench.peers import MODELS, EagerTorch, TorchKGE
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="no C++ compiler on this machine")
 
@@ -19,41 +19,146 @@ needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="no C++ c
 @pytest.fixture(autouse=True)
 def results_in_tmp(tmp_path, monkeypatch):
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path))
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "own"))
     return tmp_path
+
+
+SMALL = ["--dataset", "umls", "--models", "TransE", "--dims", "8", "--rounds", "2", "--triples", "40"]
 
 
 def test_a_small_benchmark_writes_report_and_picture(results_in_tmp, monkeypatch):
     pytest.importorskip("pykeen", reason="the embedded graph comes with PyKEEN: install the notebooks extra")
     monkeypatch.setattr(compare, "CONTENDERS", {c.name: c for c in (compare.Ours, EagerTorch)})
-    arguments = ["--dataset", "umls", "--models", "TransE", "--dims", "8", "--rounds", "1", "--skip-inference"]
-    assert compare.main(arguments) == 0
+    assert compare.main([*SMALL, "--skip-inference"]) == 0
     report = json.loads((results_in_tmp / "bench" / "bench.json").read_text())
-    assert {r["contender"] for r in report["contenders"]} == {"kgdistil", "eager PyTorch"}
-    assert all(r["epoch_seconds"] > 0 and r["peak_memory_bytes"] > 1 << 20 for r in report["contenders"])
+    ours, eager = report["contenders"]
+    assert (ours["contender"], eager["contender"]) == ("kgdistil", "eager PyTorch")
+    for row in (ours, eager):
+        assert row["epoch_seconds"] > 0 and row["peak_memory_bytes"] > 1 << 20 and row["ranked_triples"] == 40
+    assert ours["batches_tried"] == [] and ours["ranking_batch"] is None
+    best = max(eager["batches_tried"], key=lambda tried: tried["queries_per_second"])
+    assert eager["ranking_batch"] == best["batch"] and len(eager["batches_tried"]) > 1
     assert report["ratios"][0]["peer"] == "eager PyTorch"
+    assert {"config", "commit", "versions", "device", "threads", "dtype", "command", "seconds"} <= set(report)
     assert (results_in_tmp / "bench" / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert not (results_in_tmp / "own" / "bench" / "bench.json").exists()  # a finished run is not gone on with
+
+
+def test_a_benchmark_goes_on_where_it_was_stopped(results_in_tmp, monkeypatch):
+    pytest.importorskip("pykeen", reason="the embedded graph comes with PyKEEN: install the notebooks extra")
+    asked = []
+
+    def measure(graph, model, dim, *rest):
+        asked.append(dim)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        row = {"model": model, "dim": dim, "epoch_seconds": 1.0, "triples_per_second": 1.0, "profile": {"loss": 1.0}}
+        return [{"contender": "kgdistil", "ranking_queries_per_second": 1.0, "copy_bytes_per_second": 1.0, **row}]
+
+    monkeypatch.setattr(compare, "compare", measure)
+    monkeypatch.setattr(compare, "distillation", lambda graph, model, rounds: {"model": model})
+    monkeypatch.setattr(compare, "copy_bandwidth", lambda: 1e10)
+    monkeypatch.setattr(compare, "peak_flops", lambda: 1e11)
+    arguments = [*SMALL, "--skip-inference", "--dims", "8", "4"]
+    with pytest.raises(KeyboardInterrupt):
+        compare.main(arguments)
+    assert compare.main(arguments) == 0 and asked == [8, 4, 4]
+    report = json.loads((results_in_tmp / "bench" / "bench.json").read_text())
+    assert [row["dim"] for row in report["contenders"]] == [8, 4]
+    with pytest.raises(KeyboardInterrupt):
+        asked[:] = [0]
+        compare.main(arguments)
+    assert compare.main([*arguments, "--rounds", "1"]) == 0 and asked == [0, 8, 8, 4]  # others are not gone on with
+
+
+def test_the_slow_sizes_of_a_batch_are_not_all_tried(monkeypatch):
+    rates = {1: 10.0, 4: 30.0, 16: 20.0, 64: 90.0}
+    given = []
+    monkeypatch.setattr(compare, "queries_per_second", lambda c, t, size: given.append(len(t)) or rates[size])
+    contender = type("Contender", (), {"sizes": tuple(rates)})()
+    assert compare.try_sizes(contender, torch.zeros(50, 3)) == {1: 10.0, 4: 30.0, 16: 20.0}
+    assert given == [compare.TRIED] * 3
+
+
+def test_all_rank_the_same_triples(tiny_graph):
+    chosen = compare.some(tiny_graph.test, 8)
+    assert (chosen == compare.some(tiny_graph.test, 8)).all() and len(chosen.unique(dim=0)) == 8
+    assert (chosen[:, None] == tiny_graph.test).all(-1).any(1).all()
+    assert sorted(compare.some(tiny_graph.test, 99).tolist()) == sorted(tiny_graph.test.tolist())
+
+
+def give_weights(peer, model, ours):
+    """Puts our entities and relations into a peer, each by its own layout."""
+    entities, relations = ours.entities, ours.relations
+    relations, *normals = relations.chunk(2, -1) if model == "TransH" else (relations,)
+    normals = [torch.nn.functional.normalize(x, dim=-1) for x in normals]
+    if model == "RotatE":  # the angles themselves
+        relations = relations * (torch.pi / ours.range)
+    if peer.name == "TorchKGE":
+        halves = {"ComplEx": 2}.get(model, 1)
+        parts = [*entities.chunk(halves, -1), *relations.chunk(halves, -1), *normals]
+        weights = [p for p in peer.model.parameters() if p.requires_grad]
+    elif peer.name == "PyKEEN":
+        if model == "RotatE":
+            relations = torch.cat((relations.cos(), relations.sin()), -1)
+        if model in ("ComplEx", "RotatE"):  # real and imaginary parts alternate
+            entities, relations = (torch.stack(x.chunk(2, -1), -1).flatten(1) for x in (entities, relations))
+        parts, weights = [entities, *normals, relations], list(peer.model.parameters())
+    else:
+        parts, weights = [entities, relations, *normals], list(peer.net.parameters())
+    for weight, part in zip(weights, parts, strict=True):
+        weight.data.copy_(part)
+
+
+LIBRARIES = {"PyKEEN": "pykeen", "TorchKGE": "torchkge"}
+COMPILED = "RotatE"  # compiling takes seconds: the formulas of the others are tested as they are written
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        (name, model)
+        for name in compare.CONTENDERS
+        for model in MODELS
+        if name != "kgdistil" and (name, model) != ("TorchKGE", "RotatE")
+    ],
+)
+def test_a_peer_does_the_same_job(name, model, tiny_graph, monkeypatch):
+    """It trains, and with our weights it counts the same filtered ranks of both sides, in batches of any size."""
+    if name in LIBRARIES:
+        pytest.importorskip(LIBRARIES[name], reason=f"{name} is not installed: install the extras notebooks and bench")
+    if model != COMPILED:
+        monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    elif name == "compiled PyTorch" and kernels.compiler() is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    work = compare.make_work(tiny_graph, model, 8)
+    peer, ours = compare.CONTENDERS[name](), compare.Ours()
+    peer.prepare(work)
+    ours.prepare(work)
+    assert len(peer.epochs(2)) == len(ours.epochs(2)) == 2
+    assert peer.settings["parameters"] >= ours.model.num_parameters
+    with torch.no_grad():
+        give_weights(peer, model, ours.model)
+    if (name, model) == ("PyKEEN", "RotatE"):  # its distance is the L2 norm of the whole vector
+        monkeypatch.setattr(ours.model, "compare", lambda queries, entities: -torch.cdist(queries, entities))
+    wanted = rank(ours.model, tiny_graph.test, ours.known, native=False).ranks()
+    for size in peer.sizes[:3]:
+        peer.ready(tiny_graph.test, size)
+        assert (peer.rank().numpy() == wanted).all()
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_eager_peer_ranks_as_this_project_does(model, tiny_graph):
-    """The peer does the same job: with our weights it counts the same ranks."""
-    work = compare.make_work(tiny_graph, model, 8)
-    peer, ours = EagerTorch(), compare.Ours()
-    peer.prepare(work)
-    ours.prepare(work)
-    assert sum(p.numel() for p in peer.net.parameters()) == ours.model.num_parameters
-    assert len(peer.epochs(2)) == len(ours.epochs(2)) == 2
-    with torch.no_grad():
-        peer.net.entity.weight.copy_(ours.model.entities)
-        relations = ours.model.relations
-        if model == "RotatE":  # the peer's relations are the angles themselves
-            relations = relations * (torch.pi / ours.model.range)
-        if model == "TransH":
-            relations, normals = relations.chunk(2, dim=-1)
-            peer.net.normal.weight.copy_(normals)
-        peer.net.relation.weight.copy_(relations)
-    assert (peer.ranks(tiny_graph.test).numpy() == rank(ours.model, tiny_graph.test, ours.known).ranks()).all()
-    assert peer.rank(tiny_graph.test) == ours.rank(tiny_graph.test) == 2 * len(tiny_graph.test)
+def test_ours_ranks_what_it_was_given(model, tiny_graph):
+    ours = compare.Ours()
+    ours.prepare(compare.make_work(tiny_graph, model, 8))
+    ours.ready(tiny_graph.test, 0)
+    assert (ours.rank().numpy() == rank(ours.model, tiny_graph.test, ours.known, native=False).ranks()).all()
+
+
+def test_what_torchkge_lacks_is_missing(tiny_graph):
+    pytest.importorskip("torchkge", reason="TorchKGE is not installed: install the extra bench")
+    with pytest.raises(NotImplementedError, match="RotatE"):
+        TorchKGE().prepare(compare.make_work(tiny_graph, "RotatE", 8))
 
 
 def test_the_floor_counts_touched_rows(tiny_graph):
@@ -67,12 +172,14 @@ def test_the_floor_counts_touched_rows(tiny_graph):
 
 
 def test_inference_counts_both_sides(tiny_graph, monkeypatch):
-    monkeypatch.setattr(compare, "MODELS", ("TransE",))
-    monkeypatch.setattr(compare, "PAPER_TABLE5", {"dims": (8, 4), "repeats": 1})
-    rows = compare.inference(tiny_graph, repeats=1)
+    monkeypatch.setattr(compare, "PAPER_TABLE5", {"dims": (8, 4), "parts": 3})
+    rows = compare.inference(tiny_graph, "TransE")
     assert [r["parameters"] for r in rows] == [34 * 8, 34 * 4]
     assert rows[0]["speedup"] == 1 and rows[0]["triples"] == 200
-    assert rows[0]["latency_p50_us"] <= rows[0]["latency_p99_us"]
+    for row in rows:
+        assert row["seconds"] == pytest.approx(sum(row["seconds_of_parts"])) and len(row["seconds_of_parts"]) == 3
+        assert row["queries_per_second"] == pytest.approx(400 / row["seconds"])
+        assert row["latency_p50_us"] <= row["latency_p99_us"]
 
 
 @needs_compiler
@@ -209,3 +316,50 @@ def test_faiss_scans_the_same_codes(umls):
     ours = CodedRanker(model, codes, book).top(queries, 10, nothing)[1].long()
     shared = (theirs[:, :, None] == ours[:, None]).any(1).float().mean()
     assert shared > 0.9  # their tables have eight bits, so the last places may differ
+
+
+def reports():
+    """A report as it was written before batches were searched, one as it is now, and one of a GPU."""
+    row = {"model": "TransE", "dim": 64, "epoch_seconds": 0.25, "ranking_queries_per_second": 1234.0}
+    ours, peer = ({"contender": name, **row, "settings": {}} for name in ("kgdistil", "PyKEEN"))
+    peer["settings"] = {"differs": "another loss"}
+    report = {
+        "device": "a processor",
+        "batch_size": 1024,
+        "ratios": [{"peer": "PyKEEN", "model": "TransE", "dim": 64, "training": 5.04, "ranking": 111.0}],
+        "floors": [{"dim": 64, "times_floor": 2.5}],
+    }
+    lacks = {"contender": "TorchKGE", "model": "TransE", "dim": 64, "missing": "not installed"}
+    tried = [{"batch": 16, "queries_per_second": 9.0}, {"batch": 64, "queries_per_second": 8.0}]
+    old = [ours | {"ranked_triples": 3134}, peer | {"ranked_triples": 64}, lacks]
+    new = [
+        ours | {"ranked_triples": 256, "batches_tried": []},
+        peer | {"ranked_triples": 256, "batches_tried": tried},
+        lacks,
+    ]
+    step = {"model": "TransE", "dim": 64, "step_seconds": 0.002, "times_floor": 4.0, "busy": 0.93}
+    ranked = {"model": "TransE", "dim": 64, "triples": 100, "seconds": 0.5}
+    gpu = {"device": "a GPU", "training": [step], "ranking": [ranked]}
+    return report | {"contenders": old}, report | {"contenders": new}, gpu
+
+
+def test_readme_and_book_tell_what_the_files_hold(results_in_tmp):
+    from book.build.pages import speed
+    from book.build.pages.shown import Shown
+    from book.build.readme import bench_block
+
+    old, new, gpu_report = reports()
+    folder = results_in_tmp / "bench"
+    folder.mkdir()
+    shown = Shown(results_in_tmp)
+    (folder / "bench.json").write_text(json.dumps(old))
+    for text in (bench_block(), speed.peers_speed(shown)):
+        assert "3,134" in text and "64 of the peers" in text and "5.0×" in text and "111×" in text
+    (folder / "bench.json").write_text(json.dumps(new))
+    for text in (bench_block(), speed.peers_speed(shown)):
+        assert "same 256" in text and "16, 64" in text and "3,134" not in text and "1,234" in text
+    assert "none was measured yet" in bench_block() and "kgdistil.paper.bench.gpu" in speed.gpu_speed(shown)
+    assert "PyKEEN (TransE): another loss" in speed.peers_differ(shown)
+    (folder / "gpu.json").write_text(json.dumps(gpu_report))
+    for text in (bench_block(), speed.gpu_speed(shown)):
+        assert all(said in text for said in ("a GPU", "2.000", "4.0", "93%", "400")) and "none was" not in text

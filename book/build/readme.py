@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes
 from kgdistil.errors import KgdistilError, run_command
 from kgdistil.files import write_atomically, write_text
+from kgdistil.paper import reading
+from kgdistil.paper.bench import told
 from kgdistil.paper.notebooks import verdict
 from kgdistil.rendering import markdown
 from kgdistil.training.loop import Run
@@ -117,35 +118,27 @@ def words_of_quality(frame: pd.DataFrame) -> str:
 
 
 def bench_block() -> str:
-    """The README's table of speeds, from `results/bench/bench.json`."""
-    report = json.loads((records.results_folder() / "bench" / "bench.json").read_text(encoding="utf-8"))
-    ratio = {(r["peer"], r["model"], r["dim"]): r for r in report["ratios"]}
-    peers = list(dict.fromkeys(r["peer"] for r in report["ratios"]))
-    own = [r for r in report["contenders"] if r["contender"] == "kgdistil"]
-
-    def times(peer: str, row: dict[str, Any], what: str) -> str:
-        found = ratio.get((peer, row["model"], row["dim"]))
-        return f"{found[what]:.{1 if found[what] < 10 else 0}f}×" if found else "–"
-
-    blocks = []
-    for what, name, value in (
-        ("training", "Training", lambda r: f"{r['epoch_seconds']:.3f} s/epoch"),
-        ("ranking", "Filtered ranking", lambda r: f"{r['ranking_queries_per_second']:,.0f} queries/s"),
-    ):
-        rows = ([f"{r['model']} d={r['dim']}", value(r), *(times(p, r, what) for p in peers)] for r in own)
-        blocks.append(markdown([name, "kgdistil", *(f"vs {p}" for p in peers)], rows))
-    floors = [f["times_floor"] for f in report["floors"] if f["dim"] == 64]
-    return (
-        f"WN18RR, batch 1024, Adam, medians of one interleaved run on {report['device']} (`make bench`, "
-        f"[results/bench/bench.json](results/bench/bench.json)):\n\n" + "\n\n".join(blocks) + "\n\n"
-        f"A d=64 training step takes {min(floors):.1f} to {max(floors):.1f} times as long as moving its bytes once."
-    )
+    """The README's tables of speeds, from `results/bench/bench.json` and, where a GPU was measured, `gpu.json`."""
+    report, measured = reading.benchmark(), told.gpu()
+    blocks = [
+        f"WN18RR, batch {report['batch_size']}, Adam, medians of one interleaved run on {report['device']} "
+        "(`make bench`, [results/bench/bench.json](results/bench/bench.json)). " + told.how_ranked(report)
+    ]
+    blocks += [markdown(head, rows) for head, rows in told.speeds(report)]
+    if floors := [f["times_floor"] for f in report["floors"] if f["dim"] == 64]:
+        said = f"{min(floors):.1f} to {max(floors):.1f} times as long as moving its bytes once."
+        blocks.append(f"A d=64 training step takes {said}")
+    if measured:
+        blocks.append("On a GPU ([results/bench/gpu.json](results/bench/gpu.json)):")
+        blocks.append(markdown(*told.on_gpu(measured)))
+    else:
+        said = "No GPU figure is printed here because none was measured yet"
+        blocks.append(f"{said}; `python -m kgdistil.paper.bench.gpu` is ready for a machine that has one.")
+    return "\n\n".join(blocks)
 
 
 def reproduction_block() -> str:
     """The README's short form of Tables 3 and 4: test MRR under the tuned protocol, the paper's in brackets."""
-    from kgdistil.paper import reading
-
     blocks = []
     for number, dataset in ((3, "WN18RR"), (4, "FB15k-237")):
         path = reading.folder() / f"table{number}.csv"

@@ -1,4 +1,4 @@
-"""Size and speed: Table 5, and a step against whole lists."""
+"""Size and speed: Table 5, the peers, a GPU, and a step against whole lists."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 from book.build.html import difference, html_table, number, run_link
 from book.build.pages.shown import Shown, none_yet
 from kgdistil import records
+from kgdistil.paper import reading
+from kgdistil.paper.bench import told
 
 
 def table5(shown: Shown) -> str:
@@ -64,5 +66,30 @@ def lists_speed(shown: Shown) -> str:
 
 
 def bench_device(shown: Shown) -> str:
-    bench = json.loads((records.results_folder() / "bench" / "bench.json").read_text(encoding="utf-8"))
-    return str(bench["device"])
+    return str(reading.benchmark()["device"])
+
+
+def peers_speed(shown: Shown) -> str:
+    """How fast this project trains and ranks beside the peers, and how that was measured."""
+    report = reading.benchmark()
+    tables = [html_table(f"{head[0]}, {report['device']}", ["", *head[1:]], rows) for head, rows in told.speeds(report)]
+    return "\n\n".join([*tables, told.how_ranked(report)])
+
+
+def peers_differ(shown: Shown) -> str:
+    """What of a peer's work could not be made the same, as the record has it."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for row in reading.benchmark()["contenders"]:
+        if differs := row.get("settings", {}).get("differs"):
+            models = said.setdefault((row["contender"], differs), [])
+            models += [row["model"]] * (row["model"] not in models)
+    return "\n".join(f"- {peer} ({', '.join(models)}): {differs}" for (peer, differs), models in said.items())
+
+
+def gpu_speed(shown: Shown) -> str:
+    """Our steps and rankings on a GPU, where one was measured."""
+    report = told.gpu()
+    if report is None:
+        return none_yet("python -m kgdistil.paper.bench.gpu")
+    head, rows = told.on_gpu(report)
+    return html_table(f"Training and filtered ranking, {head[0]}", ["", *head[1:]], rows)

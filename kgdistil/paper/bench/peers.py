@@ -1,31 +1,35 @@
 """The peers the benchmark is measured against, each at its best reasonable settings.
 
 Every peer does the same job, a :class:`Work`: training epochs with Adam, and filtered ranking of both sides of given
-triples against all entities. ``prepare`` is untimed; ``epochs`` times each epoch by itself; the caller times ``rank``.
-Where a library's default costs time that this project does not spend either (normalising every entity after each
-step, weight regularisers, rejection of negatives that are known triples), the peer runs without it. What remains
-different is stated in ``settings``, which belongs into the results file. The caller sets torch's thread count.
+triples against all entities. ``prepare`` and ``ready`` set up, untimed; ``epochs`` times each epoch by itself; the
+caller times ``rank``. Where a library's default costs time that this project does not spend either (normalising every
+entity after each step, weight regularisers, rejection of negatives that are known triples), the peer runs without it.
+What remains different is stated in ``settings``, which belongs into the results file. The caller sets torch's thread
+count.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import io
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kgdistil.evaluation import KnownTriples
+
+OURS = "kgdistil"
 MARGIN_MODELS = ("TransE", "TransH")
 MODELS = (*MARGIN_MODELS, "ComplEx", "RotatE")
+SIZES = (1, 4, 16, 64, 256)  # triples a batch that a peer's ranking may be tried with
+BLOCK = 512 << 20  # bytes that a peer's batch of candidates may take, of which it keeps several
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Peer(Protocol):
     name: str
     version: str
     settings: dict[str, Any]
+    sizes: tuple[int, ...]  # triples a batch of `rank` to try; empty where it has no such choice
 
     def prepare(self, work: Work) -> None:
         """Build model, optimiser and loops; NotImplementedError where the library lacks the model. Untimed."""
@@ -68,13 +73,22 @@ class Peer(Protocol):
     def epochs(self, n: int) -> list[float]:
         """Train n more epochs over all of ``work.train`` and return the seconds of each; no evaluation inside."""
 
-    def rank(self, triples: Tensor) -> int:
-        """Rank both sides of int64 [n, 3] triples against all entities, filtered; return the 2·n queries done."""
+    def ready(self, triples: Tensor, size: int) -> None:
+        """Set up the ranking of int64 [n, 3] triples in batches of `size`. Untimed."""
+
+    def rank(self) -> Tensor:
+        """Filtered ranks [n, 2], of heads and tails among all entities, of the triples of `ready`."""
 
 
 def _floats(work: Work) -> int:
     """Floats an entity holds, as in the paper: d, or 2·d for the complex models."""
     return work.dim if work.model in MARGIN_MODELS else 2 * work.dim
+
+
+def _fitting(work: Work) -> tuple[int, ...]:
+    """The batches whose candidates, a row of all entities for each triple, fit into `BLOCK`."""
+    row = 4 * work.num_entities * _floats(work)
+    return tuple(size for size in SIZES if size == 1 or size * row <= BLOCK)
 
 
 def _check(work: Work) -> None:
@@ -125,6 +139,7 @@ class PyKEEN:
         margin = work.model in MARGIN_MODELS
         self.work = work
         self.done = 0
+        self.sizes = SIZES[:-1]  # it takes the entities in slices, so that a batch of any size stays small
         self.factory = CoreTriplesFactory(work.train, work.num_entities, work.num_relations)
         self.model = getattr(models, work.model)(
             triples_factory=self.factory,
@@ -142,18 +157,18 @@ class PyKEEN:
             negative_sampler_kwargs={"num_negs_per_pos": work.negatives},
             automatic_memory_optimization=False,
         )
-        # Blocks [16, slice, floats] of 8 MiB stay near the caches: measured faster than all entities at once.
-        self.batch, self.slice = 16, min(2**21 // (16 * _floats(work)), work.num_entities)
-        self.evaluator = RankBasedEvaluator(filtered=True, metrics=["mrr"], add_defaults=False)
+        self.evaluator = RankBasedEvaluator(filtered=True, metrics=["mrr"], add_defaults=False, clear_on_finalize=False)
         self.settings = {
             "training": "SLCWATrainingLoop, BasicNegativeSampler, no filter, num_workers 0, no sub-batches, no bars",
             "loss": type(self.model.loss).__name__,
             "optimiser": "Adam, fused",
             "model options": {k: v for k, v in options[work.model].items() if "kwargs" not in k},
             "timing": "epochs inside train(), its set-up excluded; gc.freeze() makes its gc.collect() cheap",
-            "ranking": f"RankBasedEvaluator, filtered, metric mrr only, batch {self.batch}, slice {self.slice}",
+            "ranking": "RankBasedEvaluator, filtered, metric mrr only, slices of 8 MiB; its filter triples are made "
+            "before the timing",
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "differs": {"RotatE": "relations hold 2·d floats, score is the L2 norm of the whole vector without γ"}.get(
+            "differs": "negatives that are known triples are not rejected"
+            + {"RotatE": "; relations hold 2·d floats, the score is the L2 norm of the whole vector without γ"}.get(
                 work.model, ""
             ),
         }
@@ -178,16 +193,35 @@ class PyKEEN:
         self.done += n
         return self.loop.seconds
 
-    def rank(self, triples: Tensor) -> int:
-        self.evaluator.evaluate(
-            self.model,
-            triples,
-            batch_size=self.batch,
-            slice_size=self.slice,
-            additional_filter_triples=[self.work.known],
-            use_tqdm=False,
+    def ready(self, triples: Tensor, size: int) -> None:
+        from pykeen.evaluation.evaluator import prepare_filter_triples
+
+        self.model.eval()
+        # Blocks [size, slice, floats] of 8 MiB stay near the caches: measured faster than all entities at once.
+        slices = min(max(1, 2**21 // (size * _floats(self.work))), self.work.num_entities)
+        self.job = {
+            "mapped_triples": triples,
+            "batch_size": size,
+            "slice_size": slices,
+            "all_pos_triples": prepare_filter_triples(triples, additional_filter_triples=[self.work.known]),
+        }
+
+    def rank(self) -> Tensor:
+        from pykeen.evaluation.evaluator import evaluate
+        from tqdm import tqdm
+
+        # What RankBasedEvaluator.evaluate calls once the triples to filter are known.
+        evaluate(
+            evaluator=self.evaluator,
+            model=self.model,
+            targets=("head", "tail"),
+            progress_bar=tqdm(disable=True),
+            restrict_entities_to=None,
+            mode=None,
+            **self.job,
         )
-        return 2 * len(triples)
+        columns = (self.evaluator.ranks[side, "realistic"] for side in ("head", "tail"))
+        return torch.stack([torch.from_numpy(np.concatenate(column)) for column in columns], 1)
 
 
 class TorchKGE:
@@ -215,7 +249,7 @@ class TorchKGE:
             self.model = getattr(torchkge, f"{work.model}Model")(*size)
         if work.model == "TransH":
             self.model.dissimilarity = l1_dissimilarity
-        self.work = work
+        self.work, self.sizes = work, _fitting(work)
         self.graph = self._graph(work.known, None)
         train = self._graph(work.train, self.graph)
         self.loader = DataLoader(train, batch_size=work.batch_size)
@@ -223,17 +257,16 @@ class TorchKGE:
         self.loss = torchkge.MarginLoss(work.margin) if work.model in MARGIN_MODELS else torchkge.LogisticLoss()
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=work.lr, fused=True)
-        self.batch = 1 if work.model == "ComplEx" else 2
-        self._project()
         self.settings = {
             "training": "its DataLoader (does not shuffle), UniformNegativeSampler, its documented loop",
             "loss": type(self.loss).__name__,
             "optimiser": "Adam, fused",
-            "ranking": f"LinkPredictionEvaluator under no_grad, batch {self.batch}",
+            "ranking": "LinkPredictionEvaluator under no_grad; its graph is made before the timing",
             "parameters": sum(p.numel() for p in trained),
-            "differs": {
-                "TransE": "normalises the entities of each batch, and all once an epoch",
-                "TransH": "as TransE; L1 by setting model.dissimilarity; candidates projected outside the timing",
+            "differs": "negatives that are known triples are not rejected, and are never the first entity"
+            + {
+                "TransE": "; normalises the entities of each batch, and all once an epoch",
+                "TransH": "; as TransE; L1 by setting model.dissimilarity; candidates projected before the timing",
             }.get(work.model, ""),
         }
 
@@ -250,12 +283,6 @@ class TorchKGE:
             else {name: getattr(filters, name) for name in ("dict_of_heads", "dict_of_tails", "dict_of_rels")},
         )
 
-    def _project(self) -> None:
-        # Once per trained model: not charged to the ranking, which a full test set would spread it over.
-        if self.work.model == "TransH":
-            with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
-                self.model.evaluate_projections()
-
     def epochs(self, n: int) -> list[float]:
         seconds = []
         for _ in range(n):
@@ -271,16 +298,24 @@ class TorchKGE:
                 running += loss.item()
             self.model.normalize_parameters()
             seconds.append(time.perf_counter() - start)
-        self._project()
         return seconds
 
-    def rank(self, triples: Tensor) -> int:
+    @torch.no_grad()
+    def ready(self, triples: Tensor, size: int) -> None:
         from torchkge import LinkPredictionEvaluator
 
-        with torch.no_grad():
-            self.evaluator = LinkPredictionEvaluator(self.model, self._graph(triples, self.graph))
-            self.evaluator.evaluate(b_size=self.batch, verbose=False)
-        return 2 * len(triples)
+        self.size = size
+        self.evaluator = LinkPredictionEvaluator(self.model, self._graph(triples, self.graph))
+        if self.work.model == "TransH":  # what evaluate_projections does, one entity after the other
+            entities, normals = self.model.ent_emb.weight, self.model.norm_vect.weight
+            for mine, normal in zip(self.model.projected_entities.data, normals, strict=True):
+                mine.copy_(entities - (entities @ normal)[:, None] * normal)
+            self.model.evaluated_projections = True
+
+    @torch.no_grad()
+    def rank(self) -> Tensor:
+        self.evaluator.evaluate(b_size=self.size, verbose=False)
+        return torch.stack([self.evaluator.filt_rank_true_heads, self.evaluator.filt_rank_true_tails], 1)
 
 
 class _Net(nn.Module):
@@ -361,17 +396,15 @@ class EagerTorch:
         self.work, self.net = work, _Net(work)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=work.lr, fused=True)
         self.loss: Callable[[Tensor, Tensor], Tensor] = self.net.loss
-        # Where candidates are broadcast, one query at a time measured fastest; cdist and matmul take many.
-        self.batch = 64 if work.model in ("TransE", "ComplEx") else 1
-        self.heads, self.tails = defaultdict(list), defaultdict(list)
-        for head, relation, tail in work.known.tolist():
-            self.heads[tail, relation].append(head)
-            self.tails[head, relation].append(tail)
+        self.scores: Callable[[Tensor, Tensor, bool], Tensor] = self.score_all
+        self.sizes = SIZES if work.model in ("TransE", "ComplEx") else _fitting(work)  # cdist and matmul need no room
+        self.known = KnownTriples(work.known, work.num_relations)
         self.settings = {
             "training": "randperm, randint negatives for heads of half a batch and tails of the rest, one dense lookup",
             "loss": "margin" if work.model in MARGIN_MODELS else "softplus",
             "optimiser": "Adam, fused",
-            "ranking": f"cdist (TransE, TransH), matmul (ComplEx), broadcasting (RotatE), batch {self.batch}",
+            "ranking": "cdist (TransE, TransH), matmul (ComplEx), broadcasting (RotatE); what to filter is looked up "
+            "before the timing",
             "parameters": sum(p.numel() for p in self.net.parameters()),
             "differs": "negatives that are known triples are not rejected",
         }
@@ -402,29 +435,31 @@ class EagerTorch:
             return -torch.cdist(query.unsqueeze(1), projected, p=1).squeeze(1)
         return -torch.cdist(query, entities, p=1)
 
-    @torch.inference_mode()
-    def ranks(self, triples: Tensor) -> Tensor:
-        """Filtered realistic ranks [n, 2] of heads and tails: ties count half."""
-        columns = []
-        for side, (known, answer, others) in enumerate(((2, 0, self.heads), (0, 2, self.tails))):
-            column = []
-            for batch in triples.split(self.batch):
-                scores = self.score_all(batch[:, known], batch[:, 1], bool(side))
-                true = scores.gather(1, batch[:, answer, None])
-                for row, key in zip(scores, batch[:, [known, 1]].tolist(), strict=True):
-                    row[others[tuple(key)]] = -torch.inf
-                better, equal = (scores > true).sum(1), (scores == true).sum(1)
-                # The true entity was masked with the rest: only other entities are left to tie with it.
-                column.append(1 + better + equal / 2)
-            columns.append(torch.cat(column))
-        return torch.stack(columns, 1)
+    def ready(self, triples: Tensor, size: int) -> None:
+        """For each batch and side: the triples, the column of the answer, and the row and entity of each known one."""
+        self.batches = []
+        for batch in triples.split(size):
+            for side, anchor, answer in (("head", 2, 0), ("tail", 0, 2)):
+                start, end, ids = self.known.spans(batch[:, anchor], batch[:, 1], side)
+                rows = torch.arange(len(batch)).repeat_interleave(end - start)
+                others = torch.cat([ids[i:j] for i, j in zip(start.tolist(), end.tolist(), strict=True)]).long()
+                self.batches.append((batch, anchor, answer, (rows, others)))
 
-    def rank(self, triples: Tensor) -> int:
-        return self.ranks(triples).numel()
+    @torch.inference_mode()
+    def rank(self) -> Tensor:
+        """Filtered realistic ranks [n, 2] of heads and tails: ties count half."""
+        columns: dict[int, list[Tensor]] = {0: [], 2: []}
+        for batch, anchor, answer, known in self.batches:
+            scores = self.scores(batch[:, anchor], batch[:, 1], anchor == 0)
+            true = scores.gather(1, batch[:, answer, None])
+            scores[known] = -torch.inf
+            # The true entity was masked with the rest: only other entities are left to tie with it.
+            columns[answer].append(1 + (scores > true).sum(1) + (scores == true).sum(1) / 2)
+        return torch.stack([torch.cat(column) for column in columns.values()], 1)
 
 
 class CompiledTorch(EagerTorch):
-    """The same PyTorch with the loss and its gradient under torch.compile; ranking is the eager one."""
+    """The same PyTorch with the loss, its gradient, and the scores of a ranking under torch.compile."""
 
     name = "compiled PyTorch"
 
@@ -436,3 +471,18 @@ class CompiledTorch(EagerTorch):
             self.loss(work.train[:rows], torch.randint(work.num_entities, (rows, work.negatives))).backward()
         self.optimizer.zero_grad()
         self.settings["training"] += "; torch.compile(dynamic=False), compiled before the timing"
+        self.settings["ranking"] = self.settings["ranking"].replace(
+            "cdist (TransE, TransH)", "broadcasting (TransE, TransH)"
+        )
+        self.settings["ranking"] += "; torch.compile(dynamic=True) fuses the broadcast, compiled before the timing"
+        # Fused, a broadcast keeps nothing: no block limits its batches, and it is faster than cdist.
+        self.scores, self.sizes = torch.compile(self.score_all, dynamic=True), SIZES
+        for rows in (1, 4):  # of one row torch makes code of its own
+            self.ready(work.train[:rows], rows)
+            self.rank()
+
+    def score_all(self, known: Tensor, relation: Tensor, tail: bool) -> Tensor:
+        if self.work.model == "ComplEx":
+            return super().score_all(known, relation, tail)
+        entities = self.net.entity.weight
+        return self.net.score(self.net.query(self.net.entity(known), relation, tail), entities.unsqueeze(0), relation)
