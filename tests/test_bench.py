@@ -66,8 +66,8 @@ def test_a_benchmark_goes_on_where_it_was_stopped(results_in_tmp, monkeypatch):
     assert compare.main(arguments) == 0 and asked == [8, 4, 4]
     report = json.loads((results_in_tmp / "bench" / "bench.json").read_text())
     assert [row["dim"] for row in report["contenders"]] == [8, 4]
+    asked[:] = [0]
     with pytest.raises(KeyboardInterrupt):
-        asked[:] = [0]
         compare.main(arguments)
     assert compare.main([*arguments, "--rounds", "1"]) == 0 and asked == [0, 8, 8, 4]  # others are not gone on with
 
