@@ -405,7 +405,15 @@ def export(student: Path, form: str, output: Path) -> None:
 @click.argument("teacher", type=click.Path(path_type=Path, exists=True))
 @click.option("--graph", required=True, help="The graph whose entities the teacher knows; as in distill.")
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the model.")
-@click.option("--model", help="For .npz: RotatE, TransE, TransH, ComplEx, DistMult or SimplE.")
+@click.option("--model", help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE, where the file does not say.")
+@click.option(
+    "--convention",
+    help="Whose layout the numbers have: kgdistil, pykeen, libkge, dgl-ke, kgemb, openke or torchkge.  [default: the "
+    "file's library; kgdistil for .npz]",
+)
+@click.option("--norm", type=click.IntRange(1, 2), help="Of a distance, where the file does not say.")
+@click.option("--gamma", type=float, help="By which dgl-ke, kgemb and openke scale RotatE's angles.")
+@click.option("--labels", type=FOLDER, help="Folder with the library's tables of labels, if not beside the teacher.")
 @trust
 @click.option("--replace", is_flag=True, help="Replace a model that the folder holds already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -414,20 +422,21 @@ def import_(
     teacher: Path,
     graph: str,
     output: Path,
-    model: str | None,
-    trust_pickle: bool,
     replace: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Bring a TEACHER trained elsewhere into a folder that `predict`, `evaluate` and `distill --teacher` read.
 
-    TEACHER is a result folder of PyKEEN, a checkpoint of LibKGE or an .npz with entities, relations, entity_labels
-    and relation_labels. Entities are matched by label. Only PyKEEN's file can run code, so it needs --trust-pickle.
+    TEACHER is a result folder of PyKEEN, a folder of DGL-KE or PyTorch-BigGraph, a checkpoint of LibKGE, OpenKE or
+    TorchKGE, or an .npz with entities, relations, entity_labels and relation_labels. Entities are matched by label.
+    Training triples are ranked under each way in which the numbers may be meant. Only PyKEEN's file can run code, so it
+    needs --trust-pickle.
 
     \b
       kgdistil import my_pykeen_results/ --trust-pickle --graph triples.tsv -o teacher/
-      kgdistil import weights.npz --model ComplEx --graph triples.tsv -o teacher/
+      kgdistil import weights.npz --model RotatE --convention libkge --graph triples.tsv -o teacher/
+      kgdistil import transe.ckpt --model TransE --graph benchmarks/FB15K237/ --labels benchmarks/FB15K237/ -o teacher/
     """
     from kgdistil.answer.student import Student
     from kgdistil.checkpoint import WEIGHTS
@@ -436,7 +445,8 @@ def import_(
     if (output / WEIGHTS).exists() and not replace:
         raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
     found = read(graph, options)
-    brought = import_teacher(teacher, found, model=model, trust_pickle=trust_pickle)
+    how = {name: options[name] for name in ("model", "trust_pickle", "convention", "norm", "gamma", "labels")}
+    brought = import_teacher(teacher, found, **how)
     student = Student(brought.model, found, about={"source": brought.source})
     metrics = student.evaluate()["both"]
     student.about["metrics"] = [{"model": type(brought.model).__name__, "dim": brought.model.dim, **metrics}]

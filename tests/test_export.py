@@ -1,5 +1,6 @@
 """What other programs get is what PyTorch answers."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from kgdistil.answer.export import export
 from kgdistil.answer.student import Student
+from kgdistil.compress.size import PRECISIONS
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
 from kgdistil.graphs.importers import import_teacher
@@ -48,6 +50,28 @@ def test_npz_comes_back(tiny_graph: Graph, tmp_path: Path, precision: str) -> No
     torch.testing.assert_close(again.score_triples(tiny_graph.test), student.model.score_triples(tiny_graph.test))
     with np.load(path, allow_pickle=False) as file:
         assert file["entities"].dtype == precision and str(file["model"]) == "RotatE"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", ["ComplEx", "TransE", "LowRankComplEx"])
+def test_npz_of_every_precision_comes_back(tiny_graph: Graph, tmp_path: Path, name: str, precision: str) -> None:
+    rank = {"rank": 4} if name == "LowRankComplEx" else {}
+    model = build_model(name, tiny_graph.num_entities, tiny_graph.num_relations, 4, seed=2, **rank)
+    student = Student(model, tiny_graph).quantised(precision)
+    (path,) = export(student, "npz", tmp_path / "s.npz")
+    again = import_teacher(path, tiny_graph).model
+    for mine, theirs in zip(student.model.state_dict().values(), again.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    student.save(tmp_path / "folder")
+    assert torch.equal(import_teacher(tmp_path / "folder", tiny_graph).model.entities, student.model.entities)
+
+
+def test_npz_keeps_labels_that_numpy_would_lose(tiny_graph: Graph, tmp_path: Path) -> None:
+    words = ("x", "x\0", "y" * 1_000_000, *tiny_graph.entities[3:])
+    graph = dataclasses.replace(tiny_graph, entities=words)
+    student = Student(a_student(tiny_graph, "TransE").model, graph)
+    (path,) = export(student, "npz", tmp_path / "s.npz")
+    assert torch.equal(import_teacher(path, graph).model.entities, student.model.entities)
 
 
 @pytest.mark.parametrize("name, norm", KINDS)

@@ -20,6 +20,7 @@ from kgdistil.answer.student import Student
 from kgdistil.compress import packing
 from kgdistil.errors import ConfigError, KgdistilError, needs
 from kgdistil.files import write_bytes, write_json
+from kgdistil.graphs.importers.arrays import label_array
 from kgdistil.kernels import said
 from kgdistil.models import SIDES, KGEModel, RotatE, Side
 
@@ -48,7 +49,8 @@ def export_npz(student: Student, path: Path) -> list[Path]:
     """One .npz: entities, relations, entities_scale for int8, labels, and what the score needs besides.
 
     An int8 entity is entities[i] × entities_scale[i]; codes are read as `kgdistil.compress.packing.pack` says. The
-    equations are in `kgdistil/models.py`.
+    equations are in `kgdistil/models.py`. Labels that numpy's texts cannot hold, or only in gigabytes, are the bytes of
+    a JSON list (`graphs.importers.arrays.label_array`).
     """
     if path.suffix.lower() != ".npz":
         raise ConfigError(f"{path}: name a file that ends in .npz")
@@ -57,12 +59,16 @@ def export_npz(student: Student, path: Path) -> list[Path]:
     arrays: dict[str, Any] = {name.replace(".", "_"): x.detach().cpu().numpy() for name, x in packed.items()}
     about = {
         "model": type(model).__name__,
+        "convention": "kgdistil",
         "dim": model.dim,
         "norm": model.norm,
         "offset": model.offset,
         "epsilon": model.epsilon,
     }
-    labels: dict[str, Any] = {"entity_labels": np.array(graph.entities), "relation_labels": np.array(graph.relations)}
+    labels: dict[str, Any] = {
+        "entity_labels": label_array(graph.entities),
+        "relation_labels": label_array(graph.relations),
+    }
     buffer = io.BytesIO()
     more: dict[str, Any] = {name: np.array(value) for name, value in about.items()}
     np.savez_compressed(buffer, **arrays, **labels, **more)

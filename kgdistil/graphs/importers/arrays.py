@@ -1,0 +1,188 @@
+"""Teachers as plain arrays with labels: in memory, or in an .npz, of which only what is asked for is unpacked."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from torch import Tensor
+
+from kgdistil.compress import packing
+from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
+from kgdistil.graph import Graph
+from kgdistil.graphs.importers.conventions import choose
+from kgdistil.graphs.importers.tables import Imported, kind_named, reason_of
+from kgdistil.graphs.limits import allow
+from kgdistil.models import MODELS
+
+OWN = ("model", "convention", "norm", "offset", "epsilon")
+NEEDED = ("entities", "relations", "entity_labels", "relation_labels")
+WANTED = (*NEEDED, "entities_scale", "entities_book", "map", *OWN)
+
+
+def from_arrays(
+    model: str,
+    entities: np.ndarray | Tensor,
+    relations: np.ndarray | Tensor,
+    entity_labels: Sequence[str],
+    relation_labels: Sequence[str],
+    graph: Graph,
+    *,
+    convention: str | None = None,
+    norm: int | None = None,
+    gamma: float | None = None,
+    offset: float | None = None,
+    epsilon: float = 2.0,
+) -> Imported:
+    """A teacher from arrays [E, width] and [R, width], one label a row.
+
+    Args:
+        convention: the library whose layout they have, one of `conventions.CONVENTIONS`; this package's (`models`)
+            where None: complex numbers are [real | imaginary], TransH's relations [translation | normal], RotatE's
+            relations x the angles π·x·dim / (offset + epsilon).
+        norm: of a distance, 1 or 2; the convention's where None.
+        gamma: γ by which DGL-KE, OpenKE and RotatE's own code scale angles; another name of `offset`.
+    Raises:
+        ConfigError, CheckpointError: shapes, labels or numbers that do not fit, or training triples that rank several
+            times better when the arrays are read another way.
+    """
+    tables = {}
+    for name, values in (("entities", entities), ("relations", relations)):
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        if array.ndim != 2 or array.dtype.kind not in "fiuc" or not array.size:
+            raise CheckpointError(f"{name} is {array.dtype} {array.shape}: it must be numbers [rows, width]")
+        if array.dtype.kind == "c":  # real and imaginary parts in turn, as PyKEEN's
+            array = np.ascontiguousarray(array, dtype=np.complex64).view(np.float32)
+        tables[name] = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    words = (entity_labels, relation_labels)
+    return choose(
+        model,
+        tables,
+        words,
+        graph,
+        "arrays",
+        convention=convention,
+        norm=norm,
+        gamma=gamma,
+        offset=offset,
+        epsilon=epsilon,
+    )
+
+
+def read_npz(
+    path: Path,
+    graph: Graph,
+    model: str | None = None,
+    convention: str | None = None,
+    norm: int | None = None,
+    gamma: float | None = None,
+) -> Imported:
+    """Entries entities, relations, entity_labels and relation_labels; what `export_npz` writes besides, where it is
+    there: model, convention, norm, offset, epsilon, the scales of int8, the codebook of few bits, a low rank's map."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            there = {name.removesuffix(".npy") for name in file.namelist()}
+            values = {name: _entry(file, name, path) for name in WANTED if name in there}
+        if missing := [name for name in NEEDED if name not in values]:
+            raise CheckpointError(
+                f"{path} holds no {missing[0]}; it needs entities, relations, entity_labels and relation_labels"
+            )
+        words = _words(values["entity_labels"]), _words(values["relation_labels"])
+        own = {name: values[name].item() for name in OWN if name in values}
+        name = str(own["model"]) if "model" in own else model
+        if name is None:
+            raise ConfigError(f"{path} does not say which model it holds: give --model, one of {', '.join(MODELS)}")
+        tables = _tables(values, path, kind_named(name, str(path)).paired)
+        numbers = {key: cast(own[key]) for key, cast in (("offset", float), ("epsilon", float)) if key in own}
+        norm = int(own["norm"]) if norm is None and "norm" in own else norm
+        if not all(math.isfinite(x) for x in numbers.values()):
+            raise ValueError("offset and epsilon must be finite")
+    except KgdistilError:
+        raise
+    except Exception as error:  # noqa: BLE001 - numpy's reader of headers raises whatever a damaged one leads to; it runs no code
+        raise CheckpointError(f"cannot read {path}: {reason_of(error)}; arrays of objects are never read") from None
+    sure = convention is None and "convention" in own
+    convention = str(own["convention"]) if sure else convention
+    more: dict[str, Any] = {"convention": convention, "norm": norm, "gamma": gamma, "sure": sure}
+    more |= {} if gamma is not None else numbers
+    return choose(name, tables, words, graph, f"arrays, {path}", **more)
+
+
+def _entry(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
+    """One array, after a look at how large it says that it is."""
+    with file.open(f"{name}.npy") as stream:
+        version = npy.read_magic(stream)
+        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = header(stream)
+    needed = math.prod(shape) * dtype.itemsize
+    allow(max(needed, 4 * math.prod(shape)), path, CheckpointError)
+    if name in OWN and (shape != () or needed > 10_000):
+        raise ValueError(f"{name} is no single value")
+    if dtype.hasobject or needed > file.getinfo(f"{name}.npy").file_size:
+        raise ValueError(f"{name} holds objects or is cut short")
+    with file.open(f"{name}.npy") as stream:
+        return npy.read_array(stream, allow_pickle=False)
+
+
+def _words(array: np.ndarray) -> list[str]:
+    """Labels: an array of texts, or the bytes of a JSON list (`label_array`)."""
+    if array.dtype == np.uint8:
+        found = json.loads(array.tobytes())
+        if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
+            raise ValueError("the labels are no list of texts")
+        return found
+    if array.ndim != 1:
+        raise ValueError("the labels are no list")
+    return [str(word) for word in array.astype(str).tolist()]
+
+
+def label_array(words: Sequence[str]) -> np.ndarray:
+    """Labels as an array of texts; as the UTF-8 bytes of a JSON list where such an array would be large, or would lose
+    the NUL that ends a label."""
+    if 4 * len(words) * max(map(len, words), default=0) <= 64 << 20 and not any(w.endswith("\0") for w in words):
+        return np.array(words)
+    return np.frombuffer(json.dumps(list(words), ensure_ascii=False).encode(), np.uint8)
+
+
+def _tables(values: dict[str, np.ndarray], path: Path, paired: bool) -> dict[str, Tensor]:
+    """The float32 tables of an .npz: unpacked as `packing.unpack` does where their precision is smaller."""
+    names = [name for name in ("entities", "relations", "map") if name in values]
+    if any(values[name].ndim != 2 or values[name].dtype.kind not in "fiuc" or not values[name].size for name in names):
+        raise ValueError("entities and relations must be numbers [rows, width]")
+    if "entities_book" in values:
+        book = values["entities_book"]
+        sizes = {group: name for name, group in packing.GROUPS.items()}
+        if book.ndim != 3 or book.shape[2] not in sizes:
+            raise ValueError(f"a codebook of shape {book.shape}")
+        allow(4 * len(values["entities"]) * book.shape[0] * book.shape[2], path, CheckpointError)
+        packed = {name: torch.from_numpy(values[name]) for name in names} | {"entities.book": torch.from_numpy(book)}
+        return packing.unpack(packed, sizes[book.shape[2]], paired)
+    tables: dict[str, Tensor] = {}
+    for name in names:
+        array = values[name]
+        array = array.astype(np.complex64).view(np.float32) if array.dtype.kind == "c" else array.astype(np.float32)
+        tables[name] = torch.from_numpy(np.ascontiguousarray(array))
+    if "entities_scale" in values:
+        scale = values["entities_scale"]
+        if scale.dtype.kind != "f" or scale.shape != (len(tables["entities"]),):
+            raise ValueError(
+                f"entities_scale has shape {scale.shape}, and there are {len(tables['entities'])} entities"
+            )
+        tables["entities"] *= torch.from_numpy(scale.astype(np.float32))[:, None]
+    return tables
+
+
+def as_numbers(value: Any, what: str) -> Tensor:
+    """A table of a checkpoint; ValueError where it is none, or smaller on disk than it says."""
+    if not isinstance(value, Tensor) or value.ndim != 2 or not value.numel() or value.is_sparse or value.is_quantized:
+        raise ValueError(f"{what} is no table of numbers")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"{what} says that it is larger than it is")
+    return value.detach().float()
