@@ -7,6 +7,7 @@ import json
 import operator
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -120,6 +121,7 @@ def make_record(
         "engine": engine,
         "command": command(),
         "device": describe_device(config.device),
+        "threads": None if torch.device(config.device).type == "cuda" else torch.get_num_threads(),
         **provenance(),
         "valid": metrics["valid"],
         "test": metrics["test"],
@@ -190,6 +192,14 @@ def describe_device(device: str) -> str:
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{name}, {torch.get_num_threads()} thread(s)"
+
+
+def threads(record: dict[str, Any]) -> int | None:
+    """Threads of the processor that a run was trained on; None for one that was trained on a GPU."""
+    if "threads" in record:
+        return record["threads"]
+    found = re.search(r", (\d+) thread\(s\)$", record["device"])  # where records of before 0.2 have them
+    return int(found[1]) if found else None
 
 
 def write_record(record: dict[str, Any]) -> Path:

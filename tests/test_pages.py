@@ -303,7 +303,7 @@ def test_results_at_a_glance(shown):
 
 
 def test_hours_and_figures(shown):
-    hours = paper_tables.core_hours(3, "paper")
+    hours = paper_tables.hours(3, "paper")["one core"]
     assert (
         hours > 0
         and f"{hours:.1f}" in tables.cost(shown, 3, "paper")

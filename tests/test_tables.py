@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from book.build import pages, readme
+from book.build.pages.shown import Shown
 from kgdistil import records
 from kgdistil.distillation import advice
 from kgdistil.paper import frontier, reading, tables
@@ -16,6 +18,7 @@ from kgdistil.paper.reading import METRICS, TABLES, paper, record_of
 from kgdistil.paper.recipe import read_search, start, trials
 from kgdistil.statistics import bootstrap
 
+GPU = "NVIDIA H100 80GB HBM3"
 # Sums added up from the paper's text by hand of another parser: rows from the teacher down, columns TransE MRR, H@10,
 # H@3, H@1, TransH MRR, … (Table 6: MRR, H@10)
 ROWS = {
@@ -62,8 +65,50 @@ def test_what_a_table_costs_is_added_up_from_its_records(monkeypatch):
     tried = [read_search(c)[t.run_id] for c in (start(cell), cell) for t in trials(c)]
     assert len(tried) == 8
     monkeypatch.setattr(tables, "cells_of", lambda name, protocol: [cell, cell])
-    expected = sum(r["seconds"] * int(r["device"].split(", ")[1].split()[0]) for r in chain + tried) / 3600
-    assert tables.core_hours(3, "tuned") == pytest.approx(expected)
+    expected = sum(r["seconds"] * records.threads(r) for r in chain + tried) / 3600
+    assert tables.hours(3, "tuned") == {"one core": pytest.approx(expected)}
+
+
+def test_threads_are_a_records_own_or_those_of_its_device():
+    assert records.threads({"device": "Intel Xeon, 12 thread(s)"}) == 12
+    assert records.threads({"device": "a processor", "threads": 3}) == 3
+    for gpu in ({"device": "NVIDIA H100 80GB HBM3"}, {"device": "NVIDIA H100 80GB HBM3", "threads": None}):
+        assert records.threads(gpu) is None
+
+
+@pytest.fixture
+def of_a_gpu(tmp_path, monkeypatch):
+    """`results/` in which the runs and trials of RotatE on WN18RR, and those that the README shows, are of a GPU."""
+    made = tmp_path / "results"
+    made.mkdir()
+    for path in (records.root() / "results").iterdir():
+        if path.name in ("runs", "search"):
+            shutil.copytree(path, made / path.name)
+        else:
+            (made / path.name).symlink_to(path)
+    paths = [*(made / "runs").glob("wn18rr-rotate-*.json"), made / "search" / "tuned-wn18rr-rotate.jsonl"]
+    for path in paths:
+        lines = [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines()
+        changed = [json.loads(line) | {"device": GPU, "engine": "reference"} for line in lines]
+        for record in changed:
+            record["config"]["device"] = "cuda"
+        path.write_text("".join(json.dumps(record) + "\n" for record in changed))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(made))
+
+
+def test_records_of_a_gpu_go_through_tables_readme_and_book(of_a_gpu, tmp_path):
+    spent = tables.hours(3, "tuned")
+    assert set(spent) == {"one core", GPU} and all(spent.values())
+    ours = reading.Ours()
+    wanted = pd.read_csv(reading.folder() / "table3.csv")
+    assert tables.as_csv(tables.results_table(ours, paper(), 3)) == tables.as_csv(wanted.convert_dtypes())
+    text = (records.root() / "README.md").read_text(encoding="utf-8")
+    assert readme.update(text) == text, "no number is another for the device it was made on"
+    shown = Shown(tmp_path)
+    told = pages.tables.cost(shown, 3, "tuned")
+    assert f"{spent['one core']:.1f} hours of one core" in told and f"{spent[GPU]:.1f} hours of {GPU}" in told
+    assert GPU in pages.front.price(shown) and GPU in pages.reference.runs(shown)
+    assert pages.tables.table(shown, "table3", "tuned") and pages.front.front_table(shown)
 
 
 def test_the_curves_are_of_those_that_the_teacher_does_not_help(built):

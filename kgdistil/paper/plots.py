@@ -12,9 +12,12 @@ from kgdistil.training.loop import Run
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from IPython.display import Image
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of one triple's score and one negative's
 
 
 def distillation(runs: Mapping[str, Run]) -> Figure:
@@ -23,11 +26,8 @@ def distillation(runs: Mapping[str, Run]) -> Figure:
     Args:
         runs: by name: "teacher", "no-DS", "stage 1" and, for two stages, "stage 2"; and those that went on with lists.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2), layout="constrained")
+    fig, (left, right) = subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2))
     level(left, runs["teacher"])
     for name in ("no-DS", "stage 1"):
         curve(left, runs[name], color=COLOURS[name], label=name)
@@ -56,9 +56,7 @@ def distillation(runs: Mapping[str, Run]) -> Figure:
     bars(right, runs)
     student, teacher = runs["no-DS"].config, runs["teacher"].config
     fig.suptitle(f"{student.model} on {student.dataset}: from {teacher.dim} to {student.dim} dimensions", weight="bold")
-    sns.despine(fig)
-    plt.close(fig)  # or a notebook shows it twice
-    return fig
+    return finished(fig)
 
 
 def alt_text(runs: Mapping[str, Run]) -> str:
@@ -83,6 +81,25 @@ def show(figure: Figure, name: str, alt: str) -> Image:
 
 
 # ---- parts of a picture ---------------------------------------------------------------------------------------------
+def subplots(*shape: int, **options: Any) -> tuple[Figure, Any]:
+    """`plt.subplots` in the style of all pictures."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
+        return plt.subplots(*shape, layout="constrained", **options)
+
+
+def finished(figure: Figure) -> Figure:
+    """The figure without the frame's right and top, and closed, or a notebook shows it twice."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    sns.despine(figure)
+    plt.close(figure)
+    return figure
+
+
 def colour(name: str) -> str:
     """Of a run, by its name; one that went on with lists has that of the run before it."""
     return COLOURS[name.removesuffix(LISTS)]
@@ -177,11 +194,8 @@ def teacher(done: Run, shares: pd.DataFrame, untrained: float) -> Figure:
         untrained: the validation MRR before the first epoch.
         shares: `story.rank_shares`: percentages by bin of ranks (rows) and side (columns).
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    fig, (left, right) = subplots(1, 2, figsize=(11, 4.2))
     curve(left, done, color=COLOURS["teacher"])
     first = done.record["curve"][0]
     left.plot(
@@ -202,9 +216,7 @@ def teacher(done: Run, shares: pd.DataFrame, untrained: float) -> Figure:
     right.set(xlabel="filtered rank of the true entity", ylabel="% of the test triples")
     right.set_title("What it ends with", loc="left")
     fig.suptitle(f"{done.config.model} on {done.config.dataset}, {done.config.dim} dimensions", weight="bold")
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def alphas(runs: Mapping[str, Run]) -> Figure:
@@ -213,11 +225,9 @@ def alphas(runs: Mapping[str, Run]) -> Figure:
     Args:
         runs: of `recipes.single_stage`.
     """
-    import matplotlib.pyplot as plt
     import seaborn as sns
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    fig, (left, right) = subplots(1, 2, figsize=(11, 4.2))
     of_alpha = sorted((r for n, r in runs.items() if r.config.role == "stage1"), key=lambda r: r.config.alpha)
     level(left, runs["teacher"])
     for done, colour in zip(of_alpha, sns.color_palette("viridis", len(of_alpha)), strict=True):
@@ -243,9 +253,7 @@ def alphas(runs: Mapping[str, Run]) -> Figure:
     right.set_title("What it ends with", loc="left")
     student, large = runs["no-DS"].config, runs["teacher"].config
     fig.suptitle(f"{student.model} on {student.dataset}: from {large.dim} to {student.dim} dimensions", weight="bold")
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def soft_labels(frame: pd.DataFrame, loss: str) -> Figure:
@@ -255,11 +263,9 @@ def soft_labels(frame: pd.DataFrame, loss: str) -> Figure:
         frame: `story.soft_labels`: columns triple and label.
         loss: "cross-entropy", where a label is a probability, or "margin", where it is a score.
     """
-    import matplotlib.pyplot as plt
     import seaborn as sns
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axis = plt.subplots(figsize=(8, 3.8), layout="constrained")
+    fig, axis = subplots(figsize=(8, 3.8))
     sns.histplot(
         frame,
         x="label",
@@ -272,9 +278,7 @@ def soft_labels(frame: pd.DataFrame, loss: str) -> Figure:
     )
     sns.move_legend(axis, "upper center", title=None, frameon=False)
     axis.set(xlabel="the teacher's " + ("probability" if loss == "cross-entropy" else "score"), ylabel="% of its kind")
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def ablation(runs: Mapping[str, Run], first: Run) -> Figure:
@@ -284,11 +288,8 @@ def ablation(runs: Mapping[str, Run], first: Run) -> Figure:
         runs: "teacher", "no-DS", "-S2", "-S1" and "DS".
         first: the stage 1 that DS goes on from.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2), layout="constrained")
+    fig, (left, right) = subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2))
     level(left, runs["teacher"])
     second_stage(left, first)
     for name in ("no-DS", "-S2", "-S1"):
@@ -301,9 +302,7 @@ def ablation(runs: Mapping[str, Run], first: Run) -> Figure:
     bars(right, runs)
     student, large = runs["no-DS"].config, runs["teacher"].config
     fig.suptitle(f"{student.model} on {student.dataset}: from {large.dim} to {student.dim} dimensions", weight="bold")
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def table5(frame: pd.DataFrame) -> Figure:
@@ -312,12 +311,9 @@ def table5(frame: pd.DataFrame) -> Figure:
     Args:
         frame: `tables.table5`.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
     from matplotlib.lines import Line2D
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    fig, axes = subplots(1, 2, figsize=(11, 4.4))
     colours = dict(zip(frame["model"].unique(), ("#0072B2", "#E69F00", "#009E73", "#CC79A7")))
     dims = sorted(frame["dim"].unique())
     titles = {"seconds": "Seconds to rank the paper's triples", "speedup": f"Times faster than {dims[-1]} dimensions"}
@@ -333,9 +329,7 @@ def table5(frame: pd.DataFrame) -> Figure:
     axes[0].yaxis.set_major_formatter("{x:g}")
     marks = [Line2D([], [], color=colour, lw=2.2, marker="o", label=model) for model, colour in colours.items()]
     legend_beside_the_paper(fig, marks)
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def peers(ratios: pd.DataFrame) -> Figure:
@@ -344,11 +338,8 @@ def peers(ratios: pd.DataFrame) -> Figure:
     Args:
         ratios: of `results/bench/bench.json`: peer, model, dim, training, ranking.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    fig, axes = subplots(1, 2, figsize=(11, 4), sharey=True)
     marks = dict(zip(sorted(ratios["dim"].unique(), reverse=True), "os^D"))
     colours = dict(zip(ratios["model"].unique(), ("#0072B2", "#E69F00", "#009E73", "#CC79A7")))
     names = list(ratios["peer"].unique())
@@ -368,9 +359,7 @@ def peers(ratios: pd.DataFrame) -> Figure:
     for dim, mark in marks.items():
         axes[0].plot([], [], mark, color="#777777", label=f"d = {dim}")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 # ---- the paper's tables and figures, from the frames of tables.py ---------------------------------------------------
@@ -380,14 +369,11 @@ def beside_the_paper(frame: pd.DataFrame, protocol: str = "tuned", metric: str =
     Args:
         frame: Table 3, 4 or 6 as `tables.results_table` makes it.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
     from matplotlib.lines import Line2D
 
     frame = frame[(frame["protocol"] == protocol) & (frame["metric"] == metric)]
     models, methods = list(frame["model"].unique()), [m for m in frame["method"].unique() if m != "teacher"]
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axes = plt.subplots(1, len(models), figsize=(3.1 * len(models), 3.9), layout="constrained")
+    fig, axes = subplots(1, len(models), figsize=(3.1 * len(models), 3.9))
     for axis, model in zip(axes, models, strict=True):
         of_model = frame[frame["model"] == model]
         for method in methods:
@@ -409,9 +395,7 @@ def beside_the_paper(frame: pd.DataFrame, protocol: str = "tuned", metric: str =
     if (frame["method"] == "teacher").any():
         marks.append(Line2D([], [], color=COLOURS["teacher"], marker="D", ls="", label="teacher"))
     legend_beside_the_paper(fig, marks)
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def figure1(frame: pd.DataFrame) -> Figure:
@@ -420,22 +404,17 @@ def figure1(frame: pd.DataFrame) -> Figure:
     Args:
         frame: `tables.figure1`: dim, mrr, parameters, seconds.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
 
     panels = {"mrr": "test MRR", "parameters": "parameters", "seconds": "seconds to rank the test triples"}
     panels = {column: label for column, label in panels.items() if column in frame and frame[column].notna().any()}
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axes = plt.subplots(1, len(panels), figsize=(3.7 * len(panels), 3.6), layout="constrained")
+    fig, axes = subplots(1, len(panels), figsize=(3.7 * len(panels), 3.6))
     for axis, (column, label), colour in zip(axes, panels.items(), ("#0072B2", "#E69F00", "#CC79A7")):
         axis.plot(frame["dim"], frame[column], marker="o", lw=2, color=colour)
         over_dimensions(axis, list(frame["dim"]))
         axis.set_ylim(bottom=0)
         axis.set(xlabel="dimension")
         axis.set_title(label, loc="left")
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def figure2(frame: pd.DataFrame) -> Figure:
@@ -444,11 +423,9 @@ def figure2(frame: pd.DataFrame) -> Figure:
     Args:
         frame: `tables.figure2`: teacher_dim, dim, mrr; a column `alone` is the same student without a teacher.
     """
-    import matplotlib.pyplot as plt
     import seaborn as sns
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    fig, axis = subplots(figsize=(6.5, 4))
     shown = frame.assign(student=[f"d = {d}" for d in frame["dim"]], teacher=frame["teacher_dim"].astype(str))
     sns.barplot(shown, x="student", y="mrr", hue="teacher", palette="viridis", ax=axis)
     if "alone" in frame:
@@ -457,9 +434,7 @@ def figure2(frame: pd.DataFrame) -> Figure:
         line.set_label("without one")
     axis.set(xlabel="student", ylabel="test MRR")
     axis.legend(title="teacher's dimension", frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.22))
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def figure3(frame: pd.DataFrame) -> Figure:
@@ -468,11 +443,8 @@ def figure3(frame: pd.DataFrame) -> Figure:
     Args:
         frame: `tables.figure3`: method, part, epoch, valid_mrr, test_mrr.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    fig, axis = subplots(figsize=(8, 4.2))
     names = {"no-DS": "without a teacher", "-S2": "stage 1", "DS": "stage 2"}
     for method, label in names.items():
         rows = frame[frame["method"] == method]
@@ -487,9 +459,7 @@ def figure3(frame: pd.DataFrame) -> Figure:
             axis.annotate(what, (at, 0), (-5, height), **place)
     axis.set(xlabel="epochs of the student", ylabel="MRR (the axis does not begin at 0)")
     fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def behind(frame: pd.DataFrame) -> Figure:
@@ -536,13 +506,10 @@ def readings(frame: pd.DataFrame, names: list[str]) -> Figure:
     Args:
         frame: model, dim, method, paper, and a column for each of `names`.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
 
     models, frame = list(dict.fromkeys(frame["model"])), frame.sort_values("dim")
     styles = dict(zip(names, (("#0072B2", "-"), ("#D55E00", "-"), ("#56B4E9", "--"), ("#E69F00", "--"))))
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axes = plt.subplots(2, 2, figsize=(7.6, 7), sharey=True, layout="constrained")
+    fig, axes = subplots(2, 2, figsize=(7.6, 7), sharey=True)
     for axis, model in zip(axes.flat, models):
         rows = frame[frame["model"] == model]
         last, alone = rows[rows["method"] != "no-DS"], rows[rows["method"] == "no-DS"]
@@ -565,9 +532,7 @@ def readings(frame: pd.DataFrame, names: list[str]) -> Figure:
         axis.set(xlabel="dimension", ylabel="MRR on FB15k-237")
         axis.label_outer()
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None) -> Figure:
@@ -577,11 +542,8 @@ def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None) -> Figure:
         frame: method, mrr and bytes, as `frontier.points` makes it.
         others: kind ("paper" or "published"), model, bytes (missing: left out), mrr.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axis = plt.subplots(figsize=(7.2, 6.2), layout="constrained")
+    fig, axis = subplots(figsize=(7.2, 6.2))
     if others is not None:
         placed = others.dropna(subset=["bytes"])
         for kind, mark, label in (("published", "x", "published elsewhere"), ("paper", "*", "the paper's DS (RotatE)")):
@@ -608,9 +570,7 @@ def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None) -> Figure:
     axis.set_ylim(bottom=0)
     axis.set(xlabel="bytes per entity", ylabel="test MRR")
     fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def speed(frame: pd.DataFrame, where: str) -> Figure:
@@ -619,11 +579,8 @@ def speed(frame: pd.DataFrame, where: str) -> Figure:
     Args:
         frame: label, form, bytes, what, microseconds, mrr, as `tables.frontier_speed` makes it. where: the graph.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axis = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    fig, axis = subplots(figsize=(7.2, 4.6))
     ranked = frame[frame["what"] == "filtered rank"].sort_values("bytes")
     kinds = (
         ("few bits of low rank", "#7E3FBF", "-", "o"),
@@ -651,9 +608,7 @@ def speed(frame: pd.DataFrame, where: str) -> Figure:
     axis.set_ylim(bottom=0, top=1.15 * ranked["mrr"].max())
     axis.set(xlabel=f"microseconds a query (filtered rank, {where})", ylabel="test MRR")
     axis.legend(frameon=False, loc="lower left")
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def objectives(frame: pd.DataFrame) -> Figure:
@@ -662,19 +617,15 @@ def objectives(frame: pd.DataFrame) -> Figure:
     Args:
         frame: student, objective, mrr, gain, low, high, as `objectives.points` makes it.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
 
     kinds = list(frame["student"].unique())
     heights = [int((frame["student"] == kind).sum()) for kind in kinds]
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axes = plt.subplots(
-            len(kinds),
-            figsize=(7.2, 1.4 + 0.33 * sum(heights)),
-            layout="constrained",
-            squeeze=False,
-            height_ratios=heights,
-        )
+    fig, axes = subplots(
+        len(kinds),
+        figsize=(7.2, 1.4 + 0.33 * sum(heights)),
+        squeeze=False,
+        height_ratios=heights,
+    )
     for axis, kind in zip(axes[:, 0], kinds):
         rows = frame[frame["student"] == kind].iloc[::-1].reset_index(drop=True)
         first = rows.iloc[-1]
@@ -685,9 +636,7 @@ def objectives(frame: pd.DataFrame) -> Figure:
             axis.plot(row.gain, i, "o", ms=8, color=colour)
         axis.set_yticks(range(len(rows)), [f"{r.objective}  {r.mrr:.3f}" for r in rows.itertuples()])
         axis.set(xlabel=f"test MRR above “{first.objective}”", title=f"a student of {kind}")
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 # ---- the book's own pictures ----------------------------------------------------------------------------------------
@@ -701,12 +650,9 @@ def quality_against_bytes(frame: pd.DataFrame) -> Figure:
         frame: kind ("ours", "paper" or "published"), method, model, bytes (missing: only the highest is drawn), mrr.
             Ours may be methods of `OF_BYTES` as well, of students of few bits.
     """
-    import matplotlib.pyplot as plt
-    import seaborn as sns
     from matplotlib.lines import Line2D
 
-    with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-        fig, axis = plt.subplots(figsize=(6.6, 5), layout="constrained")
+    fig, axis = subplots(figsize=(6.6, 5))
     published = frame[frame["kind"] == "published"]
     placed = published.dropna(subset=["bytes"])
     axis.scatter(placed["bytes"], placed["mrr"], marker="x", color="#888888", zorder=2)
@@ -783,138 +729,98 @@ def quality_against_bytes(frame: pd.DataFrame) -> Figure:
         Line2D([], [], color="#888888", marker="x", ls="", label="published elsewhere"),
     ]
     fig.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False)
-    sns.despine(fig)
-    plt.close(fig)
-    return fig
+    return finished(fig)
 
 
 def loss_pictures() -> dict[str, tuple[Figure, str]]:
     """What each loss does to a score, drawn with `losses` itself: the figure and its words, by name."""
-    import matplotlib.pyplot as plt
-    import seaborn as sns
     import torch
 
     from kgdistil import losses
 
     scores, one = torch.linspace(-6, 6, 241), torch.ones(1, 1)
-
-    def curve(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> list[float]:
-        """The loss at each score, of one triple and one negative."""
-        return [float(loss(score.view(1), score.view(1, 1))) for score in scores]
-
-    def panel(label: str) -> tuple[Figure, Axes]:
-        with sns.axes_style("ticks"), sns.plotting_context("notebook"):
-            fig, axis = plt.subplots(figsize=(5.8, 3.1), layout="constrained")
-        axis.set(xlabel=label, ylabel="loss")
-        return fig, axis
-
+    silent, teacher = one * -1e4, one[0] * -1.0  # a negative so implausible that it costs nothing; a doubtful teacher
     colours = [COLOURS["no-DS"], COLOURS["-S1"], COLOURS["stage 2"]]
-    silent, found = one * -1e4, {}  # a negative so implausible that it costs nothing
 
-    fig, axis = panel("score of the negative, the true triple having 0")
-    for gamma, colour in zip((0.5, 1.0, 6.0), colours):
-        axis.plot(
-            scores,
-            curve(lambda p, n, g=gamma: losses.margin_hard_loss(one[0] * 0, n, one, g)),
-            lw=2.2,
-            color=colour,
-            label=f"γ = {gamma:g}",
-        )
-    found["margin_hard"] = (
-        fig,
-        (
-            "The margin loss over a negative's score: zero while the negative stays γ below the "
-            "true triple, then rising with slope one."
-        ),
-    )
+    def weighted(p: torch.Tensor, n: torch.Tensor, alpha: float) -> torch.Tensor:
+        soft = losses.cross_entropy_soft_loss(p, silent, one * 0, teacher, silent)
+        return losses.stage_one_loss(soft, losses.cross_entropy_hard_loss(p, silent, one * 0), alpha)
 
-    fig, axis = panel("student's score")
-    for label, colour in zip((-3.0, 0.0, 3.0), colours):
-        axis.plot(
-            scores,
-            curve(lambda p, n, t=label: losses.margin_soft_loss(p, n, one * 0, one[0] * t, one * t)),
-            color=colour,
-            lw=2.2,
-            label=f"teacher says {label:g}",
-        )
-    found["margin_soft"] = (
-        fig,
-        (
-            "The soft loss over the student's score: a V whose tip is the teacher's score; it "
-            "pulls equally hard however far the student is."
-        ),
-    )
-
-    fig, axis = panel("score")
-    axis.plot(
-        scores,
-        curve(lambda p, n: losses.cross_entropy_hard_loss(p, silent, one)),
-        color=colours[2],
-        lw=2.2,
-        label="true triple, y = 1",
-    )
-    axis.plot(
-        scores,
-        curve(lambda p, n: losses.cross_entropy_hard_loss(-silent[0], n, one)),
-        color=colours[0],
-        lw=2.2,
-        label="negative, y = 0",
-    )
-    found["cross_entropy_hard"] = (
-        fig,
-        (
-            "Cross entropy over the score: it falls for a true triple and rises for a "
-            "negative, and flattens out where the score is right."
-        ),
-    )
-
-    fig, axis = panel("student's score")
-    for share, colour in zip((0.05, 0.5, 0.95), colours):
+    def likely(p: torch.Tensor, share: float) -> torch.Tensor:
         label = one[0] * torch.tensor(share).logit()
-        axis.plot(
-            scores,
-            curve(lambda p, n, t=label: losses.cross_entropy_soft_loss(p, silent, one * 0, t, silent)),
-            color=colour,
-            lw=2.2,
-            label=f"teacher says p = {share:g}",
-        )
-    found["cross_entropy_soft"] = (
-        fig,
-        (
-            "The soft loss over the student's score: a valley whose floor lies where the "
-            "student's probability is the teacher's."
+        return losses.cross_entropy_soft_loss(p, silent, one * 0, label, silent)
+
+    panels: dict[str, tuple[str, str, dict[str, Loss]]] = {
+        "margin_hard": (
+            "score of the negative, the true triple having 0",
+            "The margin loss over a negative's score: zero while the negative stays γ below the true triple, then "
+            "rising with slope one.",
+            {f"γ = {g:g}": lambda p, n, g=g: losses.margin_hard_loss(one[0] * 0, n, one, g) for g in (0.5, 1.0, 6.0)},
         ),
-    )
-
-    fig, axis = panel("student's score of a true triple")
-    teacher = one[0] * -1.0
-    for alpha, colour in zip((0.3, 0.5, 0.7), colours):
-
-        def weighted(p: torch.Tensor, n: torch.Tensor, alpha: float = alpha) -> torch.Tensor:
-            soft = losses.cross_entropy_soft_loss(p, silent, one * 0, teacher, silent)
-            return losses.stage_one_loss(soft, losses.cross_entropy_hard_loss(p, silent, one * 0), alpha)
-
-        axis.plot(scores, curve(weighted), color=colour, lw=2.2, label=f"α = {alpha:g}")
-    axis.axvline(float(teacher), color="#777777", lw=1, ls=":")
-    axis.annotate(
-        "the teacher's score",
-        (float(teacher), 1),
-        (5, -12),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        color="#555555",
-        fontsize=10,
-    )
-    found["stage_one"] = (
-        fig,
-        (
-            "The weighted loss over the student's score of a true triple that the teacher doubts: "
-            "the larger α, the closer the lowest point lies to the teacher's score."
+        "margin_soft": (
+            "student's score",
+            "The soft loss over the student's score: a V whose tip is the teacher's score; it pulls equally hard "
+            "however far the student is.",
+            {
+                f"teacher says {t:g}": lambda p, n, t=t: losses.margin_soft_loss(p, n, one * 0, one[0] * t, one * t)
+                for t in (-3.0, 0.0, 3.0)
+            },
         ),
+        "cross_entropy_hard": (
+            "score",
+            "Cross entropy over the score: it falls for a true triple and rises for a negative, and flattens out where "
+            "the score is right.",
+            {
+                "true triple, y = 1": lambda p, n: losses.cross_entropy_hard_loss(p, silent, one),
+                "negative, y = 0": lambda p, n: losses.cross_entropy_hard_loss(-silent[0], n, one),
+            },
+        ),
+        "cross_entropy_soft": (
+            "student's score",
+            "The soft loss over the student's score: a valley whose floor lies where the student's probability is the "
+            "teacher's.",
+            {f"teacher says p = {share:g}": lambda p, n, share=share: likely(p, share) for share in (0.05, 0.5, 0.95)},
+        ),
+        "stage_one": (
+            "student's score of a true triple",
+            "The weighted loss over the student's score of a true triple that the teacher doubts: the larger α, the "
+            "closer the lowest point lies to the teacher's score.",
+            {f"α = {a:g}": lambda p, n, a=a: weighted(p, n, a) for a in (0.3, 0.5, 0.7)},
+        ),
+    }
+    found = {}
+    for name, (label, words, lines) in panels.items():
+        fig, axis = subplots(figsize=(5.8, 3.1))
+        axis.set(xlabel=label, ylabel="loss")
+        for (text, loss), shade in zip(lines.items(), colours[::-2] if len(lines) == 2 else colours):
+            values = [float(loss(score.view(1), score.view(1, 1))) for score in scores]
+            axis.plot(scores, values, lw=2.2, color=shade, label=text)
+        if name == "stage_one":
+            axis.axvline(float(teacher), color="#777777", lw=1, ls=":")
+            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            axis.annotate("the teacher's score", (float(teacher), 1), (5, -12), color="#555555", fontsize=10, **place)
+        found[name] = fig, words
+    found["stage_two"] = (
+        two_stages(),
+        "Scores of one true triple while both losses are followed: in stage one the teacher stands still and the "
+        "student comes to it; in stage two both move.",
     )
+    for fig, _ in found.values():
+        fig.axes[0].legend(frameon=False, fontsize=10)
+        finished(fig)
+    return found
 
-    fig, axis = panel("steps of gradient descent")
-    axis.set_ylabel("score of one true triple")
+
+def two_stages() -> Figure:
+    """Student's and teacher's score of one true triple over steps of gradient descent on each stage's loss."""
+    import torch
+
+    from kgdistil import losses
+
+    one = torch.ones(1, 1)
+    silent = one * -1e4
+    fig, axis = subplots(figsize=(5.8, 3.1))
+    axis.set(xlabel="steps of gradient descent", ylabel="score of one true triple")
     for name, style in (("stage one", "--"), ("stage two", "-")):
         pair = torch.tensor([[-2.0], [1.0]], requires_grad=True)  # student, teacher
         path = [pair.detach().clone()]
@@ -932,18 +838,6 @@ def loss_pictures() -> dict[str, tuple[Figure, str]]:
             (gradient,) = torch.autograd.grad(loss, pair)
             pair = (pair - 0.3 * gradient).detach().requires_grad_()
             path.append(pair.detach().clone())
-        for i, (who, colour) in enumerate((("student", COLOURS["stage 2"]), ("teacher", COLOURS["teacher"]))):
-            axis.plot([float(step[i]) for step in path], color=colour, ls=style, lw=2.2, label=f"{who}, {name}")
-    found["stage_two"] = (
-        fig,
-        (
-            "Scores of one true triple while both losses are followed: in stage one the teacher "
-            "stands still and the student comes to it; in stage two both move."
-        ),
-    )
-
-    for fig, _ in found.values():
-        fig.axes[0].legend(frameon=False, fontsize=10)
-        sns.despine(fig)
-        plt.close(fig)
-    return found
+        for i, (who, shade) in enumerate((("student", COLOURS["stage 2"]), ("teacher", COLOURS["teacher"]))):
+            axis.plot([float(step[i]) for step in path], color=shade, ls=style, lw=2.2, label=f"{who}, {name}")
+    return fig

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -384,15 +383,25 @@ def not_run(cells: Iterable[Cell]) -> list[str]:
     return [str(cell) for cell in with_needs(cells) if record_of(cell) is None]
 
 
-def core_hours(number: int, protocol: str) -> float:
-    """Hours of one core that the recorded runs of Table 3, 4 or 6 took, with what they need and their searches."""
+ONE_CORE = "one core"
+
+
+def hours(number: int, protocol: str) -> dict[str, float]:
+    """Hours that the recorded runs of Table 3, 4 or 6 took, with what they need and their searches.
+
+    By what they were spent on: ONE_CORE, a run of n threads counting n times, and each GPU by its name.
+    """
     cells = with_needs(cells_of(f"table{number}", protocol))
-    spent = {record["id"]: record for record in map(record_of, cells) if record}
+    runs = {record["id"]: record for record in map(record_of, cells) if record}
     for cell in cells:
         found = read_search(cell)
-        spent |= {trial.run_id: found[trial.run_id] for trial in trials(cell) or () if trial.run_id in found}
-    threads = {name: int(re.search(r"(\d+) thread", record["device"])[1]) for name, record in spent.items()}
-    return sum(threads[name] * record["seconds"] for name, record in spent.items()) / 3600
+        runs |= {trial.run_id: found[trial.run_id] for trial in trials(cell) or () if trial.run_id in found}
+    spent = {ONE_CORE: 0.0}
+    for record in runs.values():
+        cores = records.threads(record)
+        on = record["device"] if cores is None else ONE_CORE
+        spent[on] = spent.get(on, 0.0) + (cores or 1) * record["seconds"] / 3600
+    return spent
 
 
 def main() -> int:

@@ -11,10 +11,12 @@ from kgdistil.paper.methods import TITLES
 
 def cost(shown: Shown, number: int, protocol: str) -> str:
     """How long the recorded runs of a table took."""
-    hours = tables.core_hours(number, protocol)
+    hours = tables.hours(number, protocol)
+    cores = hours.pop(tables.ONE_CORE)
+    took = "".join(f" and {spent:.1f} hours of {device}" for device, spent in hours.items())
     return (
-        f"The runs of this table, their starts and their searches took {hours:.1f} hours of one core by their "
-        f"records, so about {hours / 2:.1f} hours of two: `make reproduce TABLE={number} "
+        f"The runs of this table, their starts and their searches took {cores:.1f} hours of one core{took} by their "
+        f"records, so about {cores / 2:.1f} hours of two{' besides' * bool(took)}: `make reproduce TABLE={number} "
         f"{'PROTOCOL=paper ' * (protocol == 'paper')}JOBS=2`."
     )
 
