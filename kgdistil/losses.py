@@ -8,6 +8,7 @@
 | 6 (teacher) and 7 (student) | `cross_entropy_hard_loss` |
 | 8 (student) and 10 (teacher) | `cross_entropy_soft_loss` |
 | 11 | `stage_two_loss` |
+| which of them a step minimises | `total_loss` |
 
 Shapes: `positive` [B] holds the scores of B true triples, `negative` [B, k] those of their k corruptions,
 `weight` [B, k] what each corruption counts. Reductions: the sum over a triple's corruptions as the equations
@@ -17,31 +18,13 @@ Soft labels are constants: a loss for the student never moves the teacher, nor t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Objective:
-    """What one training run minimises, and over which samples: all an engine needs besides models and triples."""
-
-    loss: str  # "margin" or "cross-entropy"; beyond the paper "dual" and "softmax"
-    margin: float = 1.0  # γ of Eq. 1
-    negatives: int = 5  # k
-    weighting: str = "sum"  # see `negative_weights`
-    temperature: float = 1.0
-    alpha: float = 0.5  # what the soft label counts in the student's loss (Eq. 5)
-    beta: float = 0.5  # … and in the teacher's (Eq. 11)
-    penalty: float = 0.0  # weight of the model's regulariser: C for TransH, N3 for the dot-product models
-    batch_size: int = 1024
-    seed: int = 0
-    group: int = 0  # floats of an entity that share four bits (`codes`); 0: float32
-    top: int = 0  # candidates of a query from the teacher's own best list (`lists`)
-    shared: float = 0.15  # of the learning rate, for what all entities share: codebooks, the map of a low rank
-    accumulator: float = 0.0  # where Adagrad's sums of squares begin (`lists`)
+PARTS = ("student_soft", "student_hard", "teacher_soft", "teacher_hard", "penalty")  # what an engine reports
 
 
 def negative_weights(negative: Tensor, kept: Tensor, mode: str, temperature: float = 1.0) -> Tensor:
@@ -128,6 +111,23 @@ def stage_two_loss(
     return stage_one_loss(student_soft, student_hard, alpha) + beta * teacher_soft + (1 - beta) * teacher_hard
 
 
+def total_loss(
+    soft: Mapping[str, Tensor], hard: Mapping[str, Tensor], alpha: float | None, beta: float | None
+) -> Tensor:
+    """What a step minimises but for the regulariser: Eq. 11 where the teacher has losses, Eq. 5 where the student has
+    a soft one, else the student's hard loss (Eq. 3 or 7).
+
+    Args:
+        soft, hard: losses by role, "student" and "teacher".
+        alpha, beta: Eq. 5 and 11; without α the losses are added as they are (DualDE).
+    """
+    if alpha is None or beta is None:
+        return torch.stack([*soft.values(), *hard.values()]).sum()
+    if "teacher" in hard:
+        return stage_two_loss(soft["student"], hard["student"], soft["teacher"], hard["teacher"], alpha, beta)
+    return stage_one_loss(soft["student"], hard["student"], alpha) if soft else hard["student"]
+
+
 # ---- beyond the paper: DualDE ----------------------------------------------------------------------------------------
 def dual_losses(
     positive: Tensor,
@@ -166,8 +166,8 @@ def dual_structure(head: Tensor, tail: Tensor, other_head: Tensor, other_tail: T
     return F.smooth_l1_loss(layout(head, tail), other, reduction="none").sum(0)
 
 
-# ---- beyond the paper: whole lists of candidates (`lists`) -----------------------------------------------------------
-def list_hard_loss(scores: Tensor, row: Tensor, place: Tensor) -> Tensor:
+# ---- beyond the paper: KvsAll and sampled softmax --------------------------------------------------------------------
+def softmax_hard_loss(scores: Tensor, row: Tensor, place: Tensor) -> Tensor:
     """−log softmax of each answer among all candidates, the mean over answers (Lacroix et al. 2018, Eq. 6).
 
     Args:
@@ -177,7 +177,7 @@ def list_hard_loss(scores: Tensor, row: Tensor, place: Tensor) -> Tensor:
     return (scores.logsumexp(1)[row] - scores[row, place]).mean()
 
 
-def list_soft_loss(scores: Tensor, other: Tensor, count: Tensor, temperature: float) -> Tensor:
+def softmax_soft_loss(scores: Tensor, other: Tensor, count: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of softmax(f / T) with the other model's, times T² (Hinton et al. 2015, section 2.1).
 
     Args:

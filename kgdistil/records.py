@@ -15,6 +15,7 @@ import time
 import tomllib
 import zipfile
 import zlib
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ def make_record(
     curve: list[dict[str, float]],
     parameters: int,
     engine: str,
+    arithmetic: Mapping[str, str | int],
     metrics: dict[str, dict[str, dict[str, float]]],
 ) -> dict[str, Any]:
     """A record as plain JSON values: everything needed to make the run again and to judge it."""
@@ -119,6 +121,7 @@ def make_record(
         "seconds": round(seconds, 2),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "engine": engine,
+        "arithmetic": dict(arithmetic),  # what else decided the last bits: see `training.base`
         "command": command(),
         "device": describe_device(config.device),
         "threads": None if torch.device(config.device).type == "cuda" else torch.get_num_threads(),

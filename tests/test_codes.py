@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kgdistil import kernels
 from kgdistil.compress.packing import GROUPS, pack, quantised, unpack
-from kgdistil.compress.product import Through, assign, decode, fit, grouped, ungrouped
+from kgdistil.compress.product import StraightThrough, assign, decode, fit, grouped, ungrouped
 from kgdistil.compress.size import entity_bytes
 from kgdistil.models import build_model
 
@@ -53,7 +53,7 @@ def test_sixteen_vectors_are_kept_exactly_and_more_are_fitted() -> None:
 def test_the_gradient_goes_straight_through() -> None:
     groups, book = random(6, 2, 2).requires_grad_(), random(2, 16, 2, seed=1).requires_grad_()
     weight = random(6, 2, 2, seed=2)
-    (Through.apply(groups, book) * weight).sum().backward()
+    (StraightThrough.apply(groups, book) * weight).sum().backward()
     assert torch.equal(groups.grad, weight)
     expected = torch.zeros(2, 16, 2)
     for n, row in enumerate(assign(groups, book).tolist()):

@@ -1,9 +1,11 @@
 """One validated config: what is refused and in which words, the paper's defaults, and the name of a run."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import kgdistil
-from kgdistil.config import RunConfig, check_device, make_config
+from kgdistil.config import LOSSES, RunConfig, check_device, make_config, read_config
 from kgdistil.errors import ConfigError, DeviceError
 from kgdistil.models import MODELS, build_model
 
@@ -61,6 +63,11 @@ OTHER = {  # for each field a value that is not the default
 }
 FITTING = {  # what a field needs beside it
     "penalty": {"model": "ComplEx"},
+    "temperature": {"weighting": "self-adversarial"},
+    "alpha": {"role": "stage1", "teacher": "x"},
+    "beta": {"role": "stage2", "teacher": "x"},
+    "teacher_lr": {"role": "stage2", "teacher": "x"},
+    "shared": {"loss": "softmax", "group": 4},
     "group": {"loss": "softmax"},
     "rank": {"model": "ComplEx", "loss": "softmax"},
     "accumulator": {"loss": "softmax"},
@@ -99,7 +106,6 @@ def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str
     config = make_config(model=model, loss=loss)
     assert config.model_options["offset"] == offset
     assert build_model(config.model, 5, 2, config.dim, **config.model_options).offset == offset
-    assert config.objective.margin == config.gamma
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
@@ -141,7 +147,7 @@ def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str
         ({"patience": -1}, "patience is -1: "),
         ({"norm": 3}, "norm is 3: "),
         ({"schedule": "step"}, "schedule is 'step': input should be 'plateau', 'linear', 'cosine' or 'constant'"),
-        ({"loss": "hinge"}, "loss is 'hinge': input should be 'margin', 'cross-entropy', 'softmax' or 'dual'"),
+        ({"loss": "hinge"}, "loss is 'hinge': choose one of margin, cross-entropy, softmax, dual"),
         ({"weighting": "max"}, "weighting is 'max': input should be "),
         ({"role": "Stage1"}, "role is 'Stage1': input should be 'teacher', 'no-ds', 'stage1' or 'stage2'"),
         ({"role": "stage1"}, "teacher is missing: stage1 needs a run id or the folder of a saved model"),
@@ -152,6 +158,25 @@ def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str
         ({"student": "x"}, "student is 'x', but only stage2 and loss softmax start"),
         ({"role": "stage1", "teacher": "x", "student": "y"}, "student is 'y', but only stage2"),
         ({"penalty": 0.1}, "penalty is 0.1, but RotatE has no regulariser: set it to 0"),
+        ({"group": 4}, "group is 4, but only loss softmax takes it: leave it out"),
+        ({"top": "many"}, "top is 'many', but only loss softmax takes it"),
+        (
+            {"loss": "softmax", "weighting": "mean"},
+            "weighting is mean, but loss softmax does not read it: leave it out",
+        ),
+        ({"loss": "softmax", "gamma": "3"}, "gamma is 3.0, but loss softmax does not read it: leave it out"),
+        ({"loss": "softmax", "temperature": 0}, "temperature is 0: input should be greater than 0"),
+        ({"loss": "softmax", "shared": 1}, "shared is 1.0, but only codebooks and the map of a low rank (group, rank)"),
+        ({"loss": "dual", "role": "stage1", "teacher": "x", "alpha": 0.3}, "alpha is 0.3, but loss dual does not read"),
+        ({"model": "ComplEx", "gamma": 2}, "gamma is 2.0, but only a distance or loss margin has one: leave it out"),
+        ({"model": "ComplEx", "norm": 2}, "norm is 2, but only a distance takes one: leave it out"),
+        ({"model": "TransE", "epsilon": 1}, "epsilon is 1.0, but only RotatE has one: leave it out"),
+        ({"temperature": 2}, "temperature is 2.0, but only weighting self-adversarial has one: leave it out"),
+        ({"alpha": 0.3}, "alpha is 0.3, but only stages 1 and 2 have soft labels: leave it out"),
+        ({"role": "stage1", "teacher": "x", "beta": 0.3}, "beta is 0.3, but only stage 2 trains the teacher: leave"),
+        ({"teacher_lr": 0.3}, "teacher_lr is 0.3, but only stage 2 trains the teacher: leave it out"),
+        ({"objective": {"loss": "margin"}}, "unknown parameter objective: the parameters are dataset,"),
+        ({"loss": ["margin"]}, "loss is ['margin']: choose one of"),
         ({"dataset": ""}, "dataset is '': "),
         ({"dataset": 7}, "dataset is 7: input should be a valid string"),
         ({"device": 0}, "device is 0: input should be a valid string"),
@@ -163,6 +188,42 @@ def test_what_is_wrong_is_said_in_one_line(values: dict, line: str) -> None:
         make_config(**values)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_takes_its_own_parameters_and_no_other(loss: str) -> None:
+    base = {"model": "ComplEx", "loss": loss, "role": "stage2", "teacher": "x", "penalty": 0}
+    base |= {"group": 4} if loss == "softmax" else {"weighting": "self-adversarial"}
+    for name in sorted({name for kind in LOSSES.values() for name in kind.model_fields} - {"loss", "shared"}):
+        value = {"gamma": 3.0, "weighting": "mean", "rank": 8, "group": 2}.get(name, OTHER[name])
+        if LOSSES[loss].model_fields.get(name) and not (name == "gamma" and loss != "margin"):
+            assert getattr(make_config(**{**base, name: value}), name) == value
+        else:
+            with pytest.raises(ConfigError, match=f"^{name} is "):
+                make_config(**{**base, name: value})
+
+
+def test_a_default_of_another_loss_is_taken_and_what_a_record_inherited_is_kept() -> None:
+    plain = make_config(model="TransE", loss="softmax")
+    assert make_config(**plain.model_dump()) == plain
+    assert make_config(model="TransE", loss="softmax", gamma="1", weighting="sum") == plain
+    values = {"model": "TransE", "loss": "softmax", "gamma": 6, "weighting": "mean"}
+    inherited = RunConfig(**values)
+    assert (inherited.gamma, inherited.weighting) == (6.0, "mean") and inherited.run_id != plain.run_id
+    assert RunConfig(**inherited.model_dump()) == inherited == read_config(values)
+    assert inherited.objective == plain.objective  # an engine reads nothing of it
+    for name, value in (("group", 4), ("rank", "8"), ("top", 3)):
+        with pytest.raises(ConfigError, match=f"{name} is .*, but only loss softmax takes it"):
+            read_config({"loss": "margin", name: value})
+
+
+def test_a_copy_is_checked_as_a_new_config_is() -> None:
+    config = make_config(model="ComplEx", loss="softmax", dim=8)
+    assert config.model_copy(update={"group": 4, "dim": 4}) == make_config(
+        model="ComplEx", loss="softmax", dim=4, group=4
+    )
+    with pytest.raises(ValueError, match="it must divide"):
+        config.model_copy(update={"group": 16, "dim": 4})
 
 
 def test_everything_wrong_is_said_at_once() -> None:
@@ -198,8 +259,8 @@ def test_the_device_found_is_returned() -> None:
 
 # ---- numbers as strings: papermill's -r and a shell pass them so ----------------------------------------------------
 def test_a_number_in_a_string_is_that_number_and_names_the_same_run() -> None:
-    strings = {"dim": "16", "seed": "3", "norm": "2", "lr": "1e-2", "alpha": "0.3", "epochs": " 20 ", "negatives": "9"}
-    numbers = {"dim": 16, "seed": 3, "norm": 2, "lr": 0.01, "alpha": 0.3, "epochs": 20, "negatives": 9}
+    strings = {"dim": "16", "seed": "3", "norm": "2", "lr": "1e-2", "gamma": "0.3", "epochs": " 20 ", "negatives": "9"}
+    numbers = {"dim": 16, "seed": 3, "norm": 2, "lr": 0.01, "gamma": 0.3, "epochs": 20, "negatives": 9}
     assert make_config(**strings) == make_config(**numbers)
     assert make_config(**strings).run_id == make_config(**numbers).run_id
     assert make_config(dim=16.0, gamma=6) == make_config(dim=16, gamma=6.0)
@@ -217,11 +278,31 @@ def test_run_id_is_the_same_in_every_process() -> None:
     assert name.startswith("nations-transh-d4-no-ds-s0-")
 
 
-@pytest.mark.parametrize("field", RunConfig.model_fields)
+@pytest.mark.parametrize("field", make_config().model_dump())
 def test_run_id_changes_with_every_field_but_the_device(field: str) -> None:
-    base = FITTING.get(field, {})
-    changed = RunConfig(**base).run_id != RunConfig(**{**base, field: OTHER[field]}).run_id
+    base, other = FITTING.get(field, {}), "cpu" if field == "device" else OTHER[field]
+    changed = make_config(**base).run_id != make_config(**{**base, field: other}).run_id
     assert changed == (field != "device")
+    if field == "device":
+        assert RunConfig(device="cuda").run_id == make_config().run_id
+
+
+def committed() -> list[dict[str, Any]]:
+    """Every record and every trial of a search that stands under results/."""
+    results = Path(kgdistil.__file__).parent.parent / "results"
+    lines = [line for path in sorted((results / "search").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    texts = [path.read_text() for path in sorted((results / "runs").glob("*.json"))] + lines
+    return [json.loads(text) for text in texts]
+
+
+def test_committed_records_keep_their_names_and_their_configs() -> None:
+    found = committed()
+    assert len(found) > 2000
+    for record in found:
+        config = RunConfig(**record["config"])
+        assert config.run_id == record["id"]
+        assert config.model_dump().items() >= record["config"].items()
+        assert RunConfig(**config.model_dump()) == read_config(record["config"]) == config
 
 
 @given(st.text(min_size=1, max_size=300))
@@ -235,6 +316,7 @@ def test_run_id_is_a_plain_file_name_whatever_the_data_set_is_called(dataset: st
 
 
 # ---- anything at all ------------------------------------------------------------------------------------------------
+KEYS = [*make_config().model_dump(), "dims", "lr ", "objective", "inherited"]
 ANYTHING = (
     st.none()
     | st.booleans()
@@ -249,7 +331,9 @@ ANYTHING = (
 
 
 @settings(max_examples=400)
-@given(st.dictionaries(st.sampled_from([*RunConfig.model_fields, "dims", "lr "]), ANYTHING, max_size=6))
+@given(
+    st.dictionaries(st.sampled_from([*make_config().model_dump(), "dims", "lr ", "objective"]), ANYTHING, max_size=6)
+)
 def test_any_values_give_a_config_or_one_line(values: dict) -> None:
     try:
         config = make_config(**values)

@@ -12,9 +12,9 @@ from test_models import VARIANTS, naive_score
 
 from kgdistil import evaluation, kernels
 from kgdistil.answer.predict import top
+from kgdistil.config import make_config
 from kgdistil.errors import KgdistilError
 from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank
-from kgdistil.losses import Objective
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.paper.constrained import rank_seen, roles
 from kgdistil.training.reference import ReferenceEngine
@@ -294,8 +294,7 @@ def test_metrics_are_pykeens(name, kind, native, tiny_graph):
     else:
         model = build_model(name, 30, 4, 8, seed=2, offset=2.0 if MODELS[name].distance else 0.0)
     if kind == "trained":
-        objective = Objective(MODELS[name].loss, batch_size=64)
-        engine = ReferenceEngine(model, None, False, tiny_graph.train, objective)
+        engine = ReferenceEngine(model, None, tiny_graph.train, make_config(model=name, batch_size=64))
         for epoch in range(5):
             engine.epoch(epoch, torch.full((engine.steps,), 0.02, dtype=torch.float64))
     factory = CoreTriplesFactory(tiny_graph.train, num_entities=30, num_relations=4)
@@ -377,6 +376,7 @@ def test_the_best_answers_among_many_are_torchs(name):
 MEMORY = """
 import resource, torch
 from kgdistil import evaluation, kernels
+from kgdistil.config import make_config
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.models import build_model
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,6 @@ from kgdistil import kernels
 from kgdistil.config import make_config
 from kgdistil.errors import KgdistilError
 from kgdistil.evaluation import KnownTriples, rank
-from kgdistil.losses import Objective
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.training.engine import make_engine
 from kgdistil.training.native import Epoch, NativeEngine
@@ -29,6 +29,11 @@ from kgdistil.training.reference import ReferenceEngine
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
 ENTITIES, RELATIONS = 50, 5
+STAGES: list[dict[str, Any]] = [
+    {},
+    {"role": "stage1", "teacher": "t", "alpha": 0.25},
+    {"role": "stage2", "teacher": "t", "alpha": 0.25},
+]
 
 
 @functools.cache
@@ -65,7 +70,7 @@ def learning(
     sizes: tuple[int, int] = (ENTITIES, RELATIONS),
     dims: tuple[int, int] = (8, 16),
     scale: float = 1.0,
-    **objective,
+    **settings,
 ) -> Learning:
     """An engine on models off any grid: Adam and the corners of |x| and [x]₊ blow up roundings at exact ties."""
     roles = {}
@@ -75,23 +80,10 @@ def learning(
         noise = torch.Generator().manual_seed(dim)
         for p in roles[role].parameters():
             p.data = scale * (p.data + 0.3 * torch.randn(p.shape, generator=noise))
-    settings = {
-        "penalty": 0.0 if name in ("TransE", "RotatE") else 0.05,
-        "alpha": 0.25,
-        "beta": 0.5,
-        "negatives": 4,
-        "seed": 3,
-    }
-    settings |= objective
+    given: dict[str, Any] = {"loss": "margin", "penalty": 0.0 if name in ("TransE", "RotatE") else 0.05}
+    given |= {"model": name, "negatives": 4, "seed": 3, **(STAGES[stage])} | settings
     triples = random_triples(144) if triples is None else triples
-    engine = make(
-        roles["student"],
-        roles.get("teacher"),
-        stage == 2,
-        triples,
-        Objective(**{"loss": "margin", **settings}),
-    )
-    return Learning(engine, roles)
+    return Learning(make(roles["student"], roles.get("teacher"), triples, make_config(**given)), roles)
 
 
 def pair(*arguments, **options) -> tuple[Learning, Learning]:
@@ -179,7 +171,7 @@ def test_epochs_longer_than_what_is_sampled_at_once():
 @pytest.mark.parametrize("seed, epoch", [(0, 0), (1, 1), (2**63 - 1, 10**6)])
 def test_the_same_negatives_draw_for_draw(seed, epoch):
     """Where each kept corruption pulls its coordinates by ±1/B, the gradients times B are whole numbers."""
-    readable, native = pair("TransE", triples=random_triples(128), seed=seed, batch_size=128, margin=1e3)
+    readable, native = pair("TransE", triples=random_triples(128), seed=seed, batch_size=128, gamma=1e3)
     counts = []
     for one in (readable, native):
         one.run(first=epoch)
@@ -326,7 +318,7 @@ def test_freed_memory_is_kept():
 OUT_OF_MEMORY = """if True:
     import resource, sys, torch
     from kgdistil import kernels
-    from kgdistil.losses import Objective
+    from kgdistil.config import make_config
     from kgdistil.models import build_model
     from kgdistil.training.native import NativeEngine
     torch.set_num_threads(1)
@@ -336,7 +328,7 @@ OUT_OF_MEMORY = """if True:
         work = lambda n: ranker.counts(queries[:n], target[:n], (known[0][:n], known[1][:n], known[2]))
     else:
         model, triples = build_model("DistMult", 50, 2, 4), torch.zeros(1 << 20, 3, dtype=torch.int64)
-        engine = NativeEngine(model, None, False, triples, Objective("cross-entropy", batch_size=1 << 15))
+        engine = NativeEngine(model, None, triples, make_config(model="DistMult", negatives=5, batch_size=1 << 15))
         rates = torch.zeros(engine.steps, dtype=torch.float64)
         work = lambda n: engine.epoch(0, rates) if n > 1 else None
     work(1)
@@ -390,7 +382,7 @@ def test_dot_products_have_no_offset():
     learners = []
     for make in (ReferenceEngine, NativeEngine):
         model = build_model("DistMult", ENTITIES, RELATIONS, 8, offset=2.0)
-        one = Learning(make(model, None, False, random_triples(144), Objective("cross-entropy")), {"student": model})
+        one = Learning(make(model, None, random_triples(144), make_config(model="DistMult")), {"student": model})
         one.run()
         learners.append(one)
     assert largest_error(*learners, ".m") < 1e-5

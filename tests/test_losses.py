@@ -1,13 +1,12 @@
 """Eq. 1–11 against scalar loops written from the paper's text, weights, and who learns from whom."""
 
-import dataclasses
 import math
 
 import pytest
 import torch
 
 from kgdistil import kernels, losses
-from kgdistil.losses import Objective
+from kgdistil.config import make_config
 from kgdistil.models import MODELS, build_model
 from kgdistil.training.native import NativeEngine
 from kgdistil.training.reference import ReferenceEngine
@@ -155,13 +154,10 @@ def engine(kind, make, stage: int, graph, model: str = "DistMult", **changes):
     sizes = graph.num_entities, graph.num_relations
     student = build_model(model, *sizes, 8, seed=1)
     teacher = build_model(model, *sizes, 16, seed=2) if stage else None
-    objective = Objective(kind, alpha=0.3, beta=0.6, batch_size=64, seed=4)
-    return make(student, teacher, stage == 2, graph.train, dataclasses.replace(objective, **changes))
-
-
-def models(e):
-    """Student and teacher of either engine."""
-    return (e.student, e.teacher) if isinstance(e, ReferenceEngine) else tuple(e.models.values())
+    settings = {"loss": kind, "model": model, "penalty": 0.0, "batch_size": 64, "seed": 4, "negatives": 5}
+    roles = {"role": f"stage{stage}", "teacher": "t", "alpha": 0.3} if stage else {}
+    own = {"beta": 0.6} if stage == 2 else {}
+    return make(student, teacher, graph.train, make_config(**{**settings, **roles, **own, **changes}))
 
 
 def run(e, epochs: int = 1, rate: float = 0.01) -> list[dict[str, float]]:
@@ -189,7 +185,7 @@ def test_an_engine_minimises_eq_5_and_eq_11(kind, stage, tiny_graph):
 @pytest.mark.parametrize("model", MODELS)
 def test_stage_one_leaves_the_teacher_bit_identical(make, kind, model, tiny_graph):
     e = engine(kind, make, 1, tiny_graph, model)
-    student, teacher = models(e)
+    student, teacher = e.models.values()
     before = [x.detach().clone() for x in teacher.parameters()]
     start = student.entities.detach().clone()
     run(e, epochs=2)
@@ -218,7 +214,8 @@ def test_in_stage_two_each_learner_has_a_weight_of_its_own(make, kind, tiny_grap
 @pytest.mark.parametrize("kind", ["margin", "cross-entropy"])
 def test_alpha_zero_is_training_without_a_teacher(make, kind, tiny_graph):
     alone, zero, half = (
-        engine(kind, make, stage, tiny_graph, alpha=alpha) for stage, alpha in ((0, 0.5), (1, 0.0), (1, 0.5))
+        engine(kind, make, stage, tiny_graph, **more)
+        for stage, more in ((0, {}), (1, {"alpha": 0.0}), (1, {"alpha": 0.5}))
     )
     hard = [run(e, epochs=3)[-1]["student_hard"] for e in (alone, zero, half)]
     assert hard[1] == pytest.approx(hard[0], rel=1e-5) and hard[2] != pytest.approx(hard[0], rel=1e-5)
@@ -230,10 +227,10 @@ def test_alpha_one_teaches_the_teachers_scores(make, kind, tiny_graph):
     def distance(epochs: int, alpha: float) -> float:
         """Mean |student's − teacher's score| of the training triples."""
         e = engine(kind, make, 1, tiny_graph, alpha=alpha)
-        for p in models(e)[1].parameters():
+        for p in e.models["teacher"].parameters():
             p.data *= 4
         run(e, epochs, rate=0.03)
-        student, teacher = (model.score_triples(tiny_graph.train) for model in models(e))
+        student, teacher = (model.score_triples(tiny_graph.train) for model in e.models.values())
         return (student - teacher).abs().mean().item()
 
     assert distance(40, alpha=1.0) < 0.8 * min(distance(0, alpha=1.0), distance(40, alpha=0.0))

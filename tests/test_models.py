@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from kgdistil import cli, kernels, load_student, predict
 from kgdistil.compress.low_rank import LowRankComplEx, low_rank
+from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.kernels.pairs import compare
-from kgdistil.losses import Objective
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.training.native import train_library
 from kgdistil.training.reference import ReferenceEngine
@@ -285,7 +285,7 @@ def new_model(tmp_path, monkeypatch):
 def test_one_class_is_enough_for_a_new_model(tiny_graph, new_model, caplog):
     model = new_model(tiny_graph.num_entities, tiny_graph.num_relations, 8)
     model.reset(torch.Generator().manual_seed(0))
-    engine = ReferenceEngine(model, None, False, tiny_graph.train, Objective("margin", batch_size=32))
+    engine = ReferenceEngine(model, None, tiny_graph.train, make_config(loss="margin", batch_size=32))
     rates = torch.full((engine.steps,), 0.02, dtype=torch.float64)
     losses = [engine.epoch(epoch, rates)["student_hard"] for epoch in range(8)]
     assert losses[-1] < 0.8 * losses[0]

@@ -13,7 +13,7 @@ from kgdistil.models import build_model
 from kgdistil.paper import objectives
 from kgdistil.paper.ensemble import joined
 from kgdistil.training.engine import make_engine
-from kgdistil.training.sampled_softmax import ListEngine, best_of
+from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, best_of
 
 LISTS = {"model": "ComplEx", "dim": 4, "loss": "softmax", "role": "stage1", "teacher": "t", "negatives": 5}
 
@@ -71,7 +71,7 @@ def test_an_engine_minimises_dual_losses(stage: str, name: str, tiny_graph: Grap
 # ---- whole lists ----------------------------------------------------------------------------------------------------
 def test_the_teachers_best_are_candidates(umls: Graph) -> None:
     student, teacher = (build_model("ComplEx", umls.num_entities, umls.num_relations, d, seed=d) for d in (4, 8))
-    engine = ListEngine(student, teacher, False, umls.train, make_config(**LISTS, top=3).objective)
+    engine = SampledSoftmaxEngine(student, teacher, umls.train, make_config(**LISTS, top=3))
     scores = teacher.compare(teacher.queries(engine.anchor[:1], engine.relation[:1], "tail"), teacher.entities)
     assert not engine.is_head[0] and set(engine.top[0].tolist()) == set(scores[0].topk(3).indices.tolist())
     batch = torch.tensor([0, 7, len(engine.anchor) - 1])
@@ -108,7 +108,7 @@ def test_several_teachers_are_one_whose_score_is_their_mean(umls: Graph) -> None
 @pytest.mark.parametrize(
     "values, line",
     [
-        ({"role": "stage1", "teacher": "t", "top": 3}, "top is 3, but only stages 1 and 2 with loss softmax"),
+        ({"role": "stage1", "teacher": "t", "top": 3}, "top is 3, but only loss softmax takes it"),
         ({"loss": "softmax", "role": "no-ds", "alpha_last": 0.0}, "alpha_last is 0.0, but only stages 1 and 2"),
         ({"loss": "dual", "role": "no-ds"}, "loss is 'dual', but no-ds has no teacher: choose 'cross-entropy'"),
         ({"loss": "softmax", "role": "stage1", "teacher": "t", "top": -1}, "top is -1: "),

@@ -26,7 +26,7 @@ from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.evaluation import evaluate
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, build_model
-from kgdistil.training import loop
+from kgdistil.training import loop, native
 from kgdistil.training.loop import CHECKPOINT, Progress, Run, learning_rates, run, train
 from kgdistil.training.native import NativeEngine
 from kgdistil.training.reference import ReferenceEngine
@@ -78,7 +78,7 @@ def tiny_config(**values: Any) -> RunConfig:
 def outcome(finished: Run) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Every bit that two equal runs must share: the files of weights, and the record without its circumstances."""
     weights = {str(p.relative_to(finished.folder)): p.read_bytes() for p in finished.folder.rglob("*.safetensors")}
-    record = json.loads(records.record_path(finished.id).read_text())
+    record = records.read_record(records.record_path(finished.id))
     return weights, {key: value for key, value in record.items() if key not in CIRCUMSTANCES}
 
 
@@ -273,47 +273,37 @@ def test_a_student_that_does_not_fit(tiny: Graph, tiny_teacher: str) -> None:
 
 
 # ---- found, again, lost ---------------------------------------------------------------------------------------------
-@pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
-    """The configs that were really trained, in order."""
-    done: list[RunConfig] = []
-    real = loop.train
-
-    def spy(config: RunConfig, *args: Any, **more: Any) -> Run:
-        done.append(config)
-        return real(config, *args, **more)
-
-    monkeypatch.setattr(loop, "train", spy)
-    return done
+def was_trained(finished: Run) -> bool:
+    """A run that is found on disk has no ranks of its own."""
+    return finished.ranks is not None
 
 
-def test_a_finished_run_is_found_and_again_trains_anew(tiny: Graph, trainings: list[RunConfig]) -> None:
+def test_a_finished_run_is_found_and_again_trains_anew(tiny: Graph) -> None:
     config = tiny_config()
     first = run(config, tiny, progress=False)
     found = run(tiny_config(), tiny, progress=False)
-    assert len(trainings) == 1
+    assert was_trained(first) and not was_trained(found)
     assert (found.config, found.record, found.folder) == (first.config, first.record, first.folder)
-    assert found.ranks is None and found.test() == first.test()
+    assert found.test() == first.test()
     again = run(config, tiny, progress=False, again=True)
-    assert len(trainings) == 2 and outcome(again) == outcome(first)
-    run(tiny_config(seed=1), tiny, progress=False)
-    assert len(trainings) == 3
+    assert was_trained(again) and outcome(again) == outcome(first)
+    assert was_trained(run(tiny_config(seed=1), tiny, progress=False))
 
 
-def test_a_run_whose_weights_or_record_are_gone_is_trained_again(tiny: Graph, trainings: list[RunConfig]) -> None:
+def test_a_run_whose_weights_or_record_are_gone_is_trained_again(tiny: Graph) -> None:
     first = run(tiny_config(), tiny, progress=False)
     before = outcome(first)
     for lost in (first.folder / WEIGHTS, records.record_path(first.id)):
         lost.unlink()
-        assert outcome(run(tiny_config(), tiny, progress=False)) == before
-    assert len(trainings) == 3
+        again = run(tiny_config(), tiny, progress=False)
+        assert was_trained(again) and outcome(again) == before
 
 
-def test_a_run_of_a_graph_that_has_changed_is_trained_again(tiny: Graph, trainings: list[RunConfig]) -> None:
+def test_a_run_of_a_graph_that_has_changed_is_trained_again(tiny: Graph) -> None:
     run(tiny_config(), tiny, progress=False)
     changed = replace(tiny, train=tiny.train[:-1], sha256="1" * 64)
-    assert run(tiny_config(), changed, progress=False).record["graph"]["sha256"] == "1" * 64
-    assert len(trainings) == 2
+    again = run(tiny_config(), changed, progress=False)
+    assert was_trained(again) and again.record["graph"]["sha256"] == "1" * 64
 
 
 def test_ranks_asked_for_later_are_made(tiny: Graph) -> None:
@@ -373,7 +363,7 @@ def test_an_earlier_result_survives_a_run_that_diverges(
 
 def test_weights_that_are_not_finite_stop_the_run(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     def poisoned(engine: Any, *_: object) -> dict[str, float]:
-        (engine.models["student"] if hasattr(engine, "models") else engine.student).entities.data[3] = math.nan
+        engine.trained["student"].entities.data[3] = math.nan
         return {"student_hard": 1.0}
 
     for engine in (NativeEngine, ReferenceEngine):
@@ -422,7 +412,7 @@ def test_a_folder_that_cannot_be_made(
 # ---- interrupted and resumed, in this process -----------------------------------------------------------------------
 def choose_engine(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     if engine == "reference":
-        monkeypatch.setattr(kernels, "usable", lambda *_: False)
+        monkeypatch.setattr(native, "train_library", lambda *_: None)
 
 
 class Stop(Exception):
@@ -502,10 +492,17 @@ def test_work_between_checkpoints_is_done_again_with_the_same_bits(
 
 def test_a_checkpoint_is_not_written_every_epoch(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 1e9)
-    done = []
-    monkeypatch.setattr(loop, "save", lambda *args: done.append(args))
-    run(tiny_config(), tiny, progress=False)
-    assert len(done) == 1, "only when the run is over"
+    calls, real = itertools.count(1), NativeEngine.epoch
+
+    def stop_in_the_fifth_epoch(self: Any, *args: Any) -> dict[str, float]:
+        if next(calls) == 5:
+            raise Stop
+        return real(self, *args)
+
+    monkeypatch.setattr(NativeEngine, "epoch", stop_in_the_fifth_epoch)
+    with pytest.raises(Stop):
+        run(tiny_config(), tiny, progress=False)
+    assert not (records.model_folder(tiny_config().run_id) / CHECKPOINT).exists(), "the time for one had not come"
 
 
 def stopped(config: RunConfig, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -526,11 +523,9 @@ def stopped(config: RunConfig, graph: Graph, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_again_starts_over(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped(tiny_config(), tiny, monkeypatch)
-    rates = []
-    monkeypatch.setattr(loop, "restore", lambda *args: rates.append(args))
-    run(tiny_config(), tiny, progress=False, again=True)
-    assert not rates, "no checkpoint was looked at"
+    path = stopped(tiny_config(), tiny, monkeypatch)
+    path.write_bytes(b"no checkpoint")
+    assert run(tiny_config(), tiny, progress=False, again=True).record["epochs"] == 12
 
 
 def test_a_checkpoint_cut_anywhere_is_refused(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -556,8 +551,74 @@ def test_a_checkpoint_of_another_config_is_refused(tiny: Graph, monkeypatch: pyt
 def test_a_checkpoint_of_another_engine_is_refused(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(tiny_config(), tiny, monkeypatch)
     choose_engine(monkeypatch, "reference")
-    with pytest.raises(CheckpointError, match="was made by another engine than ReferenceEngine"):
+    with pytest.raises(
+        CheckpointError,
+        match="with NativeEngine, .* here it is ReferenceEngine, .* or delete it to",
+    ):
         run(tiny_config(), tiny, progress=False)
+
+
+def softmax_config(**values: Any) -> RunConfig:
+    settings = {"model": "TransE", "loss": "softmax", "negatives": 20, "lr": 0.1, "schedule": "linear", "patience": 0}
+    return tiny_config(**{**settings, **values})
+
+
+@pytest.mark.parametrize("values", [{}, {"model": "ComplEx", "group": 2}])
+def test_record_and_checkpoint_say_what_decides_the_bits(
+    tiny: Graph, monkeypatch: pytest.MonkeyPatch, values: dict
+) -> None:
+    config = softmax_config(**values)
+    about = read_tensors(stopped(config, tiny, monkeypatch))[1]
+    record = run(config, tiny, progress=False).record
+    kernel = "codes" if "group" in values else "pairs"
+    expected = {
+        "products": "bfloat16" if "bf16" in kernels.processor() else "float32",
+        kernel: "readable" if kernels.compiler() is None else "compiled",
+        "threads": 1,
+    }
+    assert record["arithmetic"] == about["arithmetic"] == expected
+    assert record["engine"] == about["engine"] == "SampledSoftmaxEngine"
+    plain = run(tiny_config(), tiny, progress=False).record
+    assert plain["arithmetic"] == {"products": "float32"} | ({} if kernels.compiler() else {"threads": 1})
+
+
+def test_a_checkpoint_of_other_products_or_kernels_is_refused(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stopped(softmax_config(), tiny, monkeypatch)
+    tensors, about = read_tensors(path)
+    for name, value in (("products", "float8"), ("pairs", "by hand")):
+        write_tensors(path, tensors, about | {"arithmetic": about["arithmetic"] | {name: value}})
+        with pytest.raises(CheckpointError, match=f"was made with .* {name} {value}.* or delete it to start over") as e:
+            run(softmax_config(), tiny, progress=False)
+        assert "\n" not in str(e.value)
+    for damaged in ("x", {"threads": 0}, {"threads": "two"}):
+        write_tensors(path, tensors, about | {"arithmetic": damaged})
+        with pytest.raises(CheckpointError, match="delete it to start over"):
+            run(softmax_config(), tiny, progress=False)
+    del about["arithmetic"]  # as older versions wrote it
+    write_tensors(path, tensors, about)
+    with pytest.raises(CheckpointError, match="delete it to start over"):
+        run(softmax_config(), tiny, progress=False)
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_was_begun(
+    umls: Graph, monkeypatch: pytest.MonkeyPatch, folders: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where sums depend on their number; the compiled engine's do not, and it takes what there is."""
+    teacher = run(softmax_config(dataset="umls", model="ComplEx", dim=8, role="teacher"), umls, progress=False)
+    values = {"model": "ComplEx", "dim": 8, "role": "stage2", "teacher": teacher.id, "student": teacher.id}
+    config = softmax_config(dataset="umls", **values, rank=4, group=2, batch_size=64, check_every=2)
+    torch.set_num_threads(2)
+    whole = outcome(run(config, umls, progress=False))
+    records.record_path(config.run_id).unlink()
+    stopped(config, umls, monkeypatch)
+    torch.set_num_threads(1)
+    caplog.clear()
+    again = run(config, umls, progress=False)
+    assert again.record["arithmetic"]["threads"] == 2 and torch.get_num_threads() == 1
+    assert [r.getMessage() for r in caplog.records] == [
+        "goes on with 2 thread(s), as it was begun: with 1 its numbers would differ"
+    ]
+    assert outcome(again) == whole
 
 
 def test_a_checkpoint_of_other_data_is_refused(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,7 +647,7 @@ import json, os, sys, time
 import torch
 torch.set_num_threads(2)
 from kgdistil import checkpoint, load, make_config, records, run
-from kgdistil.training import loop
+from kgdistil.training import loop, native
 
 values, moment, marker = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 loop.CHECKPOINT_SECONDS = 0.0  # many checkpoints a second
@@ -664,7 +725,7 @@ def values_of(role: str, **more: Any) -> dict[str, Any]:
 
 def test_kill_9_at_random_moments(umls: Graph, monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
     torch.set_num_threads(2)  # as the driver: with another number the losses of the curve are summed in another order
-    values, moments = values_of("no-ds"), random.Random()
+    values, moments = values_of("no-ds"), random.Random(0)
     expected = outcome(run(make_config(**values), umls, progress=False))
     elsewhere(monkeypatch, folders / "killed")
     killer = Killer(values, folders / "marker")
@@ -676,7 +737,7 @@ def test_kill_9_at_random_moments(umls: Graph, monkeypatch: pytest.MonkeyPatch, 
 def test_kill_9_in_stage_two_at_the_worst_moments(umls: Graph, monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
     save_model(folders / "teacher", build_model("RotatE", umls.num_entities, umls.num_relations, 8, offset=6.0), umls)
     torch.set_num_threads(2)  # as the driver
-    values, moments = values_of("stage2", teacher=str(folders / "teacher")), random.Random()
+    values, moments = values_of("stage2", teacher=str(folders / "teacher")), random.Random(1)
     config = make_config(**values)
     undisturbed = run(config, umls, progress=False)
     expected = outcome(undisturbed)

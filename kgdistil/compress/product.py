@@ -92,7 +92,7 @@ def starting_vectors(column: Tensor, generator: torch.Generator) -> Tensor:
     return torch.stack(taken)
 
 
-class Through(torch.autograd.Function):
+class StraightThrough(torch.autograd.Function):
     """Groups [n, M, g] as their codes say, with the gradient of a copy: straight through to the groups
     (Bengio et al. 2013), and to the vector of the codebook that each group took."""
 

@@ -14,7 +14,7 @@ import pandas as pd
 from kgdistil import records
 from kgdistil.checkpoint import load_model
 from kgdistil.compress.size import row_bytes
-from kgdistil.config import RunConfig, make_config, short
+from kgdistil.config import RunConfig, make_config, read_config, short
 from kgdistil.errors import ConfigError, KgdistilError
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import Graph
@@ -107,7 +107,7 @@ def distillation(
         raise ConfigError(f"teacher is {short(teacher)}: give a run id, the folder of a saved model, or ''")
     shared = {"dataset": dataset, "model": model, "seed": seed, "device": device, "protocol": "notebook"}
     # Checked first without any setting of the table, so that an error names what the caller gave.
-    plain = make_config(**shared, dim=dim, epochs=epochs, alpha=alpha, beta=beta)
+    plain = read_config({**shared, "dim": dim, "epochs": epochs, "alpha": alpha, "beta": beta})
     try:
         large = make_config(**shared, dim=teacher_dim).dim
     except ConfigError as error:
@@ -117,17 +117,17 @@ def distillation(
         shared["batch_size"] = batch_size
 
     of_student = settings(plain, "student")
-    student = {**shared, **of_student, "dim": plain.dim, "alpha": plain.alpha, "beta": plain.beta}
+    student = {**shared, **of_student, "dim": plain.dim}
     of_teacher = settings(plain.model_copy(update={"dim": large}), "teacher")
     own = None
     if not teacher:
         own = make_config(**{**shared, **of_teacher, "dim": large, "epochs": plain.epochs, "role": "teacher"})
     name = own.run_id if own else find_teacher(teacher)
-    stage1 = make_config(**student, epochs=plain.epochs, role="stage1", teacher=name)
+    stage1 = make_config(**student, epochs=plain.epochs, role="stage1", teacher=name, alpha=plain.alpha)
     stage2 = None
     if int(stages) == 2:
         slower = {"lr": of_student["lr"] / 4, "teacher_lr": of_teacher["lr"] / 4, **settings(plain, "stage2", {})}
-        links = {"role": "stage2", "teacher": name, "student": stage1.run_id}
+        links = {"role": "stage2", "teacher": name, "student": stage1.run_id, "alpha": plain.alpha, "beta": plain.beta}
         stage2 = make_config(**{**student, **slower, **links, "epochs": plain.epochs})
     no_ds = make_config(**student, epochs=plain.epochs * int(stages), role="no-ds")
     return Recipe(own, no_ds, stage1, stage2, None if own else name)

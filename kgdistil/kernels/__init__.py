@@ -7,7 +7,7 @@
 
 from .compile import compiled, compiler, keep_freed_memory, pointer, processor, threads
 from .kinds import comparison, said, usable
-from .nearest import nearest
+from .nearest import nearest, nearest_library
 from .rank import Job, Known, Ranker, check_k, declare, for_vectors, rank_library
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "for_vectors",
     "keep_freed_memory",
     "nearest",
+    "nearest_library",
     "pointer",
     "processor",
     "rank_library",

@@ -10,12 +10,16 @@ from torch import Tensor
 from kgdistil.kernels.compile import compiled, enough, pointer, threads
 
 
-# ---- four-bit codes -------------------------------------------------------------------------------------------------
+def nearest_library(rows: Tensor, group: int) -> ctypes.CDLL | None:
+    """The compiled search for rows whose groups have that many floats, None where it cannot be: float32 on the CPU."""
+    if rows.device.type != "cpu" or rows.dtype != torch.float32:
+        return None
+    return compiled("codes.cpp", f"KGD_GROUP={group}")
+
+
 def nearest(groups: Tensor, book: Tensor) -> Tensor | None:
     """`codes.assign`, compiled: codes uint8 [n, M] of groups [n, M, g] and book [M, 16, g], or None if it cannot."""
-    if groups.device.type != "cpu" or groups.dtype != torch.float32 or book.dtype != torch.float32:
-        return None
-    library = compiled("codes.cpp", f"KGD_GROUP={groups.shape[2]}")
+    library = nearest_library(groups, groups.shape[2]) if book.dtype == torch.float32 else None
     if library is None:
         return None
     n, m, _ = groups.shape

@@ -31,7 +31,7 @@ from typing import Any
 import pandas as pd
 
 from kgdistil import records
-from kgdistil.config import RunConfig, make_config
+from kgdistil.config import RunConfig, read_config
 from kgdistil.errors import BusyError, ConfigError, run_command
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
@@ -114,25 +114,25 @@ def runs(dataset: str, student: str, name: str, graph: Graph) -> list[RunConfig]
         "teacher": lists["teacher"],
     }
     if "loss" in change:
-        made = make_config(**{**start_of(dataset, LOGISTIC), **shared, **change})
-        updates = EPOCHS[student] * steps_of(make_config(**lists), graph)
+        made = read_config({**start_of(dataset, LOGISTIC), **shared, **change})
+        updates = EPOCHS[student] * steps_of(read_config(lists), graph)
         epochs = round(updates / steps_of(made, graph))
     else:
-        made, epochs = make_config(**{**lists, **shared}), EPOCHS[student]
+        made, epochs = read_config({**lists, **shared}), EPOCHS[student]
         if change.get("teacher"):
             change["teacher"] = joined_name(lists["teacher"], start_of_second(dataset))
     second = change.get("role") == "stage2"
     change |= {"epochs": epochs // 2 if second else epochs, "check_every": epochs}
     if not second:
-        return [make_config(**{**made.model_dump(), **change})]
-    first = make_config(**{**made.model_dump(), **change, "role": "stage1", "protocol": f"{PROTOCOL}/first"})
+        return [read_config({**made.model_dump(), **change})]
+    first = read_config({**made.model_dump(), **change, "role": "stage1", "protocol": f"{PROTOCOL}/first"})
     rest = {"epochs": epochs - epochs // 2, "student": first.run_id, "lr": first.lr / 2, "teacher_lr": first.lr / 4}
-    return [first, make_config(**{**made.model_dump(), **change, **rest})]
+    return [first, read_config({**made.model_dump(), **change, **rest})]
 
 
 def start_of_second(dataset: str) -> str:
     """The run of the second teacher."""
-    return make_config(**start_of(dataset, SECOND_TEACHER)).run_id
+    return read_config(start_of(dataset, SECOND_TEACHER)).run_id
 
 
 def complete(dataset: str = "wn18rr") -> None:

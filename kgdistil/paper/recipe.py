@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kgdistil import records
-from kgdistil.config import RunConfig, make_config
+from kgdistil.config import RunConfig, read_config
 from kgdistil.errors import CheckpointError, run_command
 from kgdistil.paper.cells import (
     CODED,
@@ -168,7 +168,7 @@ def finish(values: dict[str, Any]) -> RunConfig:
     checks, epochs = values.pop("checks", None), values.get("epochs", 1000)
     if checks:
         values["check_every"] = max(1, epochs // checks)
-    return make_config(**{k: v for k, v in values.items() if k not in OWN})
+    return read_config({k: v for k, v in values.items() if k not in OWN})
 
 
 def inherited(cell: Cell, device: str) -> dict[str, Any] | None:

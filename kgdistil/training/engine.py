@@ -1,22 +1,62 @@
-"""Which engine trains a run."""
+"""What the loop asks of an engine, and which engine trains a run."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
 
 from kgdistil.config import RunConfig
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel
-from kgdistil.training.native import NativeEngine, train_library
+from kgdistil.training.native import NativeEngine
 from kgdistil.training.reference import ReferenceEngine
-from kgdistil.training.sampled_softmax import ListEngine
+from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 
-Engine = NativeEngine | ReferenceEngine | ListEngine
+
+class Engine(Protocol):
+    """Trains a student, and in stage 2 its teacher, for one epoch at a time."""
+
+    @property
+    def config(self) -> RunConfig:
+        """What it was made for."""
+
+    @property
+    def trained(self) -> Mapping[str, KGEModel]:
+        """The models that learn, by role: "student", in stage 2 "teacher" too."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+
+    @property
+    def arithmetic(self) -> Mapping[str, str | int]:
+        """What decides the last bits besides config and engine."""
+
+    def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
+        """Run epoch number `epoch` (from 0); rates: float64 [steps], the learning rate of each step.
+
+        Returns the epoch's mean losses: student_soft, student_hard, teacher_soft, teacher_hard, penalty.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next epoch depends on besides weights and epoch."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+
+    def as_saved(self) -> Mapping[str, KGEModel]:
+        """The models that learn as their files will hold them, by role."""
 
 
 def make_engine(student: KGEModel, teacher: KGEModel | None, config: RunConfig, graph: Graph) -> Engine:
-    """The engine of whole lists for softmax; else the compiled one on a CPU with a compiler, PyTorch elsewhere."""
+    """The engine of sampled softmax for that loss; else the compiled one on a CPU with a compiler, PyTorch elsewhere.
+
+    Both models are on one device, where the training triples are taken.
+    """
+    triples = graph.train.to(student.entities.device)
     if config.loss == "softmax":
-        triples = graph.train.to(student.entities.device)
-        return ListEngine(student, teacher, config.role == "stage2", triples, config.objective)
-    native = config.loss != "dual" and all(m is None or train_library(m) for m in (student, teacher))
-    engine = NativeEngine if native else ReferenceEngine
-    return engine(student, teacher, config.role == "stage2", graph.train.to(student.entities.device), config.objective)
+        return SampledSoftmaxEngine(student, teacher, triples, config)
+    kind = NativeEngine if NativeEngine.can(student, teacher, config) else ReferenceEngine
+    return kind(student, teacher, triples, config)

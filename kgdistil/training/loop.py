@@ -1,17 +1,22 @@
 """One loop for teacher, no-DS student, stage 1 and stage 2.
 
 `run` is the way in: it finds a finished run by its id or trains it, and a run that was killed goes on where its last
-checkpoint stands and ends with the same bits as one that was never disturbed.
+checkpoint stands and ends with the same bits as one that was never disturbed: on the same processor and versions, with
+the same engine, type of matrix products and kernels, all of which a checkpoint names. The compiled engine's sums do not
+depend on the number of threads; where PyTorch's do, a run goes on with as many as it was begun with. On a GPU sampled
+softmax adds gradients in no fixed order, so that there the same run ends close by.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import math
 import os
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +40,7 @@ log = logging.getLogger("kgdistil")
 DECAY, TRIGGER = 0.96, 5  # the paper's "learning rate decay and trigger decay threshold"
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 30.0  # how much work a killed run may lose
+Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and the rest
 
 
 @dataclass
@@ -68,6 +74,7 @@ class Progress:
     best_mrr: float = -1.0
     best_epoch: int = 0
     bad_checks: int = 0  # validations since the best one
+    best: dict[str, Tensor] = field(default_factory=dict)  # its weights; in a checkpoint these are tensors
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0  # of training and validation, over all sittings
     finished: bool = False
@@ -150,85 +157,85 @@ def train(
         teacher: frozen in stage 1, learning in stage 2, where a copy of it is changed.
         start: the student stage 2 begins with, of which a copy is changed; drawn from the seed where None.
     """
+    path = folder / CHECKPOINT
+    saved = read_checkpoint(path, config, graph) if path.is_file() else None
+    with threads_of(saved):
+        engine = make_engine(*prepare(config, graph, teacher, start), config, graph)
+        state = restore(path, saved, engine) if saved else Progress()
+        known = KnownTriples(graph.known.cpu(), graph.num_relations)
+        saved_at = began = time.monotonic()
+        options = {"disable": None if progress is None else not progress, "unit": "epoch", "desc": config.run_id}
+        with tqdm(total=config.epochs, initial=state.epoch, **options) as bar:
+            while not state.finished:
+                at = time.monotonic()
+                losses = advance(engine, state)
+                speed = len(graph.train) / (time.monotonic() - at)
+                if state.epoch % config.check_every == 0 or state.epoch == config.epochs:
+                    validate(engine, graph, known, state, losses)
+                stuck = config.patience > 0 and state.bad_checks >= config.patience
+                state.finished = stuck or state.epoch == config.epochs
+                bar.update()
+                loss, mrr = sum(losses.values()) - losses["lr"], max(state.best_mrr, 0)
+                bar.set_postfix_str(f"loss {loss:.4f}, valid MRR {mrr:.3f}, {speed:,.0f} triples/s")
+                now = time.monotonic()
+                if state.finished or now - saved_at > CHECKPOINT_SECONDS:
+                    state.seconds, began, saved_at = state.seconds + now - began, now, now
+                    save(path, engine, graph, state)
+        return finish(folder, engine, graph, known, state, save_ranks)
+
+
+def prepare(
+    config: RunConfig, graph: Graph, teacher: KGEModel | None, start: KGEModel | None
+) -> tuple[KGEModel, KGEModel | None]:
+    """Student and teacher on the config's device, copies of what was given."""
     device = check_device(config.device)
-    teacher, start = copy.deepcopy(teacher), copy.deepcopy(start)
-    student = start or build_model(
-        config.model,
-        graph.num_entities,
-        graph.num_relations,
-        config.dim,
-        seed=config.seed,
-        **config.model_options,
-    )
+    sizes = graph.num_entities, graph.num_relations, config.dim
+    student = copy.deepcopy(start) or build_model(config.model, *sizes, seed=config.seed, **config.model_options)
     check_fit(config, student, teacher, graph)
-    student.to(device)
-    if teacher is not None:
-        teacher.to(device)
-        for warning in config.compatible(teacher):
-            log.warning("%s", warning)
-    engine = make_engine(student, teacher, config, graph)
-    state, best = Progress(), {}
-    roles = {"student": student, **({"teacher": teacher} if config.role == "stage2" else {})}
-    if (folder / CHECKPOINT).is_file():
-        state, best = restore(folder / CHECKPOINT, config, graph, engine, roles)
-    known = KnownTriples(graph.known.cpu(), graph.num_relations)
-    saved_at = began = time.monotonic()
-    with tqdm(
-        total=config.epochs,
-        initial=state.epoch,
-        desc=config.run_id,
-        unit="epoch",
-        disable=None if progress is None else not progress,
-    ) as bar:
-        while not state.finished:
-            rates = learning_rates(config, config.lr, state, engine.steps)
-            teacher_rates = learning_rates(config, config.teacher_lr or config.lr, state, engine.steps)
-            if config.alpha_last is not None:
-                engine.objective = replace(engine.objective, alpha=config.alpha_at(state.epoch))
-            at = time.monotonic()
-            losses = engine.epoch(state.epoch, rates, teacher_rates)
-            speed = len(graph.train) / (time.monotonic() - at)
-            if not all(math.isfinite(x) for x in losses.values()):
-                raise KgdistilError(
-                    f"{config.run_id}: the loss of epoch {state.epoch + 1} is not finite; lower the "
-                    f"learning rate (lr is {config.lr})"
-                )
-            state.epoch += 1
-            last = state.epoch == config.epochs
-            if state.epoch % config.check_every == 0 or last:
-                used = {**roles, **({"student": engine.coded()} if config.group else {})}  # as their files hold them
-                point = {
-                    "epoch": state.epoch,
-                    "lr": float(rates[-1]),
-                    **losses,
-                    "valid_mrr": rank(used["student"], graph.valid.cpu(), known).metrics()["both"]["mrr"],
-                }
-                if config.test_curve:
-                    point["test_mrr"] = rank(used["student"], graph.test.cpu(), known).metrics()["both"]["mrr"]
-                state.curve.append(point)
-                if point["valid_mrr"] > state.best_mrr:
-                    state.best_mrr, state.best_epoch, state.bad_checks = point["valid_mrr"], state.epoch, 0
-                    best = {
-                        f"{role}.{name}": x.detach().cpu().clone()
-                        for role, model in used.items()
-                        for name, x in model.state_dict().items()
-                    }
-                else:
-                    state.bad_checks += 1
-                    if config.schedule == "plateau" and state.bad_checks % TRIGGER == 0:
-                        state.rate *= DECAY
-                last = last or (config.patience > 0 and state.bad_checks >= config.patience)
-            bar.update()
-            bar.set_postfix_str(
-                f"loss {sum(losses.values()):.4f}, valid MRR {max(state.best_mrr, 0):.3f}, {speed:,.0f} triples/s"
-            )
-            state.finished = last
-            now = time.monotonic()
-            if last or now - saved_at > CHECKPOINT_SECONDS:
-                state.seconds, began, saved_at = state.seconds + now - began, now, now
-                save(folder / CHECKPOINT, config, graph, engine, roles, state, best)
-    for role, model in roles.items():
-        model.load_state_dict({name: best[f"{role}.{name}"] for name in model.state_dict()})
+    if teacher is not None and teacher.dim < student.dim:
+        log.warning("the student (dim %d) is larger than its teacher (dim %d)", student.dim, teacher.dim)
+    return student.to(device), teacher and copy.deepcopy(teacher).to(device)
+
+
+def advance(engine: Engine, state: Progress) -> dict[str, float]:
+    """One epoch: the learning rate of its last step ("lr") and its mean losses.
+
+    Raises:
+        KgdistilError: a loss is not finite.
+    """
+    config = engine.config
+    rates = learning_rates(config, config.lr, state, engine.steps)
+    teacher_rates = learning_rates(config, config.teacher_lr or config.lr, state, engine.steps)
+    losses = engine.epoch(state.epoch, rates, teacher_rates)
+    state.epoch += 1
+    if not all(math.isfinite(x) for x in losses.values()):
+        raise KgdistilError(
+            f"{config.run_id}: the loss of epoch {state.epoch} is not finite; lower the learning rate (lr is "
+            f"{config.lr})"
+        )
+    return {"lr": float(rates[-1]), **losses}
+
+
+def validate(engine: Engine, graph: Graph, known: KnownTriples, state: Progress, losses: dict[str, float]) -> None:
+    """Rank the valid split, keep the weights where they are the best so far, else count towards the next decay."""
+    models = engine.as_saved()
+    splits = ("valid", "test") if engine.config.test_curve else ("valid",)
+    ranks = {split: rank(models["student"], getattr(graph, split).cpu(), known) for split in splits}
+    scores = {f"{split}_mrr": found.metrics()["both"]["mrr"] for split, found in ranks.items()}
+    state.curve.append({"epoch": state.epoch, **losses, **scores})
+    if scores["valid_mrr"] > state.best_mrr:
+        state.best_mrr, state.best_epoch, state.bad_checks = scores["valid_mrr"], state.epoch, 0
+        state.best = {name: x.detach().cpu().clone() for name, x in weights_of(models).items()}
+        return
+    state.bad_checks += 1
+    if engine.config.schedule == "plateau" and state.bad_checks % TRIGGER == 0:
+        state.rate *= DECAY
+
+
+def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, state: Progress, save_ranks: bool) -> Run:
+    """Rank the best weights, save them, and write the record; the checkpoint goes last."""
+    config, student = engine.config, engine.trained["student"]
+    load_weights(engine.trained, state.best)
     ranks = {split: rank(student, getattr(graph, split).cpu(), known) for split in ("valid", "test")}
     record = records.make_record(
         config,
@@ -239,11 +246,11 @@ def train(
         curve=state.curve,
         parameters=student.num_parameters,
         engine=type(engine).__name__,
+        arithmetic=engine.arithmetic,
         metrics={split: r.metrics() for split, r in ranks.items()},
     )
-    save_model(folder, student.cpu(), graph, config.run_id)
-    if config.role == "stage2":
-        save_model(folder / "teacher", teacher.cpu(), graph, config.run_id)
+    for role, model in engine.trained.items():
+        save_model(folder if role == "student" else folder / role, model.cpu(), graph, config.run_id)
     if save_ranks:
         records.write_ranks(config.run_id, ranks["test"], records.is_own(config.dataset))
     records.write_record(record)
@@ -292,71 +299,105 @@ def learning_rates(config: RunConfig, rate: float, state: Progress, steps: int) 
     return torch.full_like(done, rate * state.rate)
 
 
-def save(
-    path: Path,
-    config: RunConfig,
-    graph: Graph,
-    engine: Engine,
-    roles: dict[str, KGEModel],
-    state: Progress,
-    best: dict[str, Tensor],
-) -> None:
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+def weights_of(models: Mapping[str, KGEModel]) -> dict[str, Tensor]:
+    """All weights by "role.table"."""
+    return {f"{role}.{name}": x for role, model in models.items() for name, x in model.state_dict().items()}
+
+
+def load_weights(models: Mapping[str, KGEModel], weights: Mapping[str, Tensor]) -> None:
+    """Put back what `weights_of` gave."""
+    for role, model in models.items():
+        model.load_state_dict({name: weights[f"{role}.{name}"] for name in model.state_dict()})
+
+
+def save(path: Path, engine: Engine, graph: Graph, state: Progress) -> None:
     """Everything the next epoch depends on, in one file that is replaced in one move.
 
     The sampler has no state of its own: its numbers are a function of the seed and the step.
     """
-    tensors = {f"weights.{role}.{name}": x for role, model in roles.items() for name, x in model.state_dict().items()}
-    tensors |= {f"moments.{name}": x for name, x in engine.state().items()}
-    tensors |= {f"best.{name}": x for name, x in best.items()}
-    about = {"config": config.model_dump(), "graph_sha256": graph.sha256, "engine": type(engine).__name__}
-    write_tensors(path, tensors, {**about, **vars(state)})
+    about = vars(state) | {"config": engine.config.model_dump(), "graph_sha256": graph.sha256, **bits(engine)}
+    groups = {"weights": weights_of(engine.trained), "moments": engine.state(), "best": about.pop("best")}
+    tensors = {f"{group}.{name}": x for group, found in groups.items() for name, x in found.items()}
+    write_tensors(path, tensors, about)
 
 
-def restore(
-    path: Path,
-    config: RunConfig,
-    graph: Graph,
-    engine: Engine,
-    roles: dict[str, KGEModel],
-) -> tuple[Progress, dict[str, Tensor]]:
-    """Put a checkpoint's weights and moments in place; returns where it stood and its best weights.
+def bits(engine: Engine) -> dict[str, Any]:
+    """What decides the last bits besides the config."""
+    return {"engine": type(engine).__name__, "arithmetic": dict(engine.arithmetic)}
+
+
+def read_checkpoint(path: Path, config: RunConfig, graph: Graph) -> Checkpoint:
+    """What `save` wrote: tensors, and the rest.
 
     Raises:
-        CheckpointError: damaged, of another config or graph, or of another engine, which would end in other bits.
+        CheckpointError: damaged, or of another config or graph.
     """
     tensors, about = read_tensors(path)
     if about.pop("config", None) != config.model_dump():
         raise CheckpointError(f"{path} belongs to another configuration; delete it to start over")
     if about.pop("graph_sha256", None) != graph.sha256:
         raise CheckpointError(f"{path} was made on another graph than {graph.name} is now; delete it to start over")
-    if about.pop("engine", None) != type(engine).__name__:
-        raise CheckpointError(
-            f"{path} was made by another engine than {type(engine).__name__}, so it cannot go on to "
-            "the same numbers; delete it to start over, or restore the compiler or device"
-        )
-    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "moments": {}, "best": {}}
+    arithmetic = about.setdefault("arithmetic", {})
+    if not isinstance(arithmetic, dict) or arithmetic.get("threads", 1) not in range(1, 1025):
+        raise CheckpointError(f"{path} is damaged (arithmetic); delete it to start over")
+    return tensors, about
+
+
+@contextlib.contextmanager
+def threads_of(saved: Checkpoint | None) -> Iterator[None]:
+    """As many threads as a checkpoint was made with, where they decide its last bits, until its run is over."""
+    before = torch.get_num_threads()
+    threads = saved[1].get("arithmetic", {}).get("threads", before) if saved else before
+    if threads != before:
+        log.warning("goes on with %d thread(s), as it was begun: with %d its numbers would differ", threads, before)
     try:
+        torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def restore(path: Path, saved: Checkpoint, engine: Engine) -> Progress:
+    """Put a checkpoint's weights and moments in place; returns where it stood.
+
+    Raises:
+        CheckpointError: damaged, or made by another engine or arithmetic, which would end in other bits.
+    """
+    (tensors, about), mine = saved, bits(engine)
+    theirs = {name: about.pop(name, None) for name in mine}
+    if mine != theirs:
+        raise CheckpointError(
+            f"{path} was made with {shown(theirs)}, and here it is {shown(mine)}, which ends in other numbers; go on "
+            "with the processor, compiler and device it was begun with, or delete it to start over"
+        )
+    try:
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "moments": {}, "best": {}}
         for name, x in tensors.items():
             group, rest = name.split(".", 1)
             groups[group][rest] = x
-        weights = {f"{role}.{name}": x for role, model in roles.items() for name, x in model.state_dict().items()}
-        state = Progress(**about)
+        state, epochs = Progress(**about, best=groups["best"]), engine.config.epochs
         sound = (
-            all(type(x) is int and 0 <= x <= config.epochs for x in (state.epoch, state.best_epoch, state.bad_checks))
-            and (state.finished is True or (state.finished is False and state.epoch < config.epochs))
+            all(type(x) is int and 0 <= x <= epochs for x in (state.epoch, state.best_epoch, state.bad_checks))
+            and (state.finished is True or (state.finished is False and state.epoch < epochs))
             and state.best_epoch <= state.epoch >= len(state.curve)
             and 0 < state.rate <= 1 >= state.best_mrr >= -1
             and 0 <= state.seconds < math.inf
         )
         if not sound:
             raise ValueError("what it says of its run cannot be")
-        needed = [(weights, groups["weights"]), (engine.state(), groups["moments"])]
-        for mine, found in [*needed, *([(weights, groups["best"])] if state.best_epoch else [])]:
-            if mine.keys() != found.keys():
-                raise ValueError(f"{', '.join(sorted(mine.keys() ^ found.keys()))} missing or unknown")
-        for role, model in roles.items():
-            model.load_state_dict({name: groups["weights"][f"{role}.{name}"] for name in model.state_dict()})
+        weights = weights_of(engine.trained)
+        needed = {"weights": weights, "moments": engine.state(), "best": weights if state.best_epoch else {}}
+        for group, own in needed.items():
+            if own.keys() != groups[group].keys():
+                raise ValueError(f"{', '.join(sorted(own.keys() ^ groups[group].keys()))} missing or unknown")
+        load_weights(engine.trained, groups["weights"])
         engine.load_state(groups["moments"])
-        return state, groups["best"]
+        return state
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({' '.join(str(error).split())}); delete it to start over") from None
+
+
+def shown(found: dict[str, Any]) -> str:
+    """Engine and arithmetic in a few words."""
+    return ", ".join([str(found["engine"]), *(f"{k} {v}" for k, v in (found["arithmetic"] or {}).items())])

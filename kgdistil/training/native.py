@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kgdistil.config import CrossEntropy, Margin, RunConfig
 from kgdistil.kernels.compile import check_sizes, compiled, enough, pointer, threads
 from kgdistil.kernels.kinds import said, usable
-from kgdistil.losses import Objective
+from kgdistil.losses import PARTS
 from kgdistil.models import KGEModel, RotatE
 from kgdistil.sampling import GOLDEN, TripleSet
+from kgdistil.training.base import BaseEngine
 
 
-# ---- training -------------------------------------------------------------------------------------------------------
 class Learner(ctypes.Structure):
     """Mirrors `Learner` of train.cpp."""
 
@@ -70,63 +71,47 @@ def train_library(model: KGEModel) -> ctypes.CDLL | None:
     return library
 
 
-class NativeEngine:
+class NativeEngine(BaseEngine):
     """`reference.ReferenceEngine`, compiled: same arguments, same numbers up to rounding.
+
+    Its sums do not depend on the number of threads, but for the losses that it reports.
 
     Args:
         student, teacher: float32 models on the CPU, updated in place; `teacher` may be None.
-        train_teacher: stage 2, in which the teacher learns too.
-        triples: int64 [n, 3], the training triples. objective: the loss.
+        triples: int64 [n, 3], the training triples.
+        config: loss margin or cross-entropy; stage 2 trains the teacher too.
     """
 
-    def __init__(
-        self,
-        student: KGEModel,
-        teacher: KGEModel | None,
-        train_teacher: bool,
-        triples: Tensor,
-        objective: Objective,
-    ):
-        self.objective, self.triples = objective, triples.to(torch.int32).contiguous()
-        known = TripleSet(triples, student.num_entities, student.num_relations)
-        self.keys = known.keys
+    @staticmethod
+    def can(student: KGEModel, teacher: KGEModel | None, config: RunConfig) -> bool:
+        """Whether the loss and the models are ones that `train.cpp` knows, and it can be compiled."""
+        known = isinstance(config.objective, Margin | CrossEntropy)
+        return known and all(m is None or train_library(m) is not None for m in (student, teacher))
+
+    def __init__(self, student: KGEModel, teacher: KGEModel | None, triples: Tensor, config: RunConfig):
+        super().__init__(student, teacher, len(triples), config)
+        self.triples = triples.to(torch.int32).contiguous()
+        self.keys = TripleSet(triples, student.num_entities, student.num_relations).keys
         # one bit for each hashed key answers most questions; 48 bits a triple keep false alarms near 2 %
         self.bitmap_bits = max(10, (48 * len(triples) - 1).bit_length())
-        place = (known.keys * GOLDEN) >> (64 - self.bitmap_bits)
+        place = (self.keys * GOLDEN) >> (64 - self.bitmap_bits)
         place = place & ((1 << self.bitmap_bits) - 1)
         bits = torch.zeros(1 << self.bitmap_bits, dtype=torch.bool)
         bits[place] = True
         self.bitmap = pack_bits(bits)
-        self.models, self.moments, self.libraries = {"student": student}, {}, {}
-        if teacher is not None:
-            self.models["teacher"] = teacher
-        self.trained = ["student"] + (["teacher"] if train_teacher else [])
-        for role, model in self.models.items():
-            self.libraries[role] = train_library(model)
-            if role in self.trained:
-                for table in ("entities", "relations"):
-                    for part in ("m", "v"):
-                        self.moments[f"{role}.{table}.{part}"] = torch.zeros_like(getattr(model, table).data)
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return -(-len(self.triples) // self.objective.batch_size)
-
-    def state(self) -> dict[str, Tensor]:
-        """Adam's moments: all there is besides the weights and the epoch."""
-        return dict(self.moments)
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        for name, value in state.items():
-            self.moments[name].copy_(value)
+        self.libraries = {role: train_library(model) for role, model in self.models.items()}
+        for role, model in self.trained.items():
+            for table, x in model.named_parameters():
+                for part in ("m", "v"):
+                    self.moments[f"{role}.{table}.{part}"] = torch.zeros_like(x.data)
 
     def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
         """Run epoch number `epoch` (from 0); rates: float64 [steps], the learning rate of each step.
 
         Returns the epoch's mean losses: student_soft, student_hard, teacher_soft, teacher_hard, penalty.
         """
-        o, kept = self.objective, []
+        self.begin(epoch)
+        config, kept = self.config, []
         learners = {}
         for role, model in self.models.items():
             tables = [model.entities.data, model.relations.data]
@@ -147,9 +132,9 @@ class NativeEngine:
                 rates=pointer(rate),
                 offset=model.offset if model.distance else 0.0,
                 scale=torch.pi / model.range if isinstance(model, RotatE) else 1.0,
-                penalty=o.penalty,
+                penalty=config.penalty,
                 trained=role in self.trained,
-                weight=o.alpha if role == "student" else o.beta,
+                weight=self.weights[role],
             )
         call = Epoch(
             triples=pointer(self.triples),
@@ -159,22 +144,21 @@ class NativeEngine:
             num_keys=len(self.keys),
             bitmap=pointer(self.bitmap),
             bitmap_bits=self.bitmap_bits,
-            batch=min(o.batch_size, len(self.triples)),  # working memory is made for a whole batch
-            k=o.negatives,
-            margin_loss=o.loss == "margin",
-            weighting=("sum", "mean", "self-adversarial").index(o.weighting),
+            batch=min(config.batch_size, len(self.triples)),  # working memory is made for a whole batch
+            k=config.negatives,
+            margin_loss=config.loss == "margin",
+            weighting=("sum", "mean", "self-adversarial").index(config.weighting),
             threads=threads(),
-            seed=o.seed % (1 << 64),
+            seed=config.seed % (1 << 64),
             epoch=epoch,
-            margin=o.margin,
-            temperature=o.temperature,
+            margin=config.gamma,
+            temperature=config.temperature,
             student=ctypes.pointer(learners["student"]),
             teacher=ctypes.pointer(learners["teacher"]) if "teacher" in learners else None,
         )
         self.libraries["student"].kgd_epoch(ctypes.byref(call))
         self.phases = dict(zip(("sample", "bucket", "loss", "update"), call.phases, strict=True))  # seconds
-        names = ("student_soft", "student_hard", "teacher_soft", "teacher_hard", "penalty")
-        return dict(zip(names, call.losses, strict=True))
+        return dict(zip(PARTS, call.losses, strict=True))
 
 
 def pack_bits(bits: Tensor) -> Tensor:

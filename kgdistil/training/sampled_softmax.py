@@ -1,15 +1,17 @@
-"""Training against whole lists: for each query (h, r, ?) and (?, r, t) the softmax over all entities, or many.
+"""Softmax over many candidates: for each query (h, r, ?) and (?, r, t) its answers against all entities, or a sample.
 
-This is beyond the paper. Its losses look at a few corruptions of one triple, on which a good teacher's soft labels are
-all near zero; here a query's answers compete with every candidate at once (Joulin et al. 2017, Lacroix et al. 2018),
-and a soft label is the teacher's distribution over the same candidates (Hinton et al. 2015). The entities may
-be kept in four-bit codes (`codes`): the student then trains through the rounding that its file has.
+With k ≥ E, every entity a candidate, this is KvsAll (1-vs-all for a query of one answer) with a softmax over the
+candidates (Joulin et al. 2017, Lacroix et al. 2018); with fewer it is a sampled softmax. It is beyond the paper, whose
+losses look at a few corruptions of one triple, on which a good teacher's soft labels are all near zero. Here a query's
+answers compete with every candidate at once, and a soft label is the teacher's distribution over the same candidates
+(Hinton et al. 2015). The entities may be product-quantised (`compress.product`): the student then trains through the
+rounding that its file has, by a straight-through estimator.
 
 A batch is `batch_size` different queries, each with all its training answers. Its candidates are those answers and
-k entities drawn for the whole batch, whose scores stand for all others; k ≥ E takes every entity. The learning rates
-are Adagrad's, whose sums of squares begin at `accumulator`: at 0, the first step moves every number by the whole rate,
-those of the drawn entities as well, however small their gradients, which a model that has learned already does not
-need. Products of matrices are taken in bfloat16 where the processor has it.
+k entities drawn for the whole batch, whose scores stand for all others. The learning rates are Adagrad's, whose sums of
+squares begin at `accumulator`: at 0, the first step moves every number by the whole rate, those of the drawn entities
+as well, however small their gradients, which a model that has learned already does not need. Products of matrices are
+taken in bfloat16 where the processor has it.
 """
 
 from __future__ import annotations
@@ -21,87 +23,82 @@ import torch
 from torch import Tensor
 
 from kgdistil import kernels
-from kgdistil.compress.product import Through, assign, decode, fit, grouped, ungrouped
-from kgdistil.kernels.pairs import compare
-from kgdistil.losses import Objective, list_hard_loss, list_soft_loss, stage_one_loss, stage_two_loss
+from kgdistil.compress.product import StraightThrough, assign, decode, fit, grouped, ungrouped
+from kgdistil.config import RunConfig
+from kgdistil.kernels import pairs
+from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import KGEModel
 from kgdistil.sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
+from kgdistil.training.base import BaseEngine, named
 
-NAMES = ("student_soft", "student_hard", "teacher_soft", "teacher_hard", "penalty")
 
-
-class ListEngine:
-    """`reference.ReferenceEngine` for whole lists: same arguments, same epochs.
+class SampledSoftmaxEngine(BaseEngine):
+    """KvsAll and sampled softmax, by Adagrad.
 
     Args:
         student, teacher: models on one device, updated in place; `teacher` may be None.
-        train_teacher: stage 2, in which the teacher learns too.
         triples: int64 [n, 3], the training triples.
-        objective: `negatives` is k, `group` the floats that share four bits (0: none), of the student alone.
+        config: loss softmax; `negatives` is k, `group` the floats that share a codebook, of the student alone.
     """
 
-    def __init__(
-        self,
-        student: KGEModel,
-        teacher: KGEModel | None,
-        train_teacher: bool,
-        triples: Tensor,
-        objective: Objective,
-    ):
-        self.objective, self.device = objective, student.entities.device
-        self.models = {"student": student, **({"teacher": teacher} if teacher is not None else {})}
-        self.trained = ["student"] + (["teacher"] if train_teacher else [])
+    def __init__(self, student: KGEModel, teacher: KGEModel | None, triples: Tensor, config: RunConfig):
+        queries = queries_of(triples)
+        super().__init__(student, teacher, len(queries[0]), config)
+        self.anchor, self.relation, self.is_head, self.start, self.count, self.answers = queries
         self.half = bfloat16_where_fast(self.device)
         if self.device.type == "cpu":
             kernels.keep_freed_memory()
-        self.anchor, self.relation, self.is_head, self.start, self.count, self.answers = queries_of(triples)
-        self.top = best_of(teacher, self.anchor, self.relation, self.is_head, objective.top) if objective.top else None
-        self.tensors: dict[str, Tensor] = {}
-        for role in self.trained:
-            for table, x in self.models[role].named_parameters():
-                self.tensors[f"{role}.{table}.v"] = torch.full_like(x.data, objective.accumulator)
-        if objective.group:
-            book = fit(grouped(student.entities.data, objective.group, student.paired))
-            self.tensors |= {"student.book": book, "student.book.v": torch.full_like(book, objective.accumulator)}
+        self.top = None
+        if config.top and teacher is not None:
+            self.top = best_of(teacher, self.anchor, self.relation, self.is_head, config.top)
+        for role, model in self.trained.items():
+            for table, x in model.named_parameters():
+                self.moments[f"{role}.{table}.v"] = torch.full_like(x.data, config.accumulator)
+        if config.group:
+            book = fit(grouped(student.entities.data, config.group, student.paired))
+            self.moments |= {"student.book": book, "student.book.v": torch.full_like(book, config.accumulator)}
 
     @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return -(-len(self.anchor) // self.objective.batch_size)
+    def arithmetic(self) -> dict[str, str | int]:
+        """The type of matrix products, which the processor decides, the kernels, and on a CPU the threads that share
+        out PyTorch's sums."""
+        student = self.models["student"]
+        paths: dict[str, bool] = {}
+        if student.distance:
+            paths["pairs"] = all(kernels.comparison("pairs.cpp", model) is not None for model in self.models.values())
+        if self.config.group:
+            paths["codes"] = kernels.nearest_library(student.entities, self.config.group) is not None
+        return {
+            "products": str(self.half).removeprefix("torch."),
+            **{name: "compiled" if found else "readable" for name, found in paths.items()},
+            **({"threads": torch.get_num_threads()} if self.device.type == "cpu" else {}),
+        }
 
-    def state(self) -> dict[str, Tensor]:
-        """Adagrad's sums of squares and the codebook: all there is besides the weights and the epoch."""
-        return dict(self.tensors)
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        for name, value in state.items():
-            self.tensors[name].copy_(value)
-
-    def coded(self) -> KGEModel:
-        """The student as its file will hold it: a copy whose entities are what their codes say."""
+    def as_saved(self) -> dict[str, KGEModel]:
+        """The student product-quantised: a copy whose entities are what their codes say."""
+        if not self.config.group:
+            return self.trained
         student = copy.deepcopy(self.models["student"])
-        if self.objective.group:
-            groups = grouped(student.entities.data, self.objective.group, student.paired)
-            book = self.tensors["student.book"]
-            student.entities.data = ungrouped(decode(assign(groups, book), book), student.paired)
-        return student
+        groups, book = grouped(student.entities.data, self.config.group, student.paired), self.moments["student.book"]
+        student.entities.data = ungrouped(decode(assign(groups, book), book), student.paired)
+        return {**self.trained, "student": student}
 
     def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
         """Run epoch number `epoch` (from 0); rates: float64 [steps], the learning rate of each step.
 
         Returns the epoch's mean losses for a triple: student_soft, student_hard, teacher_soft, teacher_hard, penalty.
         """
-        order = epoch_order(self.objective.seed, epoch, len(self.anchor), self.device)
+        self.begin(epoch)
+        seed, order = self.config.seed, epoch_order(self.config.seed, epoch, self.samples, self.device)
         given = {"student": rates.tolist(), "teacher": (rates if teacher_rates is None else teacher_rates).tolist()}
-        sums = torch.zeros(len(NAMES), dtype=torch.float64)
-        for i, batch in enumerate(order.split(self.objective.batch_size)):
-            base = stream(self.objective.seed, NEGATIVE_STREAM, epoch * self.steps + i, self.device)
+        sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)  # read once, at the end
+        for i, batch in enumerate(order.split(self.config.batch_size)):
+            base = stream(seed, NEGATIVE_STREAM, epoch * self.steps + i, self.device)
             sums += self.step(batch, base, {role: given[role][i] for role in self.trained})
-        return dict(zip(NAMES, (sums / len(self.answers)).tolist(), strict=True))
+        return named(sums / len(self.answers))
 
     def step(self, batch: Tensor, base: Tensor, rates: dict[str, float]) -> Tensor:
         """One batch of queries int64 [n]; returns the five losses, each times the batch's number of triples."""
-        o = self.objective
         batch = batch[self.is_head[batch].sort(stable=True).indices]  # tail queries first
         count = self.count[batch]
         row = torch.arange(len(batch), device=self.device).repeat_interleave(count)
@@ -112,31 +109,18 @@ class ListEngine:
         scores = {role: view.scores() + shift for role, view in views.items()}
         soft, hard = {}, {}
         for role in self.trained:
-            hard[role] = list_hard_loss(scores[role], row, place)
+            hard[role] = softmax_hard_loss(scores[role], row, place)
             if len(self.models) == 2:
                 other = scores["teacher" if role == "student" else "student"]
-                soft[role] = list_soft_loss(scores[role], other, count, o.temperature)
-        if "teacher" in self.trained:
-            total = stage_two_loss(soft["student"], hard["student"], soft["teacher"], hard["teacher"], o.alpha, o.beta)
-        elif soft:
-            total = stage_one_loss(soft["student"], hard["student"], o.alpha)
-        else:
-            total = hard["student"]
-        nothing = torch.zeros((), device=self.device)
-        penalty = nothing
-        if o.penalty:
-            penalty = o.penalty * sum(views[role].penalty(row, place) for role in self.trained)
-        (total + penalty).backward()
+                soft[role] = softmax_soft_loss(scores[role], other, count, self.config.temperature)
+        penalty = torch.zeros((), device=self.device)
+        if self.config.penalty:
+            penalty = self.config.penalty * sum(views[role].penalty(row, place) for role in self.trained)
+        total, parts = self.add(soft, hard, penalty)
+        total.backward()
         for role in self.trained:
             views[role].update(rates[role])
-        parts = [
-            soft.get("student", nothing),
-            hard["student"],
-            soft.get("teacher", nothing),
-            hard.get("teacher", nothing),
-            penalty,
-        ]
-        return len(row) * torch.stack([x.detach().double() for x in parts]).cpu()
+        return len(row) * parts
 
     def candidates(self, answers: Tensor, base: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Ids [m] of a batch's candidates, the answers' places among them, and what to add to the scores [m].
@@ -144,7 +128,7 @@ class ListEngine:
         Each drawn entity stands for (E − chosen) / drawn others, so log of that is added to its score; chosen are the
         answers and what the teacher puts first, `top` [n, k].
         """
-        size, k = self.models["student"].num_entities, self.objective.negatives
+        size, k = self.models["student"].num_entities, self.config.negatives
         if k >= size:
             return torch.arange(size, device=self.device), answers, torch.zeros(size, device=self.device)
         chosen = answers if top is None else torch.cat([answers, top.flatten().long()])
@@ -161,7 +145,7 @@ class ListEngine:
 class View:
     """The rows of one model that a batch uses, and their way back."""
 
-    def __init__(self, engine: ListEngine, role: str, batch: Tensor, candidates: Tensor, trained: bool):
+    def __init__(self, engine: SampledSoftmaxEngine, role: str, batch: Tensor, candidates: Tensor, trained: bool):
         self.engine, self.role, self.model = engine, role, engine.models[role]
         self.tails = int((~engine.is_head[batch]).sum())
         self.num_candidates = len(candidates)
@@ -169,10 +153,10 @@ class View:
         self.latent = self.model.entities.data[self.ids].requires_grad_(trained)
         self.relations = self.model.relations.detach().requires_grad_(trained)
         self.book, rows = None, self.latent
-        if engine.objective.group and role == "student":
-            self.book = engine.tensors["student.book"].detach().requires_grad_(trained)
-            groups = grouped(rows, engine.objective.group, self.model.paired)
-            rows = ungrouped(Through.apply(groups, self.book), self.model.paired)
+        if engine.config.group and role == "student":
+            self.book = engine.moments["student.book"].detach().requires_grad_(trained)
+            groups = grouped(rows, engine.config.group, self.model.paired)
+            rows = ungrouped(StraightThrough.apply(groups, self.book), self.model.paired)
         self.map = getattr(self.model, "map", None)  # of a low rank: the model's functions use it themselves
         if self.map is not None:
             self.map.requires_grad_(trained).grad = None
@@ -184,7 +168,7 @@ class View:
         parts = ((slice(None, self.tails), "tail"), (slice(self.tails, None), "head"))
         queries = torch.cat([self.model.query(self.anchors[part], self.relation[part], side) for part, side in parts])
         if self.model.distance:
-            return compare(self.model, queries, self.rows)
+            return pairs.compare(self.model, queries, self.rows)
         half = self.engine.half
         return self.model.compare(queries.to(half), self.rows.to(half)).to(self.rows.dtype)
 
@@ -194,7 +178,7 @@ class View:
 
     def update(self, rate: float) -> None:
         """One step of Adagrad (Duchi et al. 2011) on the rows that were used."""
-        tensors = self.engine.tensors
+        tensors = self.engine.moments
         ids, inverse = self.ids.unique(return_inverse=True)
         gradient = self.latent.grad.new_zeros(len(ids), self.latent.shape[1])
         gradient.index_add_(0, inverse, self.latent.grad)
@@ -203,7 +187,7 @@ class View:
         v[ids] = squares
         self.model.entities.data.index_add_(0, ids, gradient.div_(squares.sqrt_().add_(1e-10)), alpha=-rate)
         others = [(self.model.relations.data, self.relations, f"{self.role}.relations.v", rate)]
-        shared = rate * self.engine.objective.shared
+        shared = rate * self.engine.config.shared
         if self.book is not None:
             others.append((tensors["student.book"], self.book, "student.book.v", shared))
         if self.map is not None:

@@ -41,7 +41,7 @@ def training(graph: Graph, name: str, dim: int, device: str, epochs: int, bandwi
     model = build_model(name, graph.num_entities, graph.num_relations, dim, **config.model_options)
     floor = training_floor(model, graph.train, config.negatives, BATCH)
     model.to(device)
-    engine = ReferenceEngine(model, None, False, graph.train.to(device), config.objective)
+    engine = ReferenceEngine(model, None, graph.train.to(device), config)
     rates = torch.full((engine.steps,), RATE, dtype=torch.float64)
     engine.epoch(0, rates)  # captures the step
     wait(device)

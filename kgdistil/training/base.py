@@ -1,0 +1,69 @@
+"""What every engine has in common: models by role, who of them learns, moments, and how losses add up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from kgdistil.config import RunConfig
+from kgdistil.losses import PARTS, total_loss
+from kgdistil.models import KGEModel
+
+
+class BaseEngine:
+    """Models on one device that are updated in place.
+
+    Args:
+        student, teacher: `teacher` may be None; stage 2 trains it too, stage 1 leaves it as it is.
+        samples: of an epoch, of which a step takes `batch_size`.
+        config: loss, rates of the soft labels, seed.
+    """
+
+    def __init__(self, student: KGEModel, teacher: KGEModel | None, samples: int, config: RunConfig):
+        self.config, self.samples, self.device = config, samples, student.entities.device
+        self.models = {"student": student, **({} if teacher is None else {"teacher": teacher})}
+        self.trained = {role: m for role, m in self.models.items() if role == "student" or config.role == "stage2"}
+        self.weights: dict[str, float | None] = {}
+        self.begin(0)
+        self.moments: dict[str, Tensor] = {}
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-self.samples // self.config.batch_size)
+
+    @property
+    def arithmetic(self) -> dict[str, str | int]:
+        """What decides the last bits besides config and engine: a run goes on only where it is the same."""
+        return {"products": "float32"}
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's moments and what else is learned: all there is besides the weights and the epoch."""
+        return dict(self.moments)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        for name, value in state.items():
+            self.moments[name].copy_(value)
+
+    def as_saved(self) -> dict[str, KGEModel]:
+        """The models that learn as their files will hold them, by role."""
+        return self.trained
+
+    def begin(self, epoch: int) -> None:
+        """What the soft labels count from here on, by role: α and β (Eq. 5 and 11)."""
+        self.weights = {"student": self.config.alpha_at(epoch), "teacher": self.config.beta}
+
+    def add(self, soft: Mapping[str, Tensor], hard: Mapping[str, Tensor], penalty: Tensor) -> tuple[Tensor, Tensor]:
+        """What a step minimises, and its parts [5] (`PARTS`), float64 without gradient."""
+        nothing = torch.zeros((), device=self.device)
+        parts = [losses.get(role, nothing) for role in ("student", "teacher") for losses in (soft, hard)]
+        total = total_loss(soft, hard, self.weights["student"], self.weights["teacher"]) + penalty
+        return total, torch.stack([x.detach().double() for x in (*parts, penalty)])
+
+
+def named(parts: Tensor) -> dict[str, float]:
+    """An epoch's mean losses [5] by name."""
+    return dict(zip(PARTS, parts.tolist(), strict=True))
