@@ -102,6 +102,10 @@ trust = click.option(
 )
 
 
+by_number = click.option("--ids", is_flag=True, help="What is given are numbers from 0, not labels.")
+unseen = click.option("--unseen", is_flag=True, help="Answer about what stands in no training triple, too.")
+
+
 def graph_options(command: Any) -> Any:
     """How triples are read: what `distill` and `import` have in common."""
     options = (
@@ -283,8 +287,11 @@ def report(student: Student, output: Path, as_json: bool) -> None:
     say(f"\n{about['verdict'][0].upper()}{about['verdict'][1:]} (one seed).")
     say(f"\nThe student that is kept ({about['chosen']}), at each precision:")
     show(pd.DataFrame(about["precisions"]))
-    graph = student.graph
-    h, r, _ = graph.label_triple(*(graph.test[0].tolist() if student.has_triples else (0, 0, 0)))
+    graph, triple = student.graph, [0, 0, 0]
+    if student.has_triples:
+        answered = graph.test[graph.seen["entity"][graph.test[:, 0]] & graph.seen["relation"][graph.test[:, 1]]]
+        triple = (answered if len(answered) else graph.train)[0].tolist()
+    h, r, _ = graph.label_triple(*triple)
     say(f"\n{output} holds the {student.precision} student. Ask it:")
     say(f"  kgdistil predict {shlex.quote(str(output))} --head {shlex.quote(h)} --relation {shlex.quote(r)}")
 
@@ -315,7 +322,8 @@ def only_one(folder: Path) -> filelock.AcquireReturnProxy:
 @click.option("-k", default=10, show_default=True, help="How many answers.")
 @click.option("--new", is_flag=True, help="Leave out what the graph says already.")
 @click.option("--probability", is_flag=True, help="Add how likely each answer is true rather than random.")
-@click.option("--ids", is_flag=True, help="Head, relation and tail are numbers, not labels.")
+@by_number
+@unseen
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def predict(student: Path, as_json: bool, ids: bool, **query: Any) -> None:
     """Ask a STUDENT for what is missing: give two of head, relation and tail.
@@ -328,21 +336,26 @@ def predict(student: Path, as_json: bool, ids: bool, **query: Any) -> None:
     from kgdistil.answer.student import load_student
 
     if ids:
-        for place in ("head", "relation", "tail"):
-            if (value := query[place]) is not None:
-                if not (value.isascii() and value.isdigit() and len(value) < 19):
-                    raise ConfigError(f"{place} is {value[:40]!r}: with --ids it must be an id, a whole number from 0")
-                query[place] = int(value)
-    found = load_student(student).predict(ids=ids or as_json, **query)
+        query |= {place: number(query[place], place) for place in ("head", "relation", "tail") if query[place]}
+    found = load_student(student).predict(by="id" if ids else "label", ids=ids or as_json, **query)
     emit(found.to_dict("records")) if as_json else show(found)
+
+
+def number(text: str, place: str) -> int:
+    """An id that was given as text."""
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise ConfigError(f"{place} is {text[:40]!r}: with --ids it must be an id, a whole number from 0")
+    return int(text)
 
 
 @main.command()
 @click.argument("student", type=FOLDER)
 @click.argument("entity")
 @click.option("-k", default=10, show_default=True, help="How many entities.")
+@by_number
+@unseen
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def similar(student: Path, entity: str, k: int, as_json: bool) -> None:
+def similar(student: Path, entity: str, k: int, ids: bool, unseen: bool, as_json: bool) -> None:
     """The entities whose embeddings in STUDENT are most like that of ENTITY, by cosine.
 
     \b
@@ -350,7 +363,8 @@ def similar(student: Path, entity: str, k: int, as_json: bool) -> None:
     """
     from kgdistil.answer.student import load_student
 
-    found = load_student(student).similar(entity, k)
+    asked = number(entity, "entity") if ids else entity
+    found = load_student(student).similar(asked, k, by="id" if ids else "label", unseen=unseen)
     emit(found.to_dict("records")) if as_json else show(found)
 
 

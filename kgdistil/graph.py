@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -41,6 +42,14 @@ class Graph:
     @property
     def num_relations(self) -> int:
         return len(self.relations)
+
+    @functools.cached_property
+    def seen(self) -> dict[str, Tensor]:
+        """Which entities [E] and relations [R] stand in a training triple, bool; all of them where there is none."""
+        found = {"entity": torch.zeros(self.num_entities).bool(), "relation": torch.zeros(self.num_relations).bool()}
+        train = self.train.cpu()
+        found["entity"][train[:, [0, 2]]] = found["relation"][train[:, 1]] = True
+        return found if len(train) else {kind: ~x for kind, x in found.items()}
 
     @property
     def known(self) -> Tensor:

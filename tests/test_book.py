@@ -234,7 +234,7 @@ def test_try_it_answers_as_python_does(open_page, monkeypatch, folder):
         tab.click("#try-form button")
         tab.wait_for_selector(f'body[data-try-ready="{folder} {h} {r}"]')
         for role, model in models.items():
-            expected = predict(model, graph, head=h, relation=r, k=10)
+            expected = predict(model, graph, head=h, relation=r, k=10, by="id")
             numbers = "rows => rows.map(x => [Number(x.dataset.id), Number(x.dataset.score)])"
             rows = tab.eval_on_selector_all(f'table[data-role="{role}"] tbody tr', numbers)
             assert len(rows) == 10

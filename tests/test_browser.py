@@ -52,7 +52,7 @@ def test_node_gives_the_scores_and_answers_of_python(name, norm, tiny_graph, tmp
     for (h, r), found in zip(queries, ask(tmp_path, queries), strict=True):
         expected = model.score_tails(torch.tensor([h]), torch.tensor([r]))[0].detach().numpy()
         np.testing.assert_allclose(found["scores"], expected, atol=1e-4, rtol=0)
-        ours = predict(model, graph, head=h, relation=r, k=10)
+        ours = predict(model, graph, head=h, relation=r, k=10, by="id")
         assert [graph.entities[i] for i in found["ids"]] == list(ours["entity"])
 
 

@@ -270,6 +270,23 @@ def test_without_a_frontier_a_budget_buys_few_floats(tiny_graph: Graph, tmp_path
     assert advice.frontier(12).empty and plan(tiny_graph, "1MB").model == "RotatE"
 
 
+def test_what_was_never_trained_is_asked_on_request_and_never_suggested(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("".join(f"{i}\tr\t{i + 1}\n" for i in range(1, 9)))
+    for part in ("valid", "test"):
+        (tmp_path / f"{part}.tsv").write_text("10\tr\t1\n2\tr\t1\n")
+    files = ["--valid", tmp_path / "valid.tsv", "--test", tmp_path / "test.tsv"]
+    made = call("distill", tmp_path / "train.tsv", *files, *QUICK, "-o", tmp_path / "s")
+    assert made.exit_code == 0, made.output
+    asked = made.stdout.splitlines()[-1].split()[2:]
+    assert asked[:3] == [str(tmp_path / "s"), "--head", "2"] and call("predict", *asked).exit_code == 0
+    assert "no training triple" in refused("predict", tmp_path / "s", "--head", 10, "--relation", "r")
+    assert "no training triple" in refused("similar", tmp_path / "s", 10)
+    told = json.loads(call("predict", tmp_path / "s", "--head", 10, "--relation", "r", "--unseen", "--json").stdout)
+    assert {row["entity"] for row in told if row["unseen"]} == {"10"}
+    by_id = ["--ids", "--head", 1, "--relation", 0]  # the second label in order of characters is "10"
+    assert "no training triple" in refused("predict", tmp_path / "s", *by_id)
+
+
 def test_a_student_of_few_bits_in_one_command(triples: Path, tmp_path: Path, measured: None) -> None:
     result = call("distill", triples, "--budget", "650B", "--epochs", 2, "-o", tmp_path / "s", "--json")
     told = json.loads(result.stdout)
@@ -304,8 +321,8 @@ def test_a_student_of_low_rank_in_one_command(triples: Path, tmp_path: Path) -> 
     student = load_student(tmp_path / "s")
     assert (type(student.model).__name__, student.model.rank, student.precision) == ("LowRankComplEx", 4, "2bit")
     assert student.card().startswith("# LowRankComplEx of dimension 8 and rank 4 on ")
-    plain = student.predict(head=student.graph.entities[0], relation=0, k=3)
-    assert list(plain["score"]) == sorted(plain["score"], reverse=True) and len(student.similar(0, 3)) == 3
+    plain = student.predict(head=0, relation=0, k=3, by="id")
+    assert list(plain["score"]) == sorted(plain["score"], reverse=True) and len(student.similar(0, 3, by="id")) == 3
     for form in ("npz", "browser"):
         call("export", tmp_path / "s", "--to", form, "-o", tmp_path / ("s.npz" if form == "npz" else "b"))
 

@@ -1,13 +1,16 @@
 """Answers to (h, r, ?) and (?, r, t): the right ones, in the right order, and questions that cannot be asked."""
 
+import difflib
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from kgdistil import evaluation, kernels
-from kgdistil.answer.predict import predict, similar, top
+from kgdistil.answer.predict import COMPARED, nearest, predict, similar, top
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples
 from kgdistil.graph import Graph
@@ -43,7 +46,7 @@ def by_hand(model: KGEModel, graph: Graph, r: int, head: int | None = None, tail
 def test_the_best_answers_in_order(tiny_graph: Graph, path: str, name: str, given: dict) -> None:
     model = a_model(tiny_graph, name)
     scores = by_hand(model, tiny_graph, 2, **given)
-    table = predict(model, tiny_graph, relation=2, k=7, **given)
+    table = predict(model, tiny_graph, relation=2, k=7, by="id", **given)
     assert list(table.columns) == ["rank", "entity", "name", "score"] and list(table["rank"]) == [1, 2, 3, 4, 5, 6, 7]
     expected = scores.sort(descending=True)
     assert list(table["entity"]) == [tiny_graph.entities[e] for e in expected.indices[:7].tolist()]
@@ -52,13 +55,14 @@ def test_the_best_answers_in_order(tiny_graph: Graph, path: str, name: str, give
 
 def test_labels_and_ids_ask_the_same(tiny_graph: Graph, path: str) -> None:
     model = a_model(tiny_graph)
-    assert predict(model, tiny_graph, relation="r1", head="e05").equals(predict(model, tiny_graph, relation=1, head=5))
-    assert predict(model, tiny_graph, relation="r1", tail="e00").equals(predict(model, tiny_graph, relation=1, tail=0))
+    for labels, ids in (({"head": "e05"}, {"head": 5}), ({"tail": "e00"}, {"tail": np.int32(0)})):
+        by_label = predict(model, tiny_graph, relation="r1", **labels)
+        assert by_label.equals(predict(model, tiny_graph, relation=1, by="id", **ids))
 
 
 def test_more_answers_than_entities(tiny_graph: Graph, path: str) -> None:
     for k in (30, 31, 10**12):
-        table = predict(a_model(tiny_graph), tiny_graph, relation=0, head=0, k=k)
+        table = predict(a_model(tiny_graph), tiny_graph, relation=0, head=0, k=k, by="id")
         assert sorted(table["entity"]) == sorted(tiny_graph.entities)
         assert table["score"].is_monotonic_decreasing
 
@@ -72,8 +76,8 @@ def test_known_triples_are_left_out(tiny_graph: Graph, path: str) -> None:
         ({"tail": t}, {x[0] for x in triples if x[1:] == [r, t]}),
     ):
         taken = {tiny_graph.entities[e] for e in answers}
-        everything = predict(model, tiny_graph, relation=r, k=30, **given)
-        new = predict(model, tiny_graph, relation=r, k=30, known=known, **given)
+        everything = predict(model, tiny_graph, relation=r, k=30, by="id", **given)
+        new = predict(model, tiny_graph, relation=r, k=30, known=known, by="id", **given)
         assert taken and list(new["entity"]) == [e for e in everything["entity"] if e not in taken]
         assert list(new["rank"]) == list(range(1, 31 - len(taken)))
 
@@ -81,7 +85,7 @@ def test_known_triples_are_left_out(tiny_graph: Graph, path: str) -> None:
 def test_nothing_is_left_where_everything_is_known(tiny_graph: Graph, path: str) -> None:
     triples = torch.tensor([[0, 0, t] for t in range(tiny_graph.num_entities)])
     known = KnownTriples(triples, tiny_graph.num_relations)
-    assert len(predict(a_model(tiny_graph), tiny_graph, relation=0, head=0, known=known)) == 0
+    assert len(predict(a_model(tiny_graph), tiny_graph, relation=0, head=0, known=known, by="id")) == 0
 
 
 @pytest.mark.parametrize("name", ["RotatE", "TransE"])
@@ -98,30 +102,90 @@ def test_both_paths_agree(umls: Graph, monkeypatch: pytest.MonkeyPatch, name: st
     assert (compiled[1] == readable[1]).float().mean() > 0.99  # near ties may change places
 
 
+def test_whole_numbers_are_labels_unless_ids_are_asked_for(tiny_graph: Graph) -> None:
+    """Sorted as text, "10" comes before "2", whose id is therefore another number."""
+    graph = replace(tiny_graph, entities=tuple(sorted(str(i) for i in range(30))), relations=("0", "1", "2", "3"))
+    model = a_model(graph)
+    of_2 = predict(model, graph, head="2", relation="1", k=30)
+    at = graph.entities.index("2")
+    assert at != 2 and of_2.equals(predict(model, graph, head=at, relation=1, k=30, by="id"))
+    for number in (2, np.int64(2), np.uint8(2), torch.tensor(2)):
+        assert predict(model, graph, head=number, relation=1, k=30).equals(of_2)
+    assert similar(model, graph, 2).equals(similar(model, graph, "2"))
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, pd.Series, pd.Index, torch.tensor, iter])
+def test_whatever_can_be_listed_is_a_list(tiny_graph: Graph, kind: Callable) -> None:
+    graph = replace(tiny_graph, entities=tuple(f"{i:02}" for i in range(30)))
+    model, ids = a_model(graph), [4, 7, 29]
+    expected = predict(model, graph, head=[f"{i:02}" for i in ids], relation="r1", k=3)
+    assert predict(model, graph, head=kind(ids), relation=1, k=3, by="id").equals(expected)
+    if kind is not torch.tensor:
+        assert predict(model, graph, head=kind(["04", "07", "29"]), relation="r1", k=3).equals(expected)
+
+
+def test_a_slip_among_a_million_labels_costs_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, compared = [f"entity {i:06}" for i in range(1_000_000)], []
+    count = difflib.SequenceMatcher.real_quick_ratio
+    monkeypatch.setattr(difflib.SequenceMatcher, "real_quick_ratio", lambda s: compared.append(1) or count(s))
+    for slip in ("entity 12345x", "entity 123x456", "entity 13456", "netity 123456", "Entity 123456", "entity 123465"):
+        found = nearest(slip, labels)
+        assert found is not None and len(compared) <= COMPARED
+        assert sum(a != b for a, b in zip(found, slip)) <= 2 or len(found) != len(slip)
+    assert nearest("netity 123456", labels) == "entity 123456" and nearest("entity 123x456", labels) == "entity 123456"
+    assert nearest("entity 1234xx", labels).startswith("entity 123")
+    assert nearest("x" * 100_000, labels) is None and len(compared) <= 2 * COMPARED
+
+
+def test_what_was_never_trained_is_marked_and_answers_only_on_request(tiny_graph: Graph) -> None:
+    train = tiny_graph.train
+    graph = replace(tiny_graph, train=train[(train[:, [0, 2]] != 5).all(1) & (train[:, 1] != 3)])
+    model = a_model(graph)
+    for question in ({"head": "e05", "relation": "r1"}, {"tail": ["e01", "e05"], "relation": "r1"}):
+        with pytest.raises(ConfigError, match="the entity 'e05' stands in no training triple"):
+            predict(model, graph, **question)
+        assert len(predict(model, graph, unseen=True, **question))
+    with pytest.raises(ConfigError, match="the relation 'r3' stands in no training triple"):
+        predict(model, graph, head="e01", relation="r3")
+    with pytest.raises(ConfigError, match="the entity 'e05' stands in no training triple"):
+        similar(model, graph, "e05")
+    answers = predict(model, graph, head="e01", relation="r1", k=30)
+    assert list(answers[answers["unseen"]]["entity"]) == ["e05"]
+    relations = predict(model, graph, head="e01", tail="e02")
+    assert list(relations[relations["unseen"]]["relation"]) == ["r3"]
+    nothing = replace(graph, train=train[:0])  # a student that came without its triples cannot know
+    assert "unseen" not in predict(model, nothing, head="e05", relation="r3", k=30)
+
+
 def test_names_for_people(tiny_graph: Graph) -> None:
     graph = replace(tiny_graph, descriptions={label: f"name of {label}" for label in tiny_graph.entities[:29]})
-    table = predict(a_model(graph), graph, relation=0, head=0, k=30).set_index("entity")
+    table = predict(a_model(graph), graph, relation="r0", head="e00", k=30).set_index("entity")
     assert table.loc["e03", "name"] == "name of e03" and table.loc["e29", "name"] == "e29"
 
 
 @pytest.mark.parametrize(
     "question, line",
     [
-        ({"relation": 0}, "give exactly one of head and tail"),
+        ({"relation": "r0"}, "give exactly one of head and tail"),
         ({"relation": 0, "head": 0, "tail": 1}, "give exactly one of head and tail"),
-        ({"relation": 0, "head": "e5"}, "no entity is called 'e5'; did you mean 'e"),
-        ({"relation": "r11", "tail": 0}, "no relation is called 'r11'; did you mean 'r1'?"),
+        ({"relation": "r0", "head": "e5"}, "no entity is called 'e5'; did you mean 'e"),
+        ({"relation": "r11", "tail": "e00"}, "no relation is called 'r11'; did you mean 'r1'?"),
         (
-            {"relation": 0, "head": "Berlin, the capital"},
+            {"relation": "r0", "head": "Berlin, the capital"},
             "no entity is called 'Berlin, the capital'; a label looks like",
         ),
-        ({"relation": 0, "head": 30}, "entity id is 30; ids go from 0 to 29"),
-        ({"relation": 0, "head": -1}, "entity id is -1; ids go from 0 to 29"),
-        ({"relation": 4, "head": 0}, "relation id is 4; ids go from 0 to 3"),
-        ({"relation": 0, "head": 0.0}, "no entity is called 0.0; "),
-        ({"relation": 0, "head": 0, "k": 0}, "k is 0; it must be a whole number ≥ 1"),
-        ({"relation": 0, "head": 0, "k": 2.5}, "k is 2.5; it must be a whole number ≥ 1"),
-        ({"relation": 0, "head": 0, "k": "5"}, "k is '5'; it must be a whole number ≥ 1"),
+        ({"relation": 0, "by": "id", "head": 30}, "entity id is 30; ids go from 0 to 29"),
+        ({"relation": 0, "by": "id", "head": -1}, "entity id is -1; ids go from 0 to 29"),
+        ({"relation": 4, "head": 0, "by": "id"}, "relation id is 4; ids go from 0 to 3"),
+        ({"relation": "r0", "head": 0.0}, "no entity is called 0.0; "),
+        ({"relation": "r0", "head": 0}, "no entity is called '0'; "),
+        ({"relation": "r0", "head": True}, "no entity is called True; "),
+        ({"relation": 0, "head": "e05", "by": "id"}, "entity id is 'e05'; ids go"),
+        ({"relation": "r0", "head": "e05", "by": "number"}, "by is 'number'"),
+        ({"relation": "r0", "head": 10**5000}, "no entity has a number of more than 18 digits"),
+        ({"relation": "r0", "head": "e00", "k": 0}, "k is 0; it must be a whole number ≥ 1"),
+        ({"relation": "r0", "head": "e00", "k": 2.5}, "k is 2.5; it must be a whole number ≥ 1"),
+        ({"relation": "r0", "head": "e00", "k": "5"}, "k is '5'; it must be a whole number ≥ 1"),
     ],
 )
 def test_a_question_that_cannot_be_asked(tiny_graph: Graph, question: dict, line: str) -> None:
@@ -132,7 +196,7 @@ def test_a_question_that_cannot_be_asked(tiny_graph: Graph, question: dict, line
 
 def test_a_model_of_another_graph(tiny_graph: Graph, umls: Graph) -> None:
     with pytest.raises(ConfigError, match="the model knows 135 entities and 46 relations, tiny has 30 and 4; give the"):
-        predict(a_model(umls), tiny_graph, relation=0, head=0)
+        predict(a_model(umls), tiny_graph, relation="r0", head="e00")
 
 
 def test_a_batch_asks_each_of_its_queries(tiny_graph: Graph, path: str) -> None:
@@ -140,15 +204,15 @@ def test_a_batch_asks_each_of_its_queries(tiny_graph: Graph, path: str) -> None:
     table = predict(model, tiny_graph, head=heads, relation="r1", k=4)
     assert list(table["query"]) == [i for i in range(20) for _ in range(4)]
     for i, head in enumerate(heads):
-        one = predict(model, tiny_graph, head=head, relation=1, k=4)
+        one = predict(model, tiny_graph, head=head, relation="r1", k=4)
         rows = table[table["query"] == i]
         assert list(rows["entity"]) == list(one["entity"])
         np.testing.assert_allclose(rows["score"], one["score"], atol=1e-6)
-    pairs = predict(model, tiny_graph, relation=[0, "r3"], tail=[5, 6], k=1, ids=True)
+    pairs = predict(model, tiny_graph, relation=["r0", "r3"], tail=["e05", "e06"], k=1, ids=True)
     assert [tiny_graph.entities[i] for i in pairs["id"]] == list(pairs["entity"])
     assert len(predict(model, tiny_graph, head=[], relation="r1")) == 0
     with pytest.raises(ConfigError, match="head and relation have different lengths: 2, 1"):
-        predict(model, tiny_graph, head=[0, 1], relation=[0])
+        predict(model, tiny_graph, head=["e00", "e01"], relation=["r0"])
 
 
 def test_many_queries_stay_within_the_memory_limit(
@@ -165,7 +229,7 @@ def test_many_queries_stay_within_the_memory_limit(
 def test_the_relation_between_two_entities(tiny_graph: Graph, name: str) -> None:
     model = a_model(tiny_graph, name)
     scores = torch.stack([model.score_triples(torch.tensor([[3, r, 8]]))[0] for r in range(4)]).detach()
-    table = predict(model, tiny_graph, head=3, tail="e08", k=3)
+    table = predict(model, tiny_graph, head="e03", tail="e08", k=3)
     assert list(table.columns) == ["rank", "relation", "score"]
     expected = scores.sort(descending=True)
     assert list(table["relation"]) == [tiny_graph.relations[r] for r in expected.indices[:3].tolist()]
@@ -173,7 +237,7 @@ def test_the_relation_between_two_entities(tiny_graph: Graph, name: str) -> None
     h, _r, t = tiny_graph.train[0].tolist()
     known = KnownTriples(tiny_graph.known, tiny_graph.num_relations)
     there = {x for a, x, b in tiny_graph.known.tolist() if (a, b) == (h, t)}
-    left = predict(model, tiny_graph, head=h, tail=t, known=known)
+    left = predict(model, tiny_graph, head=h, tail=t, known=known, by="id")
     assert set(left["relation"]) == {tiny_graph.relations[x] for x in range(4)} - {
         tiny_graph.relations[x] for x in there
     }
@@ -181,10 +245,10 @@ def test_the_relation_between_two_entities(tiny_graph: Graph, name: str) -> None
 
 def test_probabilities_only_where_the_loss_gives_them(tiny_graph: Graph) -> None:
     for name in ("RotatE", "ComplEx"):
-        table = predict(a_model(tiny_graph, name), tiny_graph, head=0, relation=0, probability=True)
+        table = predict(a_model(tiny_graph, name), tiny_graph, head="e00", relation="r0", probability=True)
         np.testing.assert_allclose(table["probability"], 1 / (1 + np.exp(-table["score"])), rtol=1e-6)
     with pytest.raises(ConfigError, match="margin loss, whose scores have no zero"):
-        predict(a_model(tiny_graph, "TransE"), tiny_graph, head=0, relation=0, probability=True)
+        predict(a_model(tiny_graph, "TransE"), tiny_graph, head="e00", relation="r0", probability=True)
 
 
 def test_similar_entities(tiny_graph: Graph) -> None:
@@ -199,7 +263,7 @@ def test_similar_entities(tiny_graph: Graph) -> None:
 @pytest.mark.gpu
 def test_a_model_on_a_gpu_answers_as_on_the_cpu(tiny_graph: Graph) -> None:
     known = KnownTriples(tiny_graph.known, tiny_graph.num_relations)
-    here = predict(a_model(tiny_graph), tiny_graph, relation=1, head=7, known=known)
-    there = predict(a_model(tiny_graph).cuda(), tiny_graph, relation=1, head=7, known=known)
+    here = predict(a_model(tiny_graph), tiny_graph, relation=1, head=7, known=known, by="id")
+    there = predict(a_model(tiny_graph).cuda(), tiny_graph, relation=1, head=7, known=known, by="id")
     assert list(here["entity"]) == list(there["entity"])
     np.testing.assert_allclose(here["score"], there["score"], atol=1e-4)

@@ -82,7 +82,7 @@ def test_without_its_triples_a_student_still_answers(tmp_path: Path, tiny_graph:
     Student(a_model(tiny_graph), tiny_graph).save(tmp_path)
     (tmp_path / TRIPLES).unlink()
     student = load_student(tmp_path)
-    assert len(student.predict(head=0, relation=0, k=3)) == 3
+    assert len(student.predict(head=0, relation=0, k=3, by="id")) == 3
     with pytest.raises(ConfigError, match="without its triples"):
         student.evaluate()
 
@@ -131,7 +131,7 @@ def test_a_damaged_student_is_one_line_or_still_works(tmp_path_factory, whole: d
         (folder / name).write_bytes(damage(data, content) if name == victim else content)
     try:
         student = load_student(folder)
-        student.predict(head=0, relation=0)
+        student.predict(head=0, relation=0, by="id")
         student.evaluate()
     except KgdistilError as error:
         assert "\n" not in str(error)
@@ -174,7 +174,7 @@ def test_any_value_in_a_description(tmp_path_factory, whole: dict[str, bytes], k
     (folder / "model.json").write_text(json.dumps({**described, key: value}))
     try:
         student = load_student(folder)
-        student.predict(head=0, relation=0)
+        student.predict(head=0, relation=0, by="id")
         kgdistil.compare_precisions(student.model, student.graph)
         student.card()
     except KgdistilError as error:

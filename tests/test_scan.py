@@ -326,7 +326,7 @@ def test_a_coded_student_answers_as_its_numbers_do(umls, name: str, norm: int) -
     model = build_model(name, umls.num_entities, umls.num_relations, 16, seed=2, norm=norm, offset=3.0)
     student = Student(model, umls).quantised("2bit")
     assert student._ranker is not None
-    asked = {"head": list(umls.entities[:20]), "relation": 3, "k": 12}
+    asked = {"head": list(umls.entities[:20]), "relation": umls.relations[3], "k": 12}
     mine, plain = student.predict(**asked), predict(student.model, umls, **asked)
     assert np.allclose(mine["score"], plain["score"], atol=1e-5)
     close = plain.groupby("query")["score"].diff().abs().min() < 1e-5  # a tie may come in another order

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import difflib
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -12,12 +14,16 @@ import torch.nn.functional as F
 
 from kgdistil import evaluation, kernels
 from kgdistil.answer.scan import CodedRanker
+from kgdistil.config import short
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, score_all
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, Side
 
-Asked = str | int | Sequence[str | int]
+Asked = str | int | Iterable[str | int]  # an array, a tensor or a Series, too
+By = Literal["label", "id"]
+COMPARED = 1000  # labels that are compared with one that does not exist
+LONGEST = 200  # characters of a label for which another is suggested
 Ranker = kernels.Ranker | CodedRanker
 
 
@@ -31,25 +37,32 @@ def predict(
     k: int = 10,
     known: KnownTriples | None = None,
     probability: bool = False,
+    by: By = "label",
     ids: bool = False,
+    unseen: bool = False,
     ranker: Ranker | None = None,
 ) -> pd.DataFrame:
     """The k most plausible answers for the open place of one query, or of a batch of them.
 
     Args:
-        head, relation, tail: labels or ids; exactly two of the three. Lists ask one query for each of their items, and
-            a single value beside a list holds for all of them.
+        head, relation, tail: exactly two of the three. Lists ask one query for each of their items, and a single value
+            beside a list holds for all of them.
+        by: "label": they are labels, and a whole number is the label it is written as; "id": numbers in
+            `graph.entities` and `graph.relations`.
         known: where given, its triples are left out of the answers (`KnownTriples(graph.train, …)` for new facts).
         probability: add that column, σ(score): how likely the model holds the triple to be true rather than a
             random corruption, which is what the cross-entropy loss trains.
         ids: add the column id, the answer's number in `graph.entities` or `graph.relations`.
+        unseen: answer about entities and relations that stand in no training triple, too, so that nothing was learned
+            of them.
         ranker: what finds the best entities, made before (`top`).
     Returns:
         A table with columns rank, entity (label), name (readable), score; for an open relation rank, relation, score.
         Best first, fewer rows than k only where fewer candidates remain. A batch has a first column query, from 0.
+        Where an answer stands in no training triple, a column unseen says which.
     Raises:
-        ConfigError: not exactly two places given, an unknown label or id, lists of different lengths, k < 1, a model
-            of another graph, or a probability asked of a model trained with the margin loss.
+        ConfigError: not exactly two places given, an unknown label or id, one that is unseen, lists of different
+            lengths, k < 1, a model of another graph, or a probability asked of a model trained with the margin loss.
     """
     if (model.num_entities, model.num_relations) != (graph.num_entities, graph.num_relations):
         raise ConfigError(
@@ -68,23 +81,22 @@ def predict(
             f"this {type(model).__name__} was trained with the margin loss, whose scores have no zero and so are no "
             "probabilities; leave probability out"
         )
-    lists = {what: list(x) for what, x in given.items() if isinstance(x, Sequence) and not isinstance(x, str)}
+    given = {what: plain(x) for what, x in given.items()}
+    lists = {what: x for what, x in given.items() if isinstance(x, list)}
     if len({len(x) for x in lists.values()}) > 1:
         raise ConfigError(
             f"{' and '.join(lists)} have different lengths: {', '.join(str(len(x)) for x in lists.values())}"
         )
     count = len(next(iter(lists.values()))) if lists else 1
-    numbers = {
-        what: torch.tensor(
-            find_all(
-                lists.get(what, [value] * count),
-                *((graph.relations, "relation") if what == "relation" else (graph.entities, "entity")),
-            ),
-            dtype=torch.int64,
-        )
-        for what, value in given.items()
-        if value is not None
-    }
+    numbers = {}
+    for what, value in given.items():
+        if value is not None:
+            kind, labels = ("relation", graph.relations) if what == "relation" else ("entity", graph.entities)
+            numbers[what] = torch.tensor(find_all(lists.get(what, [value]), labels, kind, by), dtype=torch.int64)
+            if not unseen:
+                check_seen(numbers[what], graph, kind)
+            if what not in lists:
+                numbers[what] = numbers[what].expand(count)
     if missing == ["relation"]:
         score, answer = top_relations(model, numbers["head"], numbers["tail"], k, known)
     else:
@@ -98,8 +110,11 @@ def predict(
         for i, (a, s) in enumerate(zip(answers, scores, strict=True))
         if a >= 0
     ]
-    what = ["relation"] if relation is None else ["entity", "name"]
-    table = pd.DataFrame(rows, columns=["query", "rank", "id", *what, "score"])
+    labelled = ["relation"] if relation is None else ["entity", "name"]
+    table = pd.DataFrame(rows, columns=["query", "rank", "id", *labelled, "score"])
+    seen = graph.seen["relation" if relation is None else "entity"]
+    if not seen[table["id"].tolist()].all():
+        table["unseen"] = ~seen[table["id"].tolist()].numpy()
     if probability:
         table["probability"] = torch.tensor(table["score"].tolist(), dtype=torch.float64).sigmoid().tolist()
     return table.drop(columns=[*([] if lists else ["query"]), *([] if ids else ["id"])])
@@ -120,14 +135,20 @@ def check_count(k: int) -> None:
 
 
 @torch.no_grad()
-def similar(model: KGEModel, graph: Graph, entity: str | int, k: int = 10) -> pd.DataFrame:
+def similar(
+    model: KGEModel, graph: Graph, entity: str | int, k: int = 10, *, by: By = "label", unseen: bool = False
+) -> pd.DataFrame:
     """The k entities whose embeddings point most nearly the same way: rank, entity, name, cosine.
 
+    Args:
+        by, unseen: as `predict`.
     Raises:
-        ConfigError: an unknown label or id, or k < 1.
+        ConfigError: an unknown label or id, one that is unseen, or k < 1.
     """
     check_count(k)
-    at = find(entity, graph.entities, "entity")
+    at = find(entity, graph.entities, "entity", by)
+    if not unseen:
+        check_seen(torch.tensor([at]), graph, "entity")
     cosine = torch.cat(
         [
             F.cosine_similarity(model.rows(block), model.rows(model.entities[at][None]))
@@ -162,34 +183,88 @@ def top_relations(
     return score, relation.masked_fill(score == -torch.inf, -1)
 
 
-def find_all(values: Sequence[str | int], labels: tuple[str, ...], what: str) -> list[int]:
+def plain(value: Any) -> Any:
+    """A value or list in Python's own types: of numpy, pandas and PyTorch, and of anything else that can be listed."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else value
+
+
+def check_seen(found: torch.Tensor, graph: Graph, kind: str) -> None:
+    """ConfigError where one of these entities or relations, ids [n], stands in no training triple."""
+    never = found[~graph.seen[kind][found]]
+    if len(never):
+        label = (graph.relations if kind == "relation" else graph.entities)[int(never[0])]
+        raise ConfigError(
+            f"the {kind} {label!r} stands in no training triple, so nothing was learned of it; unseen (--unseen) asks "
+            "nevertheless"
+        )
+
+
+def find_all(values: Sequence[str | int], labels: tuple[str, ...], kind: str, by: By = "label") -> list[int]:
     """The ids of labels or ids; for many of them by one table.
 
     Raises:
         ConfigError: there is none.
     """
-    if len(values) < 16:
-        return [find(value, labels, what) for value in values]
-    index = {label: i for i, label in enumerate(labels)}
-    return [index[v] if isinstance(v, str) and v in index else find(v, labels, what) for v in values]
+    index = {label: i for i, label in enumerate(labels)} if len(values) >= 16 and by == "label" else {}
+    return [index[v] if isinstance(v, str) and v in index else find(v, labels, kind, by) for v in values]
 
 
-def find(value: str | int, labels: tuple[str, ...], what: str) -> int:
-    """The id of a label or id.
+def find(value: str | int, labels: tuple[str, ...], kind: str, by: By = "label") -> int:
+    """The id of a label, or an id itself.
 
     Raises:
         ConfigError: there is none.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        if 0 <= value < len(labels):
-            return value
-        raise ConfigError(f"{what} id is {value}; ids go from 0 to {len(labels) - 1}")
+    if by not in ("label", "id"):
+        raise ConfigError(f"by is {by!r}: choose label or id")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and abs(int(value)) >= 10**18:
+        raise ConfigError(f"no {kind} has a number of more than 18 digits")
+    if by == "id":
+        if whole and 0 <= int(value) < len(labels):
+            return int(value)
+        raise ConfigError(f"{kind} id is {short(value)}; ids go from 0 to {len(labels) - 1}")
+    if whole:
+        value = str(value)
     try:
-        return labels.index(value)
+        return labels.index(value)  # anything else is not there
     except ValueError:
-        near = difflib.get_close_matches(str(value), labels, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"a label looks like {labels[0]!r}"
-        raise ConfigError(f"no {what} is called {value!r}; {hint}") from None
+        near = nearest(value, labels) if isinstance(value, str) else None
+        hint = f"did you mean {near!r}?" if near else f"a label looks like {short(labels[0])}"
+        raise ConfigError(
+            f"no {kind} is called {short(value)}; {hint}" + ("; by='id' (--ids) asks by number" if whole else "")
+        ) from None
+
+
+def nearest(value: str, labels: Sequence[str]) -> str | None:
+    """The label that may have been meant, in a time that does not grow with the number of labels; None without one.
+
+    Of more than `COMPARED`, in the order of their characters as a graph has them: one that is one letter more, less or
+    other, or two exchanged (Norvig), else the most similar of those that begin alike.
+    """
+    if len(value) > LONGEST:
+        return None
+    if len(labels) > COMPARED:
+        letters = set(value).union(*labels[:: len(labels) // COMPARED])
+        for edit in edits(value, sorted(letters)):
+            at = bisect.bisect_left(labels, edit)
+            if at < len(labels) and labels[at] == edit:
+                return edit
+        at = max(0, bisect.bisect_left(labels, value) - COMPARED // 2)
+        labels = labels[at : at + COMPARED]
+    found = difflib.get_close_matches(value, [x for x in labels if len(x) <= LONGEST], 1)
+    return found[0] if found else None
+
+
+def edits(value: str, letters: Sequence[str]) -> Iterator[str]:
+    """What one slip of the fingers makes of a text."""
+    parts = [(value[:i], value[i:]) for i in range(len(value) + 1)]
+    yield from (a + b[1] + b[0] + b[2:] for a, b in parts if len(b) > 1)
+    for (a, b), letter in itertools.product(parts, ("", *letters)):
+        yield a + letter + b[1:]
+        yield a + letter + b
 
 
 @torch.no_grad()

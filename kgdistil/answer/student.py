@@ -54,9 +54,9 @@ class Student:
         known = self._known if new else None
         return answers.predict(self.model, self.graph, known=known, ranker=self._ranker, **query)
 
-    def similar(self, entity: str | int, k: int = 10) -> pd.DataFrame:
+    def similar(self, entity: str | int, k: int = 10, **how: Any) -> pd.DataFrame:
         """The k most similar entities: `kgdistil.answer.predict.similar`."""
-        return answers.similar(self.model, self.graph, entity, k)
+        return answers.similar(self.model, self.graph, entity, k, **how)
 
     def evaluate(self, split: str = "test") -> dict[str, dict[str, float]]:
         """Filtered metrics of a split of the graph's triples, as `Ranks.metrics`.

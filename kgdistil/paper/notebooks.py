@@ -186,7 +186,7 @@ def answers(models: Mapping[str, KGEModel], graph: Graph, query: tuple[int, int,
     known = KnownTriples(graph.train.cpu(), graph.num_relations)
     columns = {}
     for name, model in models.items():
-        found = predict(model, graph, head=h, relation=r, k=k, known=known)
+        found = predict(model, graph, head=h, relation=r, k=k, known=known, by="id", unseen=True)
         columns[name] = [n + (" ✓" if e in true else "") for n, e in zip(found["name"], found["entity"], strict=True)]
     length = max(map(len, columns.values()))
     index = pd.RangeIndex(1, length + 1, name="rank")
