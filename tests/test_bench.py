@@ -73,14 +73,14 @@ def test_a_benchmark_goes_on_where_it_was_stopped(results_in_tmp, monkeypatch):
 
 
 def test_the_slow_sizes_of_a_batch_are_not_all_tried(monkeypatch):
-    rates = {1: 10.0, 4: 30.0, 16: 20.0, 64: 14.0, 256: 90.0}
+    rates = {1: 10.0, 2: 100.0, 4: 40.0, 8: 60.0, 16: 40.0, 64: 40.0, 256: 900.0}
     given = []
     clock = itertools.count()  # every look at it is a second later, so that each size has one ranking
     monkeypatch.setattr(compare.time, "perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr(compare, "queries_per_second", lambda c, t, size: given.append(len(t)) or rates[size])
     contender = type("Contender", (), {"sizes": tuple(rates)})()
-    assert compare.try_sizes(contender, torch.zeros(50, 3)) == {1: 10.0, 4: 30.0, 16: 20.0, 64: 14.0}
-    assert given == [compare.TRIED] * 3 + [50]
+    assert compare.try_sizes(contender, torch.zeros(50, 3)) == {size: rates[size] for size in (1, 2, 4, 8, 16, 64)}
+    assert given == [1, 32, 2, 32, 4, 32, 8, 32, 16, 32, 50, 50]  # to warm up, and timed
 
 
 def test_all_rank_the_same_triples(tiny_graph):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
+from kgdistil.errors import run_command
 from kgdistil.paper.bench.compare import main
 
-sys.exit(main())
+run_command(main)

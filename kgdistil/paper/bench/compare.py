@@ -97,16 +97,19 @@ def queries_per_second(contender: Peer, triples: torch.Tensor, size: int) -> flo
 
 
 def try_sizes(contender: Peer, triples: torch.Tensor) -> dict[int, float]:
-    """Queries per second of a contender in batches of each of its sizes, up to one half as fast as the best.
+    """Queries per second of a contender in batches of each of its sizes, until two in a row are half the best.
 
-    The best of several rankings where they are short, since a moment's noise must not choose a peer's size.
+    The best of several rankings where they are short, after one to warm up: a moment's noise must not choose a size.
     """
     rates: dict[int, float] = {}
+    slow = 0
     for size in contender.sizes:
+        queries_per_second(contender, triples[:size], size)
         chosen, until, rates[size] = triples[: max(size, TRIED)], time.perf_counter() + 0.5, 0.0
         while not rates[size] or time.perf_counter() < until:
             rates[size] = max(rates[size], queries_per_second(contender, chosen, size))
-        if rates[size] < max(rates.values()) / 2:
+        slow = slow + 1 if rates[size] < max(rates.values()) / 2 else 0
+        if slow == 2:
             break
     return rates
 
@@ -119,6 +122,7 @@ def serve(pipe: Any, name: str, work: Work, triples: torch.Tensor, threads: int)
         contender.prepare(work)
         contender.epochs(1)  # compiles and warms up
         queries_per_second(contender, triples[:8], 8)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before sizes are tried that need more
         rates = try_sizes(contender, triples)
     except (ImportError, NotImplementedError) as error:
         pipe.send({"missing": str(error)})
@@ -128,6 +132,7 @@ def serve(pipe: Any, name: str, work: Work, triples: torch.Tensor, threads: int)
         {
             "version": contender.version,
             "settings": contender.settings,
+            "peak_memory_bytes": memory,
             "ranking_batch": size or None,
             "batches_tried": [{"batch": n, "queries_per_second": rate} for n, rate in rates.items()],
         }
@@ -139,7 +144,7 @@ def serve(pipe: Any, name: str, work: Work, triples: torch.Tensor, threads: int)
         else:
             pipe.send([queries_per_second(contender, triples, size) for _ in range(times)])
     profile = contender.engine.phases if name == OURS and hasattr(contender.engine, "phases") else {}
-    pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, profile))
+    pipe.send(profile)
 
 
 def some(triples: torch.Tensor, count: int) -> torch.Tensor:
@@ -195,15 +200,13 @@ def compare(
         row = {"contender": name, "model": model, "dim": dim, **about[name]}
         if name in present:
             pipes[name].send(None)
-            memory, profile = pipes[name].recv()
             seconds = statistics.median(taken[name]["train"])
             row |= {
                 "epoch_seconds": seconds,
                 "triples_per_second": len(graph.train) / seconds,
                 "ranking_queries_per_second": statistics.median(taken[name]["rank"]),
                 "ranked_triples": len(triples),
-                "peak_memory_bytes": memory,
-                "profile": profile,
+                "profile": pipes[name].recv(),
                 "copy_bytes_per_second": statistics.median(bandwidths),
                 "epoch_seconds_all": taken[name]["train"],
                 "ranking_queries_per_second_all": taken[name]["rank"],
