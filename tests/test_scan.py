@@ -297,7 +297,7 @@ def test_what_has_no_tables_says_so():
         with pytest.raises(ConfigError, match="take ComplEx") as error:
             tables(model, torch.zeros(1, 16), book)
         assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="4 groups of 2 do not make ComplEx's 10"):
+    with pytest.raises(ConfigError, match="4 sub-vectors of 2 do not make ComplEx's 10"):
         tables(build_model("ComplEx", 5, 2, 5), torch.zeros(1, 10), book)
     with pytest.raises(ConfigError, match="even"):
         tables(build_model("RotatE", 5, 2, 6, offset=1.0), torch.zeros(1, 12), torch.zeros(4, 16, 3))

@@ -1,8 +1,8 @@
-"""Ranking entities that are stored as four-bit codes (`codes`), without decoding them.
+"""Ranking entities that are product-quantised (`compress.product`) without decoding them.
 
-A query becomes a table of what each code of each group would add to the score, and the score of an entity is the sum
-of the M entries that its codes choose (additive look-up tables, Jégou et al. 2011). `kernels/scan.cpp` adds up most
-entities in bytes and only those near the target in float32; the results are those of float32 throughout.
+A query becomes a table of what each code of each sub-vector would add to the score, and the score of an entity is the
+sum of the M entries that its codes choose (asymmetric distance computation, Jégou et al. 2011). `kernels/scan.cpp` adds
+up most entities in bytes and only those near the target in float32; the results are those of float32 throughout.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from kgdistil.evaluation import KnownTriples, Ranks
 from kgdistil.models import SIDES, KGEModel
 
 TABLE_BYTES = 64 << 20  # of the look-up tables that are made at a time
-GROUPS = (2, 512)  # the fewest and most codes of an entity
+SUBVECTORS = (2, 512)  # of an entity, the fewest and most: each has a code
 
 
-def tables(model: KGEModel, queries: Tensor, book: Tensor) -> Tensor:
+def tables(model: KGEModel, queries: Tensor, codebook: Tensor) -> Tensor:
     """Look-up tables float32 [n, M, 16] of queries [n, query width] for the codebook [M, 16, g].
 
     Their sums are the model's scores without its offset; for TransE with norm 2 minus the square of the distance,
     which puts the entities in the same order.
 
     Raises:
-        ConfigError: a score that is no sum over groups of coordinates, or groups that do not fit the model.
+        ConfigError: a score that is no sum over sub-vectors, or sub-vectors that do not fit the model.
     """
-    kind, (groups, _, size), name = kernels.said(model, "comparison"), book.shape, type(model).__name__
+    kind, (groups, _, size), name = kernels.said(model, "comparison"), codebook.shape, type(model).__name__
     if kind not in ("dot", "distance", "modulus") or (kind == "modulus" and model.norm == 2):
         raise ConfigError(
             f"{name} with norm {model.norm} has no look-up tables: its score is no sum over the coordinates; "
@@ -42,18 +42,18 @@ def tables(model: KGEModel, queries: Tensor, book: Tensor) -> Tensor:
     if groups * size != model.entities.shape[1] or (kind == "modulus" and size % 2):
         even = " and even, so that complex numbers stay whole" if kind == "modulus" else ""
         raise ConfigError(
-            f"{groups} groups of {size} do not make {name}'s {model.entities.shape[1]} numbers of an entity; "
+            f"{groups} sub-vectors of {size} do not make {name}'s {model.entities.shape[1]} numbers of an entity; "
             f"the product must be equal{even}"
         )
     rows = grouped(queries, size, model.paired).transpose(0, 1)  # [M, n, g]
     if kind == "dot":
-        made = torch.bmm(rows, book.transpose(1, 2))
+        made = torch.bmm(rows, codebook.transpose(1, 2))
     elif kind == "modulus":
         # one complex number at a time: sums over a short last dimension are slow in PyTorch
-        apart = ((rows[..., i, None] - book[:, None, :, i]).square() for i in range(size))  # [M, n, 16] each
+        apart = ((rows[..., i, None] - codebook[:, None, :, i]).square() for i in range(size))  # [M, n, 16] each
         made = -sum(((real + imaginary).sqrt() for real, imaginary in zip(apart, apart)), start=torch.zeros(()))
     else:
-        apart = (rows[..., i, None] - book[:, None, :, i] for i in range(size))
+        apart = (rows[..., i, None] - codebook[:, None, :, i] for i in range(size))
         made = -sum((x.abs() if model.norm == 1 else x.square() for x in apart), start=torch.zeros(()))
     return made.transpose(0, 1).contiguous()
 
@@ -64,29 +64,30 @@ class Scanner(kernels.Ranker):
     Args:
         codes: uint8 [E, M] from 0 to 15, on the CPU; M from 2 to 512.
         native: False takes the readable path; None the compiled one where there is a compiler.
-        book: float32 [M, 16, g] for scores that are inner products. The compiled path then wants query vectors
-            [n, M·g] in place of tables, which it makes itself (`made_of` is not None), and sets the groups in order.
+        codebook: float32 [M, 16, g] for scores that are inner products. The compiled path then wants query vectors
+            [n, M·g] in place of tables, which it makes itself (`made_of` is not None), and sets the sub-vectors
+            in order.
         paired: vectors are [real | imaginary].
     Raises:
         ConfigError: codes of another form.
     """
 
-    def __init__(self, codes: Tensor, native: bool | None = None, book: Tensor | None = None, paired: bool = False):
-        least, most = GROUPS
+    def __init__(self, codes: Tensor, native: bool | None = None, codebook: Tensor | None = None, paired: bool = False):
+        least, most = SUBVECTORS
         shaped = codes.ndim == 2 and len(codes) and least <= codes.shape[1] <= most
         if not shaped or codes.dtype != torch.uint8 or codes.max() > 15:
             raise ConfigError(
-                f"codes are {codes.dtype} of shape {list(codes.shape)}; they must be uint8 [entities, groups] from 0 "
-                f"to 15, with {least} to {most} groups"
+                f"codes are {codes.dtype} of shape {list(codes.shape)}; they must be uint8 [entities, sub-vectors] "
+                f"from 0 to 15, with {least} to {most} sub-vectors"
             )
         self.codes, self.num_entities = codes.contiguous(), len(codes)
         self.library = None if native is False else scan_library(codes.shape[1])
         self.made_of: tuple[Tensor, Tensor] | None = None
-        if self.library is not None and book is not None:
-            book = book.detach()
-            order = book.var(1).sum(1).argsort(descending=True)  # those that decide most come first
-            columns = grouped(torch.arange(book[:, 0].numel())[None], book.shape[2], paired)[0, order]
-            self.made_of = book[order].transpose(1, 2).contiguous(), columns.to(torch.int32).contiguous()
+        if self.library is not None and codebook is not None:
+            codebook = codebook.detach()
+            order = codebook.var(1).sum(1).argsort(descending=True)  # those that decide most come first
+            columns = grouped(torch.arange(codebook[:, 0].numel())[None], codebook.shape[2], paired)[0, order]
+            self.made_of = codebook[order].transpose(1, 2).contiguous(), columns.to(torch.int32).contiguous()
             self.codes = self.codes[:, order].contiguous()
         if self.library is not None:
             size = self.library.kgd_bytes(self.num_entities)
@@ -96,15 +97,15 @@ class Scanner(kernels.Ranker):
 
     def job(self, queries: Tensor, known: kernels.Known, **more: Any) -> kernels.Job:
         if self.made_of is not None:
-            book, columns = self.made_of
-            more.update(book=book.data_ptr(), columns=columns.data_ptr(), size=book.shape[1])
+            codebook, columns = self.made_of
+            more.update(book=codebook.data_ptr(), columns=columns.data_ptr(), size=codebook.shape[1])
         return super().job(queries, known, **more)
 
     def counts(self, tables: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
         """How many entities score above, and how many equal to, the target of each query; int32 [n] each.
 
         Args:
-            tables: float32 [n, M, 16], finite as their sums are; vectors where there is a book. target: int64 [n].
+            tables: float32 [n, M, 16], finite as their sums are; vectors where there is a codebook. target: int64 [n].
             known: what to leave out of each query, the target among them.
         """
         if self.library is not None:
@@ -142,19 +143,20 @@ class CodedRanker:
     """`kernels.Ranker` for a model whose entities are codes: the same calls, with query vectors in place of tables.
 
     Args:
-        model: float32 on the CPU, its entities what the codes stand for. codes: uint8 [E, M]. book: float32 [M, 16, g].
+        model: float32 on the CPU, its entities what the codes stand for. codes: uint8 [E, M].
+        codebook: float32 [M, 16, g].
     Raises:
         ConfigError: `tables` or `Scanner` cannot take this model or these codes.
     """
 
-    def __init__(self, model: KGEModel, codes: Tensor, book: Tensor, native: bool | None = None):
-        tables(model, model.queries(torch.zeros(1).long(), torch.zeros(1).long(), "tail"), book)  # refuses at once
-        self.model, self.book = model, book
-        self.scanner = Scanner(codes, native, None if model.distance else book, model.paired)
+    def __init__(self, model: KGEModel, codes: Tensor, codebook: Tensor, native: bool | None = None):
+        tables(model, model.queries(torch.zeros(1).long(), torch.zeros(1).long(), "tail"), codebook)  # refuses at once
+        self.model, self.codebook = model, codebook
+        self.scanner = Scanner(codes, native, None if model.distance else codebook, model.paired)
 
     def rows(self, queries: Tensor) -> Tensor:
         """Tables of queries, or what the scanner makes them of."""
-        return tables(self.model, queries, self.book) if self.scanner.made_of is None else queries
+        return tables(self.model, queries, self.codebook) if self.scanner.made_of is None else queries
 
     def counts(self, queries: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
         """As `Scanner.counts`, of queries float32 [n, query width]."""
@@ -178,24 +180,30 @@ def scan_library(groups: int, *defines: str) -> ctypes.CDLL | None:
 
 @torch.no_grad()
 def rank_codes(
-    model: KGEModel, codes: Tensor, book: Tensor, triples: Tensor, known: KnownTriples, *, native: bool | None = None
+    model: KGEModel,
+    codes: Tensor,
+    codebook: Tensor,
+    triples: Tensor,
+    known: KnownTriples,
+    *,
+    native: bool | None = None,
 ) -> Ranks:
     """Filtered ranks of triples [n, 3] where every entity, the given one too, is what its codes [E, M] stand for.
 
     Args:
         model: float32 on the CPU; its relations and equation are used, its entities are not.
-        codes: uint8 [E, M]. book: float32 [M, 16, g], the sixteen vectors of each group.
+        codes: uint8 [E, M]. codebook: float32 [M, 16, g], the sixteen vectors of each sub-vector.
         native: False takes the readable path.
     Raises:
         ConfigError: `tables` or `Scanner` cannot take this model or these codes.
     """
-    ranker = CodedRanker(model, codes, book, native)
+    ranker = CodedRanker(model, codes, codebook, native)
     block = max(1, TABLE_BYTES // (4 * SIXTEEN * codes.shape[1]))
     counts = np.empty((2, len(triples), 2), dtype=np.int32)
     for column, (side, anchor, target) in enumerate(SIDES):
         for i in range(0, len(triples), block):
             part = triples[i : i + block]
-            entities = ungrouped(decode(codes[part[:, anchor]], book), model.paired)
+            entities = ungrouped(decode(codes[part[:, anchor]], codebook), model.paired)
             queries = model.query(entities, model.relations[part[:, 1]], side)
             spans = known.spans(part[:, anchor], part[:, 1], side)
             found = ranker.counts(queries, part[:, target], spans)
