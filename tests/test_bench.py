@@ -273,7 +273,7 @@ def test_the_scan_trains_what_it_measures_and_what_that_needs(results_in_tmp, mo
 def test_published_students_are_measured_where_their_runs_lie_elsewhere(results_in_tmp, monkeypatch, umls):
     from kgdistil.checkpoint import save_weights
     from kgdistil.models import build_model
-    from kgdistil.paper import reproduce
+    from kgdistil.paper import tasks
     from kgdistil.paper.bench import scan
 
     cell = next(cell for cell in scan.coded_cells("umls") if cell.bytes == 32)
@@ -281,7 +281,7 @@ def test_published_students_are_measured_where_their_runs_lie_elsewhere(results_
     monkeypatch.setattr(scan, "config", lambda cell: found)
     assert scan.trained(umls, cell)[1] is None
     model = build_model("ComplEx", umls.num_entities, umls.num_relations, 128, seed=1)
-    save_weights(reproduce.published(cell), model, umls, found.run_id, precision="1bit")
+    save_weights(tasks.published(cell), model, umls, found.run_id, precision="1bit")
     there, run = scan.trained(umls, cell)
     assert run == found.run_id and torch.allclose(there.relations, model.relations, atol=1e-3)
 

@@ -12,7 +12,7 @@ from kgdistil.checkpoint import load_model
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples
 from kgdistil.graph import Graph
-from kgdistil.paper import constrained, reproduce
+from kgdistil.paper import constrained, tasks
 from kgdistil.paper.cells import parse
 from kgdistil.paper.constrained import rank_seen, roles
 from kgdistil.paper.reading import record_of
@@ -41,7 +41,7 @@ def test_candidates_seen_in_the_role_make_better_ranks(trained_cell, capsys):
     record = constrained.read(trained_cell)
     every, training, told = (record["test"][name] for name in constrained.CANDIDATES)
     assert every == records.read_record(records.record_path(record["id"]))["test"]
-    model = reproduce.weights_of(trained_cell, graph)
+    model = tasks.weights_of(trained_cell, graph)
     seen = roles(graph.train, graph.num_relations, graph.num_entities)
     ranks = rank_seen(model, graph.test, KnownTriples(graph.known, graph.num_relations), seen)
     assert training == ranks.metrics() != told and training["both"]["mrr"] > every["both"]["mrr"]
@@ -99,7 +99,7 @@ def test_a_cell_without_a_search_is_told_what_makes_it(small):  # noqa: F811
 @pytest.mark.parametrize("model", ["TransE", "TransH", "ComplEx", "RotatE"])
 def test_the_published_students_have_the_committed_ranks(model, fb15k):
     committed = constrained.read(parse(f"tuned/fb15k-237/{model}/DS/8"))
-    published = load_model(reproduce.published(parse(committed["cell"])), fb15k)
+    published = load_model(tasks.published(parse(committed["cell"])), fb15k)
     known = KnownTriples(fb15k.known, fb15k.num_relations)
     with torch.no_grad():
         seen = roles(fb15k.train, fb15k.num_relations, fb15k.num_entities)
@@ -111,9 +111,9 @@ def test_the_published_students_have_the_committed_ranks(model, fb15k):
 def test_published_weights_are_those_of_their_own_run_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path))
     ours = parse("tuned/fb15k-237/RotatE/DS/8")
-    assert reproduce.folder_of(ours) == reproduce.published(ours)
+    assert tasks.folder_of(ours) == tasks.published(ours)
     for other in ("tuned/fb15k-237/RotatE/no-DS/8", "tuned/fb15k-237/RotatE/-S2/8", "paper/fb15k-237/RotatE/DS/8"):
-        assert reproduce.folder_of(parse(other)) is None, other
+        assert tasks.folder_of(parse(other)) is None, other
 
 
 def test_every_cell_of_table_4_has_its_ranks_of_the_type():

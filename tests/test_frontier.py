@@ -1,5 +1,6 @@
 """What a byte buys: cells by bytes, simpler things of the same size, and one table of all of it."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import torch
 
 from kgdistil import records
 from kgdistil.checkpoint import load_model
+from kgdistil.compress.size import row_bytes
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import evaluate
 from kgdistil.graphs.datasets import load
 from kgdistil.models import with_entities
-from kgdistil.paper import frontier, reproduce
+from kgdistil.paper import frontier, reproduce, tasks
 from kgdistil.paper import recipe as recipes
-from kgdistil.paper.cells import COMMITTEE, OWN_LISTS, SMALL, TRAINED, Cell, parse, shape
+from kgdistil.paper.cells import COMMITTEE, DIMS, OWN_LISTS, PAPER_MODELS, SMALL, TRAINED, Cell, parse, shape
 from kgdistil.paper.ensemble import joined_name
 from kgdistil.paper.recipe import config, guide, members, needs, recipe, trials
 
@@ -77,10 +79,12 @@ def test_a_recipe_may_be_for_one_size() -> None:
     def found(method: str, size: int, dataset: str = "fb15k-237") -> dict:
         return recipe(Cell("frontier", dataset, "ComplEx", method, size, 2048))
 
-    assert (found("distilled", 256)["alpha"], found("distilled", 256)["penalty"]) == (0.8, 0.02)
-    assert isinstance(found("distilled", 128)["alpha"], list) and "penalty" not in found("distilled", 128)
-    assert isinstance(found("distilled", 256, "wn18rr")["alpha"], list)
-    assert (found("distilled", 128, "wn18rr")["top"], found("distilled", 64, "wn18rr").get("top")) == (16, None)
+    for dataset, size in (("fb15k-237", 256), ("wn18rr", 128)):
+        own = recipes.recipes()["frontier"][dataset][f"distilled/{size}"]
+        own = {key: value for key, value in own.items() if key != "scratch"}
+        assert own.items() <= found("distilled", size, dataset).items()
+        for other in {256, 128, 64, 32, 16} - {size}:
+            assert all(found("distilled", other, dataset).get(key) != value for key, value in own.items())
 
 
 def test_a_low_rank_has_the_recipe_of_the_plain_form() -> None:
@@ -110,7 +114,7 @@ def test_a_committee_teaches_the_first_of_its_members(quick: None) -> None:
     assert reproduce.main([str(cell)]) == 0
     made, runs = config(cell), [config(member).run_id for member in (first, second)]
     assert made.student == runs[0] and made.teacher == joined_name(*runs)
-    assert shape(cell) == shape(first) and made.run_id not in runs and reproduce.recorded(made)
+    assert shape(cell) == shape(first) and made.run_id not in runs and tasks.recorded(made)
     graph, test = load("umls"), load("umls").test
     together = load_model(records.model_folder(made.teacher), graph).score_triples(test)
     alone = [load_model(records.model_folder(run_id), graph).score_triples(test) for run_id in runs]
@@ -179,10 +183,11 @@ def test_rivals_of_few_floats_are_the_best_on_validation() -> None:
     frame = frontier.points("wn18rr").set_index(["method", "bytes"])
     tables = {key: [] for key in frame.index}
     for method, size, cell in frontier.of_the_tables("wn18rr"):
-        if (own := config(cell)) and reproduce.recorded(own):
+        if (own := config(cell)) and tasks.recorded(own):
             valid = records.read_record(records.record_path(own.run_id))["valid"]["both"]["mrr"]
             tables[method, size].append((valid, own.run_id, own.model, own.dim))
-    assert [len(tables["small", size]) for size in (256, 128, 64, 32)] == [2, 4, 4, 2]  # of 4 models, 3 sizes
+    sizes = Counter(row_bytes(model, dim) for model in PAPER_MODELS for dim in DIMS)
+    assert {size: len(tables["small", size]) for size in sizes} == sizes
     beaten = [key for key, found in tables.items() if found and frame.loc[key, "run"] == max(found)[1]]
     assert beaten and all(frame.loc[key, "valid_mrr"] >= max(found)[0] for key, found in tables.items() if found)
     kept = frontier.kept("wn18rr").query("group == 0").set_index("bytes")

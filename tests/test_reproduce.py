@@ -19,7 +19,7 @@ from kgdistil import load, records
 from kgdistil.checkpoint import read_model
 from kgdistil.errors import BusyError, CheckpointError, ConfigError
 from kgdistil.models import build_model
-from kgdistil.paper import cells, frontier, reproduce
+from kgdistil.paper import cells, frontier, reproduce, tasks
 from kgdistil.paper import recipe as recipes
 from kgdistil.paper.cells import (
     PROTOCOLS,
@@ -29,7 +29,7 @@ from kgdistil.paper.cells import (
     table_cells,
 )
 from kgdistil.paper.recipe import config, read_search, recipe, search_path, start, trials, with_needs
-from kgdistil.paper.reproduce import Task, outstanding
+from kgdistil.paper.tasks import Task, outstanding
 from kgdistil.training.loop import run
 
 EVERYTHING = [
@@ -237,7 +237,7 @@ def test_a_table_is_run_once_and_then_skipped(small, monkeypatch):
     cells = [cell("teacher", 64), cell("no-DS"), cell("DS"), cell("-S1")]
     began = []
     train = run
-    monkeypatch.setattr(reproduce, "run", lambda c, *a, **k: began.append(c.run_id) or train(c, *a, **k))
+    monkeypatch.setattr(tasks, "run", lambda c, *a, **k: began.append(c.run_id) or train(c, *a, **k))
     first = list(outstanding(cells))
     assert sum(isinstance(t, Task) for t in first) == 4 and all(t.trial for t in first if isinstance(t, Task))
     reproduce.work(cells, "cpu", 1, False)
@@ -311,7 +311,7 @@ def test_two_workers_share_a_folder_without_doing_anything_twice(small, monkeypa
         began.append((c.run_id, done.ranks is not None))
         return done
 
-    monkeypatch.setattr(reproduce, "run", count)
+    monkeypatch.setattr(tasks, "run", count)
     cells = [cell("teacher", 64), cell("no-DS"), cell("DS")]
     workers = [threading.Thread(target=reproduce.work, args=(cells, "cpu", 1, False)) for _ in range(2)]
     for worker in workers:
@@ -328,7 +328,7 @@ def test_a_run_that_another_process_has_is_left_to_it(small, umls):
     folder = records.model_folder(task.config.run_id)
     folder.mkdir(parents=True)
     with filelock.FileLock(folder / ".lock"), pytest.raises(BusyError):
-        reproduce.perform(task, reproduce.graph_of("nations"))
+        tasks.perform(task, tasks.graph_of("nations"))
 
 
 def test_a_larger_teacher_takes_the_search_of_the_usual_one(small):
@@ -378,7 +378,7 @@ def test_stopping_the_command_stops_its_workers(tmp_path):
 
 STOPPABLE = """
 import os, time
-from kgdistil.paper import reproduce
+from kgdistil.paper import reproduce, tasks
 
 def work(*_):
     print(os.getpid(), flush=True)
@@ -409,7 +409,7 @@ def test_other_seeds_and_teachers_publish_nothing(small):
     model = build_model("TransE", graph.num_entities, graph.num_relations, 8)
     done = SimpleNamespace(load=lambda graph: model, id="a-run", config=SimpleNamespace(group=0))
     for other, there in (({"seed": 1}, False), ({"teacher_size": 128}, False), ({}, True)):
-        reproduce.publish(replace(cell("DS", 8), **other), done, graph)
+        tasks.publish(replace(cell("DS", 8), **other), done, graph)
         assert (small / "results" / "students").exists() is there
 
 
@@ -421,9 +421,7 @@ def test_what_is_recorded_is_trained_again_when_asked(small, monkeypatch, caplog
     paths = {c: records.record_path(config(c).run_id) for c in with_needs([mine])}
     before = {c: (path.stat().st_mtime_ns, records.read_record(path)["test"]) for c, path in paths.items()}
     train = run
-    monkeypatch.setattr(
-        reproduce, "run", lambda own, *rest, **how: calls.append(own.run_id) or train(own, *rest, **how)
-    )
+    monkeypatch.setattr(tasks, "run", lambda own, *rest, **how: calls.append(own.run_id) or train(own, *rest, **how))
     assert reproduce.main(["it"]) == 0 and calls == [], "without --again nothing is left to do"
     with caplog.at_level("INFO", logger="kgdistil"):
         assert reproduce.main(["it", "--again"]) == 0

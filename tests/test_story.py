@@ -1,5 +1,7 @@
 """What the notebooks show besides pictures, on graphs and numbers that can be worked out by hand."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from kgdistil.config import make_config
 from kgdistil.distillation import recipes
 from kgdistil.paper import story
 from kgdistil.paper.notebooks import ablation, by_teacher, single_stage, teacher_only
+from kgdistil.statistics import SAME
 from kgdistil.training.loop import Run
 
 
@@ -19,6 +22,11 @@ def finished(role: str, valid: float, test: float, **values: object) -> Run:
     config = make_config(role=role, **values)
     metrics = {"mrr": test, "hits@1": test, "hits@10": test}
     return Run(config, {"valid": {"both": {"mrr": valid}}, "test": {"both": metrics}, "epochs": 1}, None)
+
+
+def numbers(text: str) -> list[str]:
+    """The numbers of a sentence, in its order."""
+    return re.findall(r"\d+(?:\.\d+)?", text)
 
 
 @pytest.fixture
@@ -84,30 +92,43 @@ def test_the_sentence_on_soft_labels_follows_the_numbers():
         kind = ["true"] * len(true) + ["corrupted"] * len(wrong)
         return story.what_labels_say(pd.DataFrame({"triple": kind, "label": [*true, *wrong]}), loss)
 
-    assert "repeat the hard ones" in said([0.99] * 9, [0.01] * 9)
-    assert "most of it about the true triples" in said([0.6] * 9, [0.01] * 9)
-    assert "most of it about the corrupted triples" in said([0.99] * 9, [0.4] * 9)
-    assert "100% of the true ones lie below" in said([-9.0] * 9, [-1.0] * 9, "margin")
+    sure, true, wrong = said([0.99] * 9, [0.01] * 9), said([0.6] * 9, [0.01] * 9), said([0.99] * 9, [0.4] * 9)
+    assert [re.findall(r"\d+%", text) for text in (sure, true, wrong)] == [
+        ["100%", "100%"],
+        ["0%", "100%"],
+        ["100%", "0%"],
+    ]
+    ends = [text.partition(":")[2] for text in (sure, true, wrong)]
+    assert len(set(ends)) == 3 and "corrupted" not in ends[1] and "corrupted" in ends[2], "which has more to say"
+    assert re.findall(r"\d+%", said([-9.0] * 9, [-1.0] * 9, "margin")) == ["100%", "1%"]
 
 
-@pytest.mark.parametrize("alone, word", [(0.5, "above"), (0.7, "below"), (0.601, "not worth telling from")])
-def test_the_alpha_is_chosen_by_validation_and_judged_by_test(alone, word):
+@pytest.mark.parametrize("alone", [0.5, 0.7, 0.601])
+def test_the_alpha_is_chosen_by_validation_and_judged_by_test(alone):
     one = finished("stage1", 0.5, 0.9, alpha=0.3, teacher="t")
     two = finished("stage1", 0.6, 0.6, alpha=0.7, teacher="t")
     said = story.of_alphas({"no-DS": finished("no-ds", 0.5, alone), "α = 0.3": one, "α = 0.7": two})
-    assert f"chooses α = 0.7; its student has a test MRR of 0.600, {word} the {alone:.3f}" in said
-    assert "between 0.600 and 0.900" in said
+    assert numbers(said) == ["0.7", "0.600", f"{alone:.3f}", "0.600", "0.900"]
+    assert f"{story.against(0.6 - alone)} the {alone:.3f}" in said
+
+
+def test_a_difference_has_a_side_from_where_it_is_worth_naming():
+    assert len({story.against(x) for x in (0.01, -0.01, 0.0)}) == 3
+    assert story.against(SAME / 2) == story.against(-SAME / 2) == story.against(0.0)
+    assert story.against(2 * SAME) == story.against(0.1) != story.against(-0.1)
 
 
 def test_an_alpha_of_zero_is_told_for_what_it_is():
     runs = {"no-DS": finished("no-ds", 0.5, 0.5), "α = 0": finished("stage1", 0.5, 0.5, alpha=0, teacher="t")}
-    assert "chooses α = 0, not to listen to the teacher; its student" in story.of_alphas(runs)
+    taught = runs | {"α = 0": finished("stage1", 0.5, 0.5, alpha=0.5, teacher="t")}
+    assert len(story.of_alphas(runs)) > len(story.of_alphas(taught)), "that it does not listen is said"
 
 
 def test_the_ablation_says_above_and_below():
     runs = {"DS": 0.5, "-S1": 0.4, "-S2": 0.6, "no-DS": 0.502}
     said = story.of_ablation({name: finished("no-ds", 0.5, mrr) for name, mrr in runs.items()})
-    assert "above -S1 (0.400), below -S2 (0.600) and not worth telling from no-DS (0.502)" in said
+    for name in ("-S1", "-S2", "no-DS"):
+        assert f"{story.against(runs['DS'] - runs[name])} {name} ({runs[name]:.3f})" in said
 
 
 def test_a_table_that_is_missing_or_empty_has_not_been_run(tmp_path, monkeypatch):
@@ -139,9 +160,8 @@ def test_table_6_shows_what_has_not_been_run(table6):
 
 def test_table_6_is_counted(table6):
     said = story.of_table6(table6)
-    assert "2 of 6 cells ran" in said
-    assert "in the paper DS is above -S1 in 2 of 2 students" in said
-    assert "here DS is above -S1 in 0 of 1 students" in said and "here DS and -S2 have not been run" in said
+    assert re.findall(r"(\d+) of (\d+)", said) == [("2", "6"), ("2", "2"), ("2", "2"), ("0", "1")]
+    assert said.count("not been run") == 1, "of -S2 nothing has"
 
 
 def test_figure_2_names_the_best_teacher():
@@ -154,8 +174,9 @@ def test_figure_2_names_the_best_teacher():
         }
     )
     said = story.of_figure2(frame)
-    assert "8 dimensions does best with the teacher of 64 (test MRR 0.400, 0.100 above its worst)" in said
-    assert "student of 4 dimensions the teacher's size makes no difference worth naming" in said
+    large, small = said.split("; ") if "; " in said else said.rsplit(", and ", 1)
+    assert [x for x in numbers(large) if "." in x] == ["0.400", "0.100"] and "64" in large
+    assert [x for x in numbers(small) if "." in x] == ["0.201"], "no spread where it is not worth naming"
     table = story.figure2_table(frame.assign(alone=[0.1, 0.1, 0.05, 0.05]))
     assert table.loc["student, d = 4"].tolist() == ["0.050", "0.200", "0.201"]
     assert table.loc["the teacher itself"].tolist() == ["", "0.500", "0.600"]

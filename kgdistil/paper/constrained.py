@@ -26,7 +26,7 @@ from kgdistil.graph import SPLITS, Graph
 from kgdistil.models import SIDES, KGEModel, Side, with_entities
 from kgdistil.paper.cells import Cell, parse, table_cells
 from kgdistil.paper.recipe import config
-from kgdistil.paper.reproduce import folder_of, graph_of, weights_of
+from kgdistil.paper.tasks import folder_of, graph_of, weights_of
 
 # By name, the splits in which an entity must have been seen on that side of the relation; None: every entity.
 # "all splits" is what OpenKE's type_constrain.txt holds: it has been told where the answers stand.

@@ -57,8 +57,10 @@ from kgdistil.paper.cells import (
     shape,
     table_cells,
 )
+from kgdistil.paper.costs import print_plan
 from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide
-from kgdistil.paper.reproduce import log_to_terminal, print_plan, recorded, work_together
+from kgdistil.paper.reproduce import log_to_terminal, work_together
+from kgdistil.paper.tasks import recorded
 from kgdistil.statistics import bootstrap
 from kgdistil.training.loop import run
 

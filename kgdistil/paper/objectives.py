@@ -39,7 +39,8 @@ from kgdistil.paper.cells import FRONTIER, Cell
 from kgdistil.paper.ensemble import join, joined_name
 from kgdistil.paper.frontier import teacher_cell
 from kgdistil.paper.recipe import config
-from kgdistil.paper.reproduce import log_to_terminal, recorded
+from kgdistil.paper.reproduce import log_to_terminal
+from kgdistil.paper.tasks import recorded
 from kgdistil.statistics import bootstrap
 from kgdistil.training.loop import run
 from kgdistil.training.sampled_softmax import queries_of

@@ -32,7 +32,7 @@ from kgdistil.models import KGEModel, build_model
 from kgdistil.paper import frontier
 from kgdistil.paper.cells import FRONTIER, Cell
 from kgdistil.paper.recipe import config, with_needs
-from kgdistil.paper.reproduce import published
+from kgdistil.paper.tasks import published
 from kgdistil.records import results_folder
 from kgdistil.training.loop import run
 

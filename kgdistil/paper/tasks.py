@@ -1,0 +1,213 @@
+"""What of the paper's runs can start now, doing one of it, and where the weights of a cell are."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from kgdistil import records
+from kgdistil.checkpoint import WEIGHTS, load_model, read_model, save_weights
+from kgdistil.compress.packing import size
+from kgdistil.compress.size import PRECISION_OF
+from kgdistil.config import RunConfig
+from kgdistil.errors import BusyError, ConfigError
+from kgdistil.files import write_text
+from kgdistil.graph import Graph
+from kgdistil.graphs.datasets import load
+from kgdistil.models import KGEModel
+from kgdistil.paper.cells import (
+    FRONTIER,
+    GRAPHS,
+    LOW_RANK,
+    Cell,
+)
+from kgdistil.paper.ensemble import join
+from kgdistil.paper.recipe import (
+    config,
+    members,
+    needs,
+    read_search,
+    search_path,
+    trials,
+    with_needs,
+)
+from kgdistil.training.loop import Run, run
+
+log = logging.getLogger("kgdistil")
+MEGABYTE = 10**6
+
+
+@functools.cache
+def graph_of(name: str) -> Graph:
+    return load(name)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training that can start now."""
+
+    cell: Cell
+    config: RunConfig
+    trial: bool
+
+    def __str__(self) -> str:
+        return f"{self.cell} trial {self.config.run_id[-8:]}" if self.trial else str(self.cell)
+
+
+def recorded(run_config: RunConfig) -> bool:
+    return records.record_path(run_config.run_id).is_file()
+
+
+def has_weights(run_config: RunConfig) -> bool:
+    return (records.model_folder(run_config.run_id) / WEIGHTS).is_file()
+
+
+def decided(cell: Cell, device: str = "cpu") -> RunConfig:
+    """The run of a cell whose search, and those of the cells that it needs, have ended.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    own = config(cell, device)
+    if own is None:
+        raise ConfigError(f"{cell} has no recorded search: run `python -m kgdistil.paper.reproduce {cell}` first")
+    return own
+
+
+def outstanding(cells: Iterable[Cell], device: str = "cpu") -> Iterator[Task | Cell]:
+    """Tasks that can start now, and cells that still wait for others, in the cells' order.
+
+    A recorded run whose weights are gone is trained again only where another cell waits for them.
+    """
+    cells = with_needs(cells)
+    waiting: set[Cell] = set()  # cells whose weights a missing run needs
+    for cell in reversed(cells):
+        own = config(cell, device)
+        if own is None or not recorded(own) or (cell in waiting and not has_weights(own)):
+            waiting |= set(needs(cell))
+    for cell in cells:
+        own = config(cell, device)
+        if own and recorded(own) and (cell not in waiting or has_weights(own)):
+            continue
+        ready = all((c := config(need, device)) and recorded(c) and has_weights(c) for need in needs(cell))
+        if own:
+            yield Task(cell, own, False) if ready else cell
+            continue
+        # a trial of stage 1 needs the trained teacher as well
+        if not ready or (searched := trials(cell, device)) is None:
+            yield cell
+            continue
+        found = read_search(cell)
+        yield from (Task(cell, t, True) for t in searched if t.run_id not in found)
+
+
+def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
+    """Train one task and leave its record: a cell's under `results/runs/`, a trial's as a line of its search.
+
+    Raises:
+        BusyError: another process is at it.
+    """
+    if several := members(task.cell):
+        join(graph, *(decided(member, task.config.device).run_id for member in several))
+    if not task.trial:
+        done = run(task.config, graph, progress=progress, save_ranks=True)
+        if task.cell.dataset in GRAPHS:
+            publish(task.cell, done, graph)
+        return
+    name, path = task.config.run_id, search_path(task.cell)
+    for folder in (records.runs_folder(), path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        held = filelock.FileLock(records.runs_folder() / f".{name}.lock", timeout=0).acquire()
+    except filelock.Timeout:
+        raise BusyError(f"another process is at trial {name}") from None
+    with held:
+        if name in read_search(task.cell):  # since this task was listed
+            return
+        done = run(task.config, graph, progress=progress)
+        kept = {key: value for key, value in done.record.items() if key not in ("curve", "test")}
+        with filelock.FileLock(records.runs_folder() / f".{path.name}.lock"):
+            found = {**read_search(task.cell), name: kept}
+            lines = "".join(json.dumps(found[key], ensure_ascii=False) + "\n" for key in sorted(found))
+            write_text(path, lines)
+        records.record_path(name).unlink(missing_ok=True)
+        shutil.rmtree(done.folder, ignore_errors=True)
+
+
+def folder_of(cell: Cell) -> Path | None:
+    """Where the weights of the cell's run lie: among this machine's runs, or published; None where they are gone."""
+    own = config(cell)
+    if own is None:
+        return None
+    if has_weights(own):
+        return records.model_folder(own.run_id)
+    if cell.dataset in GRAPHS and (published(cell) / WEIGHTS).is_file():
+        about = read_model(published(cell) / WEIGHTS)[1]
+        if about.get("run_id") == own.run_id:
+            return published(cell)
+    return None
+
+
+def weights_of(cell: Cell, graph: Graph) -> KGEModel:
+    """The cell's model: from `folder_of`, or else trained again, with all that it needs.
+
+    Raises:
+        ConfigError: its recipe has not been searched.
+    """
+    if folder := folder_of(cell):
+        return load_model(folder, graph)
+    return train_again(cell, graph).load(graph)
+
+
+def train_again(cell: Cell, graph: Graph, device: str = "cpu") -> Run:
+    """Train a cell's run though it is recorded; its record and ranks are replaced at the end. What it needs is trained
+    only where its weights are gone.
+
+    Raises:
+        ConfigError: its recipe has not been searched.
+    """
+    own = decided(cell, device)
+    for need in needs(cell):
+        if not has_weights(decided(need, device)):
+            train_again(need, graph, device)
+    if several := members(cell):
+        join(graph, *(decided(member, device).run_id for member in several))
+    before = records.read_record(records.record_path(own.run_id))
+    done = run(own, graph, save_ranks=True, again=True)
+    if cell.dataset in GRAPHS:
+        publish(cell, done, graph)
+    if before:
+        log.info("again: %s, test MRR %.4f, recorded was %.4f", cell, done.test(), before["test"]["both"]["mrr"])
+    return done
+
+
+def published(cell: Cell) -> Path:
+    """The folder of a student's published weights, whether they are there or not."""
+    name = f"d{cell.size}"
+    if cell.protocol == FRONTIER:
+        name = f"{cell.size}B" + ("-low-rank" if cell.method in LOW_RANK else "")
+    return records.results_folder() / "students" / f"{cell.dataset}-{cell.model.lower()}-{name}"
+
+
+def publish(cell: Cell, done: Run, graph: Graph) -> None:
+    """Keep the weights of students worth having under `results/students/`, where `load_model` reads them.
+
+    Those are, of seed 0, the tuned ones of 8 dimensions from a teacher of 64, and of few bits the distilled ones that
+    fit into a megabyte.
+    """
+    if cell.seed:
+        return
+    precision = "float32"
+    if cell.protocol == FRONTIER:
+        precision = PRECISION_OF.get(done.config.group, "") if done.config.group else ""
+    model = done.load(graph)
+    small = cell.method in ("distilled", "low-rank") and precision and size(model, precision) < MEGABYTE
+    if small or (cell.protocol, cell.method, cell.size, cell.teacher_size) == ("tuned", "DS", 8, 64):
+        save_weights(published(cell), model, graph, done.id, precision=precision)
