@@ -42,24 +42,21 @@ def trained(shown: Shown, dataset: str) -> str:
     for r in frame[frame["method"].isin((*DISTILLED, "own-lists"))].itertuples():
         config = shown.records[r.run]["config"]
         first, guide = (shown.records.get(config[role] or "", {}).get("config") for role in ("student", "teacher"))
-        low = config.get("rank") or 0
-        numbers = low or floats(config["model"], config["dim"])
+        width, low = floats(config["model"], config["dim"]), config.get("rank") or 0
+        numbers = low or width
         rows.append(
             [
-                f"{r.bytes} bytes, <code>{r.method}</code>",
-                f"{numbers} × {8 * r.bytes / numbers:g} bits",
-                f"{low} to {floats(config['model'], config['dim'])}" if low else "–",
+                f"{r.bytes} bytes, <code>{r.method}</code> {run_link(r.run, 'record')}",
+                f"{numbers} × {8 * r.bytes / numbers:g} bits" + (f", mapped to {width}" if low else ""),
                 f"d={first['dim']}" if first else "–",
                 f"d={guide['dim']}" if guide else "an ensemble",
                 f"{config['alpha']:g}",
                 f"{config['penalty']:g}",
                 str(config.get("top") or "–"),
                 str(config["epochs"]),
-                linked(shown.records[r.run]["valid"]["both"]["mrr"], r.run),
             ]
         )
-    head = ["student", "an entity", "map", "starts from", "soft labels of", "α", "penalty"]
-    head += ["the teacher's best among the candidates", "epochs", "validation MRR"]
+    head = ["student", "an entity", "starts from", "soft labels of", "α", "penalty", "top", "epochs"]
     return html_table(f"How the distilled students of few bits were trained on {TITLES[dataset]}", head, rows)
 
 
