@@ -55,15 +55,17 @@ def as_restructured_text(app: Any, what: str, name: str, thing: Any, options: An
     table = [i for i, line in enumerate(lines) if line.lstrip().startswith("|") and line.rstrip().endswith("|")]
     for i, line in enumerate(lines):
         if i in table:
-            lines[i] = "    " + line
+            lines[i] = line.replace("`", "``")
             continue
         parts = re.split(r"(`[^`]*`)", line)
         parts[::2] = [re.sub(r"([|*\\])", r"\\\1", part) for part in parts[::2]]
         parts[1::2] = [f"`{part}`" for part in parts[1::2]]  # literal text
         lines[i] = "".join(parts)
     if table:
-        lines[table[0] : table[0]] = ["::", ""]
-        lines[table[-1] + 3 : table[-1] + 3] = [""]
+        cells = [[cell.strip() for cell in lines[i].strip().strip("|").split("|")] for i in table]
+        cells = [row for row in cells if set("".join(row)) != {"-"}]
+        listed = [f"   {' ' if column else '*'} - {cell}" for row in cells for column, cell in enumerate(row)]
+        lines[table[0] : table[-1] + 1] = [".. list-table::", "   :header-rows: 1", "", *listed, ""]
 
 
 def for_screen_readers(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
