@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -81,7 +81,7 @@ class SampledSoftmax(Objective):
     """KvsAll, or a sampled softmax where `negatives` is below the number of entities; beyond the paper."""
 
     loss: Literal["softmax"]
-    group: Literal[0, 1, 2, 4, 8, 16] = 0  # floats of an entity that share a codebook of sixteen vectors; 0: float32
+    group: Literal[0, 1, 2, 4] = 0  # floats of an entity that share a codebook of sixteen vectors; 0: float32
     rank: Annotated[int, Field(ge=0, le=1 << 17)] = 0  # floats of an entity of low rank; 0: all of them
     shared: Annotated[float, Field(ge=0, le=10)] = 0.15  # of the learning rate, for codebooks and the map of a low rank
     accumulator: Annotated[float, Field(ge=0, le=1)] = 0.0  # where Adagrad's sums of squares begin
@@ -93,12 +93,8 @@ class SampledSoftmax(Objective):
     inherits = ("gamma", "weighting")
 
 
-LOSSES: dict[str, type[Objective]] = {
-    "margin": Margin,
-    "cross-entropy": CrossEntropy,
-    "softmax": SampledSoftmax,
-    "dual": Dual,
-}
+KINDS: tuple[type[Objective], ...] = (Margin, CrossEntropy, SampledSoftmax, Dual)
+LOSSES = {get_args(kind.model_fields["loss"].annotation)[0]: kind for kind in KINDS}
 OWN = {name: field for kind in LOSSES.values() for name, field in kind.model_fields.items() if name != "loss"}
 PARSE = {name: TypeAdapter[Any](Annotated[f.annotation, f]) for name, f in OWN.items()}  # type: ignore[arg-type]
 
@@ -183,7 +179,7 @@ class RunConfig(BaseModel):
         if not taught and self.teacher is not None:
             raise ValueError(f"teacher is {self.teacher!r}, but {self.role} trains without one")
         if self.student is not None and self.role != "stage2" and self.loss != "softmax":
-            raise ValueError(f"student is {self.student!r}, but only stage2 and loss softmax start from a model")
+            raise ValueError(f"student is {self.student!r}, but only stage 2 and loss softmax start from a model")
         if self.loss == "dual" and not taught:
             raise ValueError(f"loss is 'dual', but {self.role} has no teacher: choose 'cross-entropy'")
         floats, sizes = self.dim * kind.entity_factor, f"{self.dim} × {kind.entity_factor} floats"
@@ -253,7 +249,7 @@ class RunConfig(BaseModel):
         graph = re.sub("[^a-z0-9-]+", "_", Path(self.dataset).name.lower())[:40].strip("_-") or "graph"
         return f"{graph}-{self.model.lower()}-d{self.dim}-{self.role}-s{self.seed}-{digest[:8]}"
 
-    # ---- what follows from it ----
+    # ---- what follows from it
     def alpha_at(self, epoch: int) -> float | None:
         """α of epoch number `epoch` (from 0); None for DualDE, which has none."""
         if isinstance(self.objective, Dual):

@@ -183,10 +183,11 @@ def test_a_resumed_run_ends_with_the_same_bits(
     "values, message",
     [
         ({"group": 3}, "group is 3"),
-        ({"group": 8, "dim": 2}, "must divide the 2 × 2 floats"),
+        ({"group": 4, "dim": 1}, "must divide the 1 × 2 floats"),
+        ({"group": 8}, "group is 8: input should be 0, 1, 2 or 4"),
         ({"group": 2, "loss": "cross-entropy"}, "only loss softmax takes it"),
         ({"accumulator": 1e-6, "loss": "cross-entropy"}, "only loss softmax takes it"),
-        ({"student": "x", "loss": "cross-entropy"}, "only stage2 and loss softmax start from a model"),
+        ({"student": "x", "loss": "cross-entropy"}, "only stage 2 and loss softmax start from a model"),
         ({"rank": 33}, "at most its 16 × 2 floats"),
         ({"rank": 4, "model": "RotatE"}, "only ComplEx takes one"),
         ({"rank": 6, "group": 4}, "must divide the 6 floats"),

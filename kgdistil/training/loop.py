@@ -209,10 +209,8 @@ def advance(engine: Engine, state: Progress) -> dict[str, float]:
     losses = engine.epoch(state.epoch, rates, teacher_rates)
     state.epoch += 1
     if not all(math.isfinite(x) for x in losses.values()):
-        raise KgdistilError(
-            f"{config.run_id}: the loss of epoch {state.epoch} is not finite; lower the learning rate (lr is "
-            f"{config.lr})"
-        )
+        hint = f"lower the learning rate (lr is {config.lr})"
+        raise KgdistilError(f"{config.run_id}: the loss of epoch {state.epoch} is not finite; {hint}")
     return {"lr": float(rates[-1]), **losses}
 
 
@@ -272,21 +270,16 @@ def check_fit(config: RunConfig, student: KGEModel, teacher: KGEModel | None, gr
         )
     if config.rank and student.rank != config.rank:
         raise ConfigError(f"student is of rank {student.rank}; the run asks for rank {config.rank}")
+    sizes = graph.num_entities, graph.num_relations
     for name, model in (("student", student), ("teacher", teacher)):
-        if model is not None and (model.num_entities, model.num_relations) != (
-            graph.num_entities,
-            graph.num_relations,
-        ):
+        if model is not None and (model.num_entities, model.num_relations) != sizes:
             raise ConfigError(
-                f"the {name} was trained on another graph: {model.num_entities} entities and "
-                f"{model.num_relations} relations, {graph.name} has {graph.num_entities} and "
-                f"{graph.num_relations}"
+                f"the {name} was trained on another graph: {model.num_entities} entities and {model.num_relations} "
+                f"relations, {graph.name} has {sizes[0]} and {sizes[1]}"
             )
     if len(graph.train) >= 1 << 28 or graph.num_entities**2 * graph.num_relations >= 1 << 63:
-        raise ConfigError(
-            f"{graph.name} is too large: fewer than 2^28 training triples, and entities² × relations "
-            "below 2^63, are supported"
-        )
+        limits = "fewer than 2^28 training triples, and entities² × relations below 2^63"
+        raise ConfigError(f"{graph.name} is too large: {limits}, are supported")
 
 
 def learning_rates(config: RunConfig, rate: float, state: Progress, steps: int) -> Tensor:

@@ -105,37 +105,38 @@ class NativeEngine(BaseEngine):
                 for part in ("m", "v"):
                     self.moments[f"{role}.{table}.{part}"] = torch.zeros_like(x.data)
 
+    def learner(self, role: str, rates: Tensor) -> Learner:
+        """A model and its moments as train.cpp takes them; rates: float64 [steps], which must outlive the call."""
+        model = self.models[role]
+        return Learner(
+            ops=self.libraries[role].kgd_ops(),
+            entity=pointer(model.entities.data),
+            relation=pointer(model.relations.data),
+            **{
+                f"{field}_{part}": pointer(self.moments.get(f"{role}.{table}.{part}"))
+                for field, table in (("entity", "entities"), ("relation", "relations"))
+                for part in ("m", "v")
+            },
+            num_entities=model.num_entities,
+            num_relations=model.num_relations,
+            rates=pointer(rates),
+            offset=model.offset if model.distance else 0.0,
+            scale=torch.pi / model.range if isinstance(model, RotatE) else 1.0,
+            penalty=self.config.penalty,
+            trained=role in self.trained,
+            weight=self.weights[role],
+        )
+
     def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
         """Run epoch number `epoch` (from 0); rates: float64 [steps], the learning rate of each step.
 
         Returns the epoch's mean losses: student_soft, student_hard, teacher_soft, teacher_hard, penalty.
         """
         self.begin(epoch)
-        config, kept = self.config, []
-        learners = {}
-        for role, model in self.models.items():
-            tables = [model.entities.data, model.relations.data]
-            rate = (rates if role == "student" or teacher_rates is None else teacher_rates).double().contiguous()
-            kept.append(rate)
-            moments = {
-                f"{field}_{part}": pointer(self.moments.get(f"{role}.{table}.{part}"))
-                for field, table in (("entity", "entities"), ("relation", "relations"))
-                for part in ("m", "v")
-            }
-            learners[role] = Learner(
-                ops=self.libraries[role].kgd_ops(),
-                entity=pointer(tables[0]),
-                relation=pointer(tables[1]),
-                **moments,
-                num_entities=model.num_entities,
-                num_relations=model.num_relations,
-                rates=pointer(rate),
-                offset=model.offset if model.distance else 0.0,
-                scale=torch.pi / model.range if isinstance(model, RotatE) else 1.0,
-                penalty=config.penalty,
-                trained=role in self.trained,
-                weight=self.weights[role],
-            )
+        config = self.config
+        given = {"student": rates, "teacher": rates if teacher_rates is None else teacher_rates}
+        kept = {role: given[role].double().contiguous() for role in self.models}
+        learners = {role: self.learner(role, kept[role]) for role in self.models}
         call = Epoch(
             triples=pointer(self.triples),
             n=len(self.triples),

@@ -56,7 +56,7 @@ class SampledSoftmaxEngine(BaseEngine):
                 self.moments[f"{role}.{table}.v"] = torch.full_like(x.data, config.accumulator)
         if config.group:
             book = fit(grouped(student.entities.data, config.group, student.paired))
-            self.moments |= {"student.book": book, "student.book.v": torch.full_like(book, config.accumulator)}
+            self.moments |= {"student.codebook": book, "student.codebook.v": torch.full_like(book, config.accumulator)}
 
     @property
     def arithmetic(self) -> dict[str, str | int]:
@@ -79,7 +79,8 @@ class SampledSoftmaxEngine(BaseEngine):
         if not self.config.group:
             return self.trained
         student = copy.deepcopy(self.models["student"])
-        groups, book = grouped(student.entities.data, self.config.group, student.paired), self.moments["student.book"]
+        book = self.moments["student.codebook"]
+        groups = grouped(student.entities.data, self.config.group, student.paired)
         student.entities.data = ungrouped(decode(assign(groups, book), book), student.paired)
         return {**self.trained, "student": student}
 
@@ -154,7 +155,7 @@ class View:
         self.relations = self.model.relations.detach().requires_grad_(trained)
         self.book, rows = None, self.latent
         if engine.config.group and role == "student":
-            self.book = engine.moments["student.book"].detach().requires_grad_(trained)
+            self.book = engine.moments["student.codebook"].detach().requires_grad_(trained)
             groups = grouped(rows, engine.config.group, self.model.paired)
             rows = ungrouped(StraightThrough.apply(groups, self.book), self.model.paired)
         self.map = getattr(self.model, "map", None)  # of a low rank: the model's functions use it themselves
@@ -189,7 +190,7 @@ class View:
         others = [(self.model.relations.data, self.relations, f"{self.role}.relations.v", rate)]
         shared = rate * self.engine.config.shared
         if self.book is not None:
-            others.append((tensors["student.book"], self.book, "student.book.v", shared))
+            others.append((tensors["student.codebook"], self.book, "student.codebook.v", shared))
         if self.map is not None:
             others.append((self.map.data, self.map, f"{self.role}.map.v", shared))
         for value, leaf, name, own_rate in others:
