@@ -33,6 +33,7 @@ def claims() -> list[tuple[str, str, float, Callable[[Find], float]]]:
         found.append((where, sentence, said, how))
 
     names = {"mrr": "MRR", "hits@10": "Hits@10", "hits@3": "Hits@3", "hits@1": "Hits@1"}
+    said: float
     for metric, said in zip(METRICS, (39, 47, 29, 24)):
         add(
             "Q1",
@@ -177,7 +178,7 @@ def claims_of_training(ours: Ours) -> list[dict[str, Any]]:
         """Epochs of stage 2 after which validation MRR is within .001 of its best."""
         record = ours(Cell(protocol, "fb15k-237", "RotatE", "DS", 32))
         best = max(point["valid_mrr"] for point in record["curve"]) if record else 0
-        return record and next(p["epoch"] for p in record["curve"] if p["valid_mrr"] > best - 0.001)
+        return next(p["epoch"] for p in record["curve"] if p["valid_mrr"] > best - 0.001) if record else None
 
     def ratio(protocol: str) -> float | None:
         """Dimension of the teacher with the best student of 8, by that of the student."""

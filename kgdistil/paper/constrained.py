@@ -123,8 +123,7 @@ def measure(cell: Cell, graph: Graph) -> dict[str, Any]:
             triples = torch.cat([getattr(graph, split) for split in splits])
             seen = roles(triples, graph.num_relations, graph.num_entities)
             unseen[name] = {
-                side: int((~seen[side][graph.test[:, 1], graph.test[:, column]]).sum())
-                for side, column in (("head", 0), ("tail", 2))
+                side: int((~seen[side][graph.test[:, 1], graph.test[:, column]]).sum()) for side, _, column in SIDES
             }
             found[name] = rank_seen(model, graph.test, known, seen).metrics()
     ours, said = (m["both"]["mrr"] for m in (found["every entity"], record["test"]))

@@ -11,10 +11,10 @@ from kgdistil import records
 from kgdistil.checkpoint import WEIGHTS, load_model, save_model
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
-from kgdistil.models import ComplEx
+from kgdistil.models import ComplEx, KGEModel
 
 
-def joined(models: Sequence[ComplEx]) -> ComplEx:
+def joined(models: Sequence[KGEModel]) -> ComplEx:
     """One model whose score is the mean of theirs: several teachers as one, their rows side by side.
 
     Raises:

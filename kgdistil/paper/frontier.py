@@ -159,7 +159,8 @@ def product_quantised(rows: Tensor, size: int, paired: bool) -> Tensor:
     quantiser.cp.seed, quantiser.cp.min_points_per_centroid = 0, 1  # no warning where there are few entities
     x = grouped(rows, rows.shape[1], paired)[:, 0].contiguous().numpy()  # a complex number's parts side by side
     quantiser.train(x)
-    return ungrouped(torch.from_numpy(quantiser.decode(quantiser.compute_codes(x)))[:, None], paired)
+    decoded: Any = quantiser.decode(quantiser.compute_codes(x))  # type: ignore[call-arg, func-returns-value]
+    return ungrouped(torch.from_numpy(decoded)[:, None], paired)
 
 
 UNTRAINED: dict[str, Callable[[Tensor, int, bool], Tensor]] = {

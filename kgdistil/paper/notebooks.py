@@ -50,7 +50,7 @@ def single_stage(
     Raises:
         ConfigError, DeviceError: as `distillation`; an empty list of α.
     """
-    shared = {"dataset": dataset, "model": model, "dim": dim, "teacher_dim": teacher_dim, "stages": 1}
+    shared: dict[str, Any] = {"dataset": dataset, "model": model, "dim": dim, "teacher_dim": teacher_dim, "stages": 1}
     shared |= {"epochs": epochs, "seed": seed, "device": device}
     plain = distillation(**shared)
     found = [distillation(**shared, alpha=alpha).stage1 for alpha in several("alphas", alphas)]

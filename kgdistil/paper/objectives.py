@@ -172,7 +172,7 @@ def points(dataset: str) -> pd.DataFrame:
     found = {r["config"]["protocol"]: r for r in records.read_records() if r["config"]["dataset"] == dataset}
     rows: list[dict[str, Any]] = []
     for student in START:
-        there = [found[p] for name in possible(student) if (p := f"{PROTOCOL}/{student}/{name}") in found]
+        there = [found[x] for name in possible(student) if (x := f"{PROTOCOL}/{student}/{name}") in found]
         ranks = [records.read_ranks(record["id"]).reciprocal() for record in there]
         for record, own in zip(there, ranks, strict=True):
             test = record["test"]["both"]

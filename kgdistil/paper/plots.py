@@ -455,8 +455,12 @@ def figure3(frame: pd.DataFrame) -> Figure:
         if len(before):
             at = before["epoch"].max()
             axis.axvline(at, color="#777777", lw=1, ls="--")
-            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "right"}
-            axis.annotate(what, (at, 0), (-5, height), **place)
+            place: dict[str, Any] = {
+                "xycoords": ("data", "axes fraction"),
+                "textcoords": "offset points",
+                "ha": "right",
+            }
+            axis.annotate(what, (at, 0), (-5, height), ha="right", **place)
     axis.set(xlabel="epochs of the student", ylabel="MRR (the axis does not begin at 0)")
     fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return finished(fig)
@@ -587,13 +591,13 @@ def speed(frame: pd.DataFrame, where: str) -> Figure:
         ("few bits", "#009E73", "-", "o"),
         ("float32", "#777777", "", "D"),
     )
-    kinds = [kind for kind in kinds if (ranked["form"] == kind[0]).any()]
-    for form, colour, style, mark in kinds:
+    drawn = [kind for kind in kinds if (ranked["form"] == kind[0]).any()]
+    for form, colour, style, mark in drawn:
         rows = ranked[ranked["form"] == form]
         axis.plot(rows["microseconds"], rows["mrr"], color=colour, ls=style, marker=mark, ms=8, lw=2, label=form)
         for row in rows.itertuples():
             name = row.label.removesuffix(", float32") if form == "float32" else f"{row.bytes} bytes"
-            above = form == kinds[0][0]  # the kinds lie close together: names on either side
+            above = form == drawn[0][0]  # the kinds lie close together: names on either side
             axis.annotate(
                 name,
                 (row.microseconds, row.mrr),

@@ -30,7 +30,7 @@ def paper() -> pd.DataFrame:
 def record_of(cell: Cell) -> dict[str, Any] | None:
     """The cell's record; None where it has not been run."""
     found = config(cell)
-    return found and records.read_record(records.record_path(found.run_id))
+    return records.read_record(records.record_path(found.run_id)) if found else None
 
 
 class Ours:
@@ -56,7 +56,7 @@ class Ours:
 
 
 def value(record: dict[str, Any] | None, metric: str, side: str = "both") -> float | None:
-    return record and record["test"][side][metric]
+    return record["test"][side][metric] if record else None
 
 
 def benchmark() -> dict[str, Any]:

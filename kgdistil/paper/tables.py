@@ -144,7 +144,8 @@ def significance(ours: Ours) -> pd.DataFrame:
                         records = [ours(cell) for cell in pair]
                         if None in records:
                             continue
-                        low, high, p = bootstrap(*map(reciprocal_ranks, records))
+                        first, second = map(reciprocal_ranks, records)
+                        low, high, p = bootstrap(first, second)
                         before, after = (value(r, "mrr") for r in records)
                         rows.append(
                             {
@@ -174,7 +175,8 @@ def whole_lists(ours: Ours) -> pd.DataFrame:
             records = [ours(c) for c in (start(cell), cell)]
             if None in records:
                 continue
-            low, high, p = bootstrap(*map(reciprocal_ranks, records))
+            first, second = map(reciprocal_ranks, records)
+            low, high, p = bootstrap(first, second)
             before, after = (value(r, "mrr") for r in records)
             rows.append(
                 {
@@ -236,7 +238,8 @@ def curves(ours: Ours, cells: Iterable[Cell]) -> pd.DataFrame:
 
     `part` is "start" for the epochs of the run that a cell goes on from, where it has one.
     """
-    rows, ended = [], {}
+    rows: list[dict[str, Any]] = []
+    ended: dict[tuple[str, str, int], int] = {}
     for cell in cells:
         links = [link for link in (start(cell), cell) if link]
         records = [ours(link) for link in links]

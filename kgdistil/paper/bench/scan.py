@@ -28,7 +28,7 @@ from kgdistil.evaluation import KnownTriples
 from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
-from kgdistil.models import KGEModel, build_model
+from kgdistil.models import SIDES, KGEModel, build_model
 from kgdistil.paper import frontier
 from kgdistil.paper.cells import FRONTIER, Cell
 from kgdistil.paper.recipe import config, with_needs
@@ -93,10 +93,10 @@ def measure(graph: Graph, rounds: int) -> list[dict[str, Any]]:
     work: list[tuple[dict[str, Any], Callable[[], Any]]] = []
 
     def add(ranker: Any, scored: KGEModel, **about: Any) -> None:
-        for side, anchor, target in (("tail", 0, 2), ("head", 2, 0)):
+        for side, anchor, target in reversed(SIDES):
             queries = scored.queries(triples[:, anchor], triples[:, 1], side).detach()
             spans = known.spans(triples[:, anchor], triples[:, 1], side)
-            calls = {
+            calls: dict[str, Callable[[], Any]] = {
                 "rank": lambda q=queries, t=triples[:, target], s=spans: ranker.counts(q, t, s),
                 "top": lambda q=queries, s=spans: ranker.top(q, 10, s),
             }
@@ -128,11 +128,11 @@ def measure(graph: Graph, rounds: int) -> list[dict[str, Any]]:
         add(CodedRanker(model, codes, book), model, form=few, **about)
         if cell.method == "low-rank":
             continue
-        for side, anchor in (("tail", 0), ("head", 2)):
+        for side, anchor, _ in reversed(SIDES):
             queries = model.queries(triples[:, anchor], triples[:, 1], side).detach()
             call = faiss_top(codes, book, grouped(queries, queries.shape[1], model.paired)[:, 0], 10)
             if call is not None:
-                row = {**about, "form": "FAISS fast scan", "what": "top", "side": side, "seconds": []}
+                row: dict[str, Any] = {**about, "form": "FAISS fast scan", "what": "top", "side": side, "seconds": []}
                 work.append(({**row, "queries": len(triples)}, call))
     for _ in tqdm(range(rounds + 1), desc="rounds"):
         for row, call in work:
