@@ -123,7 +123,7 @@ def test_runs_on_a_graph_of_ones_own_stay_out_of_the_checkout(
 
 def test_distil_stays_out_of_it_too(checkout: Path, tmp_path: Path, tiny_graph: Graph) -> None:
     done = kgdistil.distil(tiny_graph, dim=4, teacher_dim=8, epochs=2, softmax_epochs=1, progress=False)
-    given = {"teacher": done.runs["teacher"].load(), "dim": 4, "epochs": 2, "lists": 0, "stages": 1}
+    given = {"teacher": done.runs["teacher"].load(), "dim": 4, "epochs": 2, "softmax_epochs": 0, "stages": 1}
     kgdistil.distil(tiny_graph, **given, progress=False)
     assert not list(checkout.iterdir())
     assert len(list((tmp_path / "home").rglob("results/runs/tiny-*.json"))) == len(done.runs) + 2
