@@ -12,14 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kgdistil
+from kgdistil import cli
+from kgdistil.config import RunConfig
 from kgdistil.errors import DataError, KgdistilError
 from kgdistil.graph import Graph
 from kgdistil.graphs import checks
 from kgdistil.graphs.readers import read_graph, split
+from kgdistil.records import make_record
 
 FAR = "x\u2028y"  # a line separator of Unicode within a label
 ROWS = [
@@ -609,6 +613,7 @@ def test_small_files_that_unpack_to_much(tmp_path: Path, monkeypatch: pytest.Mon
     pyarrow = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr("kgdistil.graphs.limits.LIMIT", 1 << 16)
+    monkeypatch.setattr("kgdistil.graphs.limits.LINES", 1 << 16)
     (tmp_path / "g.tsv.gz").write_bytes(gzip.compress(b"a\tb\tc\n" * 20_000))
     few = pyarrow.array(["a"] * 9_000).dictionary_encode()
     pyarrow.parquet.write_table(pyarrow.table({"head": few, "relation": few, "tail": few}), tmp_path / "g.parquet")
@@ -621,20 +626,28 @@ def test_small_files_that_unpack_to_much(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.delenv("KGDISTIL_READ_LIMIT")
 
 
-ENDINGS = ("tsv", "csv", "nt", "ttl", "parquet")
+ENDINGS = ("tsv", "csv", "nt", "ttl", "parquet", "nq", "rdf", "jsonld", "tsv.gz", "csv.xz", "tsv.zst", "del", "2id.txt")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    rdf, pyarrow = pytest.importorskip("pyoxigraph"), pytest.importorskip("pyarrow")
     folder = tmp_path_factory.mktemp("whole")
     frame = pd.DataFrame(ROWS, columns=["head", "relation", "tail"])
     frame.to_csv(folder / "g.csv", index=False)
     frame.to_parquet(folder / "g.parquet")
     tsv(folder / "g.tsv")
-    lines = [f"<http://x/{i}> <http://x/p> <http://x/{j}> ." for i in range(3) for j in range(3)]
-    for ending in ("nt", "ttl"):
-        (folder / f"g.{ending}").write_text("\n".join(lines))
-    return {ending: (folder / f"g.{ending}").read_bytes() for ending in ENDINGS}
+    found = {ending: (folder / f"g.{ending}").read_bytes() for ending in ("csv", "parquet", "tsv")}
+    nodes = [rdf.NamedNode("http://x/0"), rdf.NamedNode("http://x/1"), rdf.BlankNode("b")]
+    triples = [rdf.Triple(i, rdf.NamedNode("http://x/p"), j) for i in nodes for j in nodes]
+    forms = {"nt": "N_TRIPLES", "ttl": "TURTLE", "nq": "N_QUADS", "rdf": "RDF_XML", "jsonld": "JSON_LD"}
+    for ending, form in forms.items():
+        found[ending] = rdf.serialize(triples, format=getattr(rdf.RdfFormat, form))
+    found["tsv.gz"], found["csv.xz"] = gzip.compress(found["tsv"]), lzma.compress(found["csv"])
+    found["tsv.zst"] = pyarrow.Codec("zstd").compress(found["tsv"], asbytes=True)
+    found["del"] = b"".join(b"%d\t0\t%d\n" % (i, j) for i in range(3) for j in range(3))
+    found["2id.txt"] = b"9\n" + found["del"].replace(b"\t0\t", b"\t").replace(b"\n", b"\t0\n")
+    return found
 
 
 @settings(max_examples=700)
@@ -651,7 +664,7 @@ def test_a_damaged_file_is_one_line_or_still_a_graph(
         "insert": content[:at] + junk + content[at:],
         "anything": junk,
     }[kind]
-    path = tmp_path_factory.getbasetemp() / f"damaged.{ending}"
+    path = tmp_path_factory.getbasetemp() / f"damaged{'' if ending[0] == '2' else '.'}{ending}"
     path.write_bytes(damaged)
     try:
         graph = read_graph(path)
@@ -659,6 +672,69 @@ def test_a_damaged_file_is_one_line_or_still_a_graph(
         assert "\n" not in str(error) and str(error)
     else:
         assert len(graph.known) >= 3
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(
+    ["p1", " p1", '"p1"', "e\u0301", "\u00e9", "head"]
+)
+cells = texts | st.integers(-(10**30), 10**30) | st.none() | st.floats() | st.booleans() | st.just(pd.NA)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.lists(cells, min_size=2, max_size=4) | st.lists(texts, min_size=3, max_size=3), max_size=8),
+    st.booleans(),
+)
+def test_any_rows_are_one_line_or_a_graph(rows: list, keep: bool) -> None:
+    for source in (rows, pd.DataFrame(rows), [row * 1 for row in rows if len(row) == 3]):
+        try:
+            graph = read_graph(source, keep_labels=keep)
+        except KgdistilError as error:
+            assert str(error) and "\n" not in str(error)
+        else:
+            assert len(set(graph.entities)) == graph.num_entities and all(graph.entities)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=12),
+    st.sampled_from(["tsv", "csv"]),
+    st.sampled_from([None, "htr", "rht", "hrt"]),
+    st.sampled_from([None, True, False]),
+    st.sampled_from([None, (1, 2, 3), (3, 2, 1), ("head", "p1", "x"), (0, 1, 2)]),
+)
+def test_any_options_are_one_line_or_a_graph(tmp_path_factory, rows: list, form: str, order, header, columns) -> None:
+    path = tmp_path_factory.getbasetemp() / f"options.{form}"
+    pd.DataFrame(rows).to_csv(path, sep="," if form == "csv" else "\t", index=False, header=False)
+    try:
+        graph = read_graph(path, order=order, header=header, columns=columns, drop_overlap=True)
+    except KgdistilError as error:
+        assert str(error) and "\n" not in str(error)
+    else:
+        assert len(graph.known) >= 3
+
+
+def test_the_command_takes_the_options(tmp_path: Path) -> None:
+    path = lines(tmp_path / "g.tsv", KIN, (0, 2, 1))
+    command = ["distill", str(path), "-o", str(tmp_path / "s"), "--dim", "2", "--epochs", "1", "--stages", "1"]
+    refused = CliRunner().invoke(cli.main, command)
+    assert refused.exit_code == 1 and "--order htr" in refused.stderr and refused.stderr.count("\n") == 1
+    options = dict.fromkeys(("valid", "test", "names", "columns")) | {"held_out": 0.1, "split_seed": 0}
+    graph = cli.read(str(path), {**options, "order": "htr", "header": False, "keep_labels": True, "drop_overlap": True})
+    assert graph.num_relations == 3
+    for flag in ("--order", "--header", "--no-header", "--keep-labels", "--drop-overlap", "--columns"):
+        assert flag in CliRunner().invoke(cli.main, ["distill", "--help"]).output
+    for flag in ("--convention", "--norm", "--gamma", "--labels"):
+        assert flag in CliRunner().invoke(cli.main, ["import", "--help"]).output
+
+
+def test_a_record_holds_what_was_said_of_the_graph(tmp_path: Path) -> None:
+    graph = read_graph(folder_of(tmp_path / "g", [*KIN[:-2], *KIN[:2]]))
+    about = {"seconds": 1.0, "epochs": 1, "best_epoch": 1, "curve": [], "parameters": 1, "engine": "", "arithmetic": {}}
+    about["metrics"] = {"valid": {}, "test": {}}
+    config = RunConfig(dataset="g", model="TransE")
+    assert make_record(config, graph, **about)["graph"]["notes"] == list(graph.notes)
+    assert "notes" not in make_record(config, kgdistil.load("nations"), **about)["graph"]
 
 
 BIG = """

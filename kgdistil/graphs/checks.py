@@ -73,13 +73,14 @@ def alike(triples: np.ndarray, relations: int, entities: int, inverse: bool) -> 
 
     The share is that of the relation in which it is smaller; a relation that is its own inverse is no pair.
     """
-    triples = np.unique(triples, axis=0) if len(triples) < 1 << 16 else triples
+    codes = (triples[:, 0] * relations + triples[:, 1]) * entities + triples[:, 2]
+    triples = triples[np.unique(codes, return_index=True)[1]]  # a triple may stand in two parts
     size = np.bincount(triples[:, 1], minlength=relations)
     h, r, t = triples.T
     keys, kinds = h * entities + t, r
     if inverse:  # the reverse of each triple beside it, as a relation of its own
         keys, kinds = np.concatenate([keys, t * entities + h]), np.concatenate([r, r + relations])
-    order = np.argsort(keys * 1.0 if keys.max(initial=0) > 1 << 62 else keys, kind="stable")
+    order = np.argsort(keys, kind="stable")
     keys, kinds = keys[order], kinds[order]
     counts: Counter[tuple[int, int]] = Counter()
     for step in range(1, min(DEEP, len(keys))):

@@ -9,14 +9,20 @@ from typing import Any
 from kgdistil.errors import DataError, KgdistilError
 
 VARIABLE = "KGDISTIL_READ_LIMIT"
-LIMIT = 256 << 20  # bytes that any file may unpack to
-TIMES = 50  # and a larger one, times its own size
+LIMIT, LINES = 256 << 20, 32 << 20  # bytes that any file may unpack to, as numbers and as text
+TIMES = 30  # and a larger one, times its own size
 
 
-def allow(needed: int, path: str | os.PathLike, error: type[KgdistilError] = DataError) -> None:
-    """Raise `error` where `path` would take more than reading may: 256 MiB, or 50 times its size where that is more."""
+def allow(
+    needed: int, path: str | os.PathLike, error: type[KgdistilError] = DataError, least: int | None = None
+) -> None:
+    """Raise `error` where `path` would take more bytes than reading may: `LIMIT`, or `TIMES` its size if that is more.
+
+    The environment variable KGDISTIL_READ_LIMIT sets another limit. `least`: in place of `LIMIT`.
+    """
     set_here = os.environ.get(VARIABLE, "")
-    limit = int(set_here) if set_here.isdigit() else max(LIMIT, TIMES * os.path.getsize(path))
+    limit = max(LIMIT if least is None else least, TIMES * os.path.getsize(path))
+    limit = int(set_here) if set_here.isdigit() else limit
     if needed > limit:
         raise error(
             f"{path} has {os.path.getsize(path):,} bytes and would take {needed:,}, more than the {limit:,} that "
@@ -36,7 +42,7 @@ class Counted(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         found = self.stream.read(len(buffer))
         self.count += len(found)
-        allow(self.count, self.path)
+        allow(self.count, self.path, least=LINES)
         buffer[: len(found)] = found
         return len(found)
 

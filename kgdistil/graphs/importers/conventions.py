@@ -24,6 +24,7 @@ from kgdistil.graphs.importers.tables import Imported, Labels, aligned, build, h
 CONVENTIONS = ("kgdistil", "pykeen", "libkge", "dgl-ke", "kgemb", "openke", "torchkge", "biggraph")
 SCALED = ("dgl-ke", "kgemb", "openke")  # RotatE's own code (KGEmb) and what follows it: angles scaled by γ
 EUCLIDEAN = {("dgl-ke", "TransE"), ("torchkge", "TransE"), ("torchkge", "TransH"), ("pykeen", "RotatE")}
+GAMMAS = (6.0, 9.0, 12.0, 24.0)  # of RotatE's own experiments, DGL-KE's and OpenKE's defaults
 SAMPLE, OTHERS = 300, 1000  # training triples that are ranked, and entities beside theirs
 BETTER = 2.0  # times the MRR: another reading is refused
 
@@ -80,6 +81,8 @@ def reading(
             options |= {"offset": 0.0, "epsilon": 2.0}
         elif convention in ("torchkge", "biggraph"):
             return None
+        if convention in SCALED:
+            says, mend = f"{says}, γ {offset:g}", f"{mend} --gamma {offset:g}"
     elif convention == "pykeen" and kind == "ComplEx":
         entities = relations = halves
     elif convention == "pykeen" and kind == "TransH":
@@ -102,19 +105,16 @@ def plausible(kind: str, widths: tuple[int, int], offset: float, epsilon: float)
         x for name in known for norm in (1, 2) if (x := reading(kind, name, widths, norm, offset, epsilon)) is not None
     ]
     if kind == "RotatE" and widths[0] == 2 * widths[1]:
-        for norm in (1, 2):
-            options = {"norm": norm, "offset": 0.0, "epsilon": 2.0}
-            found.append(
-                Reading(
-                    f"dgl-ke, RotatE's angles scaled by some γ, norm {norm}",
-                    f"--convention dgl-ke --gamma γ --norm {norm}, with the γ it was trained with",
-                    kind,
-                    same,
-                    lambda x: stored_angles(x.double() * (math.pi / max(float(x.abs().max()), 1e-30))),
-                    options,
-                )
-            )
+        found += [x for g in GAMMAS if (x := reading(kind, "dgl-ke", widths, 1, g, 2.0)) is not None]
+        mend = "--convention dgl-ke --gamma γ, with the γ it was trained with"
+        options = {"norm": 1, "offset": 0.0, "epsilon": 2.0}
+        found.append(Reading("dgl-ke, angles scaled by some γ", mend, kind, same, _by_largest, options))
     return found
+
+
+def _by_largest(x: Tensor) -> Tensor:
+    """Angles of which the largest is π."""
+    return stored_angles(x.double() * (math.pi / max(float(x.abs().max()), 1e-30)))
 
 
 def choose(
