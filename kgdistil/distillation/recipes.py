@@ -21,7 +21,9 @@ from kgdistil.graph import Graph
 from kgdistil.models import MODELS, KGEModel
 from kgdistil.training.loop import Run, resolve, run
 
-# What differs from `RunConfig`'s defaults, by model and graph; "*" is any graph, and a graph's own row refines it.
+# What `distil` and the notebooks take on any graph; the cells of the paper's tables have paper/reproduction.toml, whose
+# head says which settings stand where. Here is what differs from `RunConfig`'s defaults, by model and graph; "*" is any
+# graph, and a graph's own row refines it.
 # `both` holds for teacher and student, `teacher`, `student` and `stage2` refine it. Chosen by validation MRR alone.
 SETTINGS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
     "RotatE": {

@@ -1,4 +1,7 @@
-"""The sentences of the paper that hold numbers: what its tables give for them, and what ours give."""
+"""The sentences of the paper that hold numbers: what its tables give for them, and what ours give.
+
+The numbers typed here are the paper's, each beside its sentence and how it follows from the tables; ours are read.
+"""
 
 from __future__ import annotations
 

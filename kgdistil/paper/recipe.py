@@ -259,9 +259,16 @@ def read_search(cell: Cell) -> dict[str, dict[str, Any]]:
         CheckpointError: with the line that is no trial.
     """
     path = search_path(cell)
-    found: dict[str, dict[str, Any]] = {}
     if not path.is_file():
-        return found
+        return {}
+    stamp = path.stat()
+    return _read_trials(path, stamp.st_mtime_ns, stamp.st_size).copy()
+
+
+@functools.lru_cache(maxsize=32)
+def _read_trials(path: Path, *stamp: int) -> dict[str, dict[str, Any]]:
+    """Read once for as long as the file stays as it is: a table asks for it thousands of times."""
+    found: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             record = json.loads(line)
