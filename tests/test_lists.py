@@ -95,6 +95,17 @@ def test_a_step_over_all_entities_is_adagrad_on_the_full_softmax(
         assert torch.allclose(mine, theirs, atol=1e-6)
 
 
+def test_an_engine_takes_the_alpha_of_the_epoch(umls: Graph) -> None:
+    weights = []
+    for values in ({"alpha": 1.0, "alpha_last": 0.0}, {"alpha": 0.0}, {"alpha": 1.0}):
+        config = a_config(role="stage1", teacher="t", dim=4, epochs=2, **values)
+        student, teacher = (build_model("ComplEx", umls.num_entities, umls.num_relations, 4, seed=s) for s in (1, 2))
+        engine = make_engine(student, teacher, config, umls)
+        engine.epoch(1, torch.full((engine.steps,), 0.1, dtype=torch.float64))  # the second of two
+        weights.append(student.entities.detach())
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
 def test_a_sample_stands_for_all(umls: Graph) -> None:
     model = build_model("ComplEx", umls.num_entities, umls.num_relations, 8, seed=0)
     engine = make_engine(model, None, a_config(dim=8, negatives=40), umls)

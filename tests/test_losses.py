@@ -85,6 +85,15 @@ def test_stages_combine_as_printed():
     assert losses.stage_two_loss(soft, hard, teacher_soft, teacher_hard, 1.0, 0.0) == soft + teacher_hard
 
 
+def test_what_a_step_minimises_follows_from_who_has_losses():
+    soft, hard = {"student": torch.tensor(2.0), "teacher": torch.tensor(5.0)}, {"student": torch.tensor(3.0)}
+    both = hard | {"teacher": torch.tensor(7.0)}
+    assert losses.total_loss({}, hard, 0.25, 0.5).item() == 3
+    assert losses.total_loss({"student": soft["student"]}, hard, 0.25, 0.5).item() == 0.25 * 2 + 0.75 * 3
+    assert losses.total_loss(soft, both, 0.25, 0.5).item() == 0.25 * 2 + 0.75 * 3 + 0.5 * 5 + 0.5 * 7
+    assert losses.total_loss(soft, both, None, None).item() == 2 + 3 + 5 + 7  # DualDE
+
+
 @pytest.mark.parametrize("mode", ["sum", "mean", "self-adversarial"])
 def test_weights(mode):
     negative = torch.tensor([[1.0, 2.0, -1.0], [0.5, 300.0, -300.0], [1.0, 1.0, 1.0]], requires_grad=True)
