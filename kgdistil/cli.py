@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kgdistil._version import __version__
+from kgdistil.answer.rendering import plain, printable
 from kgdistil.errors import BusyError, ConfigError, KgdistilError
-from kgdistil.rendering import plain, printable
 
 if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
     import filelock

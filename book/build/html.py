@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kgdistil.rendering import html_table as html_table
-from kgdistil.rendering import tag as tag
+from kgdistil.answer.rendering import html_table as html_table
+from kgdistil.answer.rendering import tag as tag
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

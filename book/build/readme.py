@@ -13,6 +13,7 @@ import pandas as pd
 
 from book.build.lead import lead
 from kgdistil import records
+from kgdistil.answer.rendering import markdown
 from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes
 from kgdistil.errors import KgdistilError, run_command
@@ -20,7 +21,6 @@ from kgdistil.files import write_atomically, write_text
 from kgdistil.paper import reading
 from kgdistil.paper.bench import told
 from kgdistil.paper.notebooks import verdict
-from kgdistil.rendering import markdown
 from kgdistil.training.loop import Run
 
 if TYPE_CHECKING:

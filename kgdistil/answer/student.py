@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from kgdistil.answer import predict as answers
+from kgdistil.answer.rendering import markdown
 from kgdistil.answer.scan import CodedRanker
 from kgdistil.checkpoint import WEIGHTS, read_labelled, read_tensors, save_model, write_tensors
 from kgdistil.compress import packing
@@ -21,7 +22,6 @@ from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.files import write_text
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.models import KGEModel
-from kgdistil.rendering import markdown
 
 log = logging.getLogger("kgdistil")
 TRIPLES, CARD = "triples.safetensors", "README.md"
@@ -101,7 +101,12 @@ class Student:
         lines += [f"- {name}: {value}" for name, value in self.about.items() if isinstance(value, str | int | float)]
         for name, rows in self.about.items():
             if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-                lines += ["", f"## {name.capitalize()}", "", markdown(rows[0], (row.values() for row in rows))]
+                lines += [
+                    "",
+                    f"## {name.capitalize()}",
+                    "",
+                    markdown(rows[0], ([row.get(name, "") for name in rows[0]] for row in rows)),
+                ]
         lines += [
             "",
             "Filtered ranks of the test triples, head and tail side together, realistic ties.",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kgdistil import records
+from kgdistil.answer.rendering import plain
 from kgdistil.config import RunConfig, read_config
 from kgdistil.errors import CheckpointError, run_command
 from kgdistil.paper.cells import (
@@ -30,7 +31,6 @@ from kgdistil.paper.cells import (
     shape,
 )
 from kgdistil.paper.ensemble import joined_name
-from kgdistil.rendering import plain
 
 RECIPES = Path(__file__).with_name("reproduction.toml")
 LIKE = {OWN_LISTS: "distilled", "low-rank": "distilled"}  # whose recipe a method has

@@ -25,9 +25,9 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import KGEModel, build_model
 from kgdistil.paper.methods import OF_BYTES
+from kgdistil.paper.timing import seconds
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, stream
 from kgdistil.statistics import SAME
-from kgdistil.timing import seconds
 from kgdistil.training.loop import Run
 
 BINS = {"1": 1, "2–3": 3, "4–10": 10, "11–100": 100, "> 100": np.inf}  # of ranks, by their upper end

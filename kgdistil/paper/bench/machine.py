@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from kgdistil.models import KGEModel
+from kgdistil.paper.timing import seconds
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, epoch_order, stream
-from kgdistil.timing import seconds
 
 
 def copy_bandwidth(rounds: int = 5, device: str = "cpu") -> float:
