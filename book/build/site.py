@@ -32,7 +32,7 @@ PARTS = {
     "The paper": ("method", "try"),
     "Notebooks": (),
     "Results": ("results", "table3", "table4", "table6", "speed", "figures", "claims", "reproduced", "frontier"),
-    "Reference": ("api", "status", "glossary", "bibliography", "contribute"),
+    "Reference": ("promised", "api", "status", "glossary", "bibliography", "contribute"),
 }
 
 
