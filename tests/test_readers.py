@@ -313,6 +313,10 @@ def test_folders_of_numbers_with_tables_of_labels(tmp_path: Path) -> None:
     for folder in (openke, dgl, libkge, named):
         assert read_graph(folder).sha256 == wanted.sha256, folder
     assert facts(read_graph(openke / "train2id.txt")) == set(KIN[:-6])
+    (openke / "test2id.txt").rename(openke / "other")
+    with pytest.raises(DataError, match="holds no test2id.txt"):
+        read_graph(openke)
+    (openke / "other").rename(openke / "test2id.txt")
     (openke / "train2id.txt").write_text("31\n" + "\n".join((openke / "train2id.txt").read_text().splitlines()[1:]))
     with pytest.raises(DataError, match="its first line says 31 triples, and 30 follow"):
         read_graph(openke)
@@ -475,6 +479,11 @@ def test_a_fourth_column(tmp_path: Path, frame: pd.DataFrame) -> None:
         assert graph.sha256 == wanted.sha256 and "left out: 'weight'" in graph.notes[0]
     with pytest.raises(DataError, match="--columns 1,2,3"):
         read_graph(tmp_path / "g.tsv")
+    first = frame[["weight", "subject", "predicate", "object"]]
+    first.to_csv(tmp_path / "first.tsv", sep="\t", index=False, header=False)
+    with pytest.raises(DataError, match="--columns 2,3,4"):
+        read_graph(tmp_path / "first.tsv")
+    assert read_graph(tmp_path / "first.tsv", columns=(2, 3, 4)).sha256 == wanted.sha256
     for source in (tmp_path / "g.tsv", tmp_path / "g.csv", tmp_path / "g.parquet", frame, frame.to_numpy()):
         assert read_graph(source, columns=(1, 2, 3)).sha256 == wanted.sha256
         assert read_graph(source, columns=("1", "2", "3")).sha256 == wanted.sha256

@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import lzma
+import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -139,14 +140,25 @@ def find_columns(first: Sequence[Any], form: Form, what: str, named: bool | None
     elif len(there) == 3:
         found = Columns(tuple((form.order or "hrt").index(c) for c in "hrt"), bool(named), form.order is not None)
     else:
+        places = [str(i) for i, cell in enumerate(there, 1) if not _is_number(cell)]
+        mend = ",".join(places if len(places) == 3 else "123")
+        which = f", or say by number which these are: --columns {mend} (columns=({mend.replace(',', ', ')}))"
         raise DataError(
             f"{what}{'' if named else ', line 1'}: {len(there)} column(s){kind} in place of 3: {show(str(there))}; "
-            "give head, relation and tail, or say by number which these are: --columns 1,2,3 (columns=(1, 2, 3))"
+            f"give head, relation and tail{which if len(there) > 3 else ''}"
         )
     if others := [name for i, name in enumerate(there) if i not in found.order]:
         which = ", ".join(map(show, others[:5])) if found.header else f"{len(others)} of {len(there)}"
         form.notes.append(f"{what}: column(s) left out: {which}")
     return found
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell is more likely a weight or a row's number than a label."""
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return not cell
 
 
 def texts(values: list, what: str, start: int) -> list[str]:

@@ -392,8 +392,11 @@ def _unique(triples: np.ndarray, entities: int, relations: int) -> np.ndarray:
 
 def _in_folder(folder: Path) -> list[Path]:
     """Train, valid and test of a folder, each in any form."""
-    if all((folder / OPENKE.format(part)).is_file() for part in SPLITS):
-        return [folder / OPENKE.format(part) for part in SPLITS]
+    if (folder / OPENKE.format("train")).is_file():
+        for path in (found := [folder / OPENKE.format(part) for part in SPLITS]):
+            if not path.is_file():
+                raise DataError(f"{folder} holds no {path.name}; give it, or train2id.txt alone to have that split")
+        return found
     if (folder / "entity_ids.del").is_file() and all((folder / f"{part}.del").is_file() for part in SPLITS):
         return [folder / f"{part}.del" for part in SPLITS]  # what LibKGE made of the text files that lie beside them
     parts = []
