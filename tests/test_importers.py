@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kgdistil
+from kgdistil import cli
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.evaluation import evaluate
 from kgdistil.graph import Graph
@@ -392,6 +394,23 @@ def test_arrays_of_a_convention(name: str, convention: str, norm: int) -> None:
         from_arrays(name, *given, *words, graph)  # read as this package's
     if name == "RotatE" and gamma:
         assert "--gamma" in str(caught.value)
+
+
+def test_the_command_asks_for_a_convention(tmp_path: Path) -> None:
+    model = known_model("RotatE")
+    graph = graph_of(model)
+    rows = [graph.label_triple(*row) for row in graph.train.tolist()]
+    (tmp_path / "g.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    entities, relations = (x.numpy() for x in arrays(model, "libkge"))
+    labels = {"entity_labels": np.array(graph.entities), "relation_labels": np.array(graph.relations)}
+    np.savez(tmp_path / "w.npz", entities=entities, relations=relations, **labels)
+    command = ["import", str(tmp_path / "w.npz"), "--model", "RotatE", "--graph", str(tmp_path / "g.tsv")]
+    command += ["-o", str(tmp_path / "teacher"), "--json"]
+    refused = CliRunner().invoke(cli.main, command)
+    assert refused.exit_code == 1 and "--convention libkge" in refused.stderr
+    done = CliRunner().invoke(cli.main, [*command, "--convention", "libkge"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["test"]["mrr"] > 0.5 and "no other reading has more" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["TransE", "TransH", "RotatE"])

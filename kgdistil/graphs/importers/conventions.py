@@ -167,7 +167,9 @@ def choose(
         if not scores or convention is not None:
             raise
         best = max(scores, key=scores.__getitem__)
-        raise ConfigError(f"{error}; they fit {best.says}: if that is meant, give {best.mend}") from None
+        raise ConfigError(
+            f"{error}; they fit {best.says}: if that is meant, give {best.mend} to kgdistil import"
+        ) from None
     if len(graph.train) and not model.factored:
         notes += compare(taken, others, rows, graph, source, sure or (convention is not None and norm is not None))
     return Imported(model, source, notes)
@@ -197,7 +199,7 @@ def compare(
         return [f"{said}; no other reading has more"] if others else []
     best, other = max(found, key=lambda item: item[0])
     if best > BETTER * mine.mean() and not sure:
-        raise ConfigError(f"{source}: {said}; read as {other.says}, {best:.3f}: give {other.mend}")
+        raise ConfigError(f"{source}: {said}; read as {other.says}, {best:.3f}: give {other.mend} to kgdistil import")
     return [f"{said}, and {best:.3f} read as {other.says}; if that is meant, give {other.mend}"]
 
 
