@@ -20,20 +20,18 @@ from kgdistil.training.base import BaseEngine
 class Learner(ctypes.Structure):
     """Mirrors `Learner` of train.cpp."""
 
-    _fields_ = (
-        [("ops", ctypes.c_void_p)]
-        + [(f"{table}{part}", ctypes.c_void_p) for table in ("entity", "relation") for part in ("", "_m", "_v")]
-        + [
-            ("num_entities", ctypes.c_int64),
-            ("num_relations", ctypes.c_int64),
-            ("rates", ctypes.c_void_p),
-            ("offset", ctypes.c_float),
-            ("scale", ctypes.c_float),
-            ("penalty", ctypes.c_float),
-            ("trained", ctypes.c_int32),
-            ("weight", ctypes.c_float),
-        ]
-    )
+    _fields_ = [
+        ("ops", ctypes.c_void_p),
+        *((f"{table}{part}", ctypes.c_void_p) for table in ("entity", "relation") for part in ("", "_m", "_v")),
+        ("num_entities", ctypes.c_int64),
+        ("num_relations", ctypes.c_int64),
+        ("rates", ctypes.c_void_p),
+        ("offset", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        ("penalty", ctypes.c_float),
+        ("trained", ctypes.c_int32),
+        ("weight", ctypes.c_float),
+    ]
 
 
 class Epoch(ctypes.Structure):

@@ -27,7 +27,7 @@ from kgdistil.compress.product import StraightThrough, assign, decode, fit, grou
 from kgdistil.config import RunConfig
 from kgdistil.kernels import pairs
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
-from kgdistil.models import KGEModel
+from kgdistil.models import KGEModel, Side
 from kgdistil.sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
 from kgdistil.training.base import BaseEngine, named
 
@@ -116,7 +116,9 @@ class SampledSoftmaxEngine(BaseEngine):
                 soft[role] = softmax_soft_loss(scores[role], other, count, self.config.temperature)
         penalty = torch.zeros((), device=self.device)
         if self.config.penalty:
-            penalty = self.config.penalty * sum(views[role].penalty(row, place) for role in self.trained)
+            for role in self.trained:
+                penalty = penalty + views[role].penalty(row, place)
+            penalty = self.config.penalty * penalty
         total, parts = self.add(soft, hard, penalty)
         total.backward()
         for role in self.trained:
@@ -166,7 +168,7 @@ class View:
 
     def scores(self) -> Tensor:
         """Scores [n, m] of the batch's queries against its candidates, float32."""
-        parts = ((slice(None, self.tails), "tail"), (slice(self.tails, None), "head"))
+        parts: list[tuple[slice, Side]] = [(slice(None, self.tails), "tail"), (slice(self.tails, None), "head")]
         queries = torch.cat([self.model.query(self.anchors[part], self.relation[part], side) for part, side in parts])
         if self.model.distance:
             return pairs.compare(self.model, queries, self.rows)
@@ -226,8 +228,9 @@ def queries_of(triples: Tensor) -> tuple[Tensor, ...]:
 def best_of(model: KGEModel, anchor: Tensor, relation: Tensor, is_head: Tensor, k: int) -> Tensor:
     """The k best entities of each query [Q] by a model, known ones among them: int32 [Q, k]."""
     best = torch.empty(len(anchor), min(k, model.num_entities), dtype=torch.int32, device=anchor.device)
-    for side, which in (("tail", (~is_head).nonzero()[:, 0]), ("head", is_head.nonzero()[:, 0])):
-        for rows in which.split(256 if model.distance else 2048):
+    parts: list[tuple[Side, Tensor]] = [("tail", ~is_head), ("head", is_head)]
+    for side, which in parts:
+        for rows in which.nonzero()[:, 0].split(256 if model.distance else 2048):
             scores = model.compare(model.queries(anchor[rows], relation[rows], side), model.entities)
             best[rows] = scores.topk(best.shape[1]).indices.to(torch.int32)
     return best
