@@ -460,7 +460,7 @@ def figure3(frame: pd.DataFrame) -> Figure:
                 "textcoords": "offset points",
                 "ha": "right",
             }
-            axis.annotate(what, (at, 0), (-5, height), ha="right", **place)
+            axis.annotate(what, (at, 0), (-5, height), **place)
     axis.set(xlabel="epochs of the student", ylabel="MRR (the axis does not begin at 0)")
     fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return finished(fig)
