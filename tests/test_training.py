@@ -34,7 +34,7 @@ from kgdistil.training.reference import ReferenceEngine
 HOME = str(Path(kgdistil.__file__).parent.parent)
 ROLES = ("teacher", "no-ds", "stage1", "stage2")
 # what a record says besides the numbers, which may differ between two equal runs
-CIRCUMSTANCES = ("seconds", "finished", "command", "device", "commit", "dirty")
+CIRCUMSTANCES = ("seconds", "finished", "command", "device", "commit", "dirty", "sum")
 
 
 @pytest.fixture(autouse=True)
