@@ -221,7 +221,7 @@ def distill(
     have what you want; until then the same command goes on where it was stopped. Once it is finished, the same command
     shows what it made.
     """
-    from kgdistil.answer.student import load_student
+    from kgdistil.answer.student import half_saved, load_student
     from kgdistil.checkpoint import WEIGHTS
     from kgdistil.compress.packing import check_precision
     from kgdistil.distillation.budget import parse_budget, plan
@@ -235,14 +235,14 @@ def distill(
     asked = {"dim": dim, "precision": precision, "budget": budget, "model": model, "teacher": teacher, **options}
     asked = {key: str(x.resolve() if isinstance(x, Path) else x) for key, x in asked.items()}
     if (output / WEIGHTS).exists() and not replace:
-        student = load_student(output)
-        if student.about.get("asked") != {"graph": read(graph, options).sha256, **asked}:
+        if made(output) != {"graph": read(graph, options).sha256, **asked}:
             raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
+        student = load_student(output)
         if not as_json:
             say(f"{output} holds what this command made: nothing is left to do.")
         report(student, output, as_json)
         return
-    if output.exists() and not (output / WEIGHTS).exists() and any(output.iterdir()):
+    if output.exists() and not (output / WEIGHTS).exists() and not half_saved(output):
         raise ConfigError(f"{output} holds other files; name a new or empty folder")
     training = output.resolve().with_name(f"{output.resolve().name}.training")
     os.environ.setdefault("KGDISTIL_RUNS", str(training))
@@ -268,6 +268,17 @@ def distill(
         student.about |= {"expected": expected and expected.expected, "asked": {"graph": found.sha256, **asked}}
         student.save(output)
     report(student, output, as_json)
+
+
+def made(output: Path) -> Any:
+    """What the command was asked that made the student in a folder; None where that is not known."""
+    from kgdistil.answer.student import load_student
+    from kgdistil.errors import CheckpointError
+
+    try:
+        return load_student(output).about.get("asked")
+    except CheckpointError:
+        return None
 
 
 def report(student: Student, output: Path, as_json: bool) -> None:
@@ -456,12 +467,13 @@ def import_(
     from kgdistil.checkpoint import WEIGHTS
     from kgdistil.graphs.importers import import_teacher
 
-    if (output / WEIGHTS).exists() and not replace:
-        raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
     found = read(graph, options)
+    asked = {key: str(x) for key, x in {"teacher": teacher.resolve(), **options}.items()} | {"graph": found.sha256}
+    if (output / WEIGHTS).exists() and not replace and made(output) != asked:
+        raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
     how = {name: options[name] for name in ("model", "trust_pickle", "convention", "norm", "gamma", "labels")}
     brought = import_teacher(teacher, found, **how)
-    student = Student(brought.model, found, about={"source": brought.source})
+    student = Student(brought.model, found, about={"source": brought.source, "asked": asked})
     metrics = student.evaluate()["both"]
     student.about["metrics"] = [{"model": type(brought.model).__name__, "dim": brought.model.dim, **metrics}]
     student.save(output)

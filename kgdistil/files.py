@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -44,13 +44,13 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     scratch = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        scratch = Path(name)
-        write(name)
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = scratch.stat().st_mode  # less what the user's umask keeps back; safetensors makes a file of its own
+        write(str(scratch))
+        scratch.chmod(mode)
         with scratch.open("rb+") as file:
             os.fsync(file.fileno())
-        scratch.chmod(0o644)
         scratch.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -105,7 +105,7 @@ def half_then_full(tensors: dict, path: str, metadata: dict) -> None:
 
 FAULTS = {
     "half written": (checkpoint, "save_file", half_then_full),
-    "no temporary file": (files.tempfile, "mkstemp", full_disk),
+    "no temporary file": (files.os, "open", full_disk),
     "flush": (files.os, "fsync", full_disk),
     "move": (files.os, "replace", full_disk),
 }
@@ -134,7 +134,7 @@ def test_a_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     write_json(tmp_path / "x.json", {"a": 1})
-    monkeypatch.setattr(files.tempfile, "mkstemp", denied)
+    monkeypatch.setattr(files.os, "open", denied)
     with pytest.raises(KgdistilError, match=r"cannot write .*x\.json: Permission denied; earlier files are untouched$"):
         write_json(tmp_path / "x.json", {"a": 2})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}

@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 
 from kgdistil.answer import predict as answers
+from kgdistil.answer.folder import replace_folder
 from kgdistil.answer.rendering import markdown
 from kgdistil.answer.scan import CodedRanker
-from kgdistil.checkpoint import WEIGHTS, read_labelled, read_tensors, save_model, write_tensors
+from kgdistil.checkpoint import DESCRIPTION, WEIGHTS, read_labelled, read_tensors, save_model, write_tensors
 from kgdistil.compress import packing
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate
@@ -25,6 +26,7 @@ from kgdistil.models import KGEModel
 
 log = logging.getLogger("kgdistil")
 TRIPLES, CARD = "triples.safetensors", "README.md"
+FILES = (TRIPLES, DESCRIPTION, CARD, WEIGHTS)  # the weights last: where they are, all is
 
 
 @dataclass
@@ -75,10 +77,14 @@ class Student:
     def save(self, folder: str | os.PathLike) -> None:
         """Weights, label tables, triples and a card in `folder`; `load_student` reads them, `load_model` the weights.
 
+        A student that the folder holds is replaced in one move, other files in it stay.
+
         Raises:
             KgdistilError: the folder cannot be written.
         """
-        folder = Path(folder)
+        replace_folder(Path(folder).expanduser(), self._write, FILES)
+
+    def _write(self, folder: Path) -> None:
         if self.has_triples:
             parts = {split: getattr(self.graph, split).to(torch.int32) for split in SPLITS}
             write_tensors(folder / TRIPLES, parts, {"graph_sha256": self.graph.sha256})
@@ -140,6 +146,13 @@ class Student:
         if not self.has_triples:
             raise ConfigError(f"this student came without its triples ({TRIPLES}), which are needed here")
         return KnownTriples(self.graph.known, self.graph.num_relations)
+
+
+def half_saved(folder: Path) -> bool:
+    """Whether all that a folder holds is what a killed `Student.save` leaves where it cannot replace the folder."""
+    there = {path.name for path in folder.iterdir()}
+    scratch = {name for name in there if name.startswith(tuple(f".{x}." for x in (*FILES, f"{folder.name}")))}
+    return there - scratch <= {*FILES[:-1]} and (CARD not in there or DESCRIPTION in there)
 
 
 def load_student(folder: str | os.PathLike) -> Student:
