@@ -723,6 +723,23 @@ def test_any_options_are_one_line_or_a_graph(tmp_path_factory, rows: list, form:
         assert len(graph.known) >= 3
 
 
+@settings(max_examples=150)
+@given(
+    st.lists(
+        st.tuples(*(st.text("ab\r \x85\u2028", min_size=1, max_size=3) for _ in range(3))), min_size=1, max_size=9
+    ),
+    st.lists(st.sampled_from(["\n", "\r\n", "\n\n", "\n\r\n"]), min_size=9, max_size=9),
+    st.booleans(),
+)
+def test_lines_end_where_they_end(tmp_path_factory, rows: list, ends: list[str], last: bool) -> None:
+    path = tmp_path_factory.getbasetemp() / "ends.tsv"
+    rows = [("a", "a", "a"), *((h, r, f"{t}.") for h, r, t in rows)]  # no end that might be part of an end of line
+    text = "".join("\t".join(row) + end for row, end in zip(rows, ["\n", *ends]))
+    path.write_bytes((text if last else text.rstrip("\r\n")).encode())
+    graph = read_graph(path, path, path, keep_labels=True, order="hrt", header=False)
+    assert facts(graph) == set(rows) and len(graph.train) == len(set(rows))
+
+
 def test_the_command_takes_the_options(tmp_path: Path) -> None:
     path = lines(tmp_path / "g.tsv", KIN, (0, 2, 1))
     command = ["distill", str(path), "-o", str(tmp_path / "s"), "--dim", "2", "--epochs", "1", "--stages", "1"]

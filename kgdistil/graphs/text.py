@@ -41,8 +41,11 @@ def read_text(source: Source, form: Form) -> Rows:
         columns = find_columns(first[1], form, str(path), named, f", separated by {'commas' if commas else 'tabs'},")
         columns = source.settle(columns, form)
         if not columns.header:
-            lines = itertools.chain([first], lines)
-        yield from _blocks(source, form, lines, columns, len(first[1]))
+            yield [first[0]], *([first[1][i]] for i in columns.order)
+        if commas:
+            yield from _blocks(source, form, lines, columns, len(first[1]))
+        else:
+            yield from _tabbed(source, form, file, first[0] + 1, columns, len(first[1]))
 
 
 def _commas(file: io.TextIOWrapper, form: Form) -> Iterator[tuple[int, list[str]]]:
@@ -60,6 +63,21 @@ def _commas(file: io.TextIOWrapper, form: Form) -> Iterator[tuple[int, list[str]
 
 def _tabs(file: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
     return ((i, x.removesuffix("\n").removesuffix("\r").split("\t")) for i, x in enumerate(file, 1))
+
+
+def _tabbed(source: Source, form: Form, file: io.TextIOWrapper, number: int, columns: Columns, width: int) -> Rows:
+    """The rest of a file from line `number`, without a list for each line: several times faster."""
+    while block := list(itertools.islice(file, BLOCK)):
+        text = "".join(block)
+        text = text.removesuffix("\n") if text.endswith("\n") else text.removesuffix("\r")
+        lines = (text + "\n").replace("\r\n", "\n").removesuffix("\n").split("\n")
+        if {line.count("\t") for line in lines} == {width - 1}:
+            cells = "\t".join(lines).split("\t")
+            yield list(range(number, number + len(lines))), *(cells[i::width] for i in columns.order)
+        else:
+            rows = ((i, line.split("\t")) for i, line in enumerate(lines, number))
+            yield from _blocks(source, form, rows, columns, width)
+        number += len(block)
 
 
 def _blocks(source: Source, form: Form, lines: Iterator, columns: Columns, width: int) -> Rows:
