@@ -1,11 +1,16 @@
 """Nothing runs that the user did not ask to run, and users' runs stay out of the paper's folders."""
 
+import io
 import json
 import os
+import pickle
 import random
+import resource
 import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +25,7 @@ from kgdistil.cli import emit
 from kgdistil.config import make_config
 from kgdistil.errors import CheckpointError
 from kgdistil.graph import Graph
+from kgdistil.graphs.importers import import_teacher
 from kgdistil.models import build_model
 from kgdistil.training import loop
 
@@ -288,3 +294,105 @@ def test_json_of_the_shell_has_no_nan(capsys: pytest.CaptureFixture) -> None:
     emit({"a": [float("nan"), np.float32("inf"), np.int64(3)], "b": (True, None, 0.5, "NaN")})
     said = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert said == {"a": [None, None, 3], "b": [True, None, 0.5, "NaN"]}
+
+
+# ---- two runs of one id ---------------------------------------------------------------------------------------------
+def test_a_record_of_another_config_under_the_same_id_is_not_taken_for_ones_own(
+    checkout: Path, tiny_graph: Graph
+) -> None:
+    done = tiny(tiny_graph)
+    other = {**done.record, "config": {**done.config.model_dump(), "lr": 0.079549}}
+    path = records.write_record(other)
+    with pytest.raises(CheckpointError, match="the same: lr is 0.079549 there and 0.005 here; take another seed"):
+        tiny(tiny_graph)
+    kept = {key: value for key, value in done.config.model_dump().items() if key not in ("accumulator", "top")}
+    records.write_record({**done.record, "config": {**kept, "device": "cuda"}})
+    assert tiny(tiny_graph).ranks is None, "of an earlier release, which did not know all fields, on another device"
+    assert path.is_file()
+
+
+# ---- small files that would take gigabytes, and files that would run code -------------------------------------------
+@pytest.mark.parametrize("width", [0, 1])
+def test_a_small_file_takes_little_memory(student: Path, tmp_path: Path, width: int) -> None:
+    """A table of 750 million entities of no number, and sizes of which only the product is large."""
+    _, about = read_tensors(student / WEIGHTS)
+    about = {**about, "precision": "float32", "version": 1}
+    if width:
+        tables = {"entities": torch.zeros(100_000, 1), "relations": torch.zeros(1, 200_000)}
+        about |= {"num_entities": 100_000, "num_relations": 1, "dim": 100_000}
+    else:
+        tables = {"entities": torch.zeros(750_000_000, 0), "relations": torch.zeros(1, 8)}
+        about |= {"num_entities": 750_000_000, "num_relations": 1}
+    write_tensors(tmp_path / WEIGHTS, tables, about)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="the sizes differ"):
+        kgdistil.load_model(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+def test_a_header_larger_than_any_of_ours_is_not_parsed(student: Path, tmp_path: Path) -> None:
+    size = (1 << 24) + 1
+    (tmp_path / WEIGHTS).write_bytes(size.to_bytes(8, "little") + b"[" * size)
+    with pytest.raises(CheckpointError, match="16,777,216 may be read"):
+        kgdistil.load_model(tmp_path)
+
+
+def trap(path: Path) -> bytes:
+    """A pickle that makes a file when it is read."""
+    return b"cbuiltins\nopen\n(V" + str(path).encode() + b"\nVw\ntR."
+
+
+def test_the_pickle_is_a_trap(tmp_path: Path) -> None:
+    pickle.loads(trap(tmp_path / "sprung")).close()
+    assert (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("kind", ["pickle", "npz", "npy", "zip"])
+def test_no_loader_runs_a_pickle(student: Path, tmp_path: Path, checkout: Path, tiny_graph: Graph, kind: str) -> None:
+    """Under every name that a loader looks for: in a student, a run, a graph, a teacher from elsewhere."""
+    content = trap(tmp_path / "sprung")
+    if kind in ("npz", "zip"):
+        with zipfile.ZipFile(tmp_path / "made", "w") as file:
+            for name in ("archive/data.pkl", "data.pkl"):
+                file.writestr(name, content)
+            for name in ("entities", "relations", "entity_labels", "relation_labels", "greater", "equal"):
+                file.writestr(f"{name}.npy", npy(content))
+        content = (tmp_path / "made").read_bytes()
+    elif kind == "npy":
+        content = npy(content)
+
+    def refused(read: Callable[[], object]) -> None:
+        with pytest.raises(kgdistil.KgdistilError) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+    for name in (WEIGHTS, DESCRIPTION, TRIPLES):
+        folder = shutil.copytree(student, tmp_path / f"with {name}")
+        (folder / name).write_bytes(content)
+        refused(lambda folder=folder: load_student(folder))
+    done = tiny(tiny_graph)
+    records.ranks_path(done.id, own=True).write_bytes(content)
+    refused(lambda: records.read_ranks(done.id, own=True))
+    records.record_path(done.id, own=True).write_bytes(content)
+    refused(lambda: tiny(tiny_graph))
+    records.record_path(done.id, own=True).unlink()
+    (done.folder / loop.CHECKPOINT).write_bytes(content)
+    refused(lambda: tiny(tiny_graph))
+    for ending in ("tsv", "csv", "parquet", "nt", "ttl"):
+        path = tmp_path / f"graph.{ending}"
+        path.write_bytes(content)
+        refused(lambda path=path: kgdistil.read_graph(path))
+    for name in ("teacher.npz", "teacher.pt", "pykeen/trained_model.pkl"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        source = path.parent if path.suffix == ".pkl" else path
+        refused(lambda source=source: import_teacher(source, tiny_graph, model="DistMult"))
+    assert not (tmp_path / "sprung").exists()
+
+
+def npy(content: bytes) -> bytes:
+    """An array of objects, which numpy keeps as a pickle."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+    return buffer.getvalue() + content
