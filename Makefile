@@ -8,6 +8,7 @@ PROTOCOL ?= tuned
 JOBS ?= 2
 NOTEBOOK ?= notebooks/03_distill.ipynb
 PORT ?= 8000
+TESTS := -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=20
 
 BIN := .venv/bin
 DEMO := runs/03_distill$(if $(DATASET),_$(DATASET))_dim$(DIM).ipynb
@@ -16,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips must not write into .venv at once
-.PHONY: help demo reproduce frontier refresh test lint sanitize lab bench book serve clean
+.PHONY: help demo reproduce frontier refresh test coverage lint sanitize lab bench book serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +41,11 @@ refresh: .venv/.installed-notebooks ## make anew what shows runs: tables, README
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(wildcard notebooks/*.ipynb)
 
 test: .venv/.installed-notebooks,book,dev ## run all tests and all notebooks, as CI does
-	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600
+	$(BIN)/python $(TESTS)
+
+coverage: .venv/.installed-notebooks,book,dev ## the same, and which lines the tests reach
+	$(BIN)/coverage run $(TESTS)
+	$(BIN)/coverage report
 
 lint: .venv/.installed-notebooks,book,dev ## check style, format, the way imports run, and types
 	$(BIN)/ruff check .
@@ -65,7 +70,7 @@ serve: .venv/.installed-notebooks,book ## show the book, built first where it is
 	$(BIN)/python -m book.build --serve --port $(PORT)
 
 clean: ## delete all caches; .venv, runs and results stay
-	rm -rf _build build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .jupyter_cache
+	rm -rf _build build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage .hypothesis .jupyter_cache
 	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
 
 # One stamp for each list of extras: set-up runs again only when the dependencies or their pins change.

@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import copy
 import os
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
+from kgdistil.paper import recipe as recipes
 
 torch.set_num_threads(2)
 
@@ -54,3 +56,25 @@ def tiny_graph() -> Graph:
         relations=tuple(f"r{i}" for i in range(4)),
         sha256="0" * 64,
     )
+
+
+SMALL = {
+    "tuned": {
+        "all": {"schedule": "linear", "patience": 0, "checks": 2, "search_epochs": 2, "negatives": 2, "lr": 0.01},
+        "teacher": {"epochs": 3, "gamma": [1.0, 2.0]},
+        "no-DS": {"epochs": 5, "lr": [0.01, 0.05]},
+        "stage1": {"epochs": 3, "alpha": [0.3, 0.7]},
+        "stage2": {"epochs": 2, "share": 0.5},
+        "only2": {"epochs": 5, "share": 0.5},
+    }
+}
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Recipes of a few epochs, and folders of their own."""
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    table = copy.deepcopy(SMALL)
+    monkeypatch.setattr(recipes, "recipes", lambda: table)
+    return tmp_path

@@ -1,16 +1,16 @@
 """Type-constrained ranks of recorded cells: trained where weights are missing, and refused where they are others."""
 
-import json
 import os
 
 import pytest
 import torch
-from test_reproduce import cell, small  # noqa: F401 - a fixture
+from test_reproduce import cell
 
 from kgdistil import load, records
 from kgdistil.checkpoint import load_model
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples
+from kgdistil.files import sealed, write_json
 from kgdistil.graph import Graph
 from kgdistil.paper import constrained, tasks
 from kgdistil.paper.cells import parse
@@ -28,7 +28,7 @@ def fb15k() -> Graph:
 
 
 @pytest.fixture
-def trained_cell(small):  # noqa: F811
+def trained_cell(small):
     """A distilled student of a small graph, with its record."""
     mine = cell("DS")
     work([mine], "cpu", 1, False)
@@ -77,9 +77,9 @@ def test_what_has_lost_its_weights_is_trained_again_to_the_same_ranks(trained_ce
 
 def test_other_weights_than_the_records_are_refused(trained_cell):
     graph, path = load("nations"), records.record_path(config(trained_cell).run_id)
-    record = json.loads(path.read_text())
+    record = records.read_record(path)
     record["test"]["both"]["mrr"] += 0.01
-    path.write_text(json.dumps(record))
+    write_json(path, sealed(record))
     with pytest.raises(
         CheckpointError,
         match=r"other weights; run `python -m kgdistil.paper.reproduce tuned/nations/TransE/DS/4 --again`",
@@ -91,7 +91,7 @@ def test_other_weights_than_the_records_are_refused(trained_cell):
         constrained.measure(trained_cell, graph)
 
 
-def test_a_cell_without_a_search_is_told_what_makes_it(small):  # noqa: F811
+def test_a_cell_without_a_search_is_told_what_makes_it(small):
     with pytest.raises(ConfigError, match=r"no recorded search: run `python -m kgdistil.paper.reproduce tuned/nations"):
         constrained.complete([cell("DS")])
 

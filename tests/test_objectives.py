@@ -29,7 +29,7 @@ def test_duals_losses_against_their_definition() -> None:
     negative, other_negative, weight = (torch.randn(3, 2, generator=draw) for _ in range(3))
     soft, hard = dual_losses(positive, negative, weight, other_positive, other_negative, structure)
     expected_soft = expected_hard = 0.0
-    sigmoid = lambda x: float(x.sigmoid())  # noqa: E731
+    sigmoid = lambda x: float(x.sigmoid())
     for i in range(3):
         p, q = sigmoid(positive[i]), sigmoid(other_positive[i])
         expected_soft += q * (huber(p, q) + float(structure[i])) / 3

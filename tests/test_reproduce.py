@@ -1,6 +1,5 @@
 """Cells, their runs and their searches, on a graph small enough to train in a moment."""
 
-import copy
 import itertools
 import os
 import shutil
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 import filelock
 import pytest
 import torch
+from conftest import SMALL
 
 from kgdistil import load, records
 from kgdistil.checkpoint import read_model
@@ -36,26 +36,6 @@ EVERYTHING = [
     *(f"table{n}" for n in (3, 4, 6)),
     *(f"figure{n}" for n in (1, 2, 3)),
 ]
-SMALL = {
-    "tuned": {
-        "all": {"schedule": "linear", "patience": 0, "checks": 2, "search_epochs": 2, "negatives": 2, "lr": 0.01},
-        "teacher": {"epochs": 3, "gamma": [1.0, 2.0]},
-        "no-DS": {"epochs": 5, "lr": [0.01, 0.05]},
-        "stage1": {"epochs": 3, "alpha": [0.3, 0.7]},
-        "stage2": {"epochs": 2, "share": 0.5},
-        "only2": {"epochs": 5, "share": 0.5},
-    }
-}
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    """Recipes of a few epochs, and folders of their own."""
-    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
-    table = copy.deepcopy(SMALL)
-    monkeypatch.setattr(recipes, "recipes", lambda: table)
-    return tmp_path
 
 
 def cell(method: str, dim: int = 4, **more) -> Cell:

@@ -105,9 +105,9 @@ def export_onnx(student: Student, folder: Path) -> list[Path]:
             f"{type(student.model).__name__} does not say how it compares, so it has no form in ONNX: export an npz"
         )
     with needs("onnx, onnxruntime and onnxscript", "exporting to ONNX"):
-        import onnx  # noqa: F401
+        import onnx  # noqa: F401 - whether it is there
         import onnxruntime
-        import onnxscript  # noqa: F401
+        import onnxscript  # noqa: F401 - whether it is there
     model, graph, files = student.model.eval(), student.graph, []
     example = torch.arange(3) % model.num_entities, torch.arange(3) % model.num_relations
     many = torch.arange(7) % model.num_entities, torch.arange(7) % model.num_relations

@@ -123,7 +123,7 @@ def read_table(path: Path, label_first: bool) -> dict[str, str]:
                     raise ValueError(f"its first line says {lines[0].strip()}, and {len(lines) - 1} lines follow")
                 lines = lines[1:]
             tabs = all("\t" in line for line in lines)
-            split = lambda line: line.split("\t") if tabs else line.rsplit(None, 1)  # noqa: E731
+            split = lambda line: line.split("\t") if tabs else line.rsplit(None, 1)
             rows = [tuple(unquoted(cell) for cell in split(line)) for line in lines]
             if any(len(row) != 2 for row in rows):
                 raise ValueError("a line has not two columns, label and number")

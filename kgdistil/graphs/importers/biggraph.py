@@ -37,7 +37,7 @@ def is_biggraph(folder: Path) -> bool:
 def read_biggraph(folder: Path, graph: Graph, labels: Path | None = None) -> Imported:
     """Entities of all types and partitions, with the names that lie in the folder or in `labels`."""
     with needs("h5py", "reading PyTorch-BigGraph's checkpoints"):
-        import h5py  # noqa: F401
+        import h5py  # noqa: F401 - whether it is there
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         version = int((folder / VERSION).read_text().strip() or 0)

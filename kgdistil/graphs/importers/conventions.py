@@ -74,7 +74,7 @@ def reading(
     if kind == "RotatE":
         entities = halves if convention == "pykeen" else same
         if convention == "pykeen" and widths[1] == widths[0]:
-            relations = lambda x: stored_angles(_as_angle(x))  # noqa: E731
+            relations = lambda x: stored_angles(_as_angle(x))
             options |= {"offset": 0.0, "epsilon": 2.0}
         elif convention in ("libkge", "pykeen"):
             relations = stored_angles

@@ -98,7 +98,7 @@ def read_pykeen(folder: Path, graph: Graph, trust_pickle: bool) -> Imported:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
             raise CheckpointError(f"cannot read {path}: {reason}; save the result folder from PyKEEN again") from None
     with needs("pykeen", "reading a PyKEEN model"):
-        import pykeen.models  # noqa: F401
+        import pykeen.models  # noqa: F401 - whether it is there
     try:
         model = torch.load(folder / PYKEEN_MODEL, map_location="cpu", weights_only=False)
     except Exception as error:  # noqa: BLE001 - whatever a pickle raises
