@@ -73,9 +73,9 @@ clean: ## delete all caches; .venv, runs and results stay
 	rm -rf _build build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage .hypothesis .jupyter_cache
 	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
 
-# One stamp for each list of extras: set-up runs again only when the dependencies or their pins change.
+# Python compiles what it imports, so pip need not. One stamp for each list of extras: set-up runs again only when the dependencies or their pins change.
 .venv/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/python -m pip install -c constraints.txt -e '.[$*]'
+	$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[$*]'
 	@touch $@
 
 # pip is the last thing venv writes, so an interrupted set-up is made again.
