@@ -296,6 +296,14 @@ def test_json_of_the_shell_has_no_nan(capsys: pytest.CaptureFixture) -> None:
     assert said == {"a": [None, None, 3], "b": [True, None, 0.5, "NaN"]}
 
 
+def test_every_entity_has_a_scale_of_its_own(student: Path, tmp_path: Path) -> None:
+    """A single one would be spread over all rows."""
+    tensors, about = read_tensors(student / WEIGHTS)
+    write_tensors(tmp_path / WEIGHTS, {**tensors, "entities.scale": tensors["entities.scale"][:1]}, about)
+    with pytest.raises(CheckpointError, match=r"\[1\] scales for 30 entities"):
+        kgdistil.load_model(tmp_path)
+
+
 # ---- two runs of one id ---------------------------------------------------------------------------------------------
 def test_a_record_of_another_config_under_the_same_id_is_not_taken_for_ones_own(
     checkout: Path, tiny_graph: Graph

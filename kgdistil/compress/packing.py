@@ -87,6 +87,10 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
     if precision not in GROUPS:
         tables = {name: x.float() for name, x in packed.items() if name != "entities.scale"}
         if precision == "int8":
+            if packed["entities.scale"].shape != packed["entities"].shape[:1]:
+                raise ValueError(
+                    f"{list(packed['entities.scale'].shape)} scales for {len(packed['entities'])} entities"
+                )
             tables["entities"] *= packed["entities.scale"][:, None]
         return tables
     bytes_, book = packed["entities"], packed["entities.book"].float()
