@@ -24,11 +24,11 @@ from kgdistil.compress.packing import size
 from kgdistil.distillation import advice, budget
 from kgdistil.distillation.budget import parse_size, plan
 from kgdistil.distillation.distil import distil, found
+from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
 from kgdistil.models import build_model
-from kgdistil.statistics import bootstrap
 
 QUICK = ["--epochs", "3", "--teacher-dim", "8", "--dim", "2", "--stages", "1"]
 

@@ -11,9 +11,9 @@ import kgdistil
 from kgdistil import records
 from kgdistil.config import make_config
 from kgdistil.distillation import recipes
+from kgdistil.distillation.statistics import SAME
 from kgdistil.paper import story
 from kgdistil.paper.notebooks import ablation, by_teacher, single_stage, teacher_only
-from kgdistil.statistics import SAME
 from kgdistil.training.loop import Run
 
 

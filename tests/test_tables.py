@@ -12,12 +12,12 @@ from book.build import pages, readme
 from book.build.pages.shown import Shown
 from kgdistil import records
 from kgdistil.distillation import advice
+from kgdistil.distillation.statistics import bootstrap
 from kgdistil.paper import frontier, reading, tables
 from kgdistil.paper.cells import PAPER_MODELS, PROTOCOLS, Cell, cells_of, parse
 from kgdistil.paper.claims import claims_of_training
 from kgdistil.paper.reading import METRICS, TABLES, paper, record_of
 from kgdistil.paper.recipe import read_search, recipe, start, trials
-from kgdistil.statistics import bootstrap
 
 GPU = "NVIDIA H100 80GB HBM3"
 # Sums added up from the paper's text by hand of another parser: rows from the teacher down, columns TransE MRR, H@10,

@@ -20,12 +20,12 @@ from kgdistil.checkpoint import load_model, save_model
 from kgdistil.compress.packing import GROUPS, check_precision, quantised
 from kgdistil.distillation import recipes
 from kgdistil.distillation.recipes import LISTS
+from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.importers import import_teacher
 from kgdistil.models import KGEModel, RotatE
-from kgdistil.statistics import bootstrap
 from kgdistil.training.loop import Run, resolve, run
 
 LEAST = 6  # validation triples for a claim: of five, even a sign test (2 · ½⁵) leaves more than 5 % to chance

@@ -38,6 +38,7 @@ from kgdistil import records
 from kgdistil.compress.product import assign, decode, fit, grouped, ungrouped
 from kgdistil.compress.size import PRECISION_OF, model_bytes
 from kgdistil.config import RunConfig
+from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.files import write_json
@@ -61,7 +62,6 @@ from kgdistil.paper.costs import print_plan
 from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide
 from kgdistil.paper.reproduce import log_to_terminal, work_together
 from kgdistil.paper.tasks import recorded
-from kgdistil.statistics import bootstrap
 from kgdistil.training.loop import run
 
 log = logging.getLogger("kgdistil")

@@ -15,11 +15,11 @@ import torch
 from kgdistil.answer.predict import predict
 from kgdistil.config import RunConfig, make_config, short
 from kgdistil.distillation.recipes import Recipe, bytes_per_entity, distillation
+from kgdistil.distillation.statistics import SAME
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel
-from kgdistil.statistics import SAME
 from kgdistil.training.loop import Run, run
 
 

@@ -32,6 +32,7 @@ import pandas as pd
 
 from kgdistil import records
 from kgdistil.config import RunConfig, read_config
+from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import BusyError, ConfigError, run_command
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
@@ -41,7 +42,6 @@ from kgdistil.paper.frontier import teacher_cell
 from kgdistil.paper.recipe import config
 from kgdistil.paper.reproduce import log_to_terminal
 from kgdistil.paper.tasks import recorded
-from kgdistil.statistics import bootstrap
 from kgdistil.training.loop import run
 from kgdistil.training.sampled_softmax import queries_of
 

@@ -19,6 +19,7 @@ import torch
 from kgdistil import records
 from kgdistil.config import RunConfig, make_config, short
 from kgdistil.distillation.recipes import Recipe, bytes_per_entity
+from kgdistil.distillation.statistics import SAME
 from kgdistil.errors import ConfigError, DataError
 from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank
 from kgdistil.graph import Graph
@@ -27,7 +28,6 @@ from kgdistil.models import KGEModel, build_model
 from kgdistil.paper.methods import OF_BYTES
 from kgdistil.paper.timing import seconds
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, stream
-from kgdistil.statistics import SAME
 from kgdistil.training.loop import Run
 
 BINS = {"1": 1, "2–3": 3, "4–10": 10, "11–100": 100, "> 100": np.inf}  # of ranks, by their upper end

@@ -19,6 +19,7 @@ from kgdistil import records
 from kgdistil.compress.product import SIXTEEN
 from kgdistil.compress.size import row_bytes
 from kgdistil.distillation import advice
+from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import run_command
 from kgdistil.files import write_text
 from kgdistil.paper import constrained, objectives
@@ -36,7 +37,6 @@ from kgdistil.paper.claims import claims_table
 from kgdistil.paper.frontier import against_distilled, kept, points
 from kgdistil.paper.reading import TABLES, Ours, benchmark, figure2, folder, paper, record_of, table5, value, written
 from kgdistil.paper.recipe import read_search, start, trials, with_needs
-from kgdistil.statistics import bootstrap
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------

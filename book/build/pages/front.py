@@ -9,11 +9,11 @@ from book.build.html import html_table, run_link
 from book.build.lead import lead as opening
 from book.build.pages.shown import Shown, picture
 from kgdistil.distillation import recipes
+from kgdistil.distillation.statistics import SAME
 from kgdistil.paper import plots, tables
 from kgdistil.paper.cells import PROTOCOLS, cells_of
 from kgdistil.paper.methods import TITLES
 from kgdistil.paper.reading import TABLES, record_of
-from kgdistil.statistics import SAME
 from kgdistil.training.loop import Run
 
 
