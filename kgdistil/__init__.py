@@ -7,25 +7,9 @@ Each name is imported when it is first used (PEP 562), so that `import kgdistil`
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ._version import __version__
-
-if TYPE_CHECKING:
-    from .answer.precisions import compare_precisions
-    from .answer.predict import predict, similar
-    from .answer.student import Student, load_student
-    from .checkpoint import load_model, save_model
-    from .compress.packing import quantised
-    from .config import RunConfig, make_config
-    from .distillation.distil import distil
-    from .errors import CheckpointError, ConfigError, DataError, DeviceError, KgdistilError
-    from .evaluation import KnownTriples, Ranks, evaluate, rank
-    from .graph import Graph
-    from .graphs.datasets import load
-    from .graphs.readers import read_graph
-    from .models import MODELS, KGEModel, build_model
-    from .training.loop import Run, run, train
 
 PLACES = {
     "answer.precisions": ["compare_precisions"],
@@ -45,38 +29,7 @@ PLACES = {
 }
 _place = {name: place for place, names in PLACES.items() for name in names}
 
-__all__ = [
-    "MODELS",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "DeviceError",
-    "Graph",
-    "KGEModel",
-    "KgdistilError",
-    "KnownTriples",
-    "Ranks",
-    "Run",
-    "RunConfig",
-    "Student",
-    "__version__",
-    "build_model",
-    "compare_precisions",
-    "distil",
-    "evaluate",
-    "load",
-    "load_model",
-    "load_student",
-    "make_config",
-    "predict",
-    "quantised",
-    "rank",
-    "read_graph",
-    "run",
-    "save_model",
-    "similar",
-    "train",
-]
+__all__ = ["__version__", *_place]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

@@ -119,25 +119,14 @@ def save_weights(
     about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`save_model` without the labels, for who has the graph; `load_model` reads it. Returns the description."""
-    newer = precision != "float32" or (isinstance(model, RotatE) and model.norm != 1)
-    rank = getattr(model, "rank", 0)
-    newer = newer or bool(rank)
-    description = {
-        "version": 3 if rank else 2 if newer else 1,
-        "model": type(model).__name__,
-        "dim": model.dim,
-        "norm": model.norm,
-        "offset": model.offset,
-        "epsilon": model.epsilon,
-        "num_entities": model.num_entities,
-        "num_relations": model.num_relations,
-        "graph": graph.name,
-        "graph_sha256": graph.sha256,
-        "run_id": run_id,
-        **({"rank": rank} if rank else {}),
-        **({"precision": precision} if newer else {}),
-        **({"about": about} if about else {}),
-    }
+    newer = bool(model.rank) or precision != "float32" or (isinstance(model, RotatE) and model.norm != 1)
+    sizes = ("dim", "norm", "offset", "epsilon", "num_entities", "num_relations")
+    description: dict[str, Any] = {"version": 3 if model.rank else 2 if newer else 1, "model": type(model).__name__}
+    description |= {name: getattr(model, name) for name in sizes}
+    description |= {"graph": graph.name, "graph_sha256": graph.sha256, "run_id": run_id}
+    description |= {"rank": model.rank} if model.rank else {}
+    description |= {"precision": precision} if newer else {}
+    description |= {"about": about} if about else {}
     write_tensors(Path(folder) / WEIGHTS, pack(model, precision), description)
     return description
 
@@ -162,11 +151,9 @@ def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[s
         raise CheckpointError(f"{path} holds no model; name a folder that save_model or a finished run wrote")
     if version > VERSION:
         raise CheckpointError(f"{path} has version {version}; this kgdistil reads up to {VERSION}: update it")
-    if graph is not None and about.get("graph_sha256") != graph.sha256:
-        raise CheckpointError(
-            f"{path} was trained on another graph ({about.get('graph')}, SHA-256 "
-            f"{str(about.get('graph_sha256'))[:12]}…) than {graph.name} ({graph.sha256[:12]}…)"
-        )
+    if graph is not None and (theirs := about.get("graph_sha256")) != graph.sha256:
+        other = f"another graph ({about.get('graph')}, SHA-256 {str(theirs)[:12]}…)"
+        raise CheckpointError(f"{path} was trained on {other} than {graph.name} ({graph.sha256[:12]}…)")
     try:
         rank = about.get("rank", 0)
         kind = class_of(about["model"], rank)

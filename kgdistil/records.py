@@ -7,7 +7,6 @@ import json
 import operator
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -30,12 +29,6 @@ from kgdistil.evaluation import Ranks
 from kgdistil.files import sealed, unsealed, user_folder, write_atomically, write_json
 from kgdistil.graph import NAMES, Graph
 
-EMBEDDED = (
-    "umls-*",
-    "europe-*",
-    "frontier-umls-*",
-    "umls.json",
-)  # records that every demo, test and build of the book makes anew; git ignores them
 LIBRARIES = ("torch", "numpy", "pandas", "pydantic", "safetensors")
 
 
@@ -195,14 +188,6 @@ def describe_device(device: str) -> str:
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{name}, {torch.get_num_threads()} thread(s)"
-
-
-def threads(record: dict[str, Any]) -> int | None:
-    """Threads of the processor that a run was trained on; None for one that was trained on a GPU."""
-    if "threads" in record:
-        return record["threads"]
-    found = re.search(r", (\d+) thread\(s\)$", record["device"])  # where records of before 0.2 have them
-    return int(found[1]) if found else None
 
 
 def write_record(record: dict[str, Any]) -> Path:

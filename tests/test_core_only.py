@@ -1,11 +1,15 @@
 """With only the core dependencies (a GPU machine without Jupyter) the package imports, trains, ranks and answers."""
 
+import ast
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+
+import kgdistil
 
 EXTRAS = ("IPython", "jupyterlab", "matplotlib", "nbformat", "papermill", "pykeen", "seaborn", "torchkge")
 
@@ -67,3 +71,22 @@ def test_core_dependencies_are_enough(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["3", "2"]
+
+
+def test_type_checkers_see_the_names_that_are_imported_at_need():
+    tree = ast.parse(Path(kgdistil.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    told = {(node.module, name.name) for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert told == {
+        ("_version", "__version__"),
+        *((place, n) for place, names in kgdistil.PLACES.items() for n in names),
+    }
+    assert all(getattr(kgdistil, name) is not None for name in kgdistil.__all__)
+
+
+def test_the_core_can_be_read_in_one_sitting():
+    """The paper in code, and its training: what the package's other rooms build on."""
+    home = Path(kgdistil.__file__).parent
+    files = [path for path in home.glob("*.py") if path.stem not in ("cli", "__init__", "_version")] + list(
+        (home / "training").glob("*.py")
+    )
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) < 3000

@@ -10,6 +10,7 @@ import pytest
 
 from book.build import pages, readme
 from book.build.pages.shown import Shown
+from book.build.sources import EMBEDDED
 from kgdistil import records
 from kgdistil.distillation import advice
 from kgdistil.distillation.statistics import bootstrap
@@ -67,15 +68,15 @@ def test_what_a_table_costs_is_added_up_from_its_records(monkeypatch):
     axes = [v for c in (start(cell), cell) for v in [[x for x in recipe(c).values() if isinstance(x, list)]]]
     assert len(tried) == sum(math.prod(map(len, of)) for of in axes)
     monkeypatch.setattr(tables, "cells_of", lambda name, protocol: [cell, cell])
-    expected = sum(r["seconds"] * records.threads(r) for r in chain + tried) / 3600
+    expected = sum(r["seconds"] * tables.threads(r) for r in chain + tried) / 3600
     assert tables.hours(3, "tuned") == {"one core": pytest.approx(expected)}
 
 
 def test_threads_are_a_records_own_or_those_of_its_device():
-    assert records.threads({"device": "Intel Xeon, 12 thread(s)"}) == 12
-    assert records.threads({"device": "a processor", "threads": 3}) == 3
+    assert tables.threads({"device": "Intel Xeon, 12 thread(s)"}) == 12
+    assert tables.threads({"device": "a processor", "threads": 3}) == 3
     for gpu in ({"device": "NVIDIA H100 80GB HBM3"}, {"device": "NVIDIA H100 80GB HBM3", "threads": None}):
-        assert records.threads(gpu) is None
+        assert tables.threads(gpu) is None
 
 
 @pytest.fixture
@@ -195,10 +196,10 @@ def test_no_record_is_dirty():
     found = {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
         for path in paths
-        if not any(path.match(pattern) for pattern in records.EMBEDDED)
+        if not any(path.match(pattern) for pattern in EMBEDDED)
     }
     for path in (folder / "search").glob("*.jsonl"):
-        if not any(path.match(pattern) for pattern in records.EMBEDDED):
+        if not any(path.match(pattern) for pattern in EMBEDDED):
             found |= {r["id"]: r for r in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
     assert len(found) > 2000
     for name, record in found.items():

@@ -21,7 +21,7 @@ from typing import Any
 
 from book.build.pages import pieces
 from book.build.pages.shown import Shown
-from book.build.sources import EXECUTED, SOURCES, digest, is_fresh, site
+from book.build.sources import EMBEDDED, EXECUTED, SOURCES, digest, is_fresh, site
 from book.build.try_it import export_graphs
 from kgdistil import records
 from kgdistil.errors import KgdistilError, run_command
@@ -142,7 +142,7 @@ def workplace() -> Path:
         if old != work:
             shutil.rmtree(old)
     if not (work / "results").is_dir():
-        kept = shutil.ignore_patterns(*records.EMBEDDED, "checkpoints")
+        kept = shutil.ignore_patterns(*EMBEDDED, "checkpoints")
         shutil.copytree(records.root() / "results", work / "copying", ignore=kept, dirs_exist_ok=True)
         (work / "copying").rename(work / "results")
     return work

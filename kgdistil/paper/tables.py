@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -389,6 +390,14 @@ def not_run(cells: Iterable[Cell]) -> list[str]:
 ONE_CORE = "one core"
 
 
+def threads(record: dict[str, Any]) -> int | None:
+    """Threads of the processor that a run was trained on; None for one that was trained on a GPU."""
+    if "threads" in record:
+        return record["threads"]
+    found = re.search(r", (\d+) thread\(s\)$", record["device"])  # where records of before 0.2 have them
+    return int(found[1]) if found else None
+
+
 def hours(number: int, protocol: str) -> dict[str, float]:
     """Hours that the recorded runs of Table 3, 4 or 6 took, with what they need and their searches.
 
@@ -401,7 +410,7 @@ def hours(number: int, protocol: str) -> dict[str, float]:
         runs |= {trial.run_id: found[trial.run_id] for trial in trials(cell) or () if trial.run_id in found}
     spent = {ONE_CORE: 0.0}
     for record in runs.values():
-        cores = records.threads(record)
+        cores = threads(record)
         on = record["device"] if cores is None else ONE_CORE
         spent[on] = spent.get(on, 0.0) + (cores or 1) * record["seconds"] / 3600
     return spent

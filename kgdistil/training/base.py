@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kgdistil.config import RunConfig
-from kgdistil.losses import PARTS, total_loss
+from kgdistil.losses import total_loss
 from kgdistil.models import KGEModel
 
 
@@ -62,8 +62,3 @@ class BaseEngine:
         parts = [losses.get(role, nothing) for role in ("student", "teacher") for losses in (soft, hard)]
         total = total_loss(soft, hard, self.weights["student"], self.weights["teacher"]) + penalty
         return total, torch.stack([x.detach().double() for x in (*parts, penalty)])
-
-
-def named(parts: Tensor) -> dict[str, float]:
-    """An epoch's mean losses [5] by name."""
-    return dict(zip(PARTS, parts.tolist(), strict=True))

@@ -271,10 +271,8 @@ def check_fit(config: RunConfig, student: KGEModel, teacher: KGEModel | None, gr
     """
     wanted = class_of(config.model, config.rank)
     if type(student) is not wanted or student.dim != config.dim:
-        raise ConfigError(
-            f"student is a {type(student).__name__} of dim {student.dim}; the run asks for "
-            f"{wanted.__name__} of dim {config.dim}"
-        )
+        asked = f"the run asks for {wanted.__name__} of dim {config.dim}"
+        raise ConfigError(f"student is a {type(student).__name__} of dim {student.dim}; {asked}")
     if config.rank and student.rank != config.rank:
         raise ConfigError(f"student is of rank {student.rank}; the run asks for rank {config.rank}")
     sizes = graph.num_entities, graph.num_relations

@@ -15,7 +15,7 @@ from kgdistil.config import Dual, RunConfig
 from kgdistil.losses import PARTS, dual_losses, dual_structure, hard_loss, negative_weights, soft_loss
 from kgdistil.models import KGEModel
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, epoch_order, stream
-from kgdistil.training.base import BaseEngine, named
+from kgdistil.training.base import BaseEngine
 
 OTHER = {"student": "teacher", "teacher": "student"}  # whose scores are the soft labels
 Scores = tuple[Tensor, Tensor]  # of a batch's triples [B] and of their corruptions [B, k]
@@ -160,7 +160,7 @@ class ReferenceEngine(BaseEngine):
         self.sums.zero_()
         for i in range(steps):
             self.take(min(size, n - i * size))
-        return named(self.sums)
+        return dict(zip(PARTS, self.sums.tolist(), strict=True))
 
 
 def capture(step: Callable[[], None], undo: Callable[[], None]) -> torch.cuda.CUDAGraph:

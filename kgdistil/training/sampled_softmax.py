@@ -29,7 +29,7 @@ from kgdistil.kernels import pairs
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import KGEModel, Side
 from kgdistil.sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
-from kgdistil.training.base import BaseEngine, named
+from kgdistil.training.base import BaseEngine
 
 
 class SampledSoftmaxEngine(BaseEngine):
@@ -96,7 +96,7 @@ class SampledSoftmaxEngine(BaseEngine):
         for i, batch in enumerate(order.split(self.config.batch_size)):
             base = stream(seed, NEGATIVE_STREAM, epoch * self.steps + i, self.device)
             sums += self.step(batch, base, {role: given[role][i] for role in self.trained})
-        return named(sums / len(self.answers))
+        return dict(zip(PARTS, (sums / len(self.answers)).tolist(), strict=True))
 
     def step(self, batch: Tensor, base: Tensor, rates: dict[str, float]) -> Tensor:
         """One batch of queries int64 [n]; returns the five losses, each times the batch's number of triples."""
