@@ -81,12 +81,3 @@ def test_type_checkers_see_the_names_that_are_imported_at_need():
         *((place, n) for place, names in kgdistil.PLACES.items() for n in names),
     }
     assert all(getattr(kgdistil, name) is not None for name in kgdistil.__all__)
-
-
-def test_the_core_can_be_read_in_one_sitting():
-    """The paper in code, and its training: what the package's other rooms build on."""
-    home = Path(kgdistil.__file__).parent
-    files = [path for path in home.glob("*.py") if path.stem not in ("cli", "__init__", "_version")] + list(
-        (home / "training").glob("*.py")
-    )
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) < 3000

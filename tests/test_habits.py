@@ -8,11 +8,11 @@ CODE = [path for room in ("kgdistil", "book/build", "tests") for path in sorted(
 TRAINING = sorted((ROOT / "kgdistil/training").rglob("*.py"))
 
 
-def test_core_and_training_stay_compact():
-    """The aim is 3,000 lines; it may get nearer, and must not get further away."""
-    core = [path for path in (ROOT / "kgdistil").glob("*.py") if path.name != "cli.py"]
+def test_core_and_training_can_be_read_in_one_sitting():
+    """The paper in code: all that lies directly in the package, but for the command and the package's face."""
+    core = [path for path in (ROOT / "kgdistil").glob("*.py") if path.stem not in ("cli", "__init__", "_version")]
     lines = {path: len(path.read_text().splitlines()) for path in [*core, *TRAINING]}
-    assert sum(lines.values()) <= 3200, sorted(lines.items(), key=lambda item: -item[1])[:5]
+    assert sum(lines.values()) < 3000, sorted(lines.items(), key=lambda item: -item[1])[:5]
 
 
 def test_the_formatter_has_its_way():
