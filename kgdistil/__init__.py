@@ -29,7 +29,7 @@ PLACES = {
 }
 _place = {name: place for place, names in PLACES.items() for name in names}
 
-__all__ = ["__version__", *_place]  # noqa: PLE0604
+__all__ = ["__version__", *_place]  # noqa: PLE0604 - all of them texts
 
 
 def __getattr__(name: str) -> Any:

@@ -82,12 +82,7 @@ def hard_loss(kind: str, positive: Tensor, negative: Tensor, weight: Tensor, mar
 
 
 def soft_loss(
-    kind: str,
-    positive: Tensor,
-    negative: Tensor,
-    weight: Tensor,
-    other_positive: Tensor,
-    other_negative: Tensor,
+    kind: str, positive: Tensor, negative: Tensor, weight: Tensor, other_positive: Tensor, other_negative: Tensor
 ) -> Tensor:
     """Eq. 4/9 for kind "margin", Eq. 8/10 for "cross-entropy"."""
     function = margin_soft_loss if kind == "margin" else cross_entropy_soft_loss
@@ -100,12 +95,7 @@ def stage_one_loss(student_soft: Tensor, student_hard: Tensor, alpha: float) -> 
 
 
 def stage_two_loss(
-    student_soft: Tensor,
-    student_hard: Tensor,
-    teacher_soft: Tensor,
-    teacher_hard: Tensor,
-    alpha: float,
-    beta: float,
+    student_soft: Tensor, student_hard: Tensor, teacher_soft: Tensor, teacher_hard: Tensor, alpha: float, beta: float
 ) -> Tensor:
     """Eq. 11: α L_soft^S + (1 − α) L_hard^S + β L_soft^T + (1 − β) L_hard^T. The teacher learns too."""
     return stage_one_loss(student_soft, student_hard, alpha) + beta * teacher_soft + (1 - beta) * teacher_hard
