@@ -9,6 +9,7 @@ JOBS ?= 2
 NOTEBOOK ?= notebooks/03_distill.ipynb
 PORT ?= 8000
 TESTS := -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=20
+TOGETHER := -n 2 --dist loadgroup --no-loadscope-reorder
 
 BIN := .venv/bin
 DEMO := runs/03_distill$(if $(DATASET),_$(DATASET))_dim$(DIM).ipynb
@@ -40,8 +41,8 @@ refresh: .venv/.installed-notebooks ## make anew what shows runs: tables, README
 	$(BIN)/python -m book.build.readme
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(wildcard notebooks/*.ipynb)
 
-test: .venv/.installed-notebooks,book,dev ## run all tests and all notebooks, as CI does
-	$(BIN)/python $(TESTS)
+test: .venv/.installed-notebooks,book,dev ## run all tests and all notebooks, as CI does, two at a time
+	GOMP_SPINCOUNT=0 $(BIN)/python $(TESTS) $(TOGETHER)
 
 coverage: .venv/.installed-notebooks,book,dev ## the same, and which lines the tests reach
 	$(BIN)/coverage run $(TESTS)

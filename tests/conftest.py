@@ -2,6 +2,7 @@
 
 import copy
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.paper import recipe as recipes
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # two workers share two cores
 
 # No deadline: a slow example on a busy machine says nothing about the code. In CI, examples never change.
 settings.register_profile(
@@ -20,7 +21,17 @@ settings.register_profile(
 settings.load_profile("ci")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay together, as the notebooks do, which share runs; the longest come first."""
+
+    def group(item: pytest.Item) -> str:
+        return "notebooks" if item.path.suffix == ".ipynb" else Path(item.path).stem
+
+    first = {"test_book": 0, "notebooks": 1}
+    items.sort(key=lambda item: first.get(group(item), 2))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
     if torch.cuda.is_available():
         return
     for item in items:
