@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 import shlex
 import sys
@@ -226,6 +225,7 @@ def distill(
     from kgdistil.compress.packing import check_precision
     from kgdistil.distillation.budget import parse_budget, plan
     from kgdistil.distillation.distil import distil
+    from kgdistil.records import kept_in
 
     if budget is not None and (dim is not None or precision is not None or options["rank"]):
         raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
@@ -245,9 +245,7 @@ def distill(
     if output.exists() and not (output / WEIGHTS).exists() and not half_saved(output):
         raise ConfigError(f"{output} holds other files; name a new or empty folder")
     training = output.resolve().with_name(f"{output.resolve().name}.training")
-    os.environ.setdefault("KGDISTIL_RUNS", str(training))
-    os.environ.setdefault("KGDISTIL_RESULTS", str(training))
-    with only_one(training):
+    with only_one(training), kept_in(training):
         found = read(graph, options)
         if not as_json:
             say(str(found))

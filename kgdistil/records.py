@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import operator
@@ -14,7 +15,8 @@ import time
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from kgdistil.evaluation import Ranks
 from kgdistil.files import sealed, unsealed, user_folder, write_atomically, write_json
 from kgdistil.graph import NAMES, Graph
 
+TOGETHER: ContextVar[Path | None] = ContextVar("together", default=None)  # see `kept_in`
 LIBRARIES = ("torch", "numpy", "pandas", "pydantic", "safetensors")
 
 
@@ -65,14 +68,26 @@ def places() -> list[bool]:
         return [False]
 
 
+@contextlib.contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """While this holds, runs and records lie in one folder, unless a variable names another."""
+    token = TOGETHER.set(folder)
+    try:
+        yield
+    finally:
+        TOGETHER.reset(token)
+
+
 def results_folder(own: bool = False) -> Path:
     """Where records lie: KGDISTIL_RESULTS, or `results/` of the checkout or, for one's own, of the data folder."""
-    return Path(os.environ.get("KGDISTIL_RESULTS") or (user_folder("data") if own else root()) / "results")
+    named = os.environ.get("KGDISTIL_RESULTS") or TOGETHER.get()
+    return Path(named or (user_folder("data") if own else root()) / "results")
 
 
 def runs_folder(own: bool = False) -> Path:
     """What running leaves, and git ignores: KGDISTIL_RUNS, or `runs/` beside `results/`."""
-    return Path(os.environ.get("KGDISTIL_RUNS") or (user_folder("data") if own else root()) / "runs")
+    named = os.environ.get("KGDISTIL_RUNS") or TOGETHER.get()
+    return Path(named or (user_folder("data") if own else root()) / "runs")
 
 
 def record_path(run_id: str, own: bool = False) -> Path:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from book.build import sources
-from book.build.site import build
+from book.build.site import build, workplace
 from book.build.sources import SOURCES, digest, is_fresh
 from book.build.try_it import few_bits
 from kgdistil import load, predict, records
@@ -218,7 +218,7 @@ def test_every_page_opens_quietly_fits_the_screen_and_can_be_read_by_all(open_pa
 def test_try_it_answers_as_python_does(open_page, monkeypatch, folder):
     graph = load("umls")
     for name in ("RUNS", "RESULTS"):
-        monkeypatch.setenv(f"KGDISTIL_{name}", str(site.workplace() / name.lower()))
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(workplace() / name.lower()))
     runs = recipes.distillation("umls").run(graph) if folder == "umls" else few_bits(graph)
     models = {"student": list(runs.values())[-1].load(graph), "teacher": runs["teacher"].load(graph)}
     if folder == "umls-16B":  # the page has the numbers of the file, whose codebook is of halves
