@@ -196,10 +196,9 @@ def read_labelled(folder: str | os.PathLike) -> tuple[KGEModel, dict[str, Any], 
         raise CheckpointError(f"{path} is damaged ({reason}); export or train the student again") from None
     sizes = len(set(entities)), len(set(relations))
     if sizes != (model.num_entities, model.num_relations) or sizes != (len(entities), len(relations)):
-        raise CheckpointError(
-            f"{path} has {len(entities)} entity and {len(relations)} relation labels, {WEIGHTS} holds "
-            f"{model.num_entities} and {model.num_relations} embeddings: they do not belong together"
-        )
+        rows = f"{WEIGHTS} holds {model.num_entities} and {model.num_relations} embeddings"
+        labels = f"{path} has {len(entities)} entity and {len(relations)} relation labels"
+        raise CheckpointError(f"{labels}, {rows}: they do not belong together")
     if described.get("graph_sha256") != about.get("graph_sha256"):
         raise CheckpointError(f"{path} and {WEIGHTS} are of two different graphs; copy both from one folder")
     return model, about, {"entities": entities, "relations": relations, "names": names}

@@ -156,15 +156,10 @@ def command() -> str:
 def provenance() -> dict[str, Any]:
     """Git commit, whether tracked files outside results/ were changed (both None without git), library versions."""
     changed = git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules", "--", ".", ":!results")
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": None if changed is None else bool(changed),
-        "versions": {
-            "python": platform.python_version(),
-            "kgdistil": __version__,
-            **{name: installed(name) for name in LIBRARIES},
-        },
-    }
+    versions = {"python": platform.python_version(), "kgdistil": __version__}
+    versions |= {name: installed(name) for name in LIBRARIES}
+    dirty = None if changed is None else bool(changed)
+    return {"commit": git("rev-parse", "HEAD"), "dirty": dirty, "versions": versions}
 
 
 def installed(package: str) -> str:
