@@ -330,7 +330,11 @@ def only_one(folder: Path) -> filelock.AcquireReturnProxy:
 @click.option("--tail", help="Label of the tail.")
 @click.option("-k", default=10, show_default=True, help="How many answers.")
 @click.option("--new", is_flag=True, help="Leave out what the graph says already.")
-@click.option("--probability", is_flag=True, help="Add how likely each answer is true rather than random.")
+@click.option(
+    "--probability",
+    is_flag=True,
+    help="Add σ(score), a guess at how likely an answer is true. It is not calibrated: read the order, not the level.",
+)
 @by_number
 @unseen
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
@@ -347,7 +351,12 @@ def predict(student: Path, as_json: bool, ids: bool, **query: Any) -> None:
     if ids:
         query |= {place: number(query[place], place) for place in ("head", "relation", "tail") if query[place]}
     found = load_student(student).predict(by="id" if ids else "label", ids=ids or as_json, **query)
-    emit(found.to_dict("records")) if as_json else show(found)
+    if as_json:
+        emit(found.to_dict("records"))
+        return
+    show(found)
+    if query["probability"]:
+        say("(probability: σ(score), not calibrated: read the order, not the level)")
 
 
 def number(text: str, place: str) -> int:
