@@ -2,7 +2,7 @@
 
 import copy
 import os
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,17 +21,27 @@ settings.register_profile(
 settings.load_profile("ci")
 
 
-@pytest.hookimpl(tryfirst=True)
+def together(nodeid: str) -> str:
+    """Tests of one name run in one process: those of a file share fixtures, the notebooks share runs."""
+    file = nodeid.split("::", maxsplit=1)[0]
+    return "notebooks" if file.endswith(".ipynb") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(nodeid)
+
+    return Together(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay together, as the notebooks do, which share runs; the longest come first."""
-
-    def group(item: pytest.Item) -> str:
-        return "notebooks" if item.path.suffix == ".ipynb" else Path(item.path).stem
-
-    first = {"test_book": 0, "notebooks": 1}
-    items.sort(key=lambda item: first.get(group(item), 2))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    """The longest first, so that no process is left with one of them at the end."""
+    first = {"tests/test_book.py": 0, "notebooks": 1}
+    items.sort(key=lambda item: first.get(together(item.nodeid), 2))
     if torch.cuda.is_available():
         return
     for item in items:
