@@ -16,6 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 import kgdistil
 from kgdistil import records
 from kgdistil.distillation import recipes
+from kgdistil.errors import KgdistilError
 from kgdistil.paper import frontier, notebooks, story
 from kgdistil.paper.notebooks import check_parameters
 
@@ -247,3 +248,33 @@ def test_frontier_notebook_with_other_parameters(empty):
     assert f"a test MRR of {best:.3f} with 512 bytes" in text(notebook)
     assert pictures(empty) == {"08_frontier_umls"}
     assert "On wn18rr the frontier has not been run" in text(notebook)
+
+
+HOSTILE = (
+    "__import__('os').system('touch marker')",
+    "'); __import__('os').system('touch marker') #",
+    '"""\n__import__("os").system("touch marker")\n"""',
+    "\\'); open('marker', 'w').close(); ('",
+    "a\nopen('marker', 'w').close()",
+    "\r\nimport os; os.mknod('marker')",
+    "{__import__('os').mknod('marker')}",
+    "$(touch marker)",
+    "`touch marker`",
+    "!touch marker",
+    "%run marker.py",
+)
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_parameter_is_a_text_whatever_it_says(value, tmp_path, monkeypatch):
+    """What papermill makes of a hostile parameter is a literal, and the recipe refuses it in one line."""
+    from papermill.translators import PythonTranslator
+
+    monkeypatch.chdir(tmp_path)
+    names = ("dataset", "model", "dim", "teacher", "epochs")
+    injected = ast.parse(PythonTranslator.codify(dict.fromkeys(names, value)))
+    assert {node.targets[0].id: ast.literal_eval(node.value) for node in injected.body} == dict.fromkeys(names, value)
+    for name in names[1:]:
+        with pytest.raises(KgdistilError):
+            recipes.distillation(**{**QUICK, name: value})
+    assert not (tmp_path / "marker").exists()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -346,14 +347,26 @@ def test_the_command_says_the_cost_first(small, capsys, monkeypatch):
     assert "1 of 1 cells are recorded" in capsys.readouterr().out
 
 
-def test_stopping_the_command_stops_its_workers(tmp_path):
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+def test_stopping_the_command_stops_its_workers(tmp_path, how):
     places = {"KGDISTIL_RUNS": str(tmp_path / "runs"), "KGDISTIL_RESULTS": str(tmp_path / "results")}
     command = [sys.executable, "-c", STOPPABLE]
     with subprocess.Popen(command, env={**os.environ, **places}, stdout=subprocess.PIPE, text=True) as process:
         workers = [int(process.stdout.readline()) for _ in range(2)]
-        process.terminate()
+        getattr(process, how)()
         assert process.wait(timeout=60) != 0
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    until = time.monotonic() + 30
+    while any(map(alive, workers)) and time.monotonic() < until:  # of a killed command, they find out themselves
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; one that ended may wait to be asked how."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
 
 
 STOPPABLE = """

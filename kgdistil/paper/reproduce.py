@@ -9,10 +9,15 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -120,6 +125,18 @@ def main(arguments: list[str] | None = None) -> int:
     return failed
 
 
+def watched(task: Callable[..., None], *arguments: Any) -> None:
+    """A worker's task. The worker ends with the process that started it, even with one that was killed."""
+
+    def watch(parent: int) -> None:
+        multiprocessing.connection.wait([parent])
+        os._exit(1)  # what it writes is written whole or not at all, and the same command goes on
+
+    if above := multiprocessing.parent_process():
+        threading.Thread(target=watch, args=(above.sentinel,), daemon=True).start()
+    task(*arguments)
+
+
 def work_together(cells: list[Cell], device: str, jobs: int) -> int:
     """`work` in that many processes, among which the threads are divided.
 
@@ -131,7 +148,8 @@ def work_together(cells: list[Cell], device: str, jobs: int) -> int:
         work(cells, device, threads, True)
         return 0
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=work, args=(cells, device, threads, number == 0)) for number in range(jobs)]
+    tasks = [(work, cells, device, threads, number == 0) for number in range(jobs)]
+    workers = [context.Process(target=watched, args=task) for task in tasks]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
     try:
         for worker in workers:
