@@ -99,7 +99,6 @@ OWN = {name: field for kind in LOSSES.values() for name, field in kind.model_fie
 PARSE = {name: TypeAdapter[Any](Annotated[f.annotation, f]) for name, f in OWN.items()}  # type: ignore[arg-type]
 
 
-# ---- a run -----------------------------------------------------------------------------------------------------------
 class RunConfig(BaseModel):
     """Everything that decides a run's numbers. Fields left out take the paper's value for the model.
 
@@ -217,7 +216,6 @@ class RunConfig(BaseModel):
         default, flat = defaults(self.model), self.model_dump()
         return [f"{n} is {flat[n]}, but {why}: leave it out" for n, why in lines.items() if flat[n] != default[n]]
 
-    # ---- the flat view
     @property
     def loss(self) -> str:
         return self.objective.loss
@@ -291,7 +289,6 @@ def parse(name: str, value: Any) -> Any:
         return None
 
 
-# ---- making one ------------------------------------------------------------------------------------------------------
 def make_config(**values: Any) -> RunConfig:
     """A `RunConfig`, or ConfigError with one line for each thing wrong: the name, the value, what is allowed.
 

@@ -118,6 +118,8 @@ def rank(
             "diverged; lower its learning rate"
         )
     native = kernels.usable(model) and kernels.rank_library(model) is not None if native is None else native
+    if not native:
+        kernels.check_equation(model)
 
     def counter(of: KGEModel) -> Counts:
         return kernels.Ranker(of).counts if native else functools.partial(count_readable, of)

@@ -16,7 +16,7 @@ from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.kernels.pairs import compare
-from kgdistil.models import MODELS, KGEModel, build_model
+from kgdistil.models import MODELS, KGEModel, TransE, build_model
 from kgdistil.training.native import train_library
 from kgdistil.training.reference import ReferenceEngine
 
@@ -301,6 +301,26 @@ def test_one_class_is_enough_for_a_new_model(tiny_graph, new_model, caplog):
     pairs = compare(model, model.entities[:5], model.entities[:7])
     torch.testing.assert_close(pairs, model.compare(model.entities[:5], model.entities[:7]))
     assert [r.levelname for r in caplog.records if "SquaredTransE: no compiled kernel" in r.getMessage()] == ["WARNING"]
+
+
+@pytest.mark.parametrize("base", [KGEModel, TransE])
+def test_a_model_whose_equations_do_not_agree_is_refused_before_it_is_ranked(tiny_graph, base):
+    """A distance that inherits the dot product's `compare`, or another distance's."""
+
+    class Other(base):
+        distance = True
+
+        def score(self, h, r, t):
+            return self.offset - (h + r - t).abs().pow(1.5).sum(-1)
+
+        def query(self, anchor, r, side):
+            return anchor + r if side == "tail" else anchor - r
+
+    model = Other(tiny_graph.num_entities, tiny_graph.num_relations, 8)
+    model.reset(torch.Generator().manual_seed(0))
+    known = KnownTriples(tiny_graph.known, tiny_graph.num_relations)
+    with pytest.raises(ConfigError, match="would be ranked by another equation"):
+        rank(model, tiny_graph.test, known)
 
 
 def test_every_command_works_with_a_new_model(tiny_graph, new_model, tmp_path):

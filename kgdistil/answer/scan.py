@@ -36,8 +36,8 @@ def tables(model: KGEModel, queries: Tensor, codebook: Tensor) -> Tensor:
     kind, (groups, _, size), name = kernels.said(model, "comparison"), codebook.shape, type(model).__name__
     if kind not in ("dot", "distance", "modulus") or (kind == "modulus" and model.norm == 2):
         raise ConfigError(
-            f"{name} with norm {model.norm} has no look-up tables: its score is no sum over the coordinates; "
-            "take ComplEx, DistMult, SimplE, TransE or RotatE with norm 1"
+            f"{name} with norm {model.norm} has no look-up tables: its class names no comparison that sums over the "
+            "coordinates; take ComplEx, DistMult, SimplE, TransE or RotatE with norm 1"
         )
     if groups * size != model.entities.shape[1] or (kind == "modulus" and size % 2):
         even = " and even, so that complex numbers stay whole" if kind == "modulus" else ""

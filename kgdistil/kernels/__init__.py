@@ -6,7 +6,7 @@
 """
 
 from .compile import compiled, compiler, keep_freed_memory, pointer, processor, threads
-from .kinds import comparison, said, usable
+from .kinds import check_equation, comparison, said, usable
 from .nearest import nearest, nearest_library
 from .rank import Job, Known, Ranker, check_k, declare, for_vectors, rank_library
 
@@ -14,6 +14,7 @@ __all__ = [
     "Job",
     "Known",
     "Ranker",
+    "check_equation",
     "check_k",
     "comparison",
     "compiled",

@@ -7,8 +7,9 @@ import functools
 
 import torch
 
+from kgdistil.errors import ConfigError
 from kgdistil.kernels.compile import compiled, log
-from kgdistil.models import KGEModel
+from kgdistil.models import KGEModel, Side
 
 KINDS = ("dot", "distance", "modulus", "hyperplane")  # in the order of KGD_KIND in tiles.h
 
@@ -34,6 +35,27 @@ def _usable(model: KGEModel) -> bool:
         return True
     slower(type(model).__name__ + (f" with norm {model.norm}" if kind in KINDS else ""))
     return False
+
+
+@torch.no_grad()
+def check_equation(model: KGEModel) -> None:
+    """Hold a model to its own equation before it is ranked: ranks are made of `query` and `compare`.
+
+    Raises:
+        ConfigError: they do not give the scores of `score`, as where a distance inherits the dot product's `compare`.
+    """
+    few = torch.arange(min(8, model.num_entities), device=model.entities.device)
+    h, r, t = few, few % model.num_relations, few.flip(0)
+    wanted = model(h, r, t)
+    sides: tuple[tuple[Side, torch.Tensor, torch.Tensor], ...] = (("tail", h, t), ("head", t, h))
+    for side, anchor, answer in sides:
+        found = model.compare(model.queries(anchor, r, side), model.entities[answer]).diagonal()
+        if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3, equal_nan=True):
+            name = type(model).__name__
+            raise ConfigError(
+                f"{name}: compare(query(…, {side!r}), …) gives other scores than score, so {name} would be ranked by "
+                "another equation; write all three in the class, as CONTRIBUTING.md says"
+            )
 
 
 @functools.cache

@@ -419,7 +419,8 @@ def hours(number: int, protocol: str) -> dict[str, float]:
 def main() -> int:
     """Write `results/tables/*.csv`, and the frontier that a budget chooses from."""
     written = {folder() / f"{name}.csv": frame for name, frame in build().items()}
-    written[advice.KEPT] = of_both(kept).drop(columns="dataset")
+    of_checkout = records.results_folder() == records.root() / "results"  # else the package's own file stays
+    written[advice.KEPT if of_checkout else folder() / advice.KEPT.name] = of_both(kept).drop(columns="dataset")
     for path, frame in written.items():
         write_text(path, as_csv(frame))
         print(f"written: {records.shown(path)}, {len(frame)} rows")

@@ -297,7 +297,6 @@ def learning_rates(config: RunConfig, rate: float, state: Progress, steps: int) 
     return torch.full_like(done, rate * state.rate)
 
 
-# ---- checkpoints -----------------------------------------------------------------------------------------------------
 def weights_of(models: Mapping[str, KGEModel]) -> dict[str, Tensor]:
     """All weights by "role.table"."""
     return {f"{role}.{name}": x for role, model in models.items() for name, x in model.state_dict().items()}
