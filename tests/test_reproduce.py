@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,8 @@ def test_the_printed_recipe_is_what_the_record_was_trained_by(address: str, monk
         if value is not None and name in told:
             assert told[name] == (f"{value:g}" if isinstance(value, float) else str(value)), name
     assert {name for name, value in record["config"].items() if value is not None} <= set(told)
+    places = {name: where for name, *_, where in recipes.explain(mine)}
+    assert re.search(r"\[tuned\.[\w.-]+\]|config\.py", places["batch_size"]), "the table, of an earlier stage, too"
     assert recipes.main([str(mine)]) == 0
     out = capsys.readouterr().out
     assert record["id"] in out and all(str(need) in out for need in recipes.needs(mine))

@@ -300,6 +300,7 @@ def explain(cell: Cell) -> list[tuple[str, str, str, str]]:
         links = {"teacher": f"the mean of {len(members(cell))} cells", "student": members(cell)[0]}
     settings = {**own, **spec, **(made.model_dump(exclude_none=True) if made else {})}
     inherits = (start_values(cell, {}, "cpu") or {}) if first else {}
+    above = {key: where for key, _, _, where in explain(first)} if first else {}
     rows = []
     for key, value in settings.items():
         tried = spec.get(key) if isinstance(spec.get(key), list) else None
@@ -314,9 +315,9 @@ def explain(cell: Cell) -> list[tuple[str, str, str, str]]:
         elif key == "teacher_lr" and first:
             where = f"share × lr of {cell.teacher}"
         elif key == "lr" and first:
-            where = f"{'share × ' if cell.method == 'DS' else ''}lr of {first}"
+            where = f"{'share × ' if cell.method == 'DS' else ''}lr of {first}, {above[key]}"
         elif key in inherits:
-            where = str(first)
+            where = f"{first}, {above.get(key, 'its run')}"
         else:
             where = "config.py: the paper's, or the default"
         found = f"{value:g}" if isinstance(value, float) else str(value)
