@@ -124,6 +124,17 @@ def test_whatever_can_be_listed_is_a_list(tiny_graph: Graph, kind: Callable) -> 
         assert predict(model, graph, head=kind(["04", "07", "29"]), relation="r1", k=3).equals(expected)
 
 
+@pytest.mark.parametrize("head", [pd.NA, pd.Series(["e01", pd.NA], dtype="string"), {"e01", "e02"}, {"e01": 1}])
+def test_what_is_no_label_and_no_list_is_one_line(tiny_graph: Graph, head: object) -> None:
+    with pytest.raises(ConfigError):
+        predict(a_model(tiny_graph), tiny_graph, head=head, relation="r1")
+
+
+def test_a_number_of_numpy_asks_for_similar_entities_as_one_of_python_does(tiny_graph: Graph) -> None:
+    graph = replace(tiny_graph, entities=tuple(str(i) for i in range(10, 40)))
+    assert similar(a_model(graph), graph, np.int64(12)).equals(similar(a_model(graph), graph, 12))
+
+
 def test_a_slip_among_a_million_labels_costs_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, compared = [f"entity {i:06}" for i in range(1_000_000)], []
     count = difflib.SequenceMatcher.real_quick_ratio

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import difflib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -146,7 +146,7 @@ def similar(
         ConfigError: an unknown label or id, one that is unseen, or k < 1.
     """
     check_count(k)
-    at = find(entity, graph.entities, "entity", by)
+    at = find(plain(entity), graph.entities, "entity", by)
     if not unseen:
         check_seen(torch.tensor([at]), graph, "entity")
     cosine = torch.cat(
@@ -184,7 +184,12 @@ def top_relations(
 
 
 def plain(value: Any) -> Any:
-    """A value or list in Python's own types: of numpy, pandas and PyTorch, and of anything else that can be listed."""
+    """A value or list in Python's own types: of numpy, pandas and PyTorch, and of anything else that can be listed.
+
+    ConfigError for what has no order of its own, since answers are numbered by their question's place.
+    """
+    if isinstance(value, set | frozenset | Mapping):
+        raise ConfigError(f"{short(value)} has no order: give a list")
     if hasattr(value, "tolist"):
         return value.tolist()
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else value
@@ -230,7 +235,7 @@ def find(value: str | int, labels: tuple[str, ...], kind: str, by: By = "label")
         value = str(value)
     try:
         return labels.index(value)  # anything else is not there
-    except ValueError:
+    except (ValueError, TypeError):  # pandas.NA is neither equal nor unequal to a text
         near = nearest(value, labels) if isinstance(value, str) else None
         hint = f"did you mean {near!r}?" if near else f"a label looks like {short(labels[0])}"
         raise ConfigError(
