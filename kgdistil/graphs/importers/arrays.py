@@ -106,7 +106,7 @@ def read_npz(
             raise ValueError("offset and epsilon must be finite")
     except KgdistilError:
         raise
-    except Exception as error:  # noqa: BLE001 - numpy's reader of headers raises whatever a damaged one leads to; it runs no code
+    except Exception as error:  # noqa: BLE001 - numpy raises whatever a damaged header leads to; it runs no code
         raise CheckpointError(f"cannot read {path}: {reason_of(error)}; arrays of objects are never read") from None
     sure = convention is None and "convention" in own
     convention = str(own["convention"]) if sure else convention

@@ -47,7 +47,7 @@ def read_checkpoint(
             found = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except Exception as error:  # noqa: BLE001 - torch's loader raises whatever a damaged file leads to; it never runs the file's code
+    except Exception as error:  # noqa: BLE001 - torch raises whatever a damaged file leads to; it runs no code
         raise CheckpointError(
             f"{path} is no checkpoint that can be read without running code from it ({reason_of(error)[:160]})"
         ) from None

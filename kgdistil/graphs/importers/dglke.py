@@ -88,5 +88,5 @@ def _array(path: Path) -> Tensor:
         if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
             raise ValueError(f"it holds {array.dtype} {array.shape}, not numbers [rows, width]")
         return torch.from_numpy(np.array(array, dtype=np.float32))
-    except Exception as error:  # noqa: BLE001 - numpy's reader of headers raises whatever a damaged one leads to; it runs no code
+    except Exception as error:  # noqa: BLE001 - numpy raises whatever a damaged header leads to; it runs no code
         raise CheckpointError(f"cannot read {path}: {reason_of(error)}") from None
