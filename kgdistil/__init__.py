@@ -12,9 +12,9 @@ from typing import Any
 from ._version import __version__
 
 PLACES = {
-    "answer.precisions": ["compare_precisions"],
-    "answer.predict": ["predict", "similar"],
-    "answer.student": ["Student", "load_student"],
+    "students.precisions": ["compare_precisions"],
+    "students.predict": ["predict", "similar"],
+    "students.student": ["Student", "load_student"],
     "checkpoint": ["load_model", "save_model"],
     "compress.packing": ["quantised"],
     "config": ["RunConfig", "make_config"],

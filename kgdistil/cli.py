@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
     import filelock
     import pandas as pd
 
-    from kgdistil.answer.student import Student
+    from kgdistil.students.student import Student
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXIT_CODES = "Exit codes: 0 done, 1 an error that the last line explains, 2 a wrong option, 130 stopped with Ctrl-C."
@@ -220,12 +220,12 @@ def distill(
     have what you want; until then the same command goes on where it was stopped. Once it is finished, the same command
     shows what it made.
     """
-    from kgdistil.answer.student import half_saved, load_student
     from kgdistil.checkpoint import WEIGHTS
     from kgdistil.compress.packing import check_precision
     from kgdistil.distillation.budget import parse_budget, plan
     from kgdistil.distillation.distil import distil
     from kgdistil.records import kept_in
+    from kgdistil.students.student import half_saved, load_student
 
     if budget is not None and (dim is not None or precision is not None or options["rank"]):
         raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
@@ -270,8 +270,8 @@ def distill(
 
 def made(output: Path) -> Any:
     """What the command was asked that made the student in a folder; None where that is not known."""
-    from kgdistil.answer.student import load_student
     from kgdistil.errors import CheckpointError
+    from kgdistil.students.student import load_student
 
     try:
         return load_student(output).about.get("asked")
@@ -346,7 +346,7 @@ def predict(student: Path, as_json: bool, ids: bool, **query: Any) -> None:
       kgdistil predict student/ --relation wrote --tail "Notes" --new
       kgdistil predict student/ --head "Ada Lovelace" --tail "Notes" --json
     """
-    from kgdistil.answer.student import load_student
+    from kgdistil.students.student import load_student
 
     if ids:
         query |= {place: number(query[place], place) for place in ("head", "relation", "tail") if query[place]}
@@ -379,7 +379,7 @@ def similar(student: Path, entity: str, k: int, ids: bool, unseen: bool, as_json
     \b
       kgdistil similar student/ "Ada Lovelace" -k 5
     """
-    from kgdistil.answer.student import load_student
+    from kgdistil.students.student import load_student
 
     asked = number(entity, "entity") if ids else entity
     found = load_student(student).similar(asked, k, by="id" if ids else "label", unseen=unseen)
@@ -396,7 +396,7 @@ def evaluate(student: Path, split: str, as_json: bool) -> None:
     \b
       kgdistil evaluate student/ --split valid
     """
-    from kgdistil.answer.student import load_student
+    from kgdistil.students.student import load_student
 
     metrics = load_student(student).evaluate(split)
     metrics.pop("mean_of_two_ranks")
@@ -426,8 +426,8 @@ def export(student: Path, form: str, output: Path) -> None:
       kgdistil export student/ --to onnx -o onnx/
       kgdistil export student/ --to npz -o student.npz
     """
-    from kgdistil.answer.export import export as write
-    from kgdistil.answer.student import load_student
+    from kgdistil.students.export import export as write
+    from kgdistil.students.student import load_student
 
     for path in write(load_student(student), form, output):
         say(f"{path}  {path.stat().st_size:,} bytes")
@@ -470,9 +470,9 @@ def import_(
       kgdistil import weights.npz --model RotatE --convention libkge --graph triples.tsv -o teacher/
       kgdistil import transe.ckpt --model TransE --graph benchmarks/FB15K237/ --labels benchmarks/FB15K237/ -o teacher/
     """
-    from kgdistil.answer.student import Student
     from kgdistil.checkpoint import WEIGHTS
     from kgdistil.graphs.importers import import_teacher
+    from kgdistil.students.student import Student
 
     found = read(graph, options)
     asked = {key: str(x) for key, x in {"teacher": teacher.resolve(), **options}.items()} | {"graph": found.sha256}

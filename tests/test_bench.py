@@ -304,9 +304,9 @@ def test_whole_lists_are_measured_beside_pytorch(results_in_tmp, monkeypatch):
 
 def test_faiss_scans_the_same_codes(umls):
     pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
-    from kgdistil.answer.scan import CodedRanker
     from kgdistil.compress.product import assign, decode, fit, grouped
     from kgdistil.paper.bench.scan import faiss_top
+    from kgdistil.students.scan import CodedRanker
 
     model = build_model("DistMult", umls.num_entities, umls.num_relations, 64, seed=1)
     groups = grouped(model.entities.detach(), 2, False)

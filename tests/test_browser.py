@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kgdistil import ConfigError, KGEModel, build_model, predict, records
-from kgdistil.answer.browser import export, export_graph
 from kgdistil.compress.packing import GROUPS, quantised
 from kgdistil.models import MODELS, kind_of
+from kgdistil.students.browser import export, export_graph
 
 MODULE = records.root() / "book" / "site" / "try" / "kge.mjs"
 SCRIPT = """

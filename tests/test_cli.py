@@ -18,7 +18,6 @@ import torch
 from click.testing import CliRunner
 
 from kgdistil import cli, load_student, read_graph
-from kgdistil.answer.student import Student
 from kgdistil.checkpoint import WEIGHTS
 from kgdistil.compress.packing import size
 from kgdistil.distillation import advice, budget
@@ -29,6 +28,7 @@ from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
 from kgdistil.models import build_model
+from kgdistil.students.student import Student
 
 QUICK = ["--epochs", "3", "--teacher-dim", "8", "--dim", "2", "--stages", "1"]
 

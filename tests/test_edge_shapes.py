@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from kgdistil import kernels
-from kgdistil.answer.scan import Scanner
 from kgdistil.compress.product import assign
 from kgdistil.config import make_config
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
 from kgdistil.kernels import pairs
 from kgdistil.models import KGEModel, build_model
+from kgdistil.students.scan import Scanner
 from kgdistil.training.engine import make_engine
 
 pytestmark = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
@@ -51,7 +51,7 @@ def test_ranks_and_answers(name: str, norm: int, dim: int) -> None:
 @pytest.mark.parametrize("groups", [2, 3, 8, 33])
 @pytest.mark.parametrize("path", ["KGD_PATH=0", "KGD_PATH=1", "KGD_PATH=2"])
 def test_scans(groups: int, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kgdistil.answer import scan
+    from kgdistil.students import scan
 
     library = scan.scan_library
     monkeypatch.setattr(scan, "scan_library", lambda m: library(m, path))

@@ -11,12 +11,12 @@ import torch
 from test_models import VARIANTS, naive_score
 
 from kgdistil import evaluation, kernels
-from kgdistil.answer.predict import top
 from kgdistil.config import make_config
 from kgdistil.errors import KgdistilError
 from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.paper.constrained import rank_seen, roles
+from kgdistil.students.predict import top
 from kgdistil.training.reference import ReferenceEngine
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from kgdistil.answer.export import export
-from kgdistil.answer.student import Student
 from kgdistil.compress.size import PRECISIONS
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
 from kgdistil.graphs.importers import import_teacher
 from kgdistil.models import build_model
+from kgdistil.students.export import export
+from kgdistil.students.student import Student
 
 KINDS = [("TransE", 1), ("TransH", 1), ("ComplEx", 1), ("RotatE", 1), ("RotatE", 2)]
 

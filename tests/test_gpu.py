@@ -7,12 +7,12 @@ import torch
 from test_models import VARIANTS
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kgdistil.answer.predict import top
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.config import make_config
 from kgdistil.evaluation import KnownTriples, Ranks, rank
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, epoch_order, stream
+from kgdistil.students.predict import top
 from kgdistil.training import reference
 from kgdistil.training.engine import Engine
 from kgdistil.training.reference import ReferenceEngine

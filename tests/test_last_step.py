@@ -10,11 +10,11 @@ import pytest
 
 import kgdistil
 from kgdistil.answer import folder as folders
-from kgdistil.answer.student import CARD, FILES, TRIPLES, load_student
 from kgdistil.checkpoint import DESCRIPTION, WEIGHTS
 from kgdistil.errors import KgdistilError
 from kgdistil.graph import Graph
 from kgdistil.models import build_model
+from kgdistil.students.student import CARD, FILES, TRIPLES, load_student
 
 HOME = Path(kgdistil.__file__).parent.parent
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from kgdistil import evaluation, kernels
-from kgdistil.answer.predict import COMPARED, nearest, predict, similar, top
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, build_model
+from kgdistil.students.predict import COMPARED, nearest, predict, similar, top
 
 
 @pytest.fixture(params=["compiled", "torch"])

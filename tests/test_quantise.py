@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kgdistil
-from kgdistil.answer.precisions import compare_precisions
-from kgdistil.answer.student import CARD, TRIPLES, Student, load_student
 from kgdistil.checkpoint import VERSION, WEIGHTS, read_tensors, write_tensors
 from kgdistil.compress.packing import PRECISIONS, pack, quantised, size, unpack
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.evaluation import evaluate
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, build_model
+from kgdistil.students.precisions import compare_precisions
+from kgdistil.students.student import CARD, TRIPLES, Student, load_student
 
 
 def a_model(graph: Graph, name: str = "RotatE", **options):

@@ -19,7 +19,6 @@ import torch
 
 import kgdistil
 from kgdistil import records
-from kgdistil.answer.student import TRIPLES, load_student
 from kgdistil.checkpoint import DESCRIPTION, WEIGHTS, read_model, read_tensors, write_tensors
 from kgdistil.cli import emit
 from kgdistil.config import make_config
@@ -27,6 +26,7 @@ from kgdistil.errors import CheckpointError
 from kgdistil.graph import Graph
 from kgdistil.graphs.importers import import_teacher
 from kgdistil.models import build_model
+from kgdistil.students.student import TRIPLES, load_student
 from kgdistil.training import loop
 
 DATA = os.environ.get("KGDISTIL_DATA")

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgdistil import kernels
-from kgdistil.answer import scan
-from kgdistil.answer.scan import Scanner, rank_codes, tables
-from kgdistil.answer.student import Student
 from kgdistil.compress.packing import quantised
 from kgdistil.compress.product import assign, decode, grouped, ungrouped
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.models import build_model, kind_of
+from kgdistil.students import scan
+from kgdistil.students.scan import Scanner, rank_codes, tables
+from kgdistil.students.student import Student
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
 PATHS = [pytest.param(None, marks=needs_compiler, id="native"), pytest.param(False, id="readable")]
@@ -320,8 +320,8 @@ def test_no_answers_are_not_to_be_had():
 
 @pytest.mark.parametrize("name, norm", [("ComplEx", 1), ("RotatE", 1), ("TransE", 1), ("TransE", 2), ("DistMult", 1)])
 def test_a_coded_student_answers_as_its_numbers_do(umls, name: str, norm: int) -> None:
-    from kgdistil.answer.predict import predict
-    from kgdistil.answer.student import Student
+    from kgdistil.students.predict import predict
+    from kgdistil.students.student import Student
 
     model = build_model(name, umls.num_entities, umls.num_relations, 16, seed=2, norm=norm, offset=3.0)
     student = Student(model, umls).quantised("2bit")

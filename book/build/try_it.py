@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kgdistil import records
-from kgdistil.answer import browser
 from kgdistil.checkpoint import WEIGHTS, load_model, read_model
 from kgdistil.distillation import recipes
 from kgdistil.distillation.distil import batch_size
@@ -19,6 +18,7 @@ from kgdistil.models import MODELS
 from kgdistil.paper.cells import GRAPHS
 from kgdistil.paper.methods import TITLES
 from kgdistil.paper.notebooks import example_query
+from kgdistil.students import browser
 
 if TYPE_CHECKING:
     from kgdistil.training.loop import Run

@@ -1,1 +1,1 @@
-"""A student at work: loaded, asked, scanned, exported."""
+"""A student at work, without PyTorch: opened, asked, extended."""

@@ -13,9 +13,6 @@ import pandas as pd
 import torch
 
 from kgdistil import records
-from kgdistil.answer.precisions import compare_precisions
-from kgdistil.answer.predict import has_probabilities
-from kgdistil.answer.student import Student
 from kgdistil.checkpoint import load_model, save_model
 from kgdistil.compress.packing import GROUPS, check_precision, quantised
 from kgdistil.distillation import recipes
@@ -26,6 +23,9 @@ from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.importers import import_teacher
 from kgdistil.models import KGEModel, RotatE
+from kgdistil.students.precisions import compare_precisions
+from kgdistil.students.predict import has_probabilities
+from kgdistil.students.student import Student
 from kgdistil.training.loop import Run, resolve, run
 
 LEAST = 6  # validation triples for a claim: of five, even a sign test (2 · ½⁵) leaves more than 5 % to chance

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kgdistil.answer.predict import predict
 from kgdistil.config import RunConfig, make_config, short
 from kgdistil.distillation.recipes import Recipe, bytes_per_entity, distillation
 from kgdistil.distillation.statistics import SAME
@@ -20,6 +19,7 @@ from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel
+from kgdistil.students.predict import predict
 from kgdistil.training.loop import Run, run
 
 

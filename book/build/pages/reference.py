@@ -21,7 +21,7 @@ def modules(shown: Shown) -> list[str]:
     home = Path(kgdistil.__file__).parent
     there = [p.relative_to(home).with_suffix("") for p in sorted(home.rglob("*.py"))]
     named = [".".join(p.parts) for p in there if not p.name.startswith("_") and "bench" not in p.parts]
-    rooms = ("training", "kernels", "graphs", "compress", "answer", "distillation", "paper")
+    rooms = ("training", "kernels", "graphs", "compress", "answer", "students", "distillation", "paper")
     rest = sorted(set(named) - set(first), key=lambda n: (rooms.index(r) if (r := n.split(".")[0]) in rooms else -1, n))
     return ["kgdistil"] + [f"kgdistil.{name}" for name in [*first, *rest]]
 

@@ -3,7 +3,7 @@
 const FORMAT = 1;
 const LITTLE = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
 
-/** A model exported by kgdistil.answer.browser.export. `read(path)` resolves to an ArrayBuffer. */
+/** A model exported by kgdistil.students.browser.export. `read(path)` resolves to an ArrayBuffer. */
 export async function openModel(folder, read) {
   const header = JSON.parse(new TextDecoder().decode(await read(`${folder}/model.json`)));
   if (header.format !== FORMAT || !(header.model in MODELS)) {

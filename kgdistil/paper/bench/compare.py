@@ -24,7 +24,6 @@ import torch
 from tqdm import tqdm
 
 from kgdistil import kernels, records
-from kgdistil.answer.predict import top
 from kgdistil.config import make_config
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.files import write_atomically, write_json
@@ -34,6 +33,7 @@ from kgdistil.kernels.rank import Ranker
 from kgdistil.models import build_model
 from kgdistil.paper.bench.machine import copy_bandwidth, peak_flops, ranking_floor, training_floor
 from kgdistil.paper.bench.peers import MODELS, OURS, CompiledTorch, EagerTorch, Peer, PyKEEN, TorchKGE, Work
+from kgdistil.students.predict import top
 from kgdistil.training.engine import make_engine
 
 BATCH, RATE = 1024, 0.005

@@ -19,7 +19,6 @@ import torch
 from tqdm import tqdm
 
 from kgdistil import kernels, records
-from kgdistil.answer.scan import CodedRanker
 from kgdistil.checkpoint import WEIGHTS, load_model
 from kgdistil.compress.product import SIXTEEN, assign, fit, grouped
 from kgdistil.config import make_config
@@ -34,6 +33,7 @@ from kgdistil.paper.cells import FRONTIER, Cell
 from kgdistil.paper.recipe import config, with_needs
 from kgdistil.paper.tasks import published
 from kgdistil.records import results_folder
+from kgdistil.students.scan import CodedRanker
 from kgdistil.training.loop import run
 
 

@@ -12,10 +12,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kgdistil.answer import predict as answers
 from kgdistil.answer.folder import replace_folder
 from kgdistil.answer.rendering import markdown
-from kgdistil.answer.scan import CodedRanker
 from kgdistil.checkpoint import DESCRIPTION, WEIGHTS, read_labelled, read_tensors, save_model, write_tensors
 from kgdistil.compress import packing
 from kgdistil.errors import CheckpointError, ConfigError
@@ -23,6 +21,8 @@ from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.files import write_text
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.models import KGEModel
+from kgdistil.students import predict as answers
+from kgdistil.students.scan import CodedRanker
 
 log = logging.getLogger("kgdistil")
 TRIPLES, CARD = "triples.safetensors", "README.md"
@@ -57,7 +57,7 @@ class Student:
         return answers.predict(self.model, self.graph, known=known, ranker=self._ranker, **query)
 
     def similar(self, entity: str | int, k: int = 10, **how: Any) -> pd.DataFrame:
-        """The k most similar entities: `kgdistil.answer.predict.similar`."""
+        """The k most similar entities: `kgdistil.students.predict.similar`."""
         return answers.similar(self.model, self.graph, entity, k, **how)
 
     def evaluate(self, split: str = "test") -> dict[str, dict[str, float]]:

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from kgdistil import evaluation, kernels
-from kgdistil.answer.scan import CodedRanker
 from kgdistil.config import short
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, score_all
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, Side
+from kgdistil.students.scan import CodedRanker
 
 Asked = str | int | Iterable[str | int]  # an array, a tensor or a Series, too
 By = Literal["label", "id"]

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kgdistil.answer import browser
-from kgdistil.answer.student import Student
 from kgdistil.compress import packing
 from kgdistil.errors import ConfigError, KgdistilError, needs
 from kgdistil.files import write_bytes, write_json
 from kgdistil.graphs.importers.arrays import label_array
 from kgdistil.kernels import said
 from kgdistil.models import SIDES, KGEModel, RotatE, Side
+from kgdistil.students import browser
+from kgdistil.students.student import Student
 
 FORMS = ("onnx", "npz", "browser")
 AGREE = 1e-4  # of scores in onnxruntime and PyTorch, relative to the largest
@@ -142,7 +142,7 @@ def export_onnx(student: Student, folder: Path) -> list[Path]:
 
 
 def export_browser(student: Student, folder: Path) -> list[Path]:
-    """The files that the browser page of the book reads, written by `kgdistil.answer.browser`."""
+    """The files that the browser page of the book reads, written by `kgdistil.students.browser`."""
     browser.export(student.model, student.graph, folder)
     browser.export_graph(student.graph, folder)
     return sorted(path for path in folder.iterdir() if path.is_file())
