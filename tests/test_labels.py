@@ -1,6 +1,7 @@
 """Labels that are searched where they lie, against plain Python; damaged arrays; a million of them."""
 
 import itertools
+import json
 from bisect import bisect_left
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgdistil.answer.labels import LONGEST, Labels
-from kgdistil.errors import CheckpointError
+from kgdistil.errors import CheckpointError, DataError
+from kgdistil.paper.bench import labels as bench
 
 FEW = st.text("ab\0é\ud800\udc00中😀", max_size=5)  # many that begin alike, and lone surrogates
 SETS = st.lists(FEW | st.text(max_size=8), max_size=40)
@@ -190,3 +192,20 @@ def test_a_million_labels_are_hardly_read(monkeypatch: pytest.MonkeyPatch):
     for wrong in (right[:-7] + right[-6:], right[:12] + "x" + right[13:], "suh" + right, right[1:], "z" * LONGEST):
         found, cost = read(labels.nearest, wrong)
         assert cost < 3000 and (found == right or len(wrong) > len(right))
+
+
+def test_labels_are_measured_beside_other_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    find_spec = bench.importlib.util.find_spec
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find_spec(name))
+    (tmp_path / "labels.txt").write_text("".join(f"label {i:03d}, written out\n" for i in range(300)))
+    bench.main([str(tmp_path / "labels.txt"), "-o", str(tmp_path / "out.json"), "--trials", "2"])
+    report = json.loads((tmp_path / "out.json").read_text())
+    rows = {row["library"]: row for row in report["rows"]}
+    assert rows.keys() == bench.WAYS.keys() and rows["Arrow"]["not_run"] == "pyarrow is not installed"
+    ours = rows["kgdistil"]
+    assert ours["bytes"] == 300 * 22 + 301 * 8 and all(ours["keeps"].values()) and ours["damaged"]["death"] == 0
+    for library in ("kgdistil", "SQLite FTS5 trigrams"):
+        assert rows[library]["near"]["meant"] > 0.5 and rows[library]["find"]["queries"] == report["queries"]
+    (tmp_path / "labels.txt").write_text("b\na\n")
+    with pytest.raises(DataError, match="sort -u"):
+        bench.main([str(tmp_path / "labels.txt")])
