@@ -74,8 +74,8 @@ clean: ## delete all caches; .venv, runs and results stay
 	rm -rf _build build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage .hypothesis .jupyter_cache
 	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
 
-# Python compiles what it imports, so pip need not. One stamp for each list of extras: set-up runs again only when the dependencies or their pins change.
-.venv/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
+# Python compiles what it imports, so pip need not. One stamp for each list of extras: set-up runs again only when the dependencies, their pins, or what it compiles change.
+.venv/.installed-%: pyproject.toml constraints.txt setup.py kgdistil/answer/scan.cpp | $(BIN)/pip
 	$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[$*]'
 	@touch $@
 

@@ -1,0 +1,753 @@
+// Ranks and top-k answers over entities that are four-bit codes, or rows of numbers: what `native.py` loads.
+// One source, compiled for several instruction sets when the package is built (setup.py): AVX-512, AVX2, NEON, or none.
+// Codes. A query is a table [M][16], the score of an entity the sum of the M entries that its codes choose. The table is
+// rounded to two bytes of seven bits; byte shuffles look up 64 entries at a time (André et al. 2015, FAISS's fast scan).
+// Sums of bytes bound the score, and an entity whose bounds leave open on which side of the goal it lies is scored in
+// float32; only that decides. A float32 score is added up in one order, group m into partial sum m mod 4, without fused
+// operations, so it is the same bits on every machine, and equal codes tie exactly.
+// Rows. They lie in tiles, 16 entities transposed to [W][16], so that scores need no horizontal sums.
+#include <algorithm>
+#include <atomic>
+#include <cfloat>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+#include <vector>
+#if defined(KGD_PLAIN)  // as on a processor that has none of these
+#elif defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#define WIDE
+#include <immintrin.h>
+#elif defined(__AVX2__)
+#define MIDDLE
+#include <immintrin.h>
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#define NEON
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+constexpr int BLOCK = 64, LANES = 16;  // entities of a word of candidates, and of a tile
+constexpr float INFINITE = std::numeric_limits<float>::infinity();
+
+struct Job {  // mirrored in native.py, which compares the size
+    const uint8_t* entities;  // codes: [⌈E/64⌉][⌈M/2⌉][64], two a byte; rows: [⌈E/16⌉][W][16]; at any address
+    const uint8_t* scale;     // rows of int8: float32 [E], by which they are multiplied, or null
+    const float* queries;     // [n, width]
+    const float* book;        // codes: [M, g, 16]
+    const int32_t* columns;   // codes: [M·g], where in a query the numbers of the groups lie
+    const int64_t* target;    // [n] ids: count what scores above and equal; null: find the best
+    const int64_t *known_start, *known_end;  // [n] spans of `known`, or null
+    const int32_t* known;     // ids to leave out, ascending within a span
+    const uint64_t* allowed;  // a bit for each entity that may come, or null
+    int32_t *greater, *equal; // out [n]
+    float* score;             // out [n, k], descending; −inf past the last candidate
+    int32_t* best;            // out [n, k]; −1 past the last candidate
+    int64_t n, num_entities, width, next_allowed, groups, size, row;  // words from a query's `allowed` to the next's
+    int32_t kind, squared, type, threads, k, unused;
+};
+enum Kind { DOT, DISTANCE, MODULUS, HYPERPLANE };
+enum Type { FLOAT, HALF, BYTE };
+
+// ---- what every scan needs ------------------------------------------------------------------------------------------
+class Candidates {  // which entities count for a query; blocks are asked for once each, in ascending order
+    const int32_t *at = nullptr, *end = nullptr;
+    const uint64_t* allowed = nullptr;
+    int64_t target = -1, num_entities = 0;
+
+  public:
+    Candidates() = default;
+    Candidates(const Job& job, int64_t n, int64_t first_block) : num_entities(job.num_entities) {
+        if (job.known_start) at = job.known + job.known_start[n], end = job.known + job.known_end[n];
+        if (job.allowed) allowed = job.allowed + n * job.next_allowed;
+        if (job.target) target = job.target[n];  // it does not tie with itself
+        at = std::lower_bound(at, end, first_block * BLOCK);
+    }
+    uint64_t of(int64_t block) {
+        const int64_t first = block * BLOCK, rest = num_entities - first;
+        uint64_t word = allowed ? allowed[block] : ~uint64_t(0);
+        if (rest < BLOCK) word &= (uint64_t(1) << rest) - 1;
+        if (target >= first && target < first + BLOCK) word &= ~(uint64_t(1) << (target - first));
+        for (; at < end && *at < first + BLOCK; at++)
+            if (*at >= first) word &= ~(uint64_t(1) << (*at - first));
+        return word;
+    }
+};
+
+using Answer = std::pair<float, int32_t>;  // (−score, id): the worst kept answer is the largest
+
+struct Best {  // entities are offered in ascending order, so of ties the one that is there stays
+    std::vector<Answer> heap;
+    size_t k = 0;
+    bool full() const { return heap.size() == k; }
+    float bar() const { return full() ? -heap.front().first : -INFINITE; }
+    void offer(float score, int32_t e) {
+        if (std::isnan(score) || (full() && !(score > bar()))) return;
+        if (full()) std::pop_heap(heap.begin(), heap.end()), heap.pop_back();
+        heap.emplace_back(-score, e), std::push_heap(heap.begin(), heap.end());
+    }
+};
+
+// 0, or 1 where memory ran out; no exception leaves
+template <class Work> int32_t each(int64_t tasks, int64_t threads, Work work) noexcept {
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> out{false};
+    const auto run = [&]() noexcept {
+        try {
+            for (int64_t i; (i = next++) < tasks;) work(i);
+        } catch (const std::bad_alloc&) {
+            out = true;
+        } catch (const std::length_error&) {
+            out = true;
+        }
+    };
+    std::vector<std::thread> others;
+    try {
+        for (int64_t i = 1; i < std::min(threads, tasks); i++) others.emplace_back(run);
+    } catch (...) {  // no more threads are to be had: fewer do the work
+    }
+    run();
+    for (auto& thread : others) thread.join();
+    return out;
+}
+
+struct Tally {  // of one query in one range of blocks
+    int64_t greater = 0, equal = 0;
+    std::vector<Answer> best;
+};
+
+// Queries are dealt out to threads; the blocks are where queries are few. scan(first query, count, from block, to
+// block, tallies). `most`: queries that share a pass.
+template <class Scan> int32_t deal(const Job& job, int64_t block_bytes, int64_t most, Scan scan) noexcept {
+    constexpr int64_t WORTH = 1 << 21;  // bytes looked at by a thread that is worth its start (about 20 µs)
+    try {
+        const int64_t blocks = (job.num_entities + BLOCK - 1) / BLOCK;
+        const int64_t worth = std::max<int64_t>(1, int64_t(double(block_bytes) * blocks * job.n / WORTH));
+        const int64_t threads = std::min<int64_t>(std::max(job.threads, 1), worth);
+        const bool few = job.n < 4 * threads;
+        const int64_t ranges = few ? std::min(threads, blocks) : 1, by = few ? 1 : threads;
+        const int64_t tasks = std::max<int64_t>(1, (job.n + by * most - 1) / (by * most) * by);
+        const int64_t count = std::max<int64_t>(1, (job.n + tasks - 1) / tasks);
+        const int64_t groups = (job.n + count - 1) / count;
+        std::vector<Tally> tally(ranges * job.n);
+        const int32_t out = each(groups * ranges, threads, [&](int64_t task) {
+            const int64_t first = task / ranges * count, range = task % ranges;
+            scan(first, std::min(count, job.n - first), blocks * range / ranges, blocks * (range + 1) / ranges,
+                 tally.data() + range * job.n + first);
+        });
+        if (out) return out;
+        for (int64_t n = 0; n < job.n; n++) {
+            Tally& all = tally[n];
+            for (int64_t range = 1; range < ranges; range++) {
+                const Tally& more = tally[range * job.n + n];
+                all.greater += more.greater, all.equal += more.equal;
+                all.best.insert(all.best.end(), more.best.begin(), more.best.end());
+            }
+            if (job.target) {
+                job.greater[n] = int32_t(all.greater), job.equal[n] = int32_t(all.equal);
+                continue;
+            }
+            std::sort(all.best.begin(), all.best.end());
+            for (int64_t i = 0; i < job.k; i++) {
+                const bool there = i < int64_t(all.best.size());
+                job.score[n * job.k + i] = there ? -all.best[i].first : -INFINITE;
+                job.best[n * job.k + i] = there ? all.best[i].second : -1;
+            }
+        }
+        return 0;
+    } catch (const std::bad_alloc&) {
+    } catch (const std::length_error&) {
+    }
+    return 1;
+}
+
+// ---- vectors of bytes -----------------------------------------------------------------------------------------------
+#if defined(WIDE)
+constexpr int VB = 64, QUERIES = 4, ABREAST = 2, ALONE = 4;  // bytes of a vector; queries and vectors at a time
+#elif defined(MIDDLE)
+constexpr int VB = 32, QUERIES = 2, ABREAST = 2, ALONE = 2;
+#else
+constexpr int VB = 16, QUERIES = 2, ABREAST = 4, ALONE = 4;
+#endif
+typedef uint8_t Bytes __attribute__((vector_size(VB)));
+typedef uint16_t Words __attribute__((vector_size(VB)));
+
+inline Bytes load(const uint8_t* x) {
+    Bytes out;
+    std::memcpy(&out, x, VB);
+    return out;
+}
+inline Bytes look_up(const uint8_t* table, Bytes x) {  // of sixteen bytes
+#if defined(WIDE)
+    const __m512i t = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+    return (Bytes)_mm512_shuffle_epi8(t, (__m512i)x);
+#elif defined(MIDDLE)
+    const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+    return (Bytes)_mm256_shuffle_epi8(t, (__m256i)x);
+#elif defined(NEON)
+    return (Bytes)vqtbl1q_u8(vld1q_u8(table), (uint8x16_t)x);
+#else
+    uint8_t from[VB], out[VB];
+    std::memcpy(from, &x, VB);
+    for (int i = 0; i < VB; i++) out[i] = table[from[i]];
+    return load(out);
+#endif
+}
+inline uint64_t signs(Bytes x) {  // the highest bit of each byte
+#if defined(WIDE)
+    return _mm512_movepi8_mask((__m512i)x);
+#elif defined(MIDDLE)
+    return uint32_t(_mm256_movemask_epi8((__m256i)x));
+#else
+    uint64_t half[2], bits = 0;
+    std::memcpy(half, &x, VB);
+    for (int i = 0; i < 2; i++) bits |= ((half[i] & 0x8080808080808080) * 0x0002040810204081 >> 56) << i * 8;
+    return bits;
+#endif
+}
+
+struct Sums {  // of a byte of each entity, 16 bits wide: first those of all bytes as words and of the odd ones
+    Words even = {}, odd = {};
+    void add(Bytes x) { even += (Words)x, odd += (Words)x >> 8; }
+    void finish() { even -= odd << 8; }
+    uint64_t at_least(Words bound) const {
+        const Words mask = (Words)(even >= bound) & 0x00ff, other = (Words)(odd >= bound) & 0xff00;
+        return signs((Bytes)(mask | other));
+    }
+};
+
+// ---- codes: tables, bytes and bounds --------------------------------------------------------------------------------
+constexpr int CHUNK = 64;  // blocks that stay in cache for the queries of a task, at most
+constexpr int64_t CHUNK_BYTES = 128 << 10, TABLE_BYTES = 256 << 10, FIRST = 16;
+constexpr int RADIX = 128, MOST = RADIX * RADIX - 1;
+constexpr double NONE = 65535;  // above every sum of M ≤ 512 bytes below 128
+typedef float Sixteen __attribute__((vector_size(64), aligned(4)));
+
+struct Query {
+    std::vector<float> table;         // [M][16]
+    std::vector<uint8_t> high, low;   // [M][16] and zeros for an odd M's last half: the table: RADIX·high + low steps
+    double base, step, slack, rest;   // rest: the most that the low bytes add
+    bool blind;                       // numbers that bytes cannot stand for: float32 decides
+    bool closely;                     // the goal lies among many: look at the low bytes too, so that less is open
+    float goal;
+    uint16_t least[2], above[2];      // of high bytes, and closely: sums from which not surely below, and surely above
+    uint64_t not_below[CHUNK], surely[CHUNK];  // the last pass's findings, a bit for each entity
+    Candidates candidates;
+    Best best;
+    int64_t greater, equal;
+};
+
+void make_table(const Job& job, const float* vector, float* table) {
+    const float* book = job.book;
+    const int32_t* column = job.columns;
+    for (int64_t m = 0; m < job.groups; m++, table += 16) {
+        Sixteen sum = {};
+        const auto next = [&] {
+            const Sixteen entry = *reinterpret_cast<const Sixteen*>(book);
+            const Sixteen x = vector[*column++] - Sixteen{};
+            book += 16;
+            return job.kind == DOT ? x * entry : x - entry;
+        };
+        for (int64_t i = 0; i < job.size; i++) {
+            Sixteen x = next();
+            if (job.kind == DOT) {
+                sum += x;
+            } else if (job.kind == MODULUS) {
+                const Sixteen y = next(), both = x * x + y * y;
+                for (int c = 0; c < 16; c++) x[c] = std::sqrt(both[c]);
+                sum += x, i++;
+            } else if (job.squared) {
+                sum += x * x;
+            } else {
+                for (int c = 0; c < 16; c++) x[c] = std::fabs(x[c]);
+                sum += x;
+            }
+        }
+        *reinterpret_cast<Sixteen*>(table) = job.kind == DOT ? sum : -sum;
+    }
+}
+
+// v ≤ MOST with |table[m][c] − smallest[m] − step·v| ≤ .51 step; base, the sum of the smallest; slack, the largest
+// difference of base + step·(sum of v) and a float32 score: these halves, and what float32 rounds off
+void quantise(const Job& job, Query& query) {
+    const int64_t M = job.groups;
+    const float* table = query.table.data();
+    query.high.assign((M + 1) / 2 * 32, 0), query.low.assign((M + 1) / 2 * 32, 0);
+    double largest = 0, size = 0;
+    query.base = query.rest = 0, query.blind = false;
+    float smallest[512], range[512];
+    for (int64_t m = 0; m < M; m++) {
+        float least = table[m * 16], top = least, nothing = 0;
+        for (int c = 0; c < 16; c++) {
+            const float x = table[m * 16 + c];
+            least = x < least ? x : least, top = x > top ? x : top, nothing += x * 0.f;  // 0, or NaN
+        }
+        query.blind |= nothing != 0;
+        smallest[m] = least, range[m] = top - least;
+        query.base += least, size += std::max(std::fabs(top), std::fabs(least));
+        largest = std::max(largest, double(top) - least);
+    }
+    // sums that overflow, or steps that are no float32, are for float32 itself
+    query.blind |= !(size < 1e37) || (largest > 0 && largest < 1e-30);
+    if (query.blind) return;
+    query.step = largest > 0 ? largest / MOST : 1;
+    const float inverse = largest > 0 ? float(MOST / largest) : 0;
+    for (int64_t m = 0; m < M; m++) {
+        query.rest += std::min(RADIX - 1.f, range[m] * inverse + 1);
+        for (int c = 0; c < 16; c++) {
+            const int32_t v = std::min(MOST, int32_t((table[m * 16 + c] - smallest[m]) * inverse + .5f));
+            query.high[m * 16 + c] = uint8_t(v / RADIX), query.low[m * 16 + c] = uint8_t(v % RADIX);
+        }
+    }
+    query.slack = M * query.step * .51 + (M + 4) * (size * FLT_EPSILON + FLT_MIN);
+}
+
+void aim(Query& query, float goal, bool top) {
+    query.goal = goal;
+    for (int i = 0; i < 2; i++) query.least[i] = 0, query.above[i] = uint16_t(NONE);
+    if (query.blind || !std::isfinite(goal)) return;
+    const double lowest = std::ceil((goal - query.base - query.slack) / query.step);
+    const double highest = std::floor((goal - query.base + query.slack) / query.step);
+    const auto bound = [](double x) { return uint16_t(std::clamp(x, 0., NONE)); };
+    query.least[0] = bound(std::ceil((lowest - query.rest) / RADIX)), query.least[1] = bound(std::floor(lowest / RADIX));
+    if (!top) query.above[0] = query.above[1] = bound(std::floor(highest / RADIX) + 1);
+}
+
+// ---- codes: float32 scores ------------------------------------------------------------------------------------------
+float score_of(const Job& job, const Query& query, int64_t e) {
+    const uint8_t* codes = job.entities + e / BLOCK * job.row + e % BLOCK;
+    float sum[4] = {};
+    for (int64_t m = 0; m < job.groups; m++)
+        sum[m % 4] += query.table[m * 16 + (codes[m / 2 * BLOCK] >> m % 2 * 4 & 15)];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// of the entities of a quarter of a block that `bits` names; what stands in `out` for others is of no use
+void quarter(const Job& job, const Query& query, int64_t first, [[maybe_unused]] uint32_t bits, float* out) {
+#if defined(WIDE)
+    const uint8_t* codes = job.entities + first / BLOCK * job.row + first % BLOCK;
+    const float* table = query.table.data();
+    __m512 sum[4] = {};
+    const auto add = [&](__m512& into, __m512i code) {  // a shuffle reads the lowest four bits
+        into = _mm512_add_ps(into, _mm512_permutexvar_ps(code, _mm512_loadu_ps(table))), table += 16;
+    };
+    const auto next = [&] {
+        const __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+        codes += BLOCK;
+        return x;
+    };
+    const auto two = [&](__m512& one, __m512& other) {
+        const __m512i x = next();
+        add(one, x), add(other, _mm512_srli_epi32(x, 4));
+    };
+    for (int64_t i = 0; i < job.groups / 4; i++) two(sum[0], sum[1]), two(sum[2], sum[3]);
+    if (job.groups % 4 >= 2) two(sum[0], sum[1]);
+    if (job.groups % 2) add(sum[job.groups % 4 - 1], next());
+    _mm512_storeu_ps(out, _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+#else
+    for (; bits; bits &= bits - 1) out[__builtin_ctz(bits)] = score_of(job, query, first + __builtin_ctz(bits));
+#endif
+}
+
+// ---- codes: a pass over a chunk -------------------------------------------------------------------------------------
+// Writes what it finds about N queries and V vectors of entities into their `not_below` and `surely`.
+template <int N, int V, bool CLOSELY>
+inline void vectors(const uint8_t* const* column, int64_t steps, Query* const* query, int64_t at) {
+    Sums sum[N][V];
+    for (int part = 0; part <= int(CLOSELY); part++) {
+        Sums of[N][V];
+        const uint8_t* table[N];
+        for (int j = 0; j < N; j++) table[j] = part ? query[j]->low.data() : query[j]->high.data();
+        for (int64_t s = 0; s < steps; s++) {
+            Bytes x[V], y[V];
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++) {
+                const Bytes both = load(column[v] + s * BLOCK);
+                x[v] = both & 15, y[v] = (Bytes)((Words)both >> 4) & 15;
+            }
+#pragma GCC unroll 4
+            for (int j = 0; j < N; j++)
+#pragma GCC unroll 4
+                for (int v = 0; v < V; v++)
+                    of[j][v].add(look_up(table[j] + s * 32, x[v]) + look_up(table[j] + s * 32 + 16, y[v]));
+        }
+        for (int j = 0; j < N; j++)
+            for (int v = 0; v < V; v++) {
+                of[j][v].finish();
+                if (part) {
+                    sum[j][v].even += of[j][v].even >> 7, sum[j][v].odd += of[j][v].odd >> 7;
+                } else {
+                    sum[j][v] = of[j][v];
+                }
+            }
+    }
+    constexpr int PARTS = BLOCK / VB;
+    for (int j = 0; j < N; j++) {
+        const Words least = query[j]->least[CLOSELY] - Words{}, above = query[j]->above[CLOSELY] - Words{};
+        for (int v = 0; v < V; v++) {
+            const int64_t i = at + v, shift = i % PARTS * VB % BLOCK;
+            if (shift == 0) query[j]->not_below[i / PARTS] = query[j]->surely[i / PARTS] = 0;
+            query[j]->not_below[i / PARTS] |= sum[j][v].at_least(least) << shift;
+            query[j]->surely[i / PARTS] |= sum[j][v].at_least(above) << shift;
+        }
+    }
+}
+
+template <int N, int V, bool CLOSELY>
+__attribute__((noinline)) void pass(const Job& job, Query* const* query, int64_t first, int64_t last) {
+    constexpr int PARTS = BLOCK / VB;
+    const int64_t steps = (job.groups + 1) / 2, end = (last - first) * PARTS;
+    const uint8_t* start = job.entities + first * job.row;
+    const auto column = [&](int64_t i) { return start + i / PARTS * job.row + i % PARTS * VB; };
+    const uint8_t* columns[V];
+    int64_t i = 0;
+    for (; i + V <= end; i += V) {
+        for (int v = 0; v < V; v++) columns[v] = column(i + v);
+        vectors<N, V, CLOSELY>(columns, steps, query, i);
+    }
+    for (; i < end; i++) {
+        columns[0] = column(i);
+        vectors<N, 1, CLOSELY>(columns, steps, query, i);
+    }
+}
+
+template <bool CLOSELY> void passes(const Job& job, Query* const* query, Query* const* end, int64_t first, int64_t last) {
+    for (; query + QUERIES <= end; query += QUERIES) pass<QUERIES, ABREAST, CLOSELY>(job, query, first, last);
+    for (; query < end; query++) pass<1, ALONE, CLOSELY>(job, query, first, last);
+}
+
+// after a pass: count what is above, and score what is open; returns how many were
+template <bool TOP> int64_t sort_out(const Job& job, Query& query, int64_t first, int64_t last) {
+    int64_t count = 0;
+    float score[LANES];
+    for (int64_t block = first; block < last; block++) {
+        uint64_t open = query.not_below[block - first];
+        if (!open) continue;
+        const uint64_t there = query.candidates.of(block);
+        if (!TOP) {
+            const uint64_t above = query.surely[block - first];
+            query.greater += __builtin_popcountll(above & there), open &= ~above;
+        }
+        open &= there;
+        count += __builtin_popcountll(open);
+        for (int64_t e = block * BLOCK; open; e += LANES, open >>= LANES) {
+            uint32_t bits = open & 0xffff;
+            if (!bits) continue;
+            quarter(job, query, e, bits, score);
+            for (; bits; bits &= bits - 1) {
+                const int i = __builtin_ctz(bits);
+                if constexpr (TOP) {
+                    query.best.offer(score[i], int32_t(e + i));
+                } else {
+                    query.greater += score[i] > query.goal, query.equal += score[i] == query.goal;
+                }
+            }
+        }
+    }
+    if (TOP && query.best.full()) aim(query, query.best.bar(), true);
+    return count;
+}
+
+template <bool TOP> void scan(const Job& job, std::vector<Query>& query, int64_t from, int64_t to) {
+    const int64_t most = std::clamp<int64_t>(CHUNK_BYTES / job.row, 1, CHUNK), least = TOP ? 1 : std::min(FIRST, most);
+    std::vector<Query*> order[2];
+    // the first chunks are small: the best so far, or how many are near, help in the next
+    for (int64_t first = from, last; first < to; first = last) {
+        last = std::min(to, first + std::clamp(first - from, least, most));
+        for (auto& some : order) some.clear();
+        for (auto& one : query) order[one.closely].push_back(&one);
+        passes<false>(job, order[0].data(), order[0].data() + order[0].size(), first, last);
+        passes<true>(job, order[1].data(), order[1].data() + order[1].size(), first, last);
+        for (auto& one : query) {
+            const int64_t open = sort_out<TOP>(job, one, first, last);
+            if (!TOP || first - from >= 256) one.closely |= !one.blind && open > last - first;
+        }
+    }
+}
+
+void scan_codes(const Job& job, int64_t n, int64_t count, int64_t from, int64_t to, Tally* tally) {
+    std::vector<Query> work(count);
+    for (int64_t j = 0; j < count; j++) {
+        Query& query = work[j];
+        query.table.resize(job.groups * 16);
+        make_table(job, job.queries + (n + j) * job.width, query.table.data());
+        quantise(job, query);
+        query.candidates = Candidates(job, n + j, from);
+        query.greater = query.equal = 0, query.closely = false;
+        query.best.k = size_t(std::min<int64_t>(job.k, job.num_entities));
+        aim(query, job.target ? score_of(job, query, job.target[n + j]) : -INFINITE, !job.target);
+    }
+    job.target ? scan<false>(job, work, from, to) : scan<true>(job, work, from, to);
+    for (int64_t j = 0; j < count; j++) {
+        tally[j].greater = work[j].greater, tally[j].equal = work[j].equal;
+        tally[j].best = std::move(work[j].best.heap);
+    }
+}
+
+// ---- rows -----------------------------------------------------------------------------------------------------------
+typedef float V __attribute__((vector_size(4 * LANES)));
+typedef int32_t I __attribute__((vector_size(4 * LANES)));
+#if defined(WIDE)
+constexpr int TOGETHER = 8;  // queries that share a load
+#else
+constexpr int TOGETHER = 4;
+#endif
+constexpr int TILES = BLOCK / LANES, TASK = 64;  // queries that share a pass over a group of blocks
+constexpr int64_t GROUP_BYTES = 256 << 10;
+
+inline V multiply_add(V a, V b, V c) {
+#if defined(WIDE)
+    return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(MIDDLE)
+    __m256 x[2], y[2], z[2];
+    std::memcpy(x, &a, 64), std::memcpy(y, &b, 64), std::memcpy(z, &c, 64);
+    for (int i = 0; i < 2; i++) z[i] = _mm256_fmadd_ps(x[i], y[i], z[i]);
+    std::memcpy(&c, z, 64);
+    return c;
+#elif defined(NEON)
+    float32x4_t x[4], y[4], z[4];
+    std::memcpy(x, &a, 64), std::memcpy(y, &b, 64), std::memcpy(z, &c, 64);
+    for (int i = 0; i < 4; i++) z[i] = vfmaq_f32(z[i], x[i], y[i]);
+    std::memcpy(&c, z, 64);
+    return c;
+#else
+    return a * b + c;
+#endif
+}
+inline V magnitude(V x) { return (V)((I)x & 0x7fffffff); }
+inline V exact_root(V x) {
+    V s;
+    for (int i = 0; i < LANES; i++) s[i] = std::sqrt(x[i]);
+    return s;
+}
+inline V root(V x) {  // never of a negative number
+#if defined(WIDE)
+    // estimate and one Newton step: within 2 units in the last place, and faster than the exact instruction
+    const __m512 a = (__m512)(x + 1e-30f);
+    const V y = (V)_mm512_rsqrt14_ps(a), s = (V)a * y;
+    return s + s * (.5f - .5f * s * y);
+#else
+    return exact_root(x);
+#endif
+}
+inline uint64_t bits(I x) {  // of lanes that are −1 or 0
+#if defined(WIDE)
+    return _mm512_movepi32_mask((__m512i)x);
+#elif defined(MIDDLE)
+    __m256 half[2];
+    std::memcpy(half, &x, 64);
+    return uint32_t(_mm256_movemask_ps(half[0])) | uint32_t(_mm256_movemask_ps(half[1])) << 8;
+#else
+    uint64_t out = 0;
+    for (int i = 0; i < LANES; i++) out |= uint64_t(x[i] & 1) << i;
+    return out;
+#endif
+}
+
+// sixteen numbers at any address
+template <int TYPE> inline V numbers(const uint8_t* at, V scale) {
+    if constexpr (TYPE == FLOAT) {
+        V out;
+        std::memcpy(&out, at, sizeof out);
+        return out;
+    } else if constexpr (TYPE == BYTE) {
+        typedef int8_t Small __attribute__((vector_size(LANES)));
+        Small x;
+        std::memcpy(&x, at, sizeof x);
+        return __builtin_convertvector(__builtin_convertvector(x, I), V) * scale;
+    } else {
+#if defined(WIDE)
+        return (V)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+#elif defined(MIDDLE)
+        const __m128i* half = reinterpret_cast<const __m128i*>(at);
+        const __m256 two[2] = {_mm256_cvtph_ps(_mm_loadu_si128(half)), _mm256_cvtph_ps(_mm_loadu_si128(half + 1))};
+        V out;
+        std::memcpy(&out, two, sizeof out);
+        return out;
+#else
+        typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+        Halves x;
+        std::memcpy(&x, at, sizeof x);
+        const I wide = __builtin_convertvector(x, I);
+        const I special = (wide & 0x7c00) == 0x7c00;  // infinite or no number: the largest exponent
+        const V value = (V)((wide & 0x7fff) << 13) * 0x1p112f;
+        return (V)((I)value | (special & 0x7f800000) | (wide & 0x8000) << 16);
+#endif
+    }
+}
+
+template <int KIND, bool SQUARED, int TYPE> struct Rows {
+    static constexpr int64_t BYTES = TYPE == FLOAT ? 4 : TYPE == HALF ? 2 : 1;
+
+    // scores [N][T] of N queries [N][width] and T tiles
+    template <int N, int T>
+    static __attribute__((noinline)) void score(const Job& job, const float* const* q, int64_t tile, V out[][TILES]) {
+        const int64_t W = job.row;
+        const uint8_t* rows = job.entities + tile * W * LANES * BYTES;
+        V s[N][T] = {}, scale[T] = {};
+        if constexpr (TYPE == BYTE)
+            for (int t = 0; t < T; t++) {
+                const int64_t first = (tile + t) * LANES, there = std::min<int64_t>(LANES, job.num_entities - first);
+                if (!job.scale) scale[t] = 1 - V{};
+                if (job.scale && there > 0) std::memcpy(&scale[t], job.scale + first * 4, there * 4);
+            }
+        const auto at = [&](int64_t i, int t) { return numbers<TYPE>(rows + (t * W + i) * LANES * BYTES, scale[t]); };
+        const auto number = [&](int j, int64_t i) { return q[j][i] - V{}; };
+        if constexpr (KIND == DOT) {
+            for (int64_t i = 0; i < W; i++)
+                for (int t = 0; t < T; t++) {
+                    const V x = at(i, t);
+                    for (int j = 0; j < N; j++) s[j][t] = multiply_add(number(j, i), x, s[j][t]);
+                }
+        } else if constexpr (KIND == DISTANCE) {
+            for (int64_t i = 0; i < W; i++)
+                for (int t = 0; t < T; t++) {
+                    const V x = at(i, t);
+                    for (int j = 0; j < N; j++) {
+                        const V u = number(j, i) - x;
+                        s[j][t] = SQUARED ? multiply_add(u, u, s[j][t]) : s[j][t] + magnitude(u);
+                    }
+                }
+        } else if constexpr (KIND == MODULUS) {
+            for (int64_t i = 0; i < W / 2; i++)
+                for (int t = 0; t < T; t++) {
+                    const V x = at(i, t), y = at(W / 2 + i, t);
+                    for (int j = 0; j < N; j++) {
+                        const V a = number(j, i) - x, b = number(j, W / 2 + i) - y;
+                        s[j][t] += root(multiply_add(a, a, b * b));
+                    }
+                }
+        } else {
+            V along[N][T] = {};
+            for (int64_t i = 0; i < W; i++)
+                for (int t = 0; t < T; t++) {
+                    const V x = at(i, t);
+                    for (int j = 0; j < N; j++) along[j][t] = multiply_add(number(j, W + i), x, along[j][t]);
+                }
+            for (int64_t i = 0; i < W; i++)
+                for (int t = 0; t < T; t++) {
+                    const V x = at(i, t);
+                    for (int j = 0; j < N; j++) {
+                        const V u = multiply_add(along[j][t], number(j, W + i), number(j, i) - x);
+                        s[j][t] = SQUARED ? multiply_add(u, u, s[j][t]) : s[j][t] + magnitude(u);
+                    }
+                }
+        }
+        for (int j = 0; j < N; j++)
+            for (int t = 0; t < T; t++) out[j][t] = KIND == DOT ? s[j][t] : SQUARED ? -exact_root(s[j][t]) : -s[j][t];
+    }
+
+    struct Asked {
+        const float* vector;
+        float goal = 0;
+        Candidates candidates;
+        Best best;
+        int64_t greater = 0, equal = 0;
+
+        void take(const Job& job, int64_t block, const V* s) {
+            const uint64_t there = candidates.of(block);
+            uint64_t first = 0, second = 0;
+            if (job.target) {
+                for (int t = 0; t < TILES; t++) {
+                    first |= bits(s[t] > goal - V{}) << t * LANES, second |= bits(s[t] == goal - V{}) << t * LANES;
+                }
+                greater += __builtin_popcountll(first & there), equal += __builtin_popcountll(second & there);
+                return;
+            }
+            const V bar = best.bar() - V{};
+            for (int t = 0; t < TILES; t++) first |= bits(best.full() ? s[t] > bar : s[t] >= bar) << t * LANES;
+            for (first &= there; first; first &= first - 1) {
+                const int i = __builtin_ctzll(first);
+                best.offer(s[i / LANES][i % LANES], int32_t(block * BLOCK + i));
+            }
+        }
+    };
+
+    static void scan(const Job& job, int64_t n, int64_t count, int64_t from, int64_t to, Tally* tally) {
+        const int64_t group = std::max<int64_t>(1, GROUP_BYTES / (job.row * BLOCK * BYTES));
+        const int64_t tiles = (job.num_entities + LANES - 1) / LANES;
+        std::vector<Asked> asked(count);
+        V s[TOGETHER][TILES] = {};
+        for (int64_t j = 0; j < count; j++) {
+            Asked& one = asked[j];
+            one.vector = job.queries + (n + j) * job.width;
+            one.candidates = Candidates(job, n + j, from);
+            one.best.k = size_t(std::min<int64_t>(job.k, job.num_entities));
+            if (job.target) {
+                const int64_t e = job.target[n + j];
+                score<1, 1>(job, &one.vector, e / LANES, s);
+                one.goal = s[0][0][e % LANES];
+            }
+        }
+        for (int64_t first = from; first < to; first += group)
+            for (int64_t j = 0; j < count;) {
+                const int64_t together = count - j >= TOGETHER ? TOGETHER : 1;
+                const float* q[TOGETHER];
+                for (int64_t i = 0; i < together; i++) q[i] = asked[j + i].vector;
+                for (int64_t block = first; block < std::min(to, first + group); block++) {
+                    const int64_t there = std::min<int64_t>(TILES, tiles - block * TILES);
+                    if (together == 1 && there == TILES) {
+                        score<1, TILES>(job, q, block * TILES, s);
+                    } else {
+                        for (int64_t t = 0; t < there; t++) {
+                            V part[TOGETHER][TILES];
+                            together == 1 ? score<1, 1>(job, q, block * TILES + t, part)
+                                          : score<TOGETHER, 1>(job, q, block * TILES + t, part);
+                            for (int64_t i = 0; i < together; i++) s[i][t] = part[i][0];
+                        }
+                    }
+                    for (int64_t i = 0; i < together; i++) asked[j + i].take(job, block, s[i]);
+                }
+                j += together;
+            }
+        for (int64_t j = 0; j < count; j++) {
+            tally[j].greater = asked[j].greater, tally[j].equal = asked[j].equal;
+            tally[j].best = std::move(asked[j].best.heap);
+        }
+    }
+};
+
+template <int TYPE> int32_t rows_of(const Job& job) {
+    const int64_t bytes = job.row * BLOCK * (TYPE == FLOAT ? 4 : TYPE == HALF ? 2 : 1);
+    const auto run = [&](auto scan) { return deal(job, bytes, TASK, scan); };
+    const auto scan = [&](auto how) {
+        return run([&](auto... x) { decltype(how)::scan(job, x...); });
+    };
+    switch (job.kind) {
+        case DOT: return scan(Rows<DOT, false, TYPE>{});
+        case DISTANCE: return job.squared ? scan(Rows<DISTANCE, true, TYPE>{}) : scan(Rows<DISTANCE, false, TYPE>{});
+        case MODULUS: return scan(Rows<MODULUS, false, TYPE>{});
+        default: return job.squared ? scan(Rows<HYPERPLANE, true, TYPE>{}) : scan(Rows<HYPERPLANE, false, TYPE>{});
+    }
+}
+
+}  // namespace
+
+// both: 0, or 1 where memory ran out
+extern "C" int32_t kgd_codes(const Job* job) {
+    const int64_t most = std::clamp<int64_t>(TABLE_BYTES / (job->groups * 16), 16, 128);
+    return deal(*job, job->row, most, [&](auto... x) { scan_codes(*job, x...); });
+}
+
+extern "C" int32_t kgd_rows(const Job* job) {
+    return job->type == FLOAT ? rows_of<FLOAT>(*job) : job->type == HALF ? rows_of<HALF>(*job) : rows_of<BYTE>(*job);
+}
+
+extern "C" int64_t kgd_size() { return sizeof(Job); }
+
+extern "C" int32_t kgd_level() {  // the best of setup.py's libraries for this processor: 0, 1 (AVX2) or 2 (AVX-512)
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    return wide ? 2 : 1;
+#else
+    return 0;
+#endif
+}
