@@ -172,7 +172,20 @@ def test_every_entity_and_relation_stays_in_train(
         ("a.tsv", b"head\trelation\ttail\n", "holds no triple"),
         ("a.tsv", b"a\tb\n", r"line 1: 2 column\(s\), separated by tabs, in place of 3"),
         ("a.tsv", b"a\tb\tc\na b c\n", r"line 2: 1 column\(s\) in place of 3"),
-        ("a.csv", b"a;b;c\n", r"line 1: 1 column\(s\), separated by commas"),
+        ("a.csv", b"\na;b;c\n", r"line 2: 1 column\(s\) in place of 3: 'a;b;c' is separated by semicolons; put commas"),
+        ("a.csv", b"head;relation, x;tail\n", "is separated by semicolons; put commas in their place"),
+        ("a.csv", b"a\tb\tc\n", "is separated by tabs; name it .tsv"),
+        ("a.tsv", b"a,b,c\n", "is separated by commas; name it .csv"),
+        ("a.txt", b"a b c\n", "is separated by spaces; put tabs in their place"),
+        ("a.txt", b"a  b   c\n", "is separated by spaces; put tabs in their place"),
+        ("a.tsv", b"a | b | c\n", "is separated by bars; put tabs in their place"),
+        ("a.tsv", b"a\tb\tc\na\tb", r"line 2: 2 column\(s\) in place of 3.* the last line, so the file looks cut off"),
+        ("a.csv", b"a,b,c\nb,a", r"line 2: 2 column\(s\) in place of 3.* the last line, so the file looks cut off"),
+        ("a.tsv", b"a\tb\tc\na\tb\na\tb\tc\n", r"line 2: 2 column\(s\) in place of 3: .*; correct the line$"),
+        ("a.csv", b'a,b,c\nb,"a,c\nc,b,a\n', r"line 2: unexpected end of data; is a quote not closed"),
+        ("a.tsv", "a\tb\tc\n".encode("utf-16"), "it looks like UTF-16; save it as UTF-8"),
+        ("a.csv", b"PK\x03\x04\xff", "it looks like a zip or a spreadsheet"),
+        ("a.tsv", b"PAR1\xff", "it looks like Parquet; name it .parquet"),
         ("a.csv", b'a,b,c\n"x\n', "unexpected end of data"),
         ("a.tsv", b"a\tb\tc\na\t\tc\n", "line 2: the relation is empty"),
         ("a.csv", b"a,b,c\n,b,c\n", "line 2: the head is empty"),
@@ -189,6 +202,37 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, name: str, content: bytes, li
     with pytest.raises(DataError, match=line) as caught:
         read_graph(tmp_path / name)
     assert "\n" not in str(caught.value) and name[1:] in str(caught.value).replace("1 triple", "a.tsv ")
+
+
+def test_lines_that_hold_nothing(tmp_path: Path) -> None:
+    wanted = read_graph(lines(tmp_path / "g.tsv", KIN))
+    for glue, name in (("\t", "g.tsv"), (",", "g.csv")):
+        for blank in ("   \n", " \u00a0\n", f"{glue}{glue}\n"):
+            path = lines(tmp_path / name, KIN, glue=glue)
+            path.write_text(blank + path.read_text() + blank, encoding="utf-8")
+            graph = read_graph(path, order="hrt", header=False)
+            assert graph.sha256 == wanted.sha256 and "2 blank line(s) left out" in graph.notes[0]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"train": "x" * 5000},
+        {"train": "x" * 5000 + ".tsv"},
+        {"train": "/tmp/" + "x/" * 2000 + "g.tsv"},
+        {"train": "x." + "y" * 5000},
+        {"order": "h" * 5000},
+        {"columns": ("h" * 5000, "r", "t")},
+        {"columns": ("h" * 5000,)},
+        {"held_out": "0" * 5000},
+        {"seed": "0" * 5000},
+    ],
+)
+def test_long_names_are_cut_in_errors(tmp_path: Path, given: dict) -> None:
+    lines(tmp_path / "g.tsv", [("head", "relation", "t" * 5000), *KIN])
+    with pytest.raises(DataError) as caught:
+        read_graph(**{"train": tmp_path / "g.tsv", **given})
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
@@ -262,6 +306,23 @@ def test_an_order_of_columns_that_is_not_head_relation_tail(tmp_path: Path) -> N
         )
         with pytest.raises(DataError, match=f"--order {order}"):
             read_graph(table)
+    for items, kinds in ((45, 1), (45, 3), (300, 1)):  # users, items and few relations, read as items' relations
+        rows = [
+            (f"user {i}", f"verb {(i + k) % kinds}", f"item {(7 * i + k) % items}") for i in range(60) for k in range(5)
+        ]
+        with pytest.raises(DataError, match="--order htr"):
+            read_graph(lines(tmp_path / "g.tsv", rows, (0, 2, 1)))
+        with pytest.raises(DataError, match="--order rht"):
+            read_graph(lines(tmp_path / "g.tsv", rows, (1, 0, 2)))
+        assert read_graph(lines(tmp_path / "g.tsv", rows)).notes == ()
+    both = lines(
+        tmp_path / "g.tsv", [(f"user {i}", f"verb {i % 4}", f"item {(i + k) % 9}") for i in range(20) for k in range(3)]
+    )
+    assert read_graph(both).notes == ()
+    lines(both, [row.split("\t") for row in both.read_text().splitlines()], (0, 2, 1))
+    (note,) = read_graph(both).notes  # nine relations between twenty heads and four tails: who knows
+    assert "9 relation(s) between 20 heads and 4 tails" in note and "--order htr" in note and "--order hrt" in note
+    assert read_graph(both, order="hrt").notes == read_graph(both, order="htr").notes == ()
     many = [(f"user {i}", f"verb {(i + k) % 3}", f"item {(7 * i + k) % 90}") for i in range(60) for k in range(3)]
     with pytest.raises(DataError, match="--order htr"):
         read_graph(lines(tmp_path / "g.tsv", many, (0, 2, 1)))
@@ -327,7 +388,23 @@ def test_folders_of_numbers_with_tables_of_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [" p1", "p1 ", "p1\u00a0", "\u00a0p1", "p\u200b1", "\ufeffp1", "p1\u200e", '"p1"', "\u2003p1\t"[:-1]],
+    [
+        " p1",
+        "p1 ",
+        "p1\u00a0",
+        "\u00a0p1",
+        "p\u200b1",
+        "\ufeffp1",
+        "p1\u200e",
+        '"p1"',
+        "\u2003p1",
+        "p\u180e1",
+        "p1\0",
+        "\x1bp1",
+        "p1\u3164",
+        "p\u20661\u2069",
+        "p1\u034f",
+    ],
 )
 def test_labels_that_look_the_same_are_one(tmp_path: Path, caplog, other: str) -> None:
     wanted = read_graph(np.array(KIN, dtype=object))
@@ -353,6 +430,36 @@ def test_accents_composed_or_not(tmp_path: Path) -> None:
     assert joined in read_graph(np.array([(joined, *KIN[0][1:]), *KIN])).entities
     with pytest.raises(DataError, match=r"row 1: the head is empty"):
         read_graph(np.array([KIN[0], ("\u200b ", "r", "x"), *KIN]))
+
+
+def test_several_spaces_inside_a_label_are_one(tmp_path: Path) -> None:
+    rows = [("Ada  Lovelace", *KIN[0][1:]), ("Ada Lovelace", *KIN[1][1:]), ("Ada\u00a0 Lovelace", *KIN[2][1:]), *KIN]
+    graph = read_graph(lines(tmp_path / "g.tsv", rows))
+    assert graph.num_entities == 13 and any("by which 2 became one" in note for note in graph.notes)
+    assert read_graph(tmp_path / "g.tsv", keep_labels=True).num_entities == 15
+
+
+@pytest.mark.parametrize("other", ["'p1'", 'p1"', "p%31", "p1'", "“p1”"])
+def test_labels_that_only_quotes_or_encoding_tell_apart_are_said(tmp_path: Path, other: str) -> None:
+    rows = [*KIN[:5], (other, *KIN[5][1:]), *KIN[6:]]
+    graph = read_graph(lines(tmp_path / "g.tsv", rows))
+    (note,) = graph.notes
+    assert graph.num_entities == 13 and note.startswith("1 label(s) differ") and repr(other) in note
+    assert read_graph(tmp_path / "g.tsv", keep_labels=True).notes == ()
+
+
+def test_single_quotes_round_the_fields_of_a_csv(tmp_path: Path) -> None:
+    rows = [("a, b", *KIN[0][1:]), *KIN]
+    wanted = read_graph(np.array(rows))
+    text = "".join(",".join(f"'{cell}'" for cell in row) + "\n" for row in rows)
+    for head in ("", "head,relation,tail\n"):
+        (tmp_path / "g.csv").write_text(head + text)
+        graph = read_graph(tmp_path / "g.csv")
+        assert graph.sha256 == wanted.sha256 and "single quotes" in graph.notes[0]
+    (tmp_path / "g.csv").write_text(text.replace("'a, b'", "'a'"))
+    assert "'p1'" in read_graph(tmp_path / "g.csv", keep_labels=True).entities
+    (tmp_path / "g.csv").write_text(text.replace("'a, b'", "a").replace("'p1'", "p1"))  # some only: part of the label
+    assert "'p2'" in read_graph(tmp_path / "g.csv").entities
 
 
 def test_quotes_and_spaces_that_other_programs_write(tmp_path: Path) -> None:
@@ -427,7 +534,10 @@ def test_relations_that_are_inverses_or_copies(tmp_path: Path) -> None:
     assert note.startswith("1 pair of relations is inverses") and "'liked by'" in note and "'likes'" in note
     (note,) = read_graph(np.array([*plain, *copies[:-2]])).notes
     assert note.startswith("1 pair of relations is near copies") and "83%" in note
-    assert read_graph(np.array([*plain, *copies[:-4]])).notes == ()
+    (note,) = read_graph(np.array([*plain, *copies[:-4]])).notes
+    assert (
+        note.startswith("1 relation holds only where a larger one does") and "'is fond of' and 'likes' (100%)" in note
+    )
     both = [(b, r, a) for a, r, b in plain if r == "likes"]  # a relation that is its own inverse is no pair
     assert not any("inverses" in note for note in read_graph(np.array([*plain, *both])).notes)
 
@@ -438,14 +548,37 @@ def test_relations_that_are_inverses_or_copies(tmp_path: Path) -> None:
 def test_shares_of_relations_against_sets(rows: list) -> None:
     by = {r: {(h, t) for h, x, t in rows if x == r} for r in range(4)}
     for inverse in (False, True):
-        wanted = {}
+        wanted, parts = {}, {}
         for r in range(4):
             for s in range(r + 1, 4):
                 other = {(t, h) for h, t in by[s]} if inverse else by[s]
-                larger, smaller = sorted((len(by[r]), len(by[s])), reverse=True)
-                if smaller >= checks.FEW and len(by[r] & other) >= checks.ALIKE * larger:
-                    wanted[r, s] = len(by[r] & other) / larger
-        assert dict(checks.alike(np.array(rows), 4, 6, inverse)) == pytest.approx(wanted)
+                few, many = sorted((r, s), key=lambda x: len(by[x]))
+                both, larger, smaller = len(by[r] & other), len(by[many]), len(by[few])
+                if smaller >= checks.FEW and both >= checks.ALIKE * larger:
+                    wanted[r, s] = both / larger
+                elif smaller >= checks.FEW and both >= checks.WITHIN * smaller:
+                    parts[few, many] = both / smaller
+        equal, within = checks.alike(np.array(rows), 4, 6, inverse)
+        assert dict(equal) == pytest.approx(wanted) and dict(within) == pytest.approx(parts)
+
+
+def test_answers_that_stand_in_training_in_other_ways_are_counted(tmp_path: Path) -> None:
+    test = [("p3", "likes", "p1"), ("p6", "likes", "p2"), ("p0", "likes", "p4"), ("p5", "likes", "p4")]
+    train = {("p1", "likes", "p3"), ("p2", "likes", "p6"), ("p4", "likes", "p0")}
+    assert train < set(KIN) and ("p4", "likes", "p5") not in KIN
+    folder = tmp_path / "g"
+    for part, rows in (("train", KIN), ("valid", KIN[:2]), ("test", test)):
+        lines(folder / f"{part}.tsv", rows)
+    (note,) = (note for note in read_graph(folder).notes if "the same relation" in note)
+    assert note.startswith("3 of 4 test triples stand in training the other way round")
+    large = [(h, "wide", t) for h, r, t in KIN if r in ("likes", "knows")]
+    turned = [(t, "wide", h) for h, r, t in large]
+    for wide, where in ((large, "under the other name"), (turned, "the other way round")):
+        lines(folder / "train.tsv", [row for row in KIN if row not in KIN[6:9:2]] + wide)
+        lines(folder / "test.tsv", KIN[6:9:2])  # likes, helps
+        (note,) = (note for note in read_graph(folder).notes if "larger" in note)
+        assert "'likes' and 'wide' (100%)" in note or "'knows' and 'wide' (100%)" in note
+        assert note.endswith(f": 1 of 2 test triples stand in training {where}")
 
 
 def test_a_header_in_words_nobody_knew(tmp_path: Path) -> None:
@@ -462,6 +595,8 @@ def test_a_header_in_words_nobody_knew(tmp_path: Path) -> None:
     assert read_graph(tmp_path / "g.tsv", header=True).sha256 == wanted.sha256
     graph = read_graph(lines(tmp_path / "g.tsv", [("von", "relation", "nach"), *works(), ("p1", "relation", "work 2")]))
     assert "relation" in graph.relations and "--header" in graph.notes[0]
+    graph = read_graph(lines(tmp_path / "g.tsv", [("von", "wie", "nach"), *KIN[::4]]))  # nine lines below it
+    assert "none of its three labels occurs again" in graph.notes[0] and "--header" in graph.notes[0]
     folder = tmp_path / "parts"
     folder_of(folder, works())
     for part in ("train", "valid", "test"):
@@ -524,6 +659,16 @@ def test_packed_files(tmp_path: Path) -> None:
         (tmp_path / f"g.tsv.{name}").write_bytes(pack(b"a\tb\tc\n\xff\tb\tc\n"))
         with pytest.raises(DataError, match="line 2: byte 0xff"):
             read_graph(tmp_path / f"g.tsv.{name}")
+
+
+def test_files_that_are_packed_although_their_name_does_not_say_so(tmp_path: Path) -> None:
+    wanted, content = read_graph(lines(tmp_path / "g.tsv", KIN)), (tmp_path / "g.tsv").read_bytes()
+    packs = [gzip.compress, bz2.compress, lzma.compress]
+    if pyarrow := pytest.importorskip("pyarrow"):
+        packs.append(lambda x: pyarrow.Codec("zstd").compress(x, asbytes=True))
+    for pack in packs:
+        (tmp_path / "g.tsv").write_bytes(pack(content))
+        assert read_graph(tmp_path / "g.tsv").sha256 == wanted.sha256
 
 
 def test_other_forms_of_rdf(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from kgdistil.graph import SPLITS
 from kgdistil.graphs.labels import show
 
 ALIKE = 0.8  # share of two relations' triples, as Toutanova and Chen 2015 and Akrami et al. 2020 count
+WITHIN = 0.95  # share of a relation's triples that stand under a larger one as well
 FEW = 5  # triples of a relation below which that share says nothing
 DEEP = 100  # relations between two entities that are compared with each other
+MANY = 30  # different values of a middle column that are hardly relations
 
 
 def likely_order(triples: np.ndarray) -> str | None:
@@ -22,28 +24,52 @@ def likely_order(triples: np.ndarray) -> str | None:
     Entities are heads and tails, so the two columns that share most values are theirs, and relations are fewer. Where
     no columns share any, as with users and items, the relations are those of which there are far fewer.
     """
-    sets = [np.unique(triples[:, column]) for column in range(3)]
-    sizes = [len(x) for x in sets]
-    shared = {(a, b): len(np.intersect1d(sets[a], sets[b])) for a, b in ((0, 1), (1, 2), (0, 2))}
+    sizes, shared = _sizes(triples)
     for pair, relation, order in (((0, 1), 2, "htr"), ((1, 2), 0, "rht")):
         alone = not shared[0, 2] and 2 * shared[pair] > min(sizes[x] for x in pair)
         if alone or (shared[pair] > 2 * shared[0, 2] and sizes[relation] < sizes[1]):
             return order
-    few = len(triples) >= 20 and sizes[1] * 5 > len(triples)  # a middle column of so many values is no relation's
-    if not any(shared.values()) and few:
+    # A middle column of so many values is no relation's, or holds them between next to no heads or tails.
+    many = len(triples) >= 20 and (sizes[1] * 5 > len(triples) or sizes[1] >= MANY)
+    if not any(shared.values()) and many:
         for column, order in ((2, "htr"), (0, "rht")):
             if 10 * sizes[column] <= sizes[1] and 20 * sizes[column] <= len(triples):
                 return order
     return None
 
 
+def doubtful_order(triples: np.ndarray) -> str | None:
+    """One line on columns [n, 3] of which no two share a value, and which another order fits as well; else None."""
+    sizes, shared = _sizes(triples)
+    column, order = (2, "htr") if sizes[2] <= sizes[0] else (0, "rht")
+    if any(shared.values()) or sizes[1] < 2 * sizes[column] or len(triples) < 10:
+        return None
+    a, b, c = sizes
+    which = f"the {('first', 'last')[column == 2]} column has fewer values ({sizes[column]:,}) than the middle ({b:,})"
+    return (
+        f"no label stands in two columns, and {which}: read as head, relation, tail that is {b:,} relation(s) between "
+        f"{a:,} heads and {c:,} tails; if {sizes[column]:,} are the relations, give --order {order} "
+        f'(order="{order}"), else --order hrt'
+    )
+
+
+def _sizes(triples: np.ndarray) -> tuple[list[int], dict[tuple[int, int], int]]:
+    """How many values the columns have, and how many each two share."""
+    sets = [np.flatnonzero(np.bincount(triples[:, column])) for column in range(3)]
+    return [len(x) for x in sets], {(a, b): len(np.intersect1d(sets[a], sets[b])) for a, b in ((0, 1), (1, 2), (0, 2))}
+
+
 def leaks(parts: Sequence[np.ndarray], relations: Sequence[str], entities: int) -> list[str]:
-    """One line for each way in which the answer to a test triple stands in another part.
+    """One line for each way in which the answer to a test triple stands in another part, with how many do.
 
     Args:
         parts: train, valid, test, int64 [n, 3], of different triples each.
     """
-    keys = [(part[:, 0] * len(relations) + part[:, 1]) * entities + part[:, 2] for part in parts]
+
+    def key(h: np.ndarray, r: np.ndarray | int, t: np.ndarray) -> np.ndarray:
+        return (h * len(relations) + r) * entities + t
+
+    keys = [key(*part.T) for part in parts]
     lines = []
     for a, b in ((0, 2), (0, 1), (1, 2)):
         if count := len(np.intersect1d(keys[a], keys[b])):
@@ -56,22 +82,56 @@ def leaks(parts: Sequence[np.ndarray], relations: Sequence[str], entities: int) 
                 else f"{count:,} of {len(keys[b]):,} {SPLITS[b]} triples stand in {where} too, which makes ranks "
                 "better than they are; --drop-overlap (drop_overlap=True) leaves them out"
             )
-    for inverse, what, mend in (
-        (True, "inverses", "the answer to a test triple may stand in training the other way round"),
-        (False, "near copies", "the answer to a test triple may stand in training under the other name"),
-    ):
-        if found := alike(np.concatenate(parts), len(relations), entities, inverse):
-            (r, s), share = found[0]
-            pairs = "1 pair of relations is" if len(found) == 1 else f"{len(found):,} pairs of relations are"
-            example = f"{show(relations[r], 40)} and {show(relations[s], 40)} ({share:.0%})"
-            lines.append(f"{pairs} {what} of each other, such as {example}: {mend}; keep one of each pair")
+    test, trained = parts[2], np.sort(keys[0])
+    h, r, t = test.T
+
+    def answered(pairs: Iterable[tuple[int, int]], inverse: bool) -> str:
+        """How many test triples of a relation stand in training under the other of its pair."""
+        found = np.zeros(len(test), bool)
+        for relation, other in pairs:
+            some = np.flatnonzero(r == relation)
+            wanted = key(t[some], other, h[some]) if inverse else key(h[some], other, t[some])
+            found[some] |= trained[np.searchsorted(trained, wanted).clip(max=len(trained) - 1)] == wanted
+        where = "the other way round" if inverse else "under the other name"
+        return f"{found.sum():,} of {len(test):,} test triples stand in training {where}" if found.any() else ""
+
+    turned = (h != t) & np.isin(key(t, r, h), trained)
+    if turned.sum() >= max(3, 0.01 * len(test)):  # fewer may be by chance
+        lines.append(
+            f"{turned.sum():,} of {len(test):,} test triples stand in training the other way round, under the same "
+            "relation, so that to learn which relations hold both ways is to know their answers"
+        )
+    everything = np.concatenate(parts)
+    for inverse, what in ((True, "inverses"), (False, "near copies")):
+        equal, within = alike(everything, len(relations), entities, inverse)
+        if equal:
+            pairs = "1 pair of relations is" if len(equal) == 1 else f"{len(equal):,} pairs of relations are"
+            both = [both for (a, b), _ in equal for both in ((a, b), (b, a))]
+            told = answered(both, inverse) or "no test triple stands in training that way"
+            example = _example(*equal[0], relations)
+            lines.append(f"{pairs} {what} of each other, such as {example}: {told}; keep one of each pair")
+        if within and (told := answered((pair for pair, _ in within), inverse)):
+            few = "1 relation holds" if len(within) == 1 else f"{len(within):,} relations hold"
+            turn = ", turned round" if inverse else ""
+            example = _example(*within[0], relations)
+            lines.append(f"{few} only where a larger one does{turn}, such as {example}: {told}")
     return lines
 
 
-def alike(triples: np.ndarray, relations: int, entities: int, inverse: bool) -> list[tuple[tuple[int, int], float]]:
+def _example(pair: tuple[int, int], share: float, relations: Sequence[str]) -> str:
+    return f"{show(relations[pair[0]], 40)} and {show(relations[pair[1]], 40)} ({share:.0%})"
+
+
+Shares = list[tuple[tuple[int, int], float]]
+
+
+def alike(triples: np.ndarray, relations: int, entities: int, inverse: bool) -> tuple[Shares, Shares]:
     """Pairs of relations that hold between the same entities, or the same the other way round, and in what share.
 
-    The share is that of the relation in which it is smaller; a relation that is its own inverse is no pair.
+    Returns:
+        Pairs of which both have most triples in common, with the share of the one in which it is smaller; and of the
+        others those of which the first lies within the second, with its share. A relation that is its own inverse is
+        no pair.
     """
     codes = (triples[:, 0] * relations + triples[:, 1]) * entities + triples[:, 2]
     triples = triples[np.unique(codes, return_index=True)[1]]  # a triple may stand in two parts
@@ -93,13 +153,17 @@ def alike(triples: np.ndarray, relations: int, entities: int, inverse: bool) -> 
             a, b = a[mixed] % relations, b[mixed] % relations
         codes, found = np.unique(np.minimum(a, b) * relations + np.maximum(a, b), return_counts=True)
         counts.update({divmod(int(code), relations): int(n) for code, n in zip(codes, found)})
-    halves = 2 if inverse else 1
-    shares = {
-        (r, s): n / halves / max(size[r], size[s])
-        for (r, s), n in counts.items()
-        if r != s and min(size[r], size[s]) >= FEW
-    }
-    return sorted(((pair, x) for pair, x in shares.items() if x >= ALIKE), key=lambda item: (-item[1], item[0]))
+    equal, within = dict[tuple[int, int], float](), dict[tuple[int, int], float]()
+    for (r, s), twice in counts.items():
+        n = twice / (2 if inverse else 1)
+        if r != s and min(size[r], size[s]) >= FEW:
+            small, large = (r, s) if size[r] <= size[s] else (s, r)
+            if n >= ALIKE * size[large]:
+                equal[r, s] = n / size[large]
+            elif n >= WITHIN * size[small]:
+                within[small, large] = n / size[small]
+    ranked = [sorted(found.items(), key=lambda item: (-item[1], item[0])) for found in (equal, within)]
+    return ranked[0], ranked[1]
 
 
 def without_overlap(parts: Sequence[np.ndarray], relations: int, entities: int) -> tuple[list[np.ndarray], int]:

@@ -62,7 +62,7 @@ def load(source: str | os.PathLike, *, cache: Path | None = None) -> Graph:
     path = os.path.expanduser(source)
     if not os.path.isdir(path):
         raise DataError(
-            f"{os.fspath(source)!r} is neither a folder nor a known graph: give a folder with train.txt, "
+            f"{show(os.fsdecode(source))} is neither a folder nor a known graph: give a folder with train.txt, "
             f"valid.txt and test.txt, or one of {', '.join(NAMES)}"
         )
     return _load_folder(Path(path).resolve().name, Path(path))
@@ -112,7 +112,7 @@ def fetch_descriptions(name: str, *, cache: Path | None = None) -> dict[str, str
     senses may share one). Raises DataError where `name` has no such file or it cannot be had.
     """
     if name.lower() not in PUBLISHED:
-        raise DataError(f"no readable names are published for {name!r}, only for {', '.join(PUBLISHED)}")
+        raise DataError(f"no readable names are published for {show(name)}, only for {', '.join(PUBLISHED)}")
     official = PUBLISHED[name.lower()]
     text = _published(f"{official}-entity2text.txt", f"{TEXTS_URL}/{official}/entity2text.txt", _cache(cache))
     return _parse_descriptions(name.lower(), text)
@@ -153,6 +153,8 @@ def _load_folder(name: str, folder: Path) -> Graph:
         raise DataError(
             f'{folder}: its columns are likely in the order {order}, not hrt; read it with read_graph, order="{order}"'
         )
+    if doubt := checks.doubtful_order(numbers.reshape(-1, 3)):
+        log.warning("%s: %s", name, doubt)
     graph, plain = _graph(name, triples, _sha256(sums.encode()), {}), dict[str, str]()
     for word in words:
         if (other := plain.setdefault(tidy(word), word)) != word:
@@ -213,7 +215,7 @@ def _at_hand(file: str, cache: Path | None) -> bytes | None:
     """The bytes of a published file that is here, or None; a damaged one in `cache` counts as absent."""
     if folder := os.environ.get(DATA_VARIABLE):
         if not (local := Path(folder).expanduser()).is_dir():
-            raise DataError(f"{DATA_VARIABLE} names {folder!r}, which is no folder; correct or unset it")
+            raise DataError(f"{DATA_VARIABLE} names {show(folder)}, which is no folder; correct or unset it")
         if (local / file).is_file():
             content = _read(local / file)
             if (found := _sha256(content)) != SHA256[file]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from kgdistil.config import short
 from kgdistil.errors import DataError, KgdistilError, needs
 from kgdistil.graphs.labels import show, text_of, tidy, unquoted
 from kgdistil.graphs.limits import Counted
@@ -37,6 +38,13 @@ SURE = {
 }  # hardly ever a relation
 PLACES = ("head", "relation", "tail")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
+MAGIC = {b"\x1f\x8b": ".gz", b"BZh91AY&SY": ".bz2", b"\xfd7zXZ\0": ".xz", b"(\xb5/\xfd": ".zst"}  # no text begins so
+OTHERS = {  # what a file that is no text begins with, and what to do
+    b"\xff\xfe": "it looks like UTF-16; save it as UTF-8",
+    b"\xfe\xff": "it looks like UTF-16; save it as UTF-8",
+    b"PK": "it looks like a zip or a spreadsheet; unpack it, or save it as .csv",
+    b"PAR1": "it looks like Parquet; name it .parquet",
+}
 BLOCK = 1 << 16  # triples that are Python strings at any one time
 
 Rows = Iterator[tuple[Any, ...]]  # where the block begins, and its three columns
@@ -57,11 +65,11 @@ class Form:
     def __post_init__(self) -> None:
         if self.columns is not None and (len(self.columns) != 3 or len(set(self.columns)) != 3):
             raise DataError(
-                f"columns is {self.columns!r}: it must be three names or numbers, of head, relation and tail"
+                f"columns is {short(self.columns)}: it must be three names or numbers, of head, relation and tail"
             )
         if self.order is not None:
             if not isinstance(self.order, str) or sorted(self.order) != ["h", "r", "t"]:
-                raise DataError(f"order is {self.order!r}: it must be htr, or another order of the three letters")
+                raise DataError(f"order is {short(self.order)}: it must be htr, or another order of the three letters")
             if self.columns is not None:
                 raise DataError("give columns or order: the columns' names or numbers say the order already")
 
@@ -186,9 +194,13 @@ def stem(path: Path) -> str:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked where its name ends in one of `PACKED`."""
+    """The bytes of a file, unpacked where its name ends in one of `PACKED` or it begins as such a file does."""
     packed = path.suffix.lower()
     if packed not in PACKED:
+        with open(path, "rb") as file:
+            head = file.read(max(map(len, MAGIC)))
+        packed = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "")
+    if not packed:
         with open(path, "rb") as file:
             yield file
         return
@@ -215,8 +227,11 @@ def reading(path: Path, *more: type[Exception]) -> Iterator[None]:
     except UnicodeDecodeError as error:
         with opened(path) as file:
             number = next((i for i, line in enumerate(file, 1) if not is_utf8(line)), 0)
+        with opened(path) as file:
+            head = file.read(4)
+        mend = next((mend for magic, mend in OTHERS.items() if head.startswith(magic)), "save it as UTF-8")
         byte = error.object[error.start]
-        raise DataError(f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8") from None
+        raise DataError(f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8; {mend}") from None
     except kinds as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot read {path}: {reason[:200]}") from None

@@ -1,4 +1,14 @@
-"""Labels and their numbers. Those that look the same are one label, unless they are kept as they are."""
+"""Labels and their numbers. Those that look the same are one label, unless they are kept as they are.
+
+| written | read |
+| --- | --- |
+| spaces at an end, several in a row, or of other kinds | none at an end, one inside, a plain one |
+| characters without width, as U+180E, U+200B and marks of direction; control characters, as NUL | left out |
+| accents composed or not (NFC, NFD) | NFC |
+| quotes `"` round a field of a .tsv, or `'` round all fields of a .csv | no part of the label |
+| other quotes at an end, percent-encoding (`%20`) | left apart, and said where another label differs in no more |
+| small and large letters, line breaks inside, variants of one character (U+FE0F) | left apart |
+"""
 
 from __future__ import annotations
 
@@ -6,16 +16,22 @@ import csv
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from kgdistil.errors import DataError
 
-# No width, and no part of a word: zero-width space, word joiner, byte order mark, soft hyphen, direction marks.
-INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad\u200e\u200f"))
-SPACES = dict.fromkeys(map(ord, "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))), " ")
-ENDS = "\u200c\u200d"  # joiners: letters of Persian and emoji need them, but at an end they join nothing
+# No width, and no part of a word: soft hyphen, zero-width space, byte order mark, marks of direction and the like; and
+# control characters but those that end a line.
+INVISIBLE = dict.fromkeys(
+    (0xAD, 0x34F, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
+) | dict.fromkeys((*range(9), *range(0x0E, 0x1C), *range(0x7F, 0x85), *range(0x86, 0xA0)))
+SPACES = dict.fromkeys([0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x2800, 0x3000, 0x3164, 0xFFA0], " ")
+QUOTES = "\"'`´‘’‚“”„«»‹›"
+# Beside white space: joiners, which letters of Persian and emoji need, but which at an end join nothing.
+ENDS = "\u200c\u200d \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"
 TABLES = {  # files of other libraries that number labels: entities, relations, whether the label stands first
     "entity2id.txt": ("relation2id.txt", True),  # OpenKE
     "entity_ids.del": ("relation_ids.del", False),  # LibKGE
@@ -32,11 +48,10 @@ def show(value: str, limit: int = 80) -> str:
 
 
 def tidy(label: str) -> str:
-    """The label in NFC, plain spaces for others, nothing invisible, and no space at either end."""
-    if not label.isascii():
-        label = unicodedata.normalize("NFC", label).translate(INVISIBLE).translate(SPACES)
-        return label.strip().strip(ENDS).strip()
-    return label.strip()
+    """The label in NFC, plain single spaces for others, nothing invisible, and no space at either end."""
+    if not label.isascii() or not label.isprintable():
+        label = unicodedata.normalize("NFC", label.translate(INVISIBLE).translate(SPACES)).strip(ENDS)
+    return re.sub("  +", " ", label.strip()) if "  " in label else label.strip()
 
 
 def unquoted(label: str) -> str:
@@ -44,6 +59,18 @@ def unquoted(label: str) -> str:
     if len(label) > 1 and label[0] == label[-1] == '"' and '"' not in label[1:-1].replace('""', ""):
         return label[1:-1].replace('""', '"')
     return label
+
+
+def nearly_alike(labels: Iterable[str]) -> list[tuple[str, str]]:
+    """Labels that differ from another only in quotes at an end or in percent-encoding, each with the other."""
+    there, found = set(labels), []
+    plain: dict[str, str] = {}
+    for label in sorted(x for x in there if x[0] in QUOTES or x[-1] in QUOTES or "%" in x):
+        bare = tidy(unquote(label).strip(QUOTES))
+        other = bare if bare in there else plain.setdefault(bare, label)
+        if other != label:
+            found.append((label, other))
+    return found
 
 
 class LabelFault(Exception):

@@ -19,12 +19,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from kgdistil.config import short
 from kgdistil.errors import DataError, needs
 from kgdistil.graph import NAMES, SPLITS, Graph
 from kgdistil.graphs import checks
 from kgdistil.graphs.datasets import load
 from kgdistil.graphs.forms import PACKED, PLACES, SURE, Form, Source, ending, opened, reading, stem, word
-from kgdistil.graphs.labels import LabelFault, Labels, find_tables, show, tidy, unquoted
+from kgdistil.graphs.labels import LabelFault, Labels, find_tables, nearly_alike, show, tidy, unquoted
 from kgdistil.graphs.rdf import FORMATS, read_rdf
 from kgdistil.graphs.tables import read_array, read_parquet, read_table, table_or_array
 from kgdistil.graphs.text import ENDINGS as TEXT
@@ -69,9 +70,9 @@ def read_graph(
         order: of three columns without names: "htr" for head, tail, relation. Left out, "hrt", which is refused where
             another order fits the triples far better.
         header: whether the first line of a text file names the columns. Left out, it is found out, and said.
-        keep_labels: labels that differ in spaces at their ends, in spaces of other kinds, in invisible characters, in
-            how accents are composed (NFC or NFD), or in quotes round a field of a .tsv, stay apart. Left out, they are
-            one label, in its plainest form. IRIs stay as they are in any case.
+        keep_labels: labels that differ in spaces at their ends, in how many or which spaces, in invisible characters,
+            in how accents are composed (NFC or NFD), or in quotes round a field of a .tsv, stay apart. Left out, they
+            are one label, in its plainest form (`labels`). IRIs of RDF stay as they are in any case.
         drop_overlap: leave triples out of valid that stand in train, and out of test that stand in train or valid.
         names: readable names by entity label: a mapping, or a file with two tab-separated columns, label and name.
             RDF files bring their own (rdfs:label).
@@ -82,9 +83,9 @@ def read_graph(
     if (valid is None) != (test is None):
         raise DataError("give valid and test together, or neither to have the triples split")
     if not (isinstance(held_out, float) and 0 < held_out < 0.5):
-        raise DataError(f"held_out is {held_out!r}: it must be a share between 0 and 0.5, such as 0.1")
+        raise DataError(f"held_out is {short(held_out)}: it must be a share between 0 and 0.5, such as 0.1")
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise DataError(f"seed is {seed!r}: it must be a whole number from 0")
+        raise DataError(f"seed is {short(seed)}: it must be a whole number from 0")
     form = Form(None if columns is None else tuple(columns), order, header, keep_labels)
     sources: list[Any] = [train] if valid is None else [train, valid, test]
     if valid is None and isinstance(train, str | os.PathLike):
@@ -150,9 +151,10 @@ class _Reader:
             source = Source("the list" if isinstance(given, list | tuple) else "the array")
             return source, read_array(source, value, form)
         path = Path(os.path.expanduser(given))
-        if not path.is_file():
+        if not os.path.isfile(path):  # False for a name that is too long, too
             hint = f"; known graphs are {', '.join(NAMES)}" if path.suffix == "" else ""
-            raise DataError(f"{path} is missing or no regular file{hint}")
+            shown = str(path) if len(str(path)) < 300 else show(str(path))
+            raise DataError(f"{shown} is missing or no regular file{hint}")
         source, kind = Source(str(path), path), ending(path)
         if kind == ".parquet":
             return source, read_parquet(source, form)
@@ -161,7 +163,7 @@ class _Reader:
         if kind in TEXT:
             return source, read_text(source, form)
         raise DataError(
-            f"{path}: unknown ending {kind!r}; name the file by its form: {', '.join(ENDINGS)}, packed or not as "
+            f"{path}: unknown ending {show(kind)}; name the file by its form: {', '.join(ENDINGS)}, packed or not as "
             f"{', '.join(PACKED)}"
         )
 
@@ -183,6 +185,8 @@ class _Reader:
                     f"relation, tail they hold {b:,} relations between {a:,} heads and {c:,} tails; give "
                     f'--order {found} (order="{found}"), or --order hrt where that is meant'
                 )
+            if doubt := checks.doubtful_order(together):
+                self.form.notes.append(doubt)
         self._first_rows(words)
 
     def _first_rows(self, words: list[str]) -> None:
@@ -195,16 +199,18 @@ class _Reader:
             first = show(", ".join(words[x] for x in part[0]))
             head, relation, tail = (part[1:] == part[0]).any(0)
             named = word(words[part[0, 1]]) in SURE
+            alone = len(part) > 3 and not np.isin(part[0], part[1:]).any()
             if len(part) > 1 and not relation and (named or (firsts.count(firsts[i]) > 1 and part[0, 1] not in others)):
                 self.parts[i] = part[1:]
                 self.form.notes.append(
                     f"{source.what}: the first row ({first}) is taken for the columns' names, not for a triple; "
                     "--no-header (header=False) reads it as one"
                 )
-            elif len(part) > 1 and not (head or tail) and (named or (len(part) >= 10 and not relation)):
+            elif len(part) > 1 and not (head or tail) and (named or ((alone or len(part) >= 10) and not relation)):
+                which = "none of its three labels occurs" if alone else "its head and tail do not occur there"
                 self.form.notes.append(
-                    f"{source.what}: the first row ({first}) is read as a triple, but its head and tail do not occur "
-                    "there again; if it names the columns, give --header (header=True)"
+                    f"{source.what}: the first row ({first}) is read as a triple, but {which} again; if it names the "
+                    "columns, give --header (header=True)"
                 )
             elif not relation and len(part) >= 10 * len(np.unique(part[:, 1])):
                 self.form.notes.append(
@@ -307,7 +313,8 @@ class _Reader:
         if count := int((~known).sum()):
             notes.append(f"{count:,} entities occur in valid or test only, so nothing is learnt about them")
         notes = ["; ".join(notes)] if notes else []
-        notes += form.notes + self._labels_changed() + checks.leaks(parts, relations, len(entities))
+        notes += form.notes + self._labels_changed() + self._left_apart(entities, relations)
+        notes += checks.leaks(parts, relations, len(entities))
         at_hand = self._names(form, entities, given, notes)
         for note in notes:
             log.warning("%s: %s", name, note)
@@ -329,8 +336,18 @@ class _Reader:
         raw = next(iter(changed))
         became = f", by which {merged:,} became one with another" if merged else ""
         return [
-            f"{len(changed):,} label(s) lost spaces, quotes or invisible characters at an end, or were composed anew, "
+            f"{len(changed):,} label(s) lost spaces, quotes or invisible characters, or were composed anew, "
             f"such as {show(raw, 40)}{became}; --keep-labels (keep_labels=True) leaves them as they are"
+        ]
+
+    def _left_apart(self, *tables: list[str]) -> list[str]:
+        found = [] if self.form.keep_labels else [pair for labels in tables for pair in nearly_alike(labels)]
+        if not found:
+            return []
+        example = " and ".join(show(label, 40) for label in found[0])
+        return [
+            f"{len(found):,} label(s) differ from another only in quotes or percent-encoding, such as {example}; they "
+            "stay apart: write them alike where one thing is meant"
         ]
 
     def _names(self, form: Form, entities: list[str], given: bool, notes: list[str]) -> dict[str, str]:
@@ -420,7 +437,7 @@ def _from_pykeen(name: str) -> Graph:
         train, valid, test = (np.asarray(factory.triples, dtype=object) for factory in factories)
     except Exception as error:  # noqa: BLE001 - whatever a download of another library raises
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"PyKEEN cannot give the data set {name!r}: {reason[:200]}") from None
+        raise DataError(f"PyKEEN cannot give the data set {show(name)}: {reason[:200]}") from None
     return read_graph(train, valid, test, name=name.lower(), order="hrt", keep_labels=True)
 
 

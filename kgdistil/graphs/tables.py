@@ -80,6 +80,7 @@ def read_parquet(source: Source, form: Form) -> Rows:
             allow(24 * file.metadata.num_rows, path)
             start = 0
             for batch in file.iter_batches(BLOCK, columns=wanted):
+                batch.validate(full=True)  # a damaged file's numbers may lie beyond its dictionary
                 found = [_listed(batch.column(name)) for name in wanted]
                 yield start, *(texts(column, source.what, start) for column in found)
                 start += len(batch)

@@ -25,13 +25,15 @@ def read_text(source: Source, form: Form) -> Rows:
     commas, source.quotes = kind == ".csv", kind != ".csv"
     with reading(path), opened(path) as binary:
         file = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="" if commas else "\n")
-        lines = _commas(file, form) if commas else _tabs(file)
+        lines = _commas(source, file, form) if commas else _tabs(file)
         first = next(lines, None)
-        while first is not None and first[1] in ([], [""]):
+        while first is not None and _blank(first[1], form):
             form.left_out["blank line(s)"] += 1
             first = next(lines, None)
         if first is None:
             return
+        if len(first[1]) < 3 and (mend := _separated((",\t"[not commas]).join(first[1]), commas)):
+            raise DataError(f"{path}, line {first[0]}: {len(first[1])} column(s) in place of 3: {mend}")
         if len(first[1]) == 1 and first[1][0].strip().isdigit() and not commas:
             yield from _counted(source, form, lines, first[1][0].strip())
             return
@@ -48,8 +50,32 @@ def read_text(source: Source, form: Form) -> Rows:
             yield from _tabbed(source, form, file, first[0] + 1, columns, len(first[1]))
 
 
-def _commas(file: io.TextIOWrapper, form: Form) -> Iterator[tuple[int, list[str]]]:
-    head = list(itertools.islice(file, 1000))
+def _separated(line: str, commas: bool) -> str | None:
+    """What to do about a line whose columns something else separates; None where nothing else does."""
+    for mark, name in (("\t", "tabs"), (",", "commas"), (";", "semicolons"), ("|", "bars"), (" ", "spaces")):
+        if len(parts := line.split(mark.strip(" ") or None)) > 2 and all(part.strip() for part in parts[:3]):
+            mend = "name it .tsv" if mark == "\t" else "name it .csv" if mark == "," else ""
+            mend = mend or f"put {'commas' if commas else 'tabs'} in their place"
+            return f"{show(line)} is separated by {name}; {mend}"
+    return None
+
+
+def _blank(row: list[str], form: Form) -> bool:
+    """Whether a line holds nothing; spaces may be labels where labels are kept as they are."""
+    return not any(map(str.strip, row)) and (len(row) < 2 or not form.keep_labels)
+
+
+def _commas(source: Source, file: io.TextIOWrapper, form: Form) -> Iterator[tuple[int, list[str]]]:
+    head, quote = list(itertools.islice(file, 1000)), '"'
+    quoted = [line.strip() for line in head if line.strip()]
+    with contextlib.suppress(csv.Error):
+        if not form.keep_labels and all(len(x) > 1 and x[0] == x[-1] == "'" for x in quoted[1:] or quoted):
+            widths = {len(row) for row in csv.reader(quoted, quotechar="'", strict=True, skipinitialspace=True)}
+            if len(widths) == 1 and max(widths) > 2:
+                quote = "'"
+                form.notes.append(
+                    "single quotes round fields are no part of the labels; --keep-labels (keep_labels=True) keeps them"
+                )
     with contextlib.suppress(csv.Error):
         if not form.keep_labels and list(csv.reader(head)) != list(csv.reader(head, skipinitialspace=True)):
             form.notes.append(
@@ -57,8 +83,15 @@ def _commas(file: io.TextIOWrapper, form: Form) -> Iterator[tuple[int, list[str]
             )
     # A space after a comma would else be part of the label, and so would the quotes that follow it.
     lines = itertools.chain(head, file)
-    reader = csv.reader(lines, strict=True, skipinitialspace=not form.keep_labels)
-    return ((reader.line_num, row) for row in reader)
+    reader = csv.reader(lines, quotechar=quote, strict=True, skipinitialspace=not form.keep_labels)
+    end = 0
+    try:
+        for row in reader:
+            end = reader.line_num
+            yield end, row
+    except csv.Error as error:
+        mend = "; is a quote not closed that opens there? A quote within quotes is written twice"
+        raise DataError(f"{source.what}, line {end + 1}: {error}{mend}") from None
 
 
 def _tabs(file: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
@@ -71,23 +104,33 @@ def _tabbed(source: Source, form: Form, file: io.TextIOWrapper, number: int, col
         text = "".join(block)
         text = text.removesuffix("\n") if text.endswith("\n") else text.removesuffix("\r")
         lines = (text + "\n").replace("\r\n", "\n").removesuffix("\n").split("\n")
-        if {line.count("\t") for line in lines} == {width - 1}:
+        if {line.count("\t") for line in lines} == {width - 1} and "\t" * (width - 1) not in lines:
             cells = "\t".join(lines).split("\t")
             yield list(range(number, number + len(lines))), *(cells[i::width] for i in columns.order)
         else:
             rows = ((i, line.split("\t")) for i, line in enumerate(lines, number))
-            yield from _blocks(source, form, rows, columns, width)
+            yield from _blocks(source, form, rows, columns, width, file)
         number += len(block)
 
 
-def _blocks(source: Source, form: Form, lines: Iterator, columns: Columns, width: int) -> Rows:
+def _blocks(
+    source: Source, form: Form, lines: Iterator, columns: Columns, width: int, rest: Iterator | None = None
+) -> Rows:
+    """The columns of lines; `rest`: what follows them in the file, where that is not in `lines`."""
     while block := list(itertools.islice(lines, BLOCK)):
-        full = [(number, row) for number, row in block if row not in ([], [""])]
+        full = [(number, row) for number, row in block if not _blank(row, form)]
         form.left_out["blank line(s)"] += len(block) - len(full)
         for number, row in full:
             if len(row) != width:
+                last = number == full[-1][0] and next(lines if rest is None else rest, None) is None
+                cut = len(row) < width and last
                 raise DataError(
                     f"{source.what}, line {number}: {len(row)} column(s) in place of {width}: {show(str(row))}"
+                    + (
+                        "; it is the last line, so the file looks cut off: fetch it again"
+                        if cut
+                        else "; correct the line"
+                    )
                 )
         if full:
             at = [number for number, _ in full]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kgdistil.config import short
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
@@ -143,9 +144,9 @@ def choose(
     """
     name = convention or "kgdistil"
     if name not in CONVENTIONS:
-        raise ConfigError(f"convention is {name!r}: choose one of {', '.join(CONVENTIONS)}")
+        raise ConfigError(f"convention is {short(name)}: choose one of {', '.join(CONVENTIONS)}")
     if norm not in (None, 1, 2):
-        raise ConfigError(f"norm is {norm!r}: it must be 1 or 2")
+        raise ConfigError(f"norm is {short(norm)}: it must be 1 or 2")
     kind = kind_named(kind, source).__name__
     offset = gamma if offset is None else offset
     if kind == "RotatE" and offset is None and name in SCALED:
