@@ -92,6 +92,7 @@ def main() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Plain("kgdistil: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("kgdistil").setLevel(logging.INFO)  # how far training is
 
 
 trust = click.option(

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -330,6 +331,7 @@ def test_a_bar_is_shown_when_asked_for_and_never_without_a_terminal(tiny: Graph,
     run(tiny_config(seed=2), tiny, progress=True)
     shown = capsys.readouterr().err
     assert "12/12" in shown and all(word in shown for word in ("loss ", "valid MRR 0.", "triples/s"))
+    assert all(re.match(r"[^|]{1,30}\|.{12}\| \d+/12", line) for line in shown.split("\r") if line.strip())
 
 
 # ---- what goes wrong leaves earlier results alone -------------------------------------------------------------------

@@ -16,6 +16,7 @@ from kgdistil import records
 from kgdistil.checkpoint import load_model, save_model
 from kgdistil.compress.packing import GROUPS, check_precision, quantised
 from kgdistil.distillation import recipes
+from kgdistil.distillation.progress import together
 from kgdistil.distillation.recipes import LISTS
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError
@@ -93,6 +94,7 @@ def distil(
         stages, epochs, seed, device: as `recipes.distillation`, or `recipes.few_bits`, which has one stage; their
             epochs where None.
         precision: of the student's file.
+        progress: True or False for a bar of all runs and one of each; None: in a terminal, else lines of the log.
     Raises:
         KgdistilError: one line that says what to do.
     """
@@ -122,11 +124,12 @@ def distil(
     else:
         own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)
         recipe = recipes.distillation(**shared, teacher_dim=teacher_dim, stages=stages, batch_size=own)
-    runs = recipe.run(graph, progress)
-    last = list(runs)[-1]
+    last, further = list(recipe.configs)[-1], {}
     if softmax_epochs and not coded:
         further = recipes.on_lists(recipe, softmax_epochs, min(512, batch_size(graph)))
-        runs |= {name: run(config, graph, progress=progress) for name, config in further.items()}
+    with together(recipe.configs | further, graph, given, progress) as shown:
+        runs = recipe.run(graph, shown)
+        runs |= {name: run(config, graph, progress=shown) for name, config in further.items()}
     valid = {name: done.record["valid"]["both"]["mrr"] for name, done in runs.items()}
     alone, taught = (max((n for n in (x, x + LISTS) if n in valid), key=valid.__getitem__) for x in ("no-DS", last))
     gain = valid[taught] - valid[alone]

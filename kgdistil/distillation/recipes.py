@@ -19,7 +19,7 @@ from kgdistil.errors import ConfigError, KgdistilError
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, KGEModel
-from kgdistil.training.loop import Run, resolve, run
+from kgdistil.training.loop import Run, Shown, resolve, run
 
 # What `distil` and the notebooks take on any graph; the cells of the paper's tables have paper/reproduction.toml, whose
 # head says which settings stand where. Here is what differs from `RunConfig`'s defaults, by model and graph; "*" is any
@@ -64,7 +64,12 @@ class Recipe:
         """The run that ends the distillation."""
         return self.stage2 or self.stage1
 
-    def step(self, name: str, graph: Graph, progress: bool | None = None) -> Run:
+    @property
+    def configs(self) -> dict[str, RunConfig]:
+        """What is trained, by the runs' names for people, in the order of training."""
+        return {STEPS[name]: config for name in STEPS if (config := getattr(self, name)) is not None}
+
+    def step(self, name: str, graph: Graph, progress: Shown = None) -> Run:
         """One run, found or trained: `teacher`, `no_ds`, `stage1` or `stage2`. Later steps need the earlier ones."""
         if name == "teacher" and self.saved_teacher:
             return read_teacher(self.saved_teacher, graph)
@@ -73,7 +78,7 @@ class Recipe:
             raise ConfigError(f"this recipe has no {STEPS[name]}: stages is 1")
         return run(config, graph, progress=progress)
 
-    def run(self, graph: Graph, progress: bool | None = None) -> dict[str, Run]:
+    def run(self, graph: Graph, progress: Shown = None) -> dict[str, Run]:
         """All runs by their names for people, those that are finished read from disk."""
         there = [name for name in STEPS if name != "stage2" or self.stage2]
         return {STEPS[name]: self.step(name, graph, progress) for name in there}

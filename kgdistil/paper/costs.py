@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from kgdistil import records
 from kgdistil.config import RunConfig
-from kgdistil.models import build_model
+from kgdistil.distillation.progress import epoch_seconds, untrained
 from kgdistil.paper.cells import (
     CODED,
     LOW_RANK,
@@ -27,13 +26,10 @@ from kgdistil.paper.recipe import (
     with_needs,
 )
 from kgdistil.paper.tasks import graph_of, recorded
-from kgdistil.training.engine import make_engine
-
-PART = 16  # one in so many triples says what an epoch costs
 
 
 class Costs:
-    """Seconds of an epoch by what decides them, from records of this device or else from timing one, or part of it."""
+    """Seconds of an epoch by what decides them, from records of this device or else from timing a part of one."""
 
     def __init__(self, device: str):
         self.device, self.known = device, {}
@@ -51,19 +47,10 @@ class Costs:
     def epoch(self, run_config: RunConfig) -> float:
         key = self.key(run_config.model_dump())
         if key not in self.known:
-            graph, sizes = graph_of(run_config.dataset), (run_config.model_options,)
-            args = (graph.num_entities, graph.num_relations)
-            student = build_model(run_config.model, *args, run_config.dim, **sizes[0])
-            large = run_config.dim if run_config.group else 64
-            teacher = build_model(run_config.model, *args, large, **sizes[0]) if run_config.teacher else None
-            part = PART if run_config.loss == "softmax" else 1  # whole lists take minutes
-            graph = replace(graph, train=graph.train[::part])
-            engine = make_engine(student.to(self.device), teacher and teacher.to(self.device), run_config, graph)
-            rates = torch.full((engine.steps,), run_config.lr, dtype=torch.float64)
-            for epoch in range(2):  # the first one warms up
-                began = time.perf_counter()
-                engine.epoch(epoch, rates, rates)
-            self.known[key] = part * (time.perf_counter() - began)
+            graph = graph_of(run_config.dataset)
+            large = run_config.model_copy(update={"dim": run_config.dim if run_config.group else 64})
+            teacher = untrained(large, graph) if run_config.teacher else None
+            self.known[key] = epoch_seconds(run_config, graph, teacher)
         return self.known[key]
 
     def cell(self, cell: Cell, left: bool = True) -> float:

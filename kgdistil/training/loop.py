@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,10 @@ from kgdistil.training.engine import Engine, make_engine
 
 log = logging.getLogger("kgdistil")
 DECAY, TRIGGER = 0.96, 5  # the paper's "learning rate decay and trigger decay threshold"
-CHECKPOINT = "checkpoint.safetensors"
-CHECKPOINT_SECONDS = 30.0  # how much work a killed run may lose
+CHECKPOINT, CHECKPOINT_SECONDS = "checkpoint.safetensors", 30.0  # how much work a killed run may lose
+BAR = "{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} epochs, {elapsed}<{remaining}{postfix}"
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and the rest
+Shown = bool | Callable[..., tqdm] | None  # what makes a bar, of a run's id and what tqdm takes; or see `run`
 
 
 @dataclass
@@ -84,7 +85,7 @@ def run(
     config: RunConfig,
     graph: Graph | None = None,
     *,
-    progress: bool | None = None,
+    progress: Shown = None,
     save_ranks: bool = False,
     again: bool = False,
 ) -> Run:
@@ -95,7 +96,7 @@ def run(
 
     Args:
         graph: the data set where it is loaded already.
-        progress: True or False for a bar; None shows one in a terminal only.
+        progress: True or False for a bar, None for one in a terminal only, or what makes one (`Shown`).
         save_ranks: keep the test ranks beside the record, for significance tests.
         again: train even if a record and weights exist.
     Raises:
@@ -155,7 +156,7 @@ def train(
     *,
     teacher: KGEModel | None = None,
     start: KGEModel | None = None,
-    progress: bool | None = None,
+    progress: Shown = None,
     save_ranks: bool = False,
 ) -> Run:
     """Train one model and leave its weights in `folder` and its record at `records.record_path`.
@@ -171,19 +172,20 @@ def train(
         state = restore(path, saved, engine) if saved else Progress()
         known = KnownTriples(graph.known.cpu(), graph.num_relations)
         saved_at = began = time.monotonic()
-        options = {"disable": None if progress is None else not progress, "unit": "epoch", "desc": config.run_id}
-        with tqdm(total=config.epochs, initial=state.epoch, **options) as bar:
+        name = f"{config.model} {config.dim} {config.role}"  # its id would leave the bar no room
+        options = {"desc": name, "total": config.epochs, "initial": state.epoch, "bar_format": BAR}
+        hidden = None if progress is None else not progress
+        with progress(config.run_id, **options) if callable(progress) else tqdm(**options, disable=hidden) as bar:
             while not state.finished:
                 at = time.monotonic()
                 losses = advance(engine, state)
                 speed = len(graph.train) / (time.monotonic() - at)
                 if state.epoch % config.check_every == 0 or state.epoch == config.epochs:
                     validate(engine, graph, known, state, losses)
-                stuck = config.patience > 0 and state.bad_checks >= config.patience
-                state.finished = stuck or state.epoch == config.epochs
-                bar.update()
+                state.finished = state.epoch == config.epochs or 0 < config.patience <= state.bad_checks
                 loss, mrr = sum(losses.values()) - losses["lr"], max(state.best_mrr, 0)
-                bar.set_postfix_str(f"loss {loss:.4f}, valid MRR {mrr:.3f}, {speed:,.0f} triples/s")
+                bar.set_postfix_str(f"valid MRR {mrr:.3f}, loss {loss:.4f}, {speed:,.0f} triples/s", refresh=False)
+                bar.update()
                 now = time.monotonic()
                 if state.finished or now - saved_at > CHECKPOINT_SECONDS:
                     state.seconds, began, saved_at = state.seconds + now - began, now, now
