@@ -6,10 +6,11 @@ import json
 import pytest
 import torch
 
-from kgdistil import build_model, kernels
+from kgdistil import build_model, kernels, records
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import rank
+from kgdistil.graphs.datasets import load
 from kgdistil.paper.bench import compare, gpu
 from kgdistil.paper.bench.machine import training_floor
 from kgdistil.paper.bench.peers import MODELS, EagerTorch, TorchKGE
@@ -300,6 +301,30 @@ def test_whole_lists_are_measured_beside_pytorch(results_in_tmp, monkeypatch):
     monkeypatch.setattr(lists.kernels, "compiler", lambda: None)
     with pytest.raises(ConfigError, match="needs the compiled kernels"):
         lists.measure(1)
+
+
+@needs_compiler
+def test_what_no_compiler_costs_is_measured(results_in_tmp, monkeypatch):
+    from kgdistil.paper.bench import readable
+
+    for name, value in (("GRAPHS", ("nations",)), ("MODELS", ("TransE", "ComplEx")), ("DIMS", (4,)), ("TRAINED", 300)):
+        monkeypatch.setattr(readable, name, value)
+    assert readable.main(["--rounds", "1"]) == 0
+    report = json.loads((results_in_tmp / "bench" / "readable.json").read_text())
+    assert [(row["graph"], row["model"]) for row in report["rows"]] == [("nations", "TransE"), ("nations", "ComplEx")]
+    for found in (row[what] for row in report["rows"] for what in ("training", "ranking")):
+        assert found["ratio"] == pytest.approx(found["readable"] / found["compiled"])
+    monkeypatch.setattr(readable.kernels, "compiler", lambda: None)
+    with pytest.raises(ConfigError, match="needs the compiled kernels"):
+        readable.measure(load("nations"), 1)
+
+
+def test_the_log_says_what_no_compiler_cost_where_it_was_measured():
+    from kgdistil.kernels.compile import SLOWER
+    from kgdistil.paper.bench.readable import spans
+
+    report = json.loads((records.root() / "results" / "bench" / "readable.json").read_text())
+    assert f"using PyTorch, which took {spans(report['rows'])} where it was measured" == SLOWER
 
 
 def test_faiss_scans_the_same_codes(umls):

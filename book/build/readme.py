@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from kgdistil.distillation import recipes
 from kgdistil.errors import KgdistilError, run_command
 from kgdistil.files import write_atomically, write_text
 from kgdistil.paper import reading
-from kgdistil.paper.bench import told
+from kgdistil.paper.bench import readable, told
 from kgdistil.paper.notebooks import verdict
 from kgdistil.training.loop import Run
 
@@ -128,6 +129,9 @@ def bench_block() -> str:
     if floors := [f["times_floor"] for f in report["floors"] if f["dim"] == 64]:
         said = f"{min(floors):.1f} to {max(floors):.1f} times as long as moving its bytes once."
         blocks.append(f"A d=64 training step takes {said}")
+    if (path := reading.folder() / "bench" / "readable.json").is_file():
+        spans = readable.spans(json.loads(path.read_text(encoding="utf-8"))["rows"])
+        blocks.append(f"Without a C++ compiler PyTorch took {spans} ([the record](results/bench/readable.json)).")
     if measured:
         blocks.append("On a GPU ([results/bench/gpu.json](results/bench/gpu.json)):")
         blocks.append(markdown(*told.on_gpu(measured)))
