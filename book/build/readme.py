@@ -129,7 +129,7 @@ def bench_block() -> str:
     if floors := [f["times_floor"] for f in report["floors"] if f["dim"] == 64]:
         said = f"{min(floors):.1f} to {max(floors):.1f} times as long as moving its bytes once."
         blocks.append(f"A d=64 training step takes {said}")
-    if (path := reading.folder() / "bench" / "readable.json").is_file():
+    if (path := records.results_folder() / "bench" / "readable.json").is_file():
         spans = readable.spans(json.loads(path.read_text(encoding="utf-8"))["rows"])
         blocks.append(f"Without a C++ compiler PyTorch took {spans} ([the record](results/bench/readable.json)).")
     if measured:

@@ -34,7 +34,9 @@ HERE = Path(__file__).parent
 FAST = ["-O3", "-std=c++17", "-fPIC", "-fopenmp", "-march=native", "-mprefer-vector-width=512"]
 SANITIZE = ["-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=undefined"]
 # a small graph and a larger one, four models, dimensions 64 and 8: results/bench/readable.json
-SLOWER = "using PyTorch, which took 3 to 7 times as long to train and 6 to 154 times as long to rank"
+SLOWER = (
+    "using PyTorch, which took 7 to 26 times as long to train and 2 to 272 times as long to rank where it was measured"
+)
 FAST_MATH = ["-ffast-math", "-fno-finite-math-only"]  # when compiling, never when linking: see `compiled`
 
 
