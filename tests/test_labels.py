@@ -1,9 +1,11 @@
 """Labels that are searched where they lie, against plain Python; damaged arrays; a million of them."""
 
+import contextlib
 import itertools
 import json
 from bisect import bisect_left
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -139,7 +141,8 @@ def test_arrays_of_another_kind_are_refused():
 
 @given(st.lists(st.integers(-2, 12) | st.integers(-(2**63), 2**63 - 1), min_size=9, max_size=9), st.binary(min_size=10))
 @settings(max_examples=300, deadline=None)
-def test_hostile_arrays_never_do_worse_than_an_error(numbers, text):
+@pytest.mark.parametrize("sampled", [16, 1])  # 1: that they are not sorted is not noticed at once
+def test_hostile_arrays_never_do_worse_than_an_error(sampled, numbers, text):
     order = None if numbers[0] % 2 else np.array([abs(x) % 11 - 1 for x in numbers], np.int32)
     offsets = np.array([0, *numbers[1:], len(text)], np.int64)
     for ask in (
@@ -151,10 +154,19 @@ def test_hostile_arrays_never_do_worse_than_an_error(numbers, text):
         list,
         Labels.check,
     ):
-        try:
+        with patch("kgdistil.answer.labels.SAMPLED", sampled), contextlib.suppress(CheckpointError):
             ask(Labels(np.frombuffer(text, np.uint8), offsets, order))
-        except CheckpointError as error:
-            assert len(str(error).splitlines()) == 1
+
+
+@given(st.lists(st.text("abc", max_size=4), min_size=8, max_size=12), st.text("abc", max_size=4))
+@settings(max_examples=500, deadline=None)
+def test_labels_that_are_not_sorted_never_do_worse_than_an_error(some, text):
+    rows = arrays("".join(some).encode(), [0, *itertools.accumulate(map(len, some))])
+    with patch("kgdistil.answer.labels.SAMPLED", 1):
+        labels = Labels(**rows)
+    for ask in (labels.find, labels.all, labels.prefix, labels.nearest, lambda x: labels.find_all([x, "a"])):
+        with contextlib.suppress(CheckpointError):
+            ask(text)
 
 
 class Counted:

@@ -192,7 +192,11 @@ class Labels(Sequence[str]):
             at = self._lower(start + b"\0", low, high)  # past those that end here
             while at < high and tried < TRIED:
                 tried += 1
-                letter = first_letter(self._bytes(at)[len(start) : len(start) + 4])
+                label = self._bytes(at)
+                if not label.startswith(start) or label == start:
+                    raise damaged("they are not sorted")
+                lead = label[len(start)]  # says how many bytes the letter has
+                letter = label[len(start) :][: 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)]
                 for ending in (rest, here + rest) if letter != here else ():
                     if (number := self._exact(start + letter + ending, at, high)) is not None:
                         return number
@@ -247,12 +251,6 @@ class Labels(Sequence[str]):
             else:
                 high = middle
         return low
-
-
-def first_letter(text: bytes) -> bytes:
-    """The first letter of UTF-8, by the length that its first byte tells."""
-    lead = text[0]
-    return text[: 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)]
 
 
 def damaged(what: str) -> CheckpointError:

@@ -46,7 +46,7 @@ TRICKY = {"empty": "", "NUL": "a\0b", "lone surrogate": "\ud800"}
 class Way:
     """One way to keep labels: written to a folder, opened, asked. `near` is None where it offers nothing."""
 
-    package = ""
+    package = ""  # empty where it comes with Python or with us
     near: Callable[[str], str | None] | None = None
 
     @staticmethod
@@ -69,8 +69,6 @@ class Way:
 
 class Arrays(Way):
     """Ours: the text and its offsets."""
-
-    package = "numpy"
 
     @staticmethod
     def build(labels: list[str], folder: Path) -> None:
@@ -138,8 +136,6 @@ class Marisa(Way):
 
 class Sqlite(Way):
     """A table with an index."""
-
-    package = "sqlite3"
 
     @staticmethod
     def build(labels: list[str], folder: Path) -> None:
@@ -377,13 +373,12 @@ def measure(labels: list[str], limit: float, trials: int) -> Iterator[dict[str, 
         small, sizes = min(DAMAGED, len(labels)), sorted({min(x, len(labels)) for x in (SMALL, len(labels))})
         labels.clear()
         for library, way in WAYS.items():
-            row: dict[str, Any] = {"library": library, "version": sqlite3.sqlite_version}
-            if not issubclass(way, Sqlite):
-                module = way.package.replace("-", "_")
-                row["version"] = metadata.version(way.package) if importlib.util.find_spec(module) else None
-            if row["version"] is None:
-                yield {**row, "not_run": f"{way.package} is not installed"}
-                continue
+            row: dict[str, Any] = {"library": library}
+            if way.package:
+                if importlib.util.find_spec(way.package.replace("-", "_")) is None:
+                    yield {**row, "not_run": f"{way.package} is not installed"}
+                    continue
+                row["version"] = metadata.version(way.package)
             (folder := scratch / "damaged").mkdir()
             safety = child("endure", library, folder, scratch / f"{small}.txt", "--trials", trials)
             shutil.rmtree(folder)
@@ -439,6 +434,7 @@ def main(arguments: list[str] | None = None) -> int:
     if len(labels) < 2 or any(a >= b for a, b in itertools.pairwise(labels)):
         raise DataError(f"{options.file} has to hold sorted, distinct labels: LC_ALL=C sort -u")
     about = {"labels": len(labels), "sha256": hashlib.sha256(options.file.read_bytes()).hexdigest()}
+    load = os.getloadavg()[0]
     for row in measure(labels, options.limit, options.trials):
         print(line(row), flush=True)
         rows.append(row)
@@ -449,7 +445,9 @@ def main(arguments: list[str] | None = None) -> int:
         "command": records.command(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "device": f"{records.describe_device('cpu').rsplit(',', 1)[0]}, 1 thread",
+        "load_average": load,  # of a minute, when it began
         **records.provenance(),
+        "sqlite": sqlite3.sqlite_version,
         "rows": rows,
     }
     write_json(options.output or records.results_folder() / "bench" / "labels.json", report)
