@@ -746,20 +746,57 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read_graph(np.array(KIN), names={"p0": "\ud800"})
 
 
-@pytest.mark.parametrize("form", ["nt", "ttl", "rdf"])
-def test_rdf_that_is_nested_too_deep(tmp_path: Path, form: str) -> None:
-    pytest.importorskip("pyoxigraph")
-    deep = 60_000
+SPACE = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:e="http://e/"'
+
+
+def nested(form: str, deep: int) -> str:
+    """Triples, and in their fourth line one in which something lies so deep in itself."""
+    fact = "<http://a> <http://p> "
     if form == "rdf":
-        space = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:e="http://e/"'
         inner = "<rdf:Description><e:p>" * deep + "</e:p></rdf:Description>" * deep
-        content = f"<rdf:RDF {space}>{inner}</rdf:RDF>"
-    else:
-        fact = "<http://a> <http://p> "
-        content = fact + f"<<( {fact}" * deep + "<http://b>" + ")>>" * deep + " ."
-    (tmp_path / f"g.{form}").write_text(content)
-    with pytest.raises(DataError, match="nested|within each other"):
-        read_graph(tmp_path / f"g.{form}")
+        return f"<rdf:RDF {SPACE}>\n\n\n{inner}</rdf:RDF>"
+    if form == "jsonld":
+        return '\n\n\n{"@id": "http://a", "http://p": ' * deep + "[]" + "}" * deep
+    opening, closing = {"[": ("[ <http://p> ", " ]"), "(": ("( ", " )"), "<": (f"<<( {fact}", ")>>")}[form[-1]]
+    return f"{fact}<http://b> .\n" * 3 + fact + opening * deep + "<http://b>" + closing * deep + " ."
+
+
+@pytest.mark.parametrize("form", ["nt <", "ttl <", "ttl [", "ttl (", "trig [", "rdf", "jsonld"])
+@pytest.mark.parametrize("deep", [150, 60_000])
+def test_rdf_that_is_nested_too_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, deep: int) -> None:
+    pytest.importorskip("pyoxigraph")
+    monkeypatch.setattr("kgdistil.graphs.rdf.SECONDS", -99)  # no process for blank nodes is waited for
+    path = tmp_path / f"g.{form.partition(' ')[0]}"
+    path.write_text(nested(form, deep))
+    line = 304 if form == "jsonld" else 4
+    with pytest.raises(DataError, match=rf"g\.\w+, line {line}: its .* are nested more than 100 deep") as caught:
+        read_graph(path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_what_only_looks_nested_is_read(tmp_path: Path) -> None:
+    """Brackets in texts, comments and IRIs, and many beside each other."""
+    pytest.importorskip("pyoxigraph")
+    facts_ = "".join(f"<http://x/{h}> <http://x/{r}> <http://x/{t}> .\n" for h, r, t in KIN)
+    marks = "([<<{" * 50
+    text = (
+        f'<http://x/p0> <http://x/says> "{marks}", \'{marks}\', """{marks}"\n""{marks}""", "\\"{marks}" . # {marks}\n'
+    )
+    text += "@prefix x: <http://x/> .\n" + f"x:p0 x:says '''{marks}'{marks}''' , x:a\\(b .\n" + f"# it's {marks}\n"
+    (tmp_path / "g.ttl").write_text(facts_ + text)
+    assert read_graph(tmp_path / "g.ttl").num_entities == 13
+    many = "".join(f"x:p{i % 12} x:has [ x:is x:t{i} ; x:of ( x:u{i} ) ] .\n" for i in range(150))
+    (tmp_path / "g.ttl").write_text(f"{facts_}@prefix x: <http://x/> .\n{many}")
+    assert sum(x.startswith("_:") for x in read_graph(tmp_path / "g.ttl").entities) == 300
+
+
+def test_a_context_that_lies_elsewhere_is_not_fetched(tmp_path: Path) -> None:
+    pytest.importorskip("pyoxigraph")
+    (tmp_path / "g.jsonld").write_text(
+        '{"@context": "https://x.org/", "@id": "http://x/a", "p": {"@id": "http://x/b"}}'
+    )
+    with pytest.raises(DataError, match=r"g.jsonld: its @context lies elsewhere, and nothing is fetched; write"):
+        read_graph(tmp_path / "g.jsonld")
 
 
 # ---- small files that take gigabytes --------------------------------------------------------------------------------

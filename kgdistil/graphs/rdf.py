@@ -7,6 +7,7 @@ by what they stand beside (RDFC-1.0, the W3C's canonicalisation): the same file 
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,16 @@ FORMATS = {
     ".owl": "RDF_XML",
 }  # ending: format of pyoxigraph
 LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
-DEEP = 100  # triples or elements within each other: beyond, parsers overflow their stack or take hours
+DEEP = 100  # what lies within each other: beyond, parsers overflow their stack and blank nodes take hours
+OPENING, CLOSING = (b"[", b"(", b"{", b"<<"), (b"]", b")", b"}", b">>")
+# Up to the next bracket of Turtle and its kin or of JSON: comments, texts, IRIs and escaped characters hold none.
+BRACKETS = re.compile(
+    rb'''(?: [^\#"'<>\[\](){}\\]++ | \\. | \#[^\n]*+
+      | """(?:[^"\\]++|\\.|"(?!""))*+""" | \'\'\'(?:[^'\\]++|\\.|'(?!\'\'))*+\'\'\'
+      | "(?:[^"\\\n]++|\\.)*+" | '(?:[^'\\\n]++|\\.)*+' | <[^<>\s]*+> | [\#"'\\] | <(?!<) | >(?!>) )*+
+    ([\[\](){}] | << | >> | \Z)''',
+    re.S | re.X,
+)
 SECONDS = 10  # and one for each 10,000 triples
 CANONICAL = """
 import sys, pyoxigraph as rdf
@@ -70,11 +80,19 @@ def read_rdf(source: Source, form: Form, part: str) -> Rows:
             if isinstance(fact.subject, node) and isinstance(fact.object, node):
                 yield number, name(fact.subject), fact.predicate.value, name(fact.object)
 
-    with reading(path):
-        _not_too_deep(source, format_)
-        found = facts()
-        while block := list(itertools.islice(found, BLOCK)):
-            yield tuple(map(list, zip(*block)))
+    try:
+        with reading(path):
+            _not_too_deep(source, format_)
+            found = facts()
+            while block := list(itertools.islice(found, BLOCK)):
+                yield tuple(map(list, zip(*block)))
+    except DataError as error:
+        if "LoadDocumentCallback" not in str(error):
+            raise
+        raise DataError(
+            f"{path}: its @context lies elsewhere, and nothing is fetched; write the context itself into the file, or "
+            "convert it to .nt"
+        ) from None
 
 
 def _canonical(quads: list[Any], what: str) -> Iterator[Any]:
@@ -103,57 +121,48 @@ def _canonical(quads: list[Any], what: str) -> Iterator[Any]:
 
 
 def _not_too_deep(source: Source, format_: str) -> None:
-    """DataError where triples quote triples, or elements hold elements, deeper than a parser survives."""
+    """DataError, with the line, where brackets, quoted triples or elements lie deeper in each other than `DEEP`."""
     with opened(source.path) as file:
         if format_ == "RDF_XML":
-            depth = 0
+            depth, parser = 0, expat.ParserCreate()
 
             def start(*_: Any) -> None:
                 nonlocal depth
                 depth += 1
                 if depth > DEEP:
-                    raise DataError(f"{source.what}: its elements are nested more than {DEEP} deep; write it as Turtle")
+                    raise _too_deep(source, parser.CurrentLineNumber, "elements")
 
             def end(*_: Any) -> None:
                 nonlocal depth
                 depth -= 1
 
-            parser = expat.ParserCreate()
             parser.StartElementHandler, parser.EndElementHandler = start, end
             try:
                 parser.ParseFile(file)  # it refuses entities that grow without bound, too
             except expat.ExpatError as error:
                 raise DataError(f"cannot read {source.what}: {error}") from None
-        elif format_ != "JSON_LD":
-            depth, before = 0, b""
-            for block in iter(lambda: file.read(1 << 20), b""):
-                depth += (before[-1:] + block).count(b"<<")
-                before = block
-            if depth > DEEP:  # that many may be nested, or stand beside each other
-                _parses_elsewhere(source, format_)
-
-
-def _parses_elsewhere(source: Source, format_: str) -> None:
-    """DataError where a process that reads the file dies of it."""
-    script = (
-        "import sys, pyoxigraph as rdf\n"
-        f"for q in rdf.parse(input=sys.stdin.buffer, format=rdf.RdfFormat.{format_}): q.subject, q.object"
-    )
+            return
+        count, before = 0, b""
+        for block in iter(lambda: file.read(1 << 20), b""):
+            count += sum(block.count(x) for x in (b"[", b"(", b"{")) + (before[-1:] + block).count(b"<<")
+            before = block
+    if count <= DEEP:  # most files; in the others that many may stand beside each other
+        return
     with opened(source.path) as file:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        assert process.stdin is not None
-        try:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                process.stdin.write(block)
-            process.stdin.close()
-        except BrokenPipeError:
-            pass
-        finally:
-            code = process.wait()
-    if code < 0:
-        raise DataError(f"{source.what}: triples are quoted within each other so deep that the parser dies of it")
+        text, depth = file.read(), 0
+    for found in BRACKETS.finditer(text):
+        bracket = found[1]
+        depth = max(0, depth + (bracket in OPENING) - (bracket in CLOSING))
+        if depth > DEEP:
+            what = (
+                "quoted triples"
+                if bracket == b"<<"
+                else f"{bracket.decode()} {CLOSING[OPENING.index(bracket)].decode()}"
+            )
+            raise _too_deep(source, text.count(b"\n", 0, found.end()) + 1, what)
+
+
+def _too_deep(source: Source, line: int, what: str) -> DataError:
+    return DataError(
+        f"{source.what}, line {line}: its {what} are nested more than {DEEP} deep; give what lies inside its own name"
+    )
