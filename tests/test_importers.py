@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import kgdistil
 from kgdistil import cli
+from kgdistil.checkpoint import save_model
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.evaluation import evaluate
 from kgdistil.graph import Graph
@@ -394,6 +395,56 @@ def test_arrays_of_a_convention(name: str, convention: str, norm: int) -> None:
         from_arrays(name, *given, *words, graph)  # read as this package's
     if name == "RotatE" and gamma:
         assert "--gamma" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["RotatE", "ComplEx", "DistMult"])
+def test_a_teacher_that_does_not_belong_to_the_graph_is_said(name: str) -> None:
+    model = known_model(name)
+    graph = graph_of(model)
+    entities, relations = (x.detach() for x in (model.entities, model.relations))
+    convention = "libkge" if name == "RotatE" else "kgdistil"
+    relations = turns(model) if name == "RotatE" else relations
+    order = torch.randperm(len(entities), generator=torch.Generator().manual_seed(0))
+    swapped = torch.cat(entities.chunk(2, dim=1)[::-1], dim=1)
+    wrong = {
+        "permuted rows": (entities[order], relations),
+        "swapped halves": (swapped, relations),
+        "negated relations": (entities, -relations),
+    }
+    (right,) = from_arrays(name, entities, relations, *words(graph), graph, convention=convention).notes or [""]
+    assert "chance" not in right
+    for what, tables in wrong.items():
+        (note,) = from_arrays(name, *tables, *words(graph), graph, convention=convention).notes
+        assert "little better than chance (0." in note and "probably do not belong to this graph" in note, what
+        assert "no other reading has more" not in note
+
+
+def words(graph: Graph) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return graph.entities, graph.relations
+
+
+def test_a_folder_of_this_package_that_does_not_belong_to_the_graph_is_said(tmp_path: Path) -> None:
+    model = known_model("TransE")
+    graph = graph_of(model)
+    save_model(tmp_path / "right", model, graph)
+    assert import_teacher(tmp_path / "right", graph).notes == []
+    with torch.no_grad():
+        model.entities.copy_(model.entities.flip(0).clone())
+    save_model(tmp_path / "wrong", model, graph)
+    (note,) = import_teacher(tmp_path / "wrong", graph).notes
+    assert "little better than chance" in note
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_angles_in_degrees_are_called_so(whole: bool) -> None:
+    model = known_model("RotatE")
+    graph = graph_of(model)
+    degrees = torch.rad2deg(turns(model))
+    degrees[0, 0] = 179.9  # as large as degrees may be
+    degrees = degrees % 360 if whole else degrees
+    for convention in (None, "libkge"):
+        with pytest.raises(ConfigError, match="read as angles in degrees, .* radians, .* with --convention libkge"):
+            from_arrays("RotatE", model.entities, degrees, *words(graph), graph, convention=convention)
 
 
 def test_the_command_asks_for_a_convention(tmp_path: Path) -> None:

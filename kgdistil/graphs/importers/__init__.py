@@ -15,7 +15,7 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.importers.arrays import from_arrays, read_npz
 from kgdistil.graphs.importers.biggraph import is_biggraph, read_biggraph
 from kgdistil.graphs.importers.checkpoints import read_checkpoint
-from kgdistil.graphs.importers.conventions import CONVENTIONS
+from kgdistil.graphs.importers.conventions import CONVENTIONS, learnt
 from kgdistil.graphs.importers.dglke import is_dglke, read_dglke
 from kgdistil.graphs.importers.pykeen import PYKEEN_MODEL, from_pykeen, read_pykeen
 from kgdistil.graphs.importers.tables import FreeTransH, Imported, a_file, from_tables
@@ -57,11 +57,11 @@ def import_teacher(
         tables = {name: table.detach() for name, table in found.state_dict().items()}
         options = {name: getattr(found, name) for name in ("norm", "offset", "epsilon")}
         both = words["entities"], words["relations"]
-        return from_tables(type(found).__name__, tables, both, graph, f"kgdistil, {path}", **options)
+        return learnt(from_tables(type(found).__name__, tables, both, graph, f"kgdistil, {path}", **options), graph)
     if (path / PYKEEN_MODEL).is_file():
-        return read_pykeen(path, graph, trust_pickle)
+        return learnt(read_pykeen(path, graph, trust_pickle), graph)
     if is_biggraph(path):
-        return read_biggraph(path, graph, beside)
+        return learnt(read_biggraph(path, graph, beside), graph)
     if is_dglke(path):
         return read_dglke(path, graph, model, convention, norm, gamma, beside)
     if path.suffix.lower() == ".npz" and path.is_file():

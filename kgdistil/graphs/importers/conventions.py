@@ -21,13 +21,16 @@ from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
 from kgdistil.graphs.importers.tables import Imported, Labels, aligned, build, halves, kind_named, stored_angles
+from kgdistil.models import build_model
 
 CONVENTIONS = ("kgdistil", "pykeen", "libkge", "dgl-ke", "kgemb", "openke", "torchkge", "biggraph")
 SCALED = ("dgl-ke", "kgemb", "openke")  # RotatE's own code (KGEmb) and what follows it: angles scaled by γ
 EUCLIDEAN = {("dgl-ke", "TransE"), ("torchkge", "TransE"), ("torchkge", "TransH"), ("pykeen", "RotatE")}
 GAMMAS = (6.0, 9.0, 12.0, 24.0)  # of RotatE's own experiments, DGL-KE's and OpenKE's defaults
+DEGREES = "angles in degrees"
 SAMPLE, OTHERS = 300, 1000  # training triples that are ranked, and entities beside theirs
 BETTER = 2.0  # times the MRR: another reading is refused
+LEARNT = 0.15  # of the way from chance to 1: less on training triples is no model of the graph
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ def plausible(kind: str, widths: tuple[int, int], offset: float, epsilon: float)
         mend = "--convention dgl-ke --gamma γ, with the γ it was trained with"
         options = {"norm": 1, "offset": 0.0, "epsilon": 2.0}
         found.append(Reading("dgl-ke, angles scaled by some γ", mend, kind, same, _by_largest, options))
+        mend = "them in radians, π/180 of what they are, with --convention libkge"
+        found.append(Reading(DEGREES, mend, kind, same, lambda x: stored_angles(x.double() * math.pi / 180), options))
     return found
 
 
@@ -168,9 +173,7 @@ def choose(
         if not scores or convention is not None:
             raise
         best = max(scores, key=scores.__getitem__)
-        raise ConfigError(
-            f"{error}; they fit {best.says}: if that is meant, give {best.mend} to kgdistil import"
-        ) from None
+        raise ConfigError(f"{error}; they fit {best.says}: if that is meant, give {best.mend}") from None
     if len(graph.train) and not model.factored:
         notes += compare(taken, others, rows, graph, source, sure or (convention is not None and norm is not None))
     return Imported(model, source, notes)
@@ -196,16 +199,24 @@ def compare(
             if gain.mean() > max(3 * error, 0.01):
                 found.append((theirs.mean(), other))
     said = f"read as {taken.says}, {len(mine):,} training triples have MRR {mine.mean():.3f}"
+    # Angles whose largest is near 180 fit degrees and an unknown scale alike; degrees have no γ to look for.
+    prefer = lambda item: item[0] * (1.05 if item[1].says == DEGREES else 1)
+    best, other = max(found, key=prefer, default=(0.0, taken))
+    chance = by_chance(graph)
+    if max(best, mine.mean()) - chance < LEARNT * (1 - chance):
+        return [
+            f"{said}, little better than chance ({chance:.3f}), and no other reading has much more: rows, labels or "
+            "convention probably do not belong to this graph, or it was hardly trained"
+        ]
+    if best > BETTER * mine.mean() and not sure:
+        raise ConfigError(f"{source}: {said}; read as {other.says}, {best:.3f}: give {other.mend}")
     if not found:
         return [f"{said}; no other reading has more"] if others else []
-    best, other = max(found, key=lambda item: item[0])
-    if best > BETTER * mine.mean() and not sure:
-        raise ConfigError(f"{source}: {said}; read as {other.says}, {best:.3f}: give {other.mend} to kgdistil import")
     return [f"{said}, and {best:.3f} read as {other.says}; if that is meant, give {other.mend}"]
 
 
-def reciprocal_ranks(how: Reading, rows: Mapping[str, Tensor], graph: Graph) -> np.ndarray | None:
-    """Of some training triples among some entities, filtered, mean of both sides; None where the tables do not fit."""
+def sample(graph: Graph) -> tuple[Tensor, Tensor, KnownTriples]:
+    """Some entities, ids [n]; some training triples, numbered by their place there; and what is known of them."""
     generator = torch.Generator().manual_seed(0)
     train = graph.train[torch.randperm(len(graph.train), generator=generator)[:SAMPLE]].cpu()
     others = torch.randperm(graph.num_entities, generator=generator)[:OTHERS]
@@ -213,8 +224,13 @@ def reciprocal_ranks(how: Reading, rows: Mapping[str, Tensor], graph: Graph) -> 
     place = torch.full((graph.num_entities,), -1)
     place[chosen] = torch.arange(len(chosen))
     known = torch.stack([place[graph.train[:, 0]], graph.train[:, 1].cpu(), place[graph.train[:, 2]]], dim=1)
-    known = known[(known >= 0).all(1)]
     triples = torch.stack([place[train[:, 0]], train[:, 1], place[train[:, 2]]], dim=1)
+    return chosen, triples, KnownTriples(known[(known >= 0).all(1)], graph.num_relations)
+
+
+def reciprocal_ranks(how: Reading, rows: Mapping[str, Tensor], graph: Graph) -> np.ndarray | None:
+    """Of some training triples among some entities, filtered, mean of both sides; None where the tables do not fit."""
+    chosen, triples, known = sample(graph)
     try:
         made = how.tables({**rows, "entities": rows["entities"][chosen]})
         model = build(how.kind, made, how.says, **how.options)
@@ -222,4 +238,25 @@ def reciprocal_ranks(how: Reading, rows: Mapping[str, Tensor], graph: Graph) -> 
         return None
     if not all((table.abs() < 1e9).all() for table in model.parameters()):
         return None
-    return rank(model, triples, KnownTriples(known, graph.num_relations), native=False).reciprocal()
+    return rank(model, triples, known, native=False).reciprocal()
+
+
+def by_chance(graph: Graph) -> float:
+    """The MRR of the same triples when the order of the same entities is drawn: H_n / n of the n that are not known."""
+    chosen, triples, known = sample(graph)
+    model = build_model("DistMult", len(chosen), graph.num_relations, 1)
+    with torch.no_grad():
+        for table in model.parameters():
+            table.zero_()  # so that all tie
+    left = rank(model, triples, known, native=False).equal + 1
+    return float((np.cumsum(1 / np.arange(1, left.max() + 1))[left - 1] / left).mean())
+
+
+def learnt(found: Imported, graph: Graph) -> Imported:
+    """A teacher whose file leaves no other reading, with a note where it knows little of the training triples."""
+    model, tables = found.model, {name: table.detach() for name, table in found.model.state_dict().items()}
+    options = {name: getattr(model, name) for name in ("norm", "offset", "epsilon")}
+    if len(graph.train) and not model.factored:
+        how = Reading("what its file says", "", type(model).__name__, same, same, options)
+        found.notes += compare(how, [], tables, graph, found.source, sure=True)
+    return found
