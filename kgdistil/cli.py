@@ -8,6 +8,7 @@ import math
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,13 +96,6 @@ def main() -> None:
     logging.getLogger("kgdistil").setLevel(logging.INFO)  # how far training is
 
 
-trust = click.option(
-    "--trust-pickle",
-    is_flag=True,
-    help="I trust the teacher's file: PyKEEN's is a pickle, which can run any code when it is read.",
-)
-
-
 by_number = click.option("--ids", is_flag=True, help="What is given are numbers from 0, not labels.")
 unseen = click.option("--unseen", is_flag=True, help="Answer about what stands in no training triple, too.")
 
@@ -128,6 +122,33 @@ def graph_options(command: Any) -> Any:
         click.option("--drop-overlap", is_flag=True, help="Leave out of valid and test what stands in training too."),
         click.option("--names", type=click.Path(path_type=Path), help="Readable names: a file of label, tab, name."),
     )
+    return with_options(command, options)
+
+
+TEACHER = ("trust_pickle", "convention", "norm", "gamma", "labels")  # what `teacher_options` adds
+
+
+def teacher_options(command: Any) -> Any:
+    """How a teacher's file is read: what `distill` and `import` have in common."""
+    options = (
+        click.option(
+            "--trust-pickle",
+            is_flag=True,
+            help="I trust the teacher's file: PyKEEN's is a pickle, which can run any code when it is read.",
+        ),
+        click.option(
+            "--convention",
+            help="Whose layout the teacher's numbers have: kgdistil, pykeen, libkge, dgl-ke, kgemb, openke or "
+            "torchkge.  [default: the file's library; kgdistil for .npz]",
+        ),
+        click.option("--norm", type=click.IntRange(1, 2), help="Of the teacher's distance, if its file does not say."),
+        click.option("--gamma", type=float, help="By which dgl-ke, kgemb and openke scale RotatE's angles."),
+        click.option("--labels", type=FOLDER, help="Folder with the teacher's tables of labels, if not beside it."),
+    )
+    return with_options(command, options)
+
+
+def with_options(command: Any, options: Sequence[Any]) -> Any:
     for option in reversed(options):
         command = option(command)
     return command
@@ -172,10 +193,10 @@ def read(source: str, options: dict[str, Any]) -> Any:
 @click.option(
     "--teacher",
     type=click.Path(path_type=Path, exists=True),
-    help="A trained teacher: a folder of kgdistil, a result folder of PyKEEN, a checkpoint of LibKGE, an .npz. "
-    "Left out: one is trained.",
+    help="A trained teacher: a folder of kgdistil, a result folder of PyKEEN, a checkpoint of LibKGE, an .npz, or "
+    "another that `kgdistil import` reads. Left out: one is trained.",
 )
-@trust
+@teacher_options
 @click.option("--teacher-dim", default=64, show_default=True, help="Dimension of the teacher that is trained here.")
 @click.option(
     "--stages", type=click.IntRange(1, 2), default=2, show_default=True, help="1: the teacher stays as it is."
@@ -202,7 +223,6 @@ def distill(
     budget: str | None,
     model: str | None,
     teacher: Path | None,
-    trust_pickle: bool,
     replace: bool,
     as_json: bool,
     **options: Any,
@@ -233,8 +253,7 @@ def distill(
     parse_budget(budget or 1), check_precision(precision or "int8")  # before a large graph is read
     if (lists := options.pop("lists")) is not None:
         options["softmax_epochs"] = lists
-    asked = {"dim": dim, "precision": precision, "budget": budget, "model": model, "teacher": teacher, **options}
-    asked = {key: str(x.resolve() if isinstance(x, Path) else x) for key, x in asked.items()}
+    asked = as_asked(dim=dim, precision=precision, budget=budget, model=model, teacher=teacher, **options)
     if (output / WEIGHTS).exists() and not replace:
         if made(output) != {"graph": read(graph, options).sha256, **asked}:
             raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
@@ -262,11 +281,18 @@ def distill(
         if expected:
             wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim", "rank")}
             wanted["model"] = model if teacher else expected.model
-        done = distil(found, teacher=teacher, trust_pickle=trust_pickle, **wanted)
+        how = {name: options[name] for name in TEACHER if options[name]}
+        done = distil(found, teacher=teacher, teacher_options=how, **wanted)
         student = done.student
         student.about |= {"expected": expected and expected.expected, "asked": {"graph": found.sha256, **asked}}
         student.save(output)
     report(student, output, as_json)
+
+
+def as_asked(**values: Any) -> dict[str, str]:
+    """What a command was asked, as a student's folder keeps it; whether a pickle is trusted changes nothing."""
+    given = {key: x for key, x in values.items() if x is not None and key != "trust_pickle"}
+    return {key: str(x.resolve() if isinstance(x, Path) else x) for key, x in given.items()}
 
 
 def made(output: Path) -> Any:
@@ -275,9 +301,11 @@ def made(output: Path) -> Any:
     from kgdistil.students.student import load_student
 
     try:
-        return load_student(output).about.get("asked")
+        asked = load_student(output).about.get("asked")
     except CheckpointError:
         return None
+    # As earlier releases kept it.
+    return asked and {key: x for key, x in asked.items() if x != "None" and key != "trust_pickle"}
 
 
 def report(student: Student, output: Path, as_json: bool) -> None:
@@ -288,8 +316,11 @@ def report(student: Student, output: Path, as_json: bool) -> None:
     if as_json:
         told = {"student": str(output), "dim": student.model.dim, "precision": student.precision}
         told |= {"run_id": student.run_id, **about.get("gain", {})}
-        emit(told | {key: about.get(key) for key in ("chosen", "verdict", "expected", "metrics", "precisions")})
+        kept = ("chosen", "verdict", "expected", "metrics", "precisions", "notes")
+        emit(told | {key: about.get(key) for key in kept})
         return
+    if notes := about.get("notes"):
+        say("\n".join(["\nWhat is to be known of the graph and the teacher:", *(f"- {note}" for note in notes)]))
     say("\nTest triples, filtered ranks of both sides:")
     show(pd.DataFrame(about["metrics"]))
     runs = " ".join(row["model"] for row in about["metrics"])
@@ -439,15 +470,7 @@ def export(student: Path, form: str, output: Path) -> None:
 @click.option("--graph", required=True, help="The graph whose entities the teacher knows; as in distill.")
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the model.")
 @click.option("--model", help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE, where the file does not say.")
-@click.option(
-    "--convention",
-    help="Whose layout the numbers have: kgdistil, pykeen, libkge, dgl-ke, kgemb, openke or torchkge.  [default: the "
-    "file's library; kgdistil for .npz]",
-)
-@click.option("--norm", type=click.IntRange(1, 2), help="Of a distance, where the file does not say.")
-@click.option("--gamma", type=float, help="By which dgl-ke, kgemb and openke scale RotatE's angles.")
-@click.option("--labels", type=FOLDER, help="Folder with the library's tables of labels, if not beside the teacher.")
-@trust
+@teacher_options
 @click.option("--replace", is_flag=True, help="Replace a model that the folder holds already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @graph_options
@@ -476,12 +499,12 @@ def import_(
     from kgdistil.students.student import Student
 
     found = read(graph, options)
-    asked = {key: str(x) for key, x in {"teacher": teacher.resolve(), **options}.items()} | {"graph": found.sha256}
+    asked = as_asked(teacher=teacher, **options) | {"graph": found.sha256}
     if (output / WEIGHTS).exists() and not replace and made(output) != asked:
         raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
-    how = {name: options[name] for name in ("model", "trust_pickle", "convention", "norm", "gamma", "labels")}
-    brought = import_teacher(teacher, found, **how)
-    student = Student(brought.model, found, about={"source": brought.source, "asked": asked})
+    brought = import_teacher(teacher, found, **{name: options[name] for name in ("model", *TEACHER)})
+    about = {"source": brought.source, "asked": asked, "notes": [*found.notes, *brought.notes]}
+    student = Student(brought.model, found, about=about)
     metrics = student.evaluate()["both"]
     student.about["metrics"] = [{"model": type(brought.model).__name__, "dim": brought.model.dim, **metrics}]
     student.save(output)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kgdistil import cli, load_student, read_graph
+from kgdistil import cli, load_model, load_student, read_graph
 from kgdistil.checkpoint import WEIGHTS
 from kgdistil.compress.packing import size
 from kgdistil.distillation import advice, budget
@@ -466,6 +466,47 @@ def test_a_teacher_from_elsewhere_in_one_command(triples: Path, tmp_path: Path) 
         result = call("distill", triples, "--teacher", teacher, "--dim", 2, "--epochs", 3, "-o", out)
         assert result.exit_code == 0, result.output
         assert type(load_student(out).model).__name__ == "ComplEx"  # as its teacher
+
+
+def test_how_a_teachers_file_is_read_is_said_to_distill_too(triples: Path, tmp_path: Path) -> None:
+    graph = read_graph(triples)
+    model = build_model("RotatE", graph.num_entities, graph.num_relations, 6)
+    with torch.no_grad():  # angles of 0: a relation holds from an entity to itself
+        model.relations.zero_()
+    (tmp_path / "data").mkdir()
+    for name, words in (("entity_ids.del", graph.entities[::-1]), ("relation_ids.del", graph.relations)):
+        (tmp_path / "data" / name).write_text("".join(f"{i}\t{x}\n" for i, x in enumerate(words)), encoding="utf-8")
+    scaled = {
+        "ent_embeddings.weight": model.entities.detach().flip(0),
+        "rel_embeddings.weight": model.relations.detach(),
+    }
+    torch.save({**scaled, "rel_embedding_range": torch.tensor([2.0])}, tmp_path / "t.ckpt")
+    command = ["distill", triples, "--teacher", tmp_path / "t.ckpt", "--dim", 2, "--epochs", 2, "-o", tmp_path / "s"]
+    assert "--labels" in refused(*command, "--json")
+    options = ["--labels", tmp_path / "data", "--convention", "openke", "--gamma", 6, "--norm", 1]
+    result = call(*command, *options, "--json")
+    assert result.exit_code == 0, result.output
+    saved = load_model(next((tmp_path / "s.training" / "teachers").iterdir()))
+    assert torch.equal(saved.entities, model.entities) and saved.norm == 1 and saved.offset == 6
+    assert any("little better than chance" in note for note in json.loads(result.stdout)["notes"])
+    assert "little better than chance" in result.stderr  # before it trains
+    again = call(*command, *options)
+    assert again.exit_code == 0 and "nothing is left to do" in again.stdout and "- read as openke" in again.stdout
+    assert "holds a model already" in refused(*command, *options[:-1], 2)
+    assert "name it as teacher" in refused("distill", triples, "--gamma", 6, "-o", tmp_path / "none", "--json")
+
+
+def test_what_was_said_of_the_graph_stays_with_the_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    rows = [(f"p{i}", "likes", f"p{(i * k) % 9}") for i in range(9) for k in range(4)]
+    graph = read_graph(rows, rows[:6], rows[6:9], name="leaking")
+    assert len(graph.notes) >= 2
+    done = distil(graph, dim=2, teacher_dim=4, epochs=2, stages=1, softmax_epochs=0)
+    done.student.save(tmp_path / "s")
+    assert load_student(tmp_path / "s").about["notes"] == list(graph.notes)
+    with pytest.raises(ConfigError, match="gamma: this says how a teacher's file is read"):
+        distil(graph, teacher=done.student.model, teacher_options={"gamma": 6.0})
 
 
 def test_export(student: Path, tmp_path: Path) -> None:

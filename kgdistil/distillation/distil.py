@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from kgdistil.students.predict import has_probabilities
 from kgdistil.students.student import Student
 from kgdistil.training.loop import Run, resolve, run
 
+log = logging.getLogger("kgdistil")
 LEAST = 6  # validation triples for a claim: of five, even a sign test (2 · ½⁵) leaves more than 5 % to chance
 
 
@@ -75,6 +78,7 @@ def distil(
     rank: int = 0,
     softmax_epochs: int = 10,
     trust_pickle: bool = False,
+    teacher_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> Distilled:
     """A small student of a graph, with a teacher and without one; the one with the best validation MRR is kept.
@@ -91,6 +95,8 @@ def distil(
         rank: floats of an entity of low rank, for few bits; 0: as many as the teacher's.
         softmax_epochs: of sampled softmax after those of the paper; 0: the paper alone. Few bits have no others.
         trust_pickle: as `importers.import_teacher`.
+        teacher_options: how a teacher's file is to be read: other arguments of `importers.import_teacher`. Its model is
+            `model` where neither they nor the file say it.
         stages, epochs, seed, device: as `recipes.distillation`, or `recipes.few_bits`, which has one stage; their
             epochs where None.
         precision: of the student's file.
@@ -99,10 +105,18 @@ def distil(
         KgdistilError: one line that says what to do.
     """
     check_precision(precision)
-    if isinstance(teacher, KGEModel):
+    notes = list(graph.notes)
+    if isinstance(teacher, str | Path) and Path(teacher).exists():
+        how: dict[str, Any] = {"model": model, "trust_pickle": trust_pickle, **(teacher_options or {})}
+        brought = import_teacher(teacher, graph, **how)
+        for note in brought.notes:
+            log.warning("%s: %s", brought.source, note)
+        notes += brought.notes
+        teacher = _keep(brought.model, graph)
+    elif teacher_options:
+        raise ConfigError(f"{', '.join(teacher_options)}: this says how a teacher's file is read; name it as teacher")
+    elif isinstance(teacher, KGEModel):
         teacher = _keep(teacher, graph)
-    elif teacher is not None and Path(teacher).exists():
-        teacher = _keep(import_teacher(teacher, graph, trust_pickle=trust_pickle).model, graph)
     given = None if teacher is None else load_model(resolve(str(teacher)), graph)
     coded = precision in GROUPS and dim == (teacher_dim if given is None else given.dim)
     if rank and not coded:
@@ -161,6 +175,7 @@ def distil(
             for name, done in runs.items()
         ],
         "precisions": table.to_dict("records"),
+        "notes": notes,
     }
     student = Student(quantised(weights, precision), graph, precision, kept.id, about)
     return Distilled(student, runs, chosen, verdict, gain, low, high, p)

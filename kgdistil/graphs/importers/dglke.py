@@ -52,9 +52,8 @@ def read_dglke(
             config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"cannot read {folder / 'config.json'}: {reason_of(error)}") from None
-    theirs = config.get("model_name") or model
-    if theirs is None and (named := re.search(r"_(TransE_l[12]|[A-Za-z]+)_entity\.npy$", path.name)):
-        theirs = named[1]
+    named = re.search(r"_(TransE_l[12]|[A-Za-z]+)_entity\.npy$", path.name)
+    theirs = config.get("model_name") or (named[1] if named and named[1] in KINDS else model or (named and named[1]))
     if theirs not in KINDS:
         raise CheckpointError(f"{folder}: DGL-KE's {show(str(theirs))} cannot be imported; {', '.join(KINDS)} can")
     kind, their_norm = KINDS[theirs]
