@@ -14,7 +14,8 @@ from ._version import __version__
 PLACES = {
     "students.precisions": ["compare_precisions"],
     "students.predict": ["predict", "similar"],
-    "students.student": ["Student", "load_student"],
+    "answer.student": ["Student", "load_student"],
+    "students.labelled": ["Labelled", "load_labelled"],
     "checkpoint": ["load_model", "save_model"],
     "compress.packing": ["quantised"],
     "config": ["RunConfig", "make_config"],

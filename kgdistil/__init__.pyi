@@ -1,5 +1,7 @@
 # What type checkers see of the names that `__init__.py` imports when they are first used.
 from ._version import __version__ as __version__
+from .answer.student import Student as Student
+from .answer.student import load_student as load_student
 from .checkpoint import load_model as load_model
 from .checkpoint import save_model as save_model
 from .compress.packing import quantised as quantised
@@ -21,11 +23,11 @@ from .graphs.readers import read_graph as read_graph
 from .models import MODELS as MODELS
 from .models import KGEModel as KGEModel
 from .models import build_model as build_model
+from .students.labelled import Labelled as Labelled
+from .students.labelled import load_labelled as load_labelled
 from .students.precisions import compare_precisions as compare_precisions
 from .students.predict import predict as predict
 from .students.predict import similar as similar
-from .students.student import Student as Student
-from .students.student import load_student as load_student
 from .training.loop import Run as Run
 from .training.loop import run as run
 from .training.loop import train as train

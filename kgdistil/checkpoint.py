@@ -6,26 +6,25 @@ import json
 import mmap
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kgdistil.answer import format1
+from kgdistil.answer.format import HEADER
+from kgdistil.answer.format1 import BLANK, DESCRIPTION, VERSION, WEIGHTS, sum_place
+from kgdistil.answer.student import load_student
 from kgdistil.compress.packing import pack, unpack
 from kgdistil.errors import CheckpointError, ConfigError
-from kgdistil.files import CHANGED, SUM, sealed, unsealed, write_atomically, write_json
+from kgdistil.files import SUM, sealed, write_atomically, write_json
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, RotatE, build_model, class_of
-
-# Of the saved model's layout: 2 adds precisions, and norms of RotatE, 3 low ranks; what needs none is written as 1.
-VERSION = 3
-BLANK = "00000000"
-LARGEST_HEADER = 1 << 24  # bytes: parsed as JSON, they may take a gigabyte
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
@@ -34,22 +33,15 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str,
     metadata = {"kgdistil": json.dumps({**description, SUM: BLANK})}
 
     def write(scratch: str) -> None:
-        save_file(contiguous, scratch, metadata=metadata)
+        try:
+            save_file(contiguous, scratch, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(error) from None
         with open(scratch, "rb+") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             file.seek(sum_place(content, BLANK))
             file.write(f"{zlib.crc32(content):08x}".encode())
 
     write_atomically(path, write)
-
-
-def sum_place(content: bytes | mmap.mmap, found: str) -> int:
-    """Where the sum of a file stands; it is blank while the sum is made. ValueError: nowhere."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    mark = f'\\"{SUM}\\": \\"'.encode()
-    at = content.rfind(mark + found.encode(), 0, end)
-    if at < 0:
-        raise ValueError(CHANGED)
-    return at + len(mark)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -58,32 +50,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: missing, truncated, not a safetensors file, or not one of this package's.
     """
-    try:
-        if not path.is_file():
-            raise CheckpointError(f"{path} is not there: train it first, or name another folder")
-        content = path.read_bytes()  # in one go: opened twice, a file that is replaced meanwhile would be mixed up
-        size = int.from_bytes(content[:8], "little")
-        if size > LARGEST_HEADER:
-            raise ValueError(f"its header has {size:,} bytes, and {LARGEST_HEADER:,} may be read")
-        header = json.loads(content[8 : 8 + size])
-        try:
-            description = json.loads(header["__metadata__"]["kgdistil"])
-        except (LookupError, TypeError, ValueError, RecursionError):
-            description = None
-        if isinstance(description, dict) and SUM in description:  # files of earlier releases have none
-            found = str(description.pop(SUM))
-            at = sum_place(content, found)
-            before = zlib.crc32(BLANK.encode(), zlib.crc32(memoryview(content)[:at]))
-            if f"{zlib.crc32(memoryview(content)[at + len(found) :], before):08x}" != found:
-                raise ValueError(CHANGED)
-        tensors = safetensors.torch.load(content)
-    except (SafetensorError, OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}); take an unchanged copy, or delete it and train again"
-        ) from None
-    if not isinstance(description, dict):
-        raise CheckpointError(f"{path} was not written by kgdistil; name a folder that it wrote")
-    return tensors, description
+    arrays, description = format1.read_tensors(path)
+    return {name: torch.from_numpy(x) for name, x in arrays.items()}, description
 
 
 def save_model(
@@ -140,7 +108,12 @@ def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEMode
     Raises:
         CheckpointError: missing, damaged, of a newer version, or trained on another graph.
     """
-    return read_model(Path(folder) / WEIGHTS, graph)[0]
+    folder = Path(folder)
+    if os.path.isfile(folder / HEADER):
+        model, about, _ = read_labelled(folder)
+        check_graph(folder, about, graph)
+        return model
+    return read_model(folder / WEIGHTS, graph)[0]
 
 
 def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[str, Any]]:
@@ -151,9 +124,23 @@ def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[s
         raise CheckpointError(f"{path} holds no model; name a folder that save_model or a finished run wrote")
     if version > VERSION:
         raise CheckpointError(f"{path} has version {version}; this kgdistil reads up to {VERSION}: update it")
+    check_graph(path, about, graph)
+    return built(path, tensors, about), about
+
+
+def check_graph(path: Path, about: Mapping[str, Any], graph: Graph | None) -> None:
+    """CheckpointError where a model was trained on another graph than the one given."""
     if graph is not None and (theirs := about.get("graph_sha256")) != graph.sha256:
         other = f"another graph ({about.get('graph')}, SHA-256 {str(theirs)[:12]}…)"
         raise CheckpointError(f"{path} was trained on {other} than {graph.name} ({graph.sha256[:12]}…)")
+
+
+def built(path: Path, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> KGEModel:
+    """The model of packed tensors and their description.
+
+    Raises:
+        CheckpointError: they do not belong together.
+    """
     try:
         rank = about.get("rank", 0)
         kind = class_of(about["model"], rank)
@@ -171,34 +158,19 @@ def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[s
     except (LookupError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not hold the model it describes ({reason}); train it again") from None
-    return model, about
+    return model
 
 
-def read_labelled(folder: str | os.PathLike) -> tuple[KGEModel, dict[str, Any], dict[str, Any]]:
-    """What `save_model` wrote: the model, its description, and the labels: `entities`, `relations`, `names`.
+def read_labelled(folder: str | os.PathLike) -> tuple[KGEModel, Mapping[str, Any], dict[str, Any]]:
+    """A student's folder of any format: the model, its description, and the labels: `entities`, `relations`, `names`.
 
     Raises:
         CheckpointError: missing, damaged, of a newer version, or put together from two models.
     """
-    model, about = read_model(Path(folder) / WEIGHTS)
-    path = Path(folder) / DESCRIPTION
-    try:
-        described = unsealed(json.loads(path.read_bytes()))
-        entities, relations = (tuple(described[what]) for what in ("entities", "relations"))
-        names = described.get("names", {})
-        texts = [*entities, *relations, *names.keys(), *names.values()]
-        if not all(isinstance(x, str) for x in texts):
-            raise ValueError("a label is no text")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is not there: it holds the labels; copy it beside {WEIGHTS}") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} is damaged ({reason}); export or train the student again") from None
-    sizes = len(set(entities)), len(set(relations))
-    if sizes != (model.num_entities, model.num_relations) or sizes != (len(entities), len(relations)):
-        rows = f"{WEIGHTS} holds {model.num_entities} and {model.num_relations} embeddings"
-        labels = f"{path} has {len(entities)} entity and {len(relations)} relation labels"
-        raise CheckpointError(f"{labels}, {rows}: they do not belong together")
-    if described.get("graph_sha256") != about.get("graph_sha256"):
-        raise CheckpointError(f"{path} and {WEIGHTS} are of two different graphs; copy both from one folder")
-    return model, about, {"entities": entities, "relations": relations, "names": names}
+    folder = Path(folder)
+    if not os.path.isfile(folder / HEADER):
+        model, about = read_model(folder / WEIGHTS)
+        return model, about, format1.read_labels(folder, about)
+    student = load_student(folder)
+    tensors = {name: torch.from_numpy(np.array(x)) for name, x in student.packed().items()}
+    return built(folder, tensors, student.header), student.header, student.labels()

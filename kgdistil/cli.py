@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kgdistil._version import __version__
+from kgdistil.answer.answers import Answers
 from kgdistil.answer.rendering import plain, printable
 from kgdistil.errors import BusyError, ConfigError, KgdistilError
 
 if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
     import filelock
-    import pandas as pd
 
-    from kgdistil.students.student import Student
+    from kgdistil.answer.student import Student
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXIT_CODES = "Exit codes: 0 done, 1 an error that the last line explains, 2 a wrong option, 130 stopped with Ctrl-C."
@@ -241,12 +241,11 @@ def distill(
     have what you want; until then the same command goes on where it was stopped. Once it is finished, the same command
     shows what it made.
     """
-    from kgdistil.checkpoint import WEIGHTS
+    from kgdistil.answer.student import half_saved, holds_student
     from kgdistil.compress.packing import check_precision
     from kgdistil.distillation.budget import parse_budget, plan
     from kgdistil.distillation.distil import distil
     from kgdistil.records import kept_in
-    from kgdistil.students.student import half_saved, load_student
 
     if budget is not None and (dim is not None or precision is not None or options["rank"]):
         raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
@@ -254,15 +253,15 @@ def distill(
     if (lists := options.pop("lists")) is not None:
         options["softmax_epochs"] = lists
     asked = as_asked(dim=dim, precision=precision, budget=budget, model=model, teacher=teacher, **options)
-    if (output / WEIGHTS).exists() and not replace:
+    if holds_student(output) and not replace:
         if made(output) != {"graph": read(graph, options).sha256, **asked}:
             raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
-        student = load_student(output)
+        student = opened(output)
         if not as_json:
             say(f"{output} holds what this command made: nothing is left to do.")
         report(student, output, as_json)
         return
-    if output.exists() and not (output / WEIGHTS).exists() and not half_saved(output):
+    if output.exists() and not holds_student(output) and not half_saved(output):
         raise ConfigError(f"{output} holds other files; name a new or empty folder")
     training = output.resolve().with_name(f"{output.resolve().name}.training")
     with only_one(training), kept_in(training):
@@ -283,10 +282,22 @@ def distill(
             wanted["model"] = model if teacher else expected.model
         how = {name: options[name] for name in TEACHER if options[name]}
         done = distil(found, teacher=teacher, teacher_options=how, **wanted)
-        student = done.student
-        student.about |= {"expected": expected and expected.expected, "asked": {"graph": found.sha256, **asked}}
-        student.save(output)
-    report(student, output, as_json)
+        done.student.about |= {"expected": expected and expected.expected, "asked": {"graph": found.sha256, **asked}}
+        done.student.save(output)
+    report(opened(output), output, as_json)
+
+
+def opened(folder: Path) -> Student:
+    """A student, without PyTorch wherever its model is one of this package's."""
+    from kgdistil.answer.student import load_student
+    from kgdistil.errors import ForeignModelError
+
+    try:
+        return load_student(folder)
+    except ForeignModelError:
+        from kgdistil.students.labelled import open_own
+
+        return open_own(folder)
 
 
 def as_asked(**values: Any) -> dict[str, str]:
@@ -298,10 +309,9 @@ def as_asked(**values: Any) -> dict[str, str]:
 def made(output: Path) -> Any:
     """What the command was asked that made the student in a folder; None where that is not known."""
     from kgdistil.errors import CheckpointError
-    from kgdistil.students.student import load_student
 
     try:
-        asked = load_student(output).about.get("asked")
+        asked = opened(output).about.get("asked")
     except CheckpointError:
         return None
     # As earlier releases kept it.
@@ -310,11 +320,9 @@ def made(output: Path) -> Any:
 
 def report(student: Student, output: Path, as_json: bool) -> None:
     """What a student's folder says of how it was made."""
-    import pandas as pd
-
     about = student.about
     if as_json:
-        told = {"student": str(output), "dim": student.model.dim, "precision": student.precision}
+        told = {"student": str(output), "dim": student.dim, "precision": student.precision}
         told |= {"run_id": student.run_id, **about.get("gain", {})}
         kept = ("chosen", "verdict", "expected", "metrics", "precisions", "notes")
         emit(told | {key: about.get(key) for key in kept})
@@ -322,17 +330,18 @@ def report(student: Student, output: Path, as_json: bool) -> None:
     if notes := about.get("notes"):
         say("\n".join(["\nWhat is to be known of the graph and the teacher:", *(f"- {note}" for note in notes)]))
     say("\nTest triples, filtered ranks of both sides:")
-    show(pd.DataFrame(about["metrics"]))
+    show(Answers.of(about["metrics"]))
     runs = " ".join(row["model"] for row in about["metrics"])
     say(f"({'; '.join(f'{name}: {what}' for name, what in WORDS.items() if name in runs)})\n{TIES}")
     say(f"\n{about['verdict'][0].upper()}{about['verdict'][1:]} (one seed).")
     say(f"\nThe student that is kept ({about['chosen']}), at each precision:")
-    show(pd.DataFrame(about["precisions"]))
-    graph, triple = student.graph, [0, 0, 0]
+    show(Answers.of(about["precisions"]))
+    h, r = (student.entities[0], student.relations[0])
     if student.has_triples:
-        answered = graph.test[graph.seen["entity"][graph.test[:, 0]] & graph.seen["relation"][graph.test[:, 1]]]
-        triple = (answered if len(answered) else graph.train)[0].tolist()
-    h, r, _ = graph.label_triple(*triple)
+        test = student.triples.of("test")
+        answered = test[~student.unseen("entity", test[:, 0]) & ~student.unseen("relation", test[:, 1])]
+        first = (answered if len(answered) else student.triples.of("train"))[0].tolist()
+        h, r = student.entities[first[0]], student.relations[first[1]]
     say(f"\n{output} holds the {student.precision} student. Ask it:")
     say(f"  kgdistil predict {shlex.quote(str(output))} --head {shlex.quote(h)} --relation {shlex.quote(r)}")
 
@@ -378,13 +387,11 @@ def predict(student: Path, as_json: bool, ids: bool, **query: Any) -> None:
       kgdistil predict student/ --relation wrote --tail "Notes" --new
       kgdistil predict student/ --head "Ada Lovelace" --tail "Notes" --json
     """
-    from kgdistil.students.student import load_student
-
     if ids:
         query |= {place: number(query[place], place) for place in ("head", "relation", "tail") if query[place]}
-    found = load_student(student).predict(by="id" if ids else "label", ids=ids or as_json, **query)
+    found = opened(student).predict(by="id" if ids else "label", ids=ids or as_json, **query)
     if as_json:
-        emit(found.to_dict("records"))
+        emit(found.rows())
         return
     show(found)
     if query["probability"]:
@@ -411,11 +418,9 @@ def similar(student: Path, entity: str, k: int, ids: bool, unseen: bool, as_json
     \b
       kgdistil similar student/ "Ada Lovelace" -k 5
     """
-    from kgdistil.students.student import load_student
-
     asked = number(entity, "entity") if ids else entity
-    found = load_student(student).similar(asked, k, by="id" if ids else "label", unseen=unseen)
-    emit(found.to_dict("records")) if as_json else show(found)
+    found = opened(student).similar(asked, k, by="id" if ids else "label", unseen=unseen)
+    emit(found.rows()) if as_json else show(found)
 
 
 @main.command()
@@ -428,16 +433,12 @@ def evaluate(student: Path, split: str, as_json: bool) -> None:
     \b
       kgdistil evaluate student/ --split valid
     """
-    from kgdistil.students.student import load_student
-
-    metrics = load_student(student).evaluate(split)
+    metrics = opened(student).evaluate(split)
     metrics.pop("mean_of_two_ranks")
     if as_json:
         emit(metrics)
         return
-    import pandas as pd
-
-    show(pd.DataFrame(metrics).T.reset_index(names="side"))
+    show(Answers.of([{"side": side, **found} for side, found in metrics.items()]))
     say(TIES)
 
 
@@ -459,9 +460,9 @@ def export(student: Path, form: str, output: Path) -> None:
       kgdistil export student/ --to npz -o student.npz
     """
     from kgdistil.students.export import export as write
-    from kgdistil.students.student import load_student
+    from kgdistil.students.labelled import load_labelled
 
-    for path in write(load_student(student), form, output):
+    for path in write(load_labelled(student), form, output):
         say(f"{path}  {path.stat().st_size:,} bytes")
 
 
@@ -494,17 +495,17 @@ def import_(
       kgdistil import weights.npz --model RotatE --convention libkge --graph triples.tsv -o teacher/
       kgdistil import transe.ckpt --model TransE --graph benchmarks/FB15K237/ --labels benchmarks/FB15K237/ -o teacher/
     """
-    from kgdistil.checkpoint import WEIGHTS
+    from kgdistil.answer.student import holds_student
     from kgdistil.graphs.importers import import_teacher
-    from kgdistil.students.student import Student
+    from kgdistil.students.labelled import Labelled
 
     found = read(graph, options)
     asked = as_asked(teacher=teacher, **options) | {"graph": found.sha256}
-    if (output / WEIGHTS).exists() and not replace and made(output) != asked:
+    if holds_student(output) and not replace and made(output) != asked:
         raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
     brought = import_teacher(teacher, found, **{name: options[name] for name in ("model", *TEACHER)})
     about = {"source": brought.source, "asked": asked, "notes": [*found.notes, *brought.notes]}
-    student = Student(brought.model, found, about=about)
+    student = Labelled(brought.model, found, about=about)
     metrics = student.evaluate()["both"]
     student.about["metrics"] = [{"model": type(brought.model).__name__, "dim": brought.model.dim, **metrics}]
     student.save(output)
@@ -524,11 +525,12 @@ def say(text: str, err: bool = False) -> None:
     click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
-def show(table: pd.DataFrame) -> None:
+def show(table: Answers) -> None:
     """A table for people; the readable name only where it says more than the label."""
-    if "name" in table and "entity" in table and (table["name"] == table["entity"]).all():
-        table = table.drop(columns="name")
-    say(plain(table, zip(*(table[c] for c in table))))
+    shown = dict(table.by_name)
+    if "name" in shown and shown["name"] == shown.get("entity"):
+        del shown["name"]
+    say(plain(shown, zip(*shown.values())))
     if table.empty:
         say("(no answer is left)")
 

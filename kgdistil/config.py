@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from kgdistil.errors import ConfigError, DeviceError
+from kgdistil.errors import ConfigError, DeviceError, short
 from kgdistil.graph import NAMES
 from kgdistil.models import MODELS
 
@@ -328,12 +328,6 @@ def explain(error: Mapping[str, Any]) -> str:
     if not name:
         return error["msg"].removeprefix("Value error, ")
     return f"{name} is {short(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def short(value: Any) -> str:
-    """`repr`, cut to what a line can hold."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:80] + "…"
 
 
 def check_device(device: str) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class KgdistilError(Exception):
@@ -26,6 +26,10 @@ class ConfigError(KgdistilError):
 
 class CheckpointError(KgdistilError):
     """A saved model or run is missing, damaged, foreign, or belongs to another graph or configuration."""
+
+
+class ForeignModelError(CheckpointError):
+    """A saved model of a class that is not one of this package's own."""
 
 
 class DeviceError(KgdistilError):
@@ -51,3 +55,9 @@ def needs(package: str, what: str) -> Iterator[None]:
         yield
     except ImportError:
         raise KgdistilError(f'{what} needs {package}: pip install "kgdistil[own]"') from None
+
+
+def short(value: Any) -> str:
+    """`repr`, cut to what a line can hold."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"

@@ -8,63 +8,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kgdistil import kernels
+from kgdistil.answer.ranks import HITS as HITS
+from kgdistil.answer.ranks import Ranks as Ranks
 from kgdistil.errors import KgdistilError
 from kgdistil.graph import Graph
 from kgdistil.models import SIDES, KGEModel, Side
 
-HITS = (1, 3, 10)
 LARGEST = 1e10  # beyond it a float32 score may overflow to NaN, which would rank first
 Counts = Callable[..., tuple[Tensor, Tensor]]  # queries, targets, what is known: how many are better, and equal
 Candidates = Callable[[Callable[[KGEModel], Counts], Side, Tensor, Tensor, kernels.Known], tuple[Tensor, Tensor]]
 MEMORY_LIMIT = 512 << 20  # bytes the readable path may use for scores and what they are made of
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """How many entities beat (`greater`) and tie with (`equal`) the true one; int32 [n, 2], head side then tail."""
-
-    greater: np.ndarray
-    equal: np.ndarray
-
-    def ranks(self, ties: str = "realistic") -> np.ndarray:
-        """Ranks [n, 2] from 1. Among t tied entities the true one counts as first ("optimistic"), last
-        ("pessimistic"), or as the mean of the two ("realistic")."""
-        share = {"optimistic": 0.0, "realistic": 0.5, "pessimistic": 1.0}[ties]
-        return 1 + self.greater + share * self.equal
-
-    def reciprocal(self) -> np.ndarray:
-        """Mean of a triple's two reciprocal ranks, float [n]: their mean is the MRR."""
-        return (1 / self.ranks()).mean(1)
-
-    def metrics(self, ties: str = "realistic") -> dict[str, dict[str, float]]:
-        """MR, MRR and Hits@1/3/10 by name of the side: "head", "tail", "both", and "mean_of_two_ranks".
-
-        The last is the paper's own wording: the mean of a triple's two ranks is taken first. It is not what
-        anyone reports, and far below "both".
-        """
-        ranks = self.ranks(ties)
-        return {
-            "both": summarise(ranks),
-            "head": summarise(ranks[:, 0]),
-            "tail": summarise(ranks[:, 1]),
-            "mean_of_two_ranks": summarise(ranks.mean(1)),
-        }
-
-
-def summarise(ranks: np.ndarray) -> dict[str, float]:
-    """MR, MRR and Hits@k of ranks of any shape."""
-    return {
-        "mr": float(ranks.mean()),
-        "mrr": float((1 / ranks).mean()),
-        **{f"hits@{k}": float((ranks <= k).mean()) for k in HITS},
-    }
 
 
 class KnownTriples:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from safetensors import SafetensorError
 
 from kgdistil.errors import KgdistilError
 
@@ -52,7 +51,7 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
         with scratch.open("rb+") as file:
             os.fsync(file.fileno())
         scratch.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise KgdistilError(f"cannot write {path}: {reason}; earlier files are untouched") from None
     finally:

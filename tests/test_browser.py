@@ -22,7 +22,7 @@ const read = async (path) => new Uint8Array(await readFile(path)).buffer;
 const model = await openModel(process.argv[2], read);
 const answers = JSON.parse(process.argv[3]).map(([h, r]) => {
   const scores = scoreTails(model, h, r);
-  const ids = best(scores, 10);
+  const ids = best(scores, 11);
   return { ids, scores: Array.from(scores) };
 });
 console.log(JSON.stringify(answers));
@@ -53,7 +53,9 @@ def test_node_gives_the_scores_and_answers_of_python(name, norm, tiny_graph, tmp
         expected = model.score_tails(torch.tensor([h]), torch.tensor([r]))[0].detach().numpy()
         np.testing.assert_allclose(found["scores"], expected, atol=1e-4, rtol=0)
         ours = predict(model, graph, head=h, relation=r, k=10, by="id")
-        assert [graph.entities[i] for i in found["ids"]] == list(ours["entity"])
+        reflexive = graph.train[graph.train[:, 0] == graph.train[:, 2], 1].tolist()
+        found_ids = [i for i in found["ids"] if i != h or r in reflexive]
+        assert [graph.entities[i] for i in found_ids[:10]] == list(ours["entity"])
 
 
 @pytest.mark.parametrize("precision", GROUPS)

@@ -14,15 +14,15 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.importers import import_teacher
 from kgdistil.models import build_model
 from kgdistil.students.export import export
-from kgdistil.students.student import Student
+from kgdistil.students.labelled import Labelled
 
 KINDS = [("TransE", 1), ("TransH", 1), ("ComplEx", 1), ("RotatE", 1), ("RotatE", 2)]
 
 
-def a_student(graph: Graph, name: str, precision: str = "int8", norm: int = 1) -> Student:
+def a_student(graph: Graph, name: str, precision: str = "int8", norm: int = 1) -> Labelled:
     offset = 6.0 if name == "RotatE" else 0.0
     model = build_model(name, graph.num_entities, graph.num_relations, 4, seed=2, norm=norm, offset=offset)
-    return Student(model, graph).quantised(precision)
+    return Labelled(model, graph).quantised(precision)
 
 
 @pytest.mark.parametrize("name, norm", KINDS)
@@ -57,7 +57,7 @@ def test_npz_comes_back(tiny_graph: Graph, tmp_path: Path, precision: str) -> No
 def test_npz_of_every_precision_comes_back(tiny_graph: Graph, tmp_path: Path, name: str, precision: str) -> None:
     rank = {"rank": 4} if name == "LowRankComplEx" else {}
     model = build_model(name, tiny_graph.num_entities, tiny_graph.num_relations, 4, seed=2, **rank)
-    student = Student(model, tiny_graph).quantised(precision)
+    student = Labelled(model, tiny_graph).quantised(precision)
     (path,) = export(student, "npz", tmp_path / "s.npz")
     again = import_teacher(path, tiny_graph).model
     for mine, theirs in zip(student.model.state_dict().values(), again.state_dict().values(), strict=True):
@@ -69,7 +69,7 @@ def test_npz_of_every_precision_comes_back(tiny_graph: Graph, tmp_path: Path, na
 def test_npz_keeps_labels_that_numpy_would_lose(tiny_graph: Graph, tmp_path: Path) -> None:
     words = ("x", "x\0", "y" * 1_000_000, *tiny_graph.entities[3:])
     graph = dataclasses.replace(tiny_graph, entities=words)
-    student = Student(a_student(tiny_graph, "TransE").model, graph)
+    student = Labelled(a_student(tiny_graph, "TransE").model, graph)
     (path,) = export(student, "npz", tmp_path / "s.npz")
     assert torch.equal(import_teacher(path, graph).model.entities, student.model.entities)
 

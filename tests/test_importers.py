@@ -303,7 +303,7 @@ def test_a_pykeen_users_model_becomes_a_student_with_one_command(trained: dict, 
     told = json.loads(done.stdout)
     theirs = trained[name][0].get_metric("both.realistic.inverse_harmonic_mean_rank")
     assert told["metrics"][0]["model"] == "teacher" and told["metrics"][0]["mrr"] == pytest.approx(theirs, abs=1e-6)
-    assert type(kgdistil.load_student(out).model).__name__ == name
+    assert type(kgdistil.load_labelled(out).model).__name__ == name
     saved = next((tmp_path / "student.training" / "teachers").iterdir())
     teacher = kgdistil.load_model(saved)
     if name == "RotatE":  # a soft label σ(f) needs a zero between true and false; the ranks stay

@@ -10,18 +10,18 @@ import pytest
 
 import kgdistil
 from kgdistil.answer import folder as folders
-from kgdistil.checkpoint import DESCRIPTION, WEIGHTS
+from kgdistil.answer.format import CARD, FILES, HEADER, LABELS, WEIGHTS
+from kgdistil.answer.student import load_student
 from kgdistil.errors import KgdistilError
 from kgdistil.graph import Graph
 from kgdistil.models import build_model
-from kgdistil.students.student import CARD, FILES, TRIPLES, load_student
 
 HOME = Path(kgdistil.__file__).parent.parent
 
 
 @pytest.fixture
-def student(tiny_graph: Graph) -> kgdistil.Student:
-    return kgdistil.Student(build_model("DistMult", 30, 4, 4, seed=1), tiny_graph, "int8")
+def student(tiny_graph: Graph) -> kgdistil.Labelled:
+    return kgdistil.Labelled(build_model("DistMult", 30, 4, 4, seed=1), tiny_graph, "int8")
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -170,14 +170,14 @@ def arrays(tmp_path: Path) -> list[str]:
     ],
 )
 def test_import(
-    arrays: list[str], tmp_path: Path, student: kgdistil.Student, fault: str, mode: str, replaced: bool, stride: int
+    arrays: list[str], tmp_path: Path, student: kgdistil.Labelled, fault: str, mode: str, replaced: bool, stride: int
 ) -> None:
     if replaced:
         student.save(tmp_path / "start")
         (tmp_path / "start" / "notes.txt").write_text("mine")
         arrays.append("--replace")
     assert after_each_step(tmp_path, fault, mode, stride, *arrays) > 20
-    assert load_student(tmp_path / "out" / "it").graph.num_entities == 12
+    assert len(load_student(tmp_path / "out" / "it").entities) == 12
     assert (tmp_path / "out" / "it" / "notes.txt").exists() == replaced, "other files stay"
 
 
@@ -189,7 +189,7 @@ def test_distill(arrays: list[str], tmp_path: Path) -> None:
 
 # ---- the folder itself ----------------------------------------------------------------------------------------------
 def test_a_folder_that_cannot_be_exchanged_is_filled_in_place(
-    student: kgdistil.Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: kgdistil.Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path / "here"
     here.mkdir()
@@ -198,11 +198,11 @@ def test_a_folder_that_cannot_be_exchanged_is_filled_in_place(
     monkeypatch.chdir(here)
     student.save(".")
     assert here.stat().st_ino == inode and sorted(files(here)) == sorted([*FILES, "notes.txt"])
-    assert len(list(here.iterdir())) == 5 and load_student(".").precision == "int8"
+    assert len(list(here.iterdir())) == 6 and load_student(".").precision == "int8"
 
 
 def test_a_link_to_a_folder_stays_one_and_a_student_without_triples_takes_the_old_ones_away(
-    student: kgdistil.Student, tmp_path: Path
+    student: kgdistil.Labelled, tmp_path: Path
 ) -> None:
     student.save(tmp_path / "real")
     (tmp_path / "link").symlink_to("real")
@@ -211,13 +211,13 @@ def test_a_link_to_a_folder_stays_one_and_a_student_without_triples_takes_the_ol
     (tmp_path / "real" / "deep" / "notes.txt").symlink_to("nowhere")
     empty = student.graph.train[:0]
     graph = Graph("bare", empty, empty, empty, student.graph.entities, student.graph.relations, "0" * 64)
-    kgdistil.Student(student.model, graph).save(tmp_path / "link")
+    kgdistil.Labelled(student.model, graph).save(tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and not load_student(tmp_path / "link").has_triples
-    assert {path.name for path in (tmp_path / "real").iterdir()} == {WEIGHTS, DESCRIPTION, CARD, "deep"}
+    assert {path.name for path in (tmp_path / "real").iterdir()} == {WEIGHTS, LABELS, HEADER, CARD, "deep"}
     assert (tmp_path / "real" / "deep" / "notes.txt").is_symlink()
 
 
-def test_an_old_folder_that_was_moved_away_comes_back(student: kgdistil.Student, tmp_path: Path) -> None:
+def test_an_old_folder_that_was_moved_away_comes_back(student: kgdistil.Labelled, tmp_path: Path) -> None:
     """Where the system cannot exchange, a kill between two moves leaves the old student under another name."""
     student.save(tmp_path / "it")
     before = files(tmp_path / "it")
@@ -232,7 +232,7 @@ def test_an_old_folder_that_was_moved_away_comes_back(student: kgdistil.Student,
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o022, 0o002])
-def test_the_users_umask_is_kept(student: kgdistil.Student, tmp_path: Path, umask: int) -> None:
+def test_the_users_umask_is_kept(student: kgdistil.Labelled, tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         student.save(tmp_path / "it")
@@ -250,8 +250,8 @@ def test_half_a_student_of_an_earlier_release_does_not_stop_the_command(arrays: 
 
     half = tmp_path / "out" / "it"
     half.mkdir()
-    (half / TRIPLES).write_text("half")
-    (half / f".{WEIGHTS}.abcdefgh").write_text("half")
+    (half / "triples.safetensors").write_text("half")
+    (half / ".model.safetensors.abcdefgh").write_text("half")
     done = CliRunner().invoke(main, arrays)
     assert done.exit_code == 0 and sorted(files(half)) == sorted(FILES), done.output
     before = files(half)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 
-from kgdistil import cli, kernels, load_student, predict
+from kgdistil import cli, kernels, load_labelled, predict
 from kgdistil.compress.low_rank import LowRankComplEx, low_rank
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
@@ -333,7 +333,7 @@ def test_every_command_works_with_a_new_model(tiny_graph, new_model, tmp_path):
     made = kgdistil("distill", "triples.tsv", "--model", "SquaredTransE", "--epochs", "3", "--dim", "2", "-o", "s")
     assert made.exit_code == 0, made.output
     assert made.stderr.count("no compiled kernel") == 1
-    student = load_student(tmp_path / "s")
+    student = load_labelled(tmp_path / "s")
     assert type(student.model) is new_model and student.precision == "int8"
     assert len(student.similar("e03", 4)) == 4 and {row["precision"] for row in student.about["precisions"]} >= {"2bit"}
     for command in (["predict", "s", "--head", "e03", "--relation", "r1"], ["evaluate", "s"], ["similar", "s", "e03"]):
@@ -346,7 +346,7 @@ def test_every_command_works_with_a_new_model(tiny_graph, new_model, tmp_path):
         refused = kgdistil("export", "s", "--to", form, "-o", str(tmp_path / form))
         assert refused.exit_code == 1 and len(refused.stderr.splitlines()) == 1 and not (tmp_path / form).exists()
     student.quantised("2bit").save(tmp_path / "few")
-    few = load_student(tmp_path / "few")
+    few = load_labelled(tmp_path / "few")
     assert few.evaluate()["both"] == student.quantised("2bit").evaluate()["both"]
 
 

@@ -13,8 +13,8 @@ from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.models import build_model, kind_of
 from kgdistil.students import scan
+from kgdistil.students.labelled import Labelled
 from kgdistil.students.scan import Scanner, rank_codes, tables
-from kgdistil.students.student import Student
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
 PATHS = [pytest.param(None, marks=needs_compiler, id="native"), pytest.param(False, id="readable")]
@@ -320,23 +320,23 @@ def test_no_answers_are_not_to_be_had():
 
 @pytest.mark.parametrize("name, norm", [("ComplEx", 1), ("RotatE", 1), ("TransE", 1), ("TransE", 2), ("DistMult", 1)])
 def test_a_coded_student_answers_as_its_numbers_do(umls, name: str, norm: int) -> None:
+    from kgdistil.students.labelled import Labelled
     from kgdistil.students.predict import predict
-    from kgdistil.students.student import Student
 
     model = build_model(name, umls.num_entities, umls.num_relations, 16, seed=2, norm=norm, offset=3.0)
-    student = Student(model, umls).quantised("2bit")
+    student = Labelled(model, umls).quantised("2bit")
     assert student._ranker is not None
     asked = {"head": list(umls.entities[:20]), "relation": umls.relations[3], "k": 12}
     mine, plain = student.predict(**asked), predict(student.model, umls, **asked)
     assert np.allclose(mine["score"], plain["score"], atol=1e-5)
     close = plain.groupby("query")["score"].diff().abs().min() < 1e-5  # a tie may come in another order
     assert close or list(mine["entity"]) == list(plain["entity"])
-    assert Student(build_model("TransH", 135, 46, 16), umls).quantised("2bit")._ranker is None
+    assert Labelled(build_model("TransH", 135, 46, 16), umls).quantised("2bit")._ranker is None
 
 
 def test_a_student_whose_codes_cannot_be_scanned_says_so_once(tiny_graph, caplog):
     model = quantised(build_model("TransH", tiny_graph.num_entities, tiny_graph.num_relations, 4), "4bit")
-    student = Student(model, tiny_graph, "4bit")
+    student = Labelled(model, tiny_graph, "4bit")
     first, second = (student.predict(head="e03", relation="r1", k=30) for _ in range(2))
     assert first.equals(second) and len(first) == 30
     assert len([r for r in caplog.records if "codes cannot be scanned" in r.getMessage()]) == 1

@@ -9,7 +9,7 @@ import difflib
 import itertools
 import operator
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
@@ -20,6 +20,7 @@ COMPARED = 256  # neighbours in the order that are compared with a text that is 
 LONGEST = 200  # characters of a text for which another is suggested
 TRIED = 1000  # letters that are tried in place of those of a text
 SAMPLED = 16  # labels, spread evenly, whose order is looked at when they are opened
+Touch = Callable[[int, int, int], None]
 END = b"\xff"  # after every letter: no UTF-8 has it
 
 
@@ -36,17 +37,21 @@ class Labels(Sequence[str]):
         offsets: int64 [n + 1], where each begins, and the end.
         order: int32 [n], the numbers by ascending label, equal ones by ascending number. Without it the labels
             themselves ascend, and no two are equal.
+        touch: called with a label's number and its place in the text, start and end, before it is read.
     Raises:
         CheckpointError: the arrays are not these, here or where a damaged place is met; `check` looks at all of them.
     """
 
-    def __init__(self, text: np.ndarray, offsets: np.ndarray, order: np.ndarray | None = None) -> None:
+    def __init__(
+        self, text: np.ndarray, offsets: np.ndarray, order: np.ndarray | None = None, touch: Touch | None = None
+    ) -> None:
         for given, kind in ((text, np.uint8), (offsets, np.int64), (order, np.int32)):
             if given is not None and (given.ndim != 1 or given.dtype != kind):
                 raise damaged(f"{given.dtype} of shape {given.shape} in place of a row of {np.dtype(kind)}")
         n = len(offsets) - 1
         if n < 0 or offsets[0] != 0 or offsets[-1] != len(text) or (order is not None and len(order) != n):
             raise damaged("the lengths of their files do not fit each other")
+        self._touch = touch
         self._arrays = {"text": text, "offsets": offsets} | ({} if order is None else {"order": order})
         # a view gives a number or a few bytes in a fraction of the time that an array takes
         self._text, self._offsets = (np.ascontiguousarray(x).data for x in (text, offsets))
@@ -221,6 +226,8 @@ class Labels(Sequence[str]):
         start, end = self._offsets[i], self._offsets[i + 1]
         if not 0 <= start <= end <= len(self._text):
             raise damaged(f"number {i} lies outside their text")
+        if self._touch is not None:
+            self._touch(i, start, end)
         return self._text[start:end]
 
     def _label(self, i: int) -> str:
@@ -244,6 +251,8 @@ class Labels(Sequence[str]):
             start, end = offsets[i], offsets[i + 1]
             if not 0 <= start <= end <= size:
                 raise damaged(f"number {i} lies outside their text")
+            if self._touch is not None:
+                self._touch(i, start, end)
             if end - start > length:  # what follows makes it no smaller
                 end = start + length
             if text[start:end].tobytes() < key:

@@ -26,9 +26,9 @@ from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.importers import import_teacher
 from kgdistil.models import KGEModel, RotatE
+from kgdistil.students.labelled import Labelled
 from kgdistil.students.precisions import compare_precisions
 from kgdistil.students.predict import has_probabilities
-from kgdistil.students.student import Student
 from kgdistil.training.loop import Run, resolve, run
 
 log = logging.getLogger("kgdistil")
@@ -43,7 +43,7 @@ class Distilled:
     validation triples, `p` for none at all. `verdict` says it in words.
     """
 
-    student: Student
+    student: Labelled
     runs: dict[str, Run]
     chosen: str
     verdict: str
@@ -177,7 +177,7 @@ def distil(
         "precisions": table.to_dict("records"),
         "notes": notes,
     }
-    student = Student(quantised(weights, precision), graph, precision, kept.id, about)
+    student = Labelled(quantised(weights, precision), graph, precision, kept.id, about)
     return Distilled(student, runs, chosen, verdict, gain, low, high, p)
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 from kgdistil import records
 from kgdistil.checkpoint import load_model
 from kgdistil.compress.size import row_bytes
-from kgdistil.config import RunConfig, make_config, read_config, short
-from kgdistil.errors import ConfigError, KgdistilError
+from kgdistil.config import RunConfig, make_config, read_config
+from kgdistil.errors import ConfigError, KgdistilError, short
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, KGEModel

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kgdistil.config import RunConfig, make_config, short
+from kgdistil.config import RunConfig, make_config
 from kgdistil.distillation.recipes import Recipe, bytes_per_entity, distillation
 from kgdistil.distillation.statistics import SAME
-from kgdistil.errors import ConfigError
+from kgdistil.errors import ConfigError, short
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel

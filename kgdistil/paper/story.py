@@ -17,10 +17,10 @@ import pandas as pd
 import torch
 
 from kgdistil import records
-from kgdistil.config import RunConfig, make_config, short
+from kgdistil.config import RunConfig, make_config
 from kgdistil.distillation.recipes import Recipe, bytes_per_entity
 from kgdistil.distillation.statistics import SAME
-from kgdistil.errors import ConfigError, DataError
+from kgdistil.errors import ConfigError, DataError, short
 from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load

@@ -22,13 +22,13 @@ from kgdistil.graphs.importers.arrays import label_array
 from kgdistil.kernels import said
 from kgdistil.models import SIDES, KGEModel, RotatE, Side
 from kgdistil.students import browser
-from kgdistil.students.student import Student
+from kgdistil.students.labelled import Labelled
 
 FORMS = ("onnx", "npz", "browser")
 AGREE = 1e-4  # of scores in onnxruntime and PyTorch, relative to the largest
 
 
-def export(student: Student, form: str, output: str | os.PathLike) -> list[Path]:
+def export(student: Labelled, form: str, output: str | os.PathLike) -> list[Path]:
     """Write a student in one form ("onnx", "npz" or "browser"); returns the files.
 
     Raises:
@@ -45,7 +45,7 @@ def export(student: Student, form: str, output: str | os.PathLike) -> list[Path]
     return export_onnx(student, output) if form == "onnx" else export_browser(student, output)
 
 
-def export_npz(student: Student, path: Path) -> list[Path]:
+def export_npz(student: Labelled, path: Path) -> list[Path]:
     """One .npz: entities, relations, entities_scale for int8, labels, and what the score needs besides.
 
     An int8 entity is entities[i] × entities_scale[i]; codes are read as `kgdistil.compress.packing.pack` says. The
@@ -94,7 +94,7 @@ class Scores(nn.Module):
         return model.compare(queries, candidates)
 
 
-def export_onnx(student: Student, folder: Path) -> list[Path]:
+def export_onnx(student: Labelled, folder: Path) -> list[Path]:
     """tails.onnx (head, relation → scores) and heads.onnx (tail, relation → scores), and labels.json.
 
     Inputs are int64 ids [n], the output float32 [n, E]; n is free. Each file is run in onnxruntime and must give
@@ -141,7 +141,7 @@ def export_onnx(student: Student, folder: Path) -> list[Path]:
     return [*files, folder / "labels.json"]
 
 
-def export_browser(student: Student, folder: Path) -> list[Path]:
+def export_browser(student: Labelled, folder: Path) -> list[Path]:
     """The files that the browser page of the book reads, written by `kgdistil.students.browser`."""
     browser.export(student.model, student.graph, folder)
     browser.export_graph(student.graph, folder)

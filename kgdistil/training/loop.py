@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kgdistil import records
+from kgdistil.answer.format import HEADER
 from kgdistil.checkpoint import WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.config import RunConfig, check_device
@@ -143,7 +144,7 @@ def resolve(name: str) -> Path:
     """The folder of a run id, or of a saved model given by its path."""
     runs = [records.model_folder(name, own) for own in records.places()]
     for folder in (*runs, Path(os.path.expanduser(name))):
-        if os.path.isfile(folder / WEIGHTS):  # Path.is_file raises where a name is too long
+        if any(os.path.isfile(folder / name) for name in (WEIGHTS, HEADER)):  # Path.is_file raises for long names
             return folder
     where = " or ".join(dict.fromkeys(str(folder.parent) for folder in runs))
     raise CheckpointError(f"no model {name!r}: neither a finished run under {where} nor a folder with {WEIGHTS}")

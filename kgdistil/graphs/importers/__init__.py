@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 
-from kgdistil.checkpoint import WEIGHTS, read_labelled
+from kgdistil.answer.format import HEADER
+from kgdistil.answer.student import holds_student
+from kgdistil.checkpoint import read_labelled
 from kgdistil.errors import CheckpointError
 from kgdistil.graph import Graph
 from kgdistil.graphs.importers.arrays import from_arrays, read_npz
@@ -52,7 +54,7 @@ def import_teacher(
         CheckpointError, ConfigError: one line that says what is wrong and what to do.
     """
     path, beside = a_file(source), None if labels is None else a_file(labels)
-    if (path / WEIGHTS).is_file():
+    if holds_student(path):
         found, _, words = read_labelled(path)
         tables = {name: table.detach() for name, table in found.state_dict().items()}
         options = {name: getattr(found, name) for name in ("norm", "offset", "epsilon")}
@@ -70,6 +72,6 @@ def import_teacher(
         return read_checkpoint(path, graph, model, convention, norm, gamma, beside)
     raise CheckpointError(
         f"{path} is no teacher: it must be a folder with {PYKEEN_MODEL} (PyKEEN), *_entity.npy (DGL-KE), "
-        f"embeddings_*.h5 (PyTorch-BigGraph) or {WEIGHTS} (kgdistil), a file {', '.join(CHECKPOINTS)} (LibKGE, OpenKE, "
+        f"embeddings_*.h5 (PyTorch-BigGraph) or {HEADER} (kgdistil), a file {', '.join(CHECKPOINTS)} (LibKGE, OpenKE, "
         "TorchKGE), or an .npz"
     )

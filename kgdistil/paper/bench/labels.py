@@ -76,8 +76,8 @@ class Arrays(Way):
             array.tofile(folder / name)
 
     def __init__(self, folder: Path) -> None:
-        kinds = {"text": np.uint8, "offsets": np.int64}
-        self.labels = Labels(**{name: np.memmap(folder / name, kind, "r") for name, kind in kinds.items()})
+        text, offsets = np.memmap(folder / "text", np.uint8, "r"), np.memmap(folder / "offsets", np.int64, "r")
+        self.labels = Labels(text, offsets)
 
     def find(self, label: str) -> int | None:
         return self.labels.find(label)

@@ -1,0 +1,398 @@
+"""A student: its folder opened, asked, extended."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kgdistil.answer import asking, format1
+from kgdistil.answer.answers import Answers
+from kgdistil.answer.asking import Places
+from kgdistil.answer.equations import Array, Side
+from kgdistil.answer.folder import replace_folder
+from kgdistil.answer.format import (
+    CARD,
+    FILES,
+    HEADER,
+    LABELS,
+    MEND,
+    TRIPLES,
+    WEIGHTS,
+    Arrays,
+    layout,
+    read_header,
+    rows_of,
+    write_arrays,
+    write_header,
+)
+from kgdistil.answer.labels import Labels
+from kgdistil.answer.ranks import Ranks
+from kgdistil.answer.rendering import markdown
+from kgdistil.answer.triples import SPLITS, Triples
+from kgdistil.answer.triples import arrays as triple_arrays
+from kgdistil.answer.weights import SLICE, Weights
+from kgdistil.errors import CheckpointError, ConfigError
+
+SIDES: tuple[tuple[Side, int, int], ...] = (("head", 2, 0), ("tail", 0, 2))
+RANKED = 1024  # queries that are ranked at a time
+
+
+class Student:
+    """A student that answers where it lies. Open one with `load_student`.
+
+    `about`: JSON values: where it comes from, its metrics. `entities`, `relations`: labels by id.
+    """
+
+    def __init__(
+        self,
+        header: Mapping[str, Any],
+        weights: Any,
+        entities: Labels,
+        names: Labels | None = None,
+        triples: Mapping[str, Array] | None = None,
+        files: Sequence[Arrays] = (),
+    ):
+        self.header = header
+        self.model, self.dim, self.precision = header["model"], header["dim"], header.get("precision", "float32")
+        self.rank, self.run_id = header.get("rank", 0), header.get("run_id")
+        self.graph, self.graph_sha256 = str(header.get("graph")), str(header.get("graph_sha256"))
+        self.about: dict[str, Any] = header.get("about") or {}
+        self.weights, self.entities, self.names = weights, entities, names
+        self.relations = Labels.of(header["relations"])
+        if len(self.relations) != header["num_relations"]:
+            raise ValueError(f"{len(self.relations)} relations of {header['num_relations']}")
+        self.reflexive = frozenset(header.get("reflexive") or ())
+        self.never = {kind: frozenset((header.get("unseen") or {}).get(kind, ())) for kind in ("entity", "relation")}
+        self._triples, self._files = triples, files
+
+    # ---- asking -----------------------------------------------------------------------------------------------------
+    def predict(
+        self,
+        *,
+        typed: bool = False,
+        candidates: Sequence[Any] | None = None,
+        probability: bool = False,
+        **query: Any,
+    ) -> Answers:
+        """The best answers for the open place of a query, or of a batch: `asking.ask`.
+
+        Args:
+            probability: add that column, σ(score).
+            typed: only entities that were seen in that role of that relation in training.
+            candidates: only these entities, labels or with by="id" ids.
+        Raises:
+            ConfigError: as `asking.ask`; `new` and `typed` where the student came without its triples; a probability
+                of a student that was trained with the margin loss.
+        """
+        self._check()
+        if probability and self.weights.equation.comparison != "dot" and not self.weights.equation.offset:
+            raise ConfigError(
+                f"this {self.model} was trained with the margin loss, whose scores have no zero and so are no "
+                "probabilities; leave probability out"
+            )
+        allowed = None
+        if typed or candidates is not None:
+            listed = None
+            if candidates is not None:
+                listed = asking.find_all(self, asking.plain(candidates), "entity", query.get("by", "label"))
+            allowed = lambda relation, side: self._allowed(relation, side, typed, listed)
+        if query.get("new"):
+            _ = self.triples  # refuses at once
+        found = asking.ask(self, allowed=allowed, **query)
+        if probability:
+            found.by_name["probability"] = (1 / (1 + np.exp(-np.array(found["score"], np.float64)))).tolist()
+        return found
+
+    def similar(self, entity: Any, k: int = 10, *, by: asking.By = "label", unseen: bool = False) -> Answers:
+        """The k entities whose embeddings point most nearly the same way: rank, entity, name, cosine.
+
+        Raises:
+            ConfigError: an unknown label or id, one that is unseen, or k < 1.
+        """
+        asking.check_count(k)
+        self._check()
+        at = asking.find(self, asking.plain(entity), "entity", by)
+        if not unseen:
+            asking.check_seen(self, np.array([at]), "entity")
+        rows = self.weights.equation.rows
+        own, count = rows(self.weights.rows(np.array([at])))[0], len(self.entities)
+        cosine = np.empty(count, np.float32)
+        for start in range(0, count, SLICE):
+            part = rows(self.weights.rows(np.arange(start, min(start + SLICE, count))))
+            size = np.linalg.norm(part, axis=1) * np.linalg.norm(own)
+            cosine[start : start + len(part)] = part @ own / np.maximum(size, np.float32(1e-8))
+        cosine[at] = -np.inf
+        best = np.argsort(-cosine, kind="stable")[: min(k, count - 1)].tolist()
+        return Answers(
+            {
+                "rank": list(range(1, len(best) + 1)),
+                "entity": [self.entities[e] for e in best],
+                "name": [self.readable(e) for e in best],
+                "cosine": cosine[best].tolist(),
+            }
+        )
+
+    def evaluate(self, split: str = "test") -> dict[str, dict[str, float]]:
+        """Filtered metrics of a split of the graph's triples, as `Ranks.metrics`.
+
+        Raises:
+            ConfigError: no such split, or the triples are not at hand.
+        """
+        if split not in SPLITS:
+            raise ConfigError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
+        return self.ranks(self.triples.of(split)).metrics()
+
+    def ranks(self, triples: Array) -> Ranks:
+        """Filtered ranks of triples [n, 3] (ids) against every entity, head and tail side."""
+        self._check()
+        counts = np.empty((2, len(triples), 2), np.int32)
+        for column, (side, anchor, target) in enumerate(SIDES):
+            for i in range(0, len(triples), RANKED):
+                part = triples[i : i + RANKED]
+                known = [self.triples.answers(int(x[anchor]), int(x[1]), side) for x in part]
+                queries = self.weights.queries(part[:, anchor], part[:, 1], side)
+                found = self.weights.scanner.counts(queries, part[:, target], asking.places(known))
+                counts[:, i : i + len(part), column] = np.stack(found)
+        return Ranks(*counts)
+
+    # ---- what `asking` wants to know --------------------------------------------------------------------------------
+    def readable(self, entity: int) -> str:
+        """A name a person can read; the label where no name is at hand."""
+        name = self.names[entity] if self.names is not None else ""
+        return name or self.entities[entity]
+
+    def called(self, name: str, kind: str) -> int | None:
+        """The one entity of that name, or of a name that goes on after a comma; the relation but for its underscores.
+
+        Raises:
+            ConfigError: several are called so.
+        """
+        if kind == "relation":
+            written = lambda label: label.strip("_").replace("_", " ").casefold()
+            found = [i for i, label in enumerate(self.relations) if written(label) == written(name)]
+        elif self.names is None:
+            return None
+        else:
+            found = self.names.all(name) or self.names.prefix(f"{name}, ", 6)
+        if len(found) > 1:
+            labels = self.relations if kind == "relation" else self.entities
+            several = "; ".join(f"{labels[i]} ({self.readable(i)[:60]})" for i in found[:5])
+            raise ConfigError(f"several are called {name!r}: {several}{' …' * (len(found) > 5)}: give a label")
+        return found[0] if found else None
+
+    def unseen(self, kind: str, ids: Array) -> Array:
+        never = self.never[kind]
+        return np.array([x in never for x in ids.tolist()]) if never else np.zeros(len(ids), bool)
+
+    def known(self, anchor: int, relation: int, side: Side) -> Array:
+        return self.triples.answers(anchor, relation, side)
+
+    def known_relations(self, head: int, tail: int) -> list[int]:
+        return self.triples.relations(head, tail)
+
+    def best(
+        self, anchor: Array, relation: Array, side: Side, k: int, leave_out: Places, allowed: Array | None
+    ) -> tuple[Array, Array]:
+        queries = self.weights.queries(anchor, relation, side)
+        score, answer = self.weights.scanner.top(queries, k, leave_out, allowed)
+        return score + np.float32(self.weights.equation.offset), answer
+
+    def score_relations(self, head: int, tail: int) -> Array:
+        return self.weights.score_relations(head, tail)
+
+    # ---- files ------------------------------------------------------------------------------------------------------
+    @property
+    def has_triples(self) -> bool:
+        return self._triples is not None
+
+    @functools.cached_property
+    def triples(self) -> Triples:
+        if self._triples is None:
+            raise ConfigError(f"this student came without its triples ({TRIPLES}), which are needed here")
+        if isinstance(self._triples, Arrays):
+            self._triples.touch()
+        return Triples(self._triples, len(self.entities), len(self.relations))
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write the student as a folder of format 2; one that is there is replaced in one move, other files stay.
+
+        Raises:
+            KgdistilError: the folder cannot be written.
+        """
+        self._check()
+        for file in self._files:
+            file.touch()
+        replace_folder(Path(folder).expanduser(), self._write, (*FILES, *format1.FILES))
+
+    def _write(self, folder: Path) -> None:
+        arrays: dict[str, Mapping[str, Array]] = {WEIGHTS: self.weights.arrays, LABELS: self.entities.arrays()}
+        if self.names is not None:
+            arrays[LABELS] = {**arrays[LABELS], **{f"names.{key}": x for key, x in self.names.arrays().items()}}
+        if self._triples is not None:
+            arrays[TRIPLES] = self._triples
+        (folder / CARD).write_text(self.card(), encoding="utf-8")
+        files = {name: write_arrays(folder / name, x) for name, x in arrays.items()}
+        write_header(folder, {**self.header, "files": files})
+
+    def card(self) -> str:
+        """The model card, in Markdown."""
+        rank = f" and rank {self.rank}" if self.rank else ""
+        size = self.weights.bytes
+        lines = [
+            f"# {self.model} of dimension {self.dim}{rank} on {self.graph}",
+            "",
+            f"A knowledge-graph embedding of {len(self.entities):,} entities and {len(self.relations):,} relations, "
+            f"{self.precision}: {size:,} bytes of weights. Made by kgdistil.",
+            "",
+            f"- run: {self.run_id or 'not a run of kgdistil'}",
+            f"- graph: SHA-256 {self.graph_sha256}",
+        ]
+        lines += [f"- {name}: {value}" for name, value in self.about.items() if isinstance(value, str | int | float)]
+        for name, rows in self.about.items():
+            if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+                table = markdown(rows[0], ([row.get(name, "") for name in rows[0]] for row in rows))
+                lines += ["", f"## {name.capitalize()}", "", table]
+        lines += [
+            "",
+            "Filtered ranks of the test triples, head and tail side together, realistic ties.",
+            "",
+            "```python",
+            "import kgdistil",
+            "",
+            'student = kgdistil.load_student(".")',
+            f"student.predict(head={self.entities[0]!r}, relation={self.relations[0]!r}, k=5)",
+            "```",
+            "",
+        ]
+        return "\n".join(lines)
+
+    def packed(self) -> dict[str, Array]:
+        """The weights as files of format 1 have them: a row for each entity."""
+        self._check()
+        arrays = dict(self.weights.arrays)
+        return {**arrays, "entities": rows_of(arrays["entities"], self.weights.num_entities)}
+
+    def labels(self) -> dict[str, Any]:
+        """`entities`, `relations` (tuples), and `names` by label, all in memory."""
+        entities = tuple(self.entities)
+        names = {} if self.names is None else {label: name for label, name in zip(entities, self.names) if name}
+        return {"entities": entities, "relations": tuple(self.relations), "names": names}
+
+    def _check(self) -> None:
+        """Hold the numbers to their sums before they are first used, and the files to their sizes."""
+        for file in self._files:
+            file.check_size()
+            if file.path.name == WEIGHTS:
+                file.touch()
+
+    def _allowed(self, relation: int, side: Side, typed: bool, listed: Array | None) -> Array:
+        """A bitmap uint64 [⌈E/64⌉] of the entities that may come."""
+        found = np.zeros(-(-len(self.entities) // 64) * 64, bool)
+        if typed:
+            found[self.triples.seen(relation, side)] = True
+        if listed is not None:
+            within = np.zeros_like(found)
+            within[listed] = True
+            found = found & within if typed else within
+        return np.packbits(found, bitorder="little").view("<u8")
+
+
+def load_student(folder: str | os.PathLike) -> Student:
+    """A student's folder, opened: of format 2 where it lies, of format 1 read into memory.
+
+    Raises:
+        CheckpointError: missing, damaged, of a newer version, or put together from two students.
+    """
+    folder = Path(folder)
+    if os.path.isfile(folder / HEADER):
+        return open_folder(folder)
+    packed, about = format1.read_tensors(folder / format1.WEIGHTS)
+    version = about.get("version")
+    if not isinstance(version, int):
+        raise CheckpointError(f"{folder / format1.WEIGHTS} holds no model; name a folder that holds a student")
+    if version > format1.VERSION:
+        raise CheckpointError(f"{folder} has version {version}; this kgdistil reads up to {format1.VERSION}: update it")
+    labels = format1.read_labels(folder, about)
+    split = format1.read_triples(folder / format1.TRIPLES, about)
+    header = {"precision": "float32", "rank": 0, **about, "relations": list(labels["relations"])}
+    try:
+        if packed["entities"].shape[:1] != (about["num_entities"],) or packed["entities"].ndim != 2:
+            raise ValueError("the sizes differ")
+        if split is not None:
+            header |= seen(split["train"], about["num_entities"], about["num_relations"])
+        weights = Weights(header, layout(packed))
+        if not weights.finite():
+            raise ValueError("its numbers are not finite")
+    except (LookupError, TypeError, ValueError) as error:
+        reason = f"{folder / format1.WEIGHTS} does not hold the model it describes"
+        raise CheckpointError(f"{reason} ({' '.join(str(error).split())}); train it again") from None
+    names = [labels["names"].get(label, "") for label in labels["entities"]] if labels["names"] else None
+    sorted_ = None
+    if split is not None:
+        parts = [np.full(len(split[x]), i, np.uint8) for i, x in enumerate(SPLITS)]
+        sorted_ = triple_arrays(np.concatenate(list(split.values())), np.concatenate(parts), about["num_relations"])
+    return Student(header, weights, Labels.of(labels["entities"]), None if names is None else Labels.of(names), sorted_)
+
+
+def labels_of(arrays: Mapping[str, Array], prefix: str) -> Labels:
+    """Labels by what `Labels.arrays` named their arrays."""
+    text, offsets, order = (arrays.get(prefix + name) for name in ("text", "offsets", "order"))
+    if text is None or offsets is None:
+        raise ValueError("no labels")
+    if not isinstance(arrays, Arrays):
+        return Labels(text, offsets, order)
+    first, begin, file = arrays.offset(prefix + "offsets"), arrays.offset(prefix + "text"), arrays
+
+    def touch(number: int, start: int, end: int) -> None:
+        file.touch(first + 8 * number, first + 8 * number + 16)
+        file.touch(begin + start, begin + end)
+
+    try:
+        return Labels(text, offsets, order, touch)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error}") from None
+
+
+def holds_student(folder: Path) -> bool:
+    """Whether a folder holds a student, of any format."""
+    return any(os.path.isfile(folder / name) for name in (HEADER, format1.WEIGHTS))
+
+
+def half_saved(folder: Path) -> bool:
+    """Whether all that a folder holds is what a killed `Student.save` leaves where it cannot replace the folder."""
+    there, names = {path.name for path in folder.iterdir()}, (*FILES, *format1.FILES)
+    scratch = {name for name in there if name.startswith(tuple(f".{x}." for x in (*names, folder.name)))}
+    return there - scratch <= {*names} - {HEADER, format1.WEIGHTS} and (there - scratch != {CARD})
+
+
+def seen(train: Array, entities: int, relations: int) -> dict[str, Any]:
+    """What the header says of training triples [n, 3]: reflexive relations, and who stands in none, by id."""
+    if not len(train):
+        return {}
+    there = {"entity": np.zeros(entities, bool), "relation": np.zeros(relations, bool)}
+    there["entity"][train[:, [0, 2]]] = there["relation"][train[:, 1]] = True
+    never = {kind: np.flatnonzero(~x).tolist() for kind, x in there.items()}
+    reflexive = np.unique(train[train[:, 0] == train[:, 2], 1]).tolist()
+    return {"reflexive": reflexive, "unseen": {kind: ids for kind, ids in never.items() if ids}}
+
+
+def open_folder(folder: Path) -> Student:
+    """A folder of format 2."""
+    header = read_header(folder)
+    try:
+        there = {name: about for name, about in header["files"].items() if name != TRIPLES or (folder / name).exists()}
+        files = {name: Arrays(folder / name, about) for name, about in there.items()}
+        weights, labels = files[WEIGHTS], files[LABELS]
+        found = Weights(header, weights)
+        entities = labels_of(labels, "")
+        names = labels_of(labels, "names.") if "names.text" in labels else None
+        if len(entities) != found.num_entities or (names is not None and len(names) != len(entities)):
+            raise CheckpointError(f"{folder / LABELS} and {WEIGHTS} are of different sizes: {MEND}")
+        return Student(header, found, entities, names, files.get(TRIPLES), tuple(files.values()))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / HEADER} is damaged ({' '.join(str(error).split())[:200]}): {MEND}") from None

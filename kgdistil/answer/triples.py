@@ -1,0 +1,79 @@
+"""The triples a student came with, sorted on disk: what is known of a query, and who was seen in which role."""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from kgdistil.answer.equations import Side
+from kgdistil.errors import CheckpointError
+
+SPLITS = ("train", "valid", "test")
+
+
+def arrays(triples: np.ndarray, split: np.ndarray, relations: int) -> dict[str, np.ndarray]:
+    """What triples.bin holds, of triples [n, 3] (head, relation, tail) and the split of each, 0 to 2.
+
+    head, tail int32 [n] and split uint8 [n], sorted by relation, head and tail; `first` int64 [R + 1], where each
+    relation's triples begin; `by_tail` int32 [n]: their places, sorted by relation, tail and head.
+    """
+    order = np.lexsort((triples[:, 2], triples[:, 0], triples[:, 1]))
+    triples, split = triples[order].astype(np.int32), split[order].astype(np.uint8)
+    first = np.searchsorted(triples[:, 1], np.arange(relations + 1)).astype(np.int64)
+    by_tail = np.lexsort((triples[:, 0], triples[:, 2], triples[:, 1])).astype(np.int32)
+    return {"head": triples[:, 0], "tail": triples[:, 2], "split": split, "first": first, "by_tail": by_tail}
+
+
+class Triples:
+    """Triples of such arrays.
+
+    Raises:
+        CheckpointError: the arrays hold none of a graph of so many entities and relations.
+    """
+
+    def __init__(self, found: Mapping[str, np.ndarray], entities: int, relations: int):
+        self.head, self.tail, self.split = found["head"], found["tail"], found["split"]
+        self.first, self.by_tail = found["first"].tolist(), found["by_tail"]
+        n = len(self.head)
+        shaped = len(self.first) == relations + 1 and all(len(x) == n for x in (self.tail, self.split, self.by_tail))
+        if not shaped or self.first[0] != 0 or self.first[-1] != n or sorted(self.first) != self.first:
+            raise CheckpointError("the student's triples are of another graph: copy all its files from one folder")
+        for ids, most in ((self.head, entities), (self.tail, entities), (self.by_tail, n), (self.split, len(SPLITS))):
+            if n and not 0 <= ids.min() <= ids.max() < most:
+                raise CheckpointError("the student's triples are damaged: take an unchanged copy")
+
+    def __len__(self) -> int:
+        return len(self.head)
+
+    def answers(self, anchor: int, relation: int, side: Side) -> np.ndarray:
+        """Ids int32, ascending, that complete (anchor, relation, ?) or (?, relation, anchor) in any split."""
+        low, high = self.first[relation], self.first[relation + 1]
+        if side == "tail":
+            start, end = bisect_left(self.head, anchor, low, high), bisect_right(self.head, anchor, low, high)
+            return np.unique(self.tail[start:end])
+        key: Callable[[int], Any] = lambda place: self.tail[place]
+        start = bisect_left(self.by_tail, anchor, low, high, key=key)
+        end = bisect_right(self.by_tail, anchor, low, high, key=key)
+        return np.unique(self.head[self.by_tail[start:end]])
+
+    def relations(self, head: int, tail: int) -> list[int]:
+        """Relations that hold between two entities in any split."""
+        pairs = zip(self.first, self.first[1:])
+        return [r for r, (a, b) in enumerate(pairs) if a < b and tail in self.answers(head, r, "tail")]
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - as many as a batch may take turns with; they go with the student
+    def seen(self, relation: int, side: Side) -> np.ndarray:
+        """Ids that stand in that place of a training triple of the relation, ascending."""
+        low, high = self.first[relation], self.first[relation + 1]
+        ids = (self.tail if side == "tail" else self.head)[low:high]
+        return np.unique(ids[self.split[low:high] == 0])
+
+    def of(self, split: str) -> np.ndarray:
+        """The triples [n, 3] of one split, int64, in the order of this file."""
+        relation = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
+        chosen = self.split == SPLITS.index(split)
+        return np.stack([self.head[chosen], relation[chosen], self.tail[chosen]], axis=1).astype(np.int64)

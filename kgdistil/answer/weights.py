@@ -1,0 +1,112 @@
+"""The numbers of a student where they lie: rows of an entity, and scans over all of them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kgdistil.answer.equations import Array, Equation, Side, equation
+from kgdistil.answer.format import blocks
+from kgdistil.answer.native import Codes, Floats
+from kgdistil.errors import CheckpointError
+
+log = logging.getLogger("kgdistil")
+GROUPS = {"4bit": 1, "2bit": 2, "1bit": 4}  # floats of an entity that share four bits
+TYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8} | dict.fromkeys(GROUPS, np.uint8)
+SLICE = 1 << 16  # entities that are decoded at a time
+
+
+class Weights:
+    """The weights of a student: `format.layout`, usually views of a memory map.
+
+    Args:
+        about: model, dim, norm, offset, epsilon, precision, num_entities, num_relations.
+    Raises:
+        CheckpointError: arrays that are not those of such a model.
+    """
+
+    def __init__(self, about: Mapping[str, Any], arrays: Mapping[str, Array]):
+        self.arrays = arrays
+        self.precision, self.num_entities = about["precision"], about["num_entities"]
+        sizes = {name: about[name] for name in ("norm", "offset", "epsilon")}
+        shared = arrays["map"].astype(np.float32) if "map" in arrays else None
+        self.equation: Equation = equation(about["model"], about["dim"], **sizes, shared=shared)
+        self.blocks, self.scale = arrays["entities"], arrays["entities.scale"] if self.precision == "int8" else None
+        self.relations = arrays["relations"].astype(np.float32)
+        width, size = self.equation.width, GROUPS.get(self.precision, 0)
+        wanted = (-(-width // size // 2), 64) if size else (width, 16)
+        fits = self.blocks.shape == (-(-self.num_entities // wanted[1]), *wanted)
+        fits &= self.relations.shape == (about["num_relations"], self.equation.relation_width)
+        fits &= self.blocks.dtype == TYPES.get(self.precision) and (not size or width % size == 0)
+        if size:
+            self.book = arrays["entities.book"].astype(np.float32)
+            fits &= self.book.shape == (width // size, 16, size)
+            columns = np.arange(width, dtype=np.int32)
+            if self.equation.paired:  # the two halves of a complex number lie beside each other
+                columns = columns.reshape(2, -1).T.reshape(-1)
+            self.columns = np.ascontiguousarray(columns)
+        if self.scale is not None:
+            fits &= self.scale.shape == (self.num_entities,)
+        if not fits:
+            raise CheckpointError(f"its numbers are not those of a {about['model']} of that size and precision")
+
+    @property
+    def bytes(self) -> int:
+        """Of the weights, without what rounds a block up."""
+        row = self.blocks.shape[1] * self.blocks.itemsize
+        return self.num_entities * row + sum(x.nbytes for name, x in self.arrays.items() if name != "entities")
+
+    @property
+    def coded(self) -> bool:
+        return self.precision in GROUPS
+
+    def rows(self, ids: Array) -> Array:
+        """Float32 rows [n, width] of entities by id [n]."""
+        at, size = np.asarray(ids), self.blocks.shape[2]
+        stored = self.blocks[at // size, :, at % size]
+        if not self.coded:
+            found = stored.astype(np.float32)
+            return found if self.scale is None else found * self.scale[at, None]
+        groups = len(self.book)
+        codes = np.stack([stored & 15, stored >> 4], axis=-1).reshape(len(at), -1)[:, :groups]
+        made = np.empty((len(at), self.equation.width), np.float32)
+        made[:, self.columns] = self.book[np.arange(groups), codes].reshape(len(at), -1)
+        return made
+
+    def finite(self) -> bool:
+        """Whether all numbers are finite, so that there is an order to rank by."""
+        shared = [self.relations, *([self.book] if self.coded else []), *([] if self.scale is None else [self.scale])]
+        whole = [self.blocks] if self.blocks.dtype.kind == "f" else []
+        return all(np.isfinite(x).all() for x in (*shared, *whole))
+
+    def queries(self, anchor: Array, relation: Array, side: Side) -> Array:
+        """Query vectors float32 [n, query width] of ids [n]."""
+        return self.equation.query(self.rows(anchor), self.relations[relation], side)
+
+    @functools.cached_property
+    def scanner(self) -> Codes | Floats:
+        """What finds the best of all entities, where they lie. Codes that no scan compares are decoded, with a line."""
+        comparison, norm = self.equation.comparison, self.equation.norm
+        if self.coded and (
+            comparison in ("dot", "distance") or (comparison == "modulus" and self.book.shape[2] % 2 == 0)
+        ):
+            return Codes(self.blocks, self.num_entities, self.book, self.columns, comparison, norm)
+        tiles = self.blocks
+        if self.coded:
+            log.warning("its codes cannot be scanned by their comparison, so they are decoded: that takes longer")
+            starts = range(0, self.num_entities, SLICE)
+            parts = [self.rows(np.arange(i, min(i + SLICE, self.num_entities))) for i in starts]
+            tiles = np.concatenate([blocks(part, 16) for part in parts])
+        return Floats(tiles, self.num_entities, self.scale, comparison, norm)
+
+    def score_relations(self, head: int, tail: int) -> Array:
+        """Scores float32 [R] of (head, r, tail) for every relation."""
+        rows = self.rows(np.array([head, tail]))
+        queries = self.equation.query(
+            np.broadcast_to(rows[:1], (len(self.relations), rows.shape[1])), self.relations, "tail"
+        )
+        return self.equation.compare(queries, rows[1:])
