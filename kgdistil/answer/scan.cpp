@@ -215,17 +215,16 @@ struct Sums {  // of a byte of each entity, 16 bits wide: first those of all byt
     Words even = {}, odd = {};
     void add(Bytes x) { even += (Words)x, odd += (Words)x >> 8; }
     void finish() { even -= odd << 8; }
-    uint64_t at_least(Words bound) const {
-        const Words mask = (Words)(even >= bound) & 0x00ff, other = (Words)(odd >= bound) & 0xff00;
-        return signs((Bytes)(mask | other));
-    }
+};
+struct Bound {  // of a sum of high bytes, and of RADIX · high + low
+    uint16_t high, low;
 };
 
 // ---- codes: tables, bytes and bounds --------------------------------------------------------------------------------
 constexpr int CHUNK = 64;  // blocks that stay in cache for the queries of a task, at most
 constexpr int64_t CHUNK_BYTES = 128 << 10, TABLE_BYTES = 256 << 10, FIRST = 16;
 constexpr int RADIX = 128, MOST = RADIX * RADIX - 1;
-constexpr double NONE = 65535;  // above every sum of M ≤ 512 bytes below 128
+constexpr double NONE = 65535. * RADIX;  // above every sum of M ≤ 512 groups
 typedef float Sixteen __attribute__((vector_size(64), aligned(4)));
 
 struct Query {
@@ -235,7 +234,7 @@ struct Query {
     bool blind;                       // numbers that bytes cannot stand for: float32 decides
     bool closely;                     // the goal lies among many: look at the low bytes too, so that less is open
     float goal;
-    uint16_t least[2], above[2];      // of high bytes, and closely: sums from which not surely below, and surely above
+    Bound least[2], above[2];         // sums from which an entity is not surely below, and surely above; closely
     uint64_t not_below[CHUNK], surely[CHUNK];  // the last pass's findings, a bit for each entity
     Candidates candidates;
     Best best;
@@ -272,64 +271,91 @@ void make_table(const Job& job, const float* vector, float* table) {
     }
 }
 
+inline std::pair<float, float> ends(Sixteen x) {  // the smallest and largest of sixteen
+#if defined(WIDE)
+    return {_mm512_reduce_min_ps((__m512)x), _mm512_reduce_max_ps((__m512)x)};
+#else
+    float least[16], top[16];
+    std::memcpy(least, &x, 64), std::memcpy(top, &x, 64);
+    for (int half = 8; half; half /= 2)
+        for (int c = 0; c < half; c++) {
+            least[c] = least[c + half] < least[c] ? least[c + half] : least[c];
+            top[c] = top[c + half] > top[c] ? top[c + half] : top[c];
+        }
+    return {least[0], top[0]};
+#endif
+}
+
 // v ≤ MOST with |table[m][c] − smallest[m] − step·v| ≤ .51 step; base, the sum of the smallest; slack, the largest
 // difference of base + step·(sum of v) and a float32 score: these halves, and what float32 rounds off
 void quantise(const Job& job, Query& query) {
+    typedef int32_t Whole __attribute__((vector_size(64)));
+    typedef uint8_t Small __attribute__((vector_size(16), aligned(1)));
     const int64_t M = job.groups;
-    const float* table = query.table.data();
+    const Sixteen* table = reinterpret_cast<const Sixteen*>(query.table.data());
     query.high.assign((M + 1) / 2 * 32, 0), query.low.assign((M + 1) / 2 * 32, 0);
     double largest = 0, size = 0;
-    query.base = query.rest = 0, query.blind = false;
+    query.base = query.rest = 0;
     float smallest[512], range[512];
+    Sixteen nothing = {};  // x · 0, or no number
     for (int64_t m = 0; m < M; m++) {
-        float least = table[m * 16], top = least, nothing = 0;
-        for (int c = 0; c < 16; c++) {
-            const float x = table[m * 16 + c];
-            least = x < least ? x : least, top = x > top ? x : top, nothing += x * 0.f;  // 0, or NaN
-        }
-        query.blind |= nothing != 0;
+        const auto [least, top] = ends(table[m]);
+        nothing += table[m] * 0.f;
         smallest[m] = least, range[m] = top - least;
         query.base += least, size += std::max(std::fabs(top), std::fabs(least));
         largest = std::max(largest, double(top) - least);
     }
     // sums that overflow, or steps that are no float32, are for float32 itself
-    query.blind |= !(size < 1e37) || (largest > 0 && largest < 1e-30);
+    query.blind = !(size < 1e37) || (largest > 0 && largest < 1e-30);
+    for (int c = 0; c < 16; c++) query.blind |= !(nothing[c] == 0);
     if (query.blind) return;
     query.step = largest > 0 ? largest / MOST : 1;
     const float inverse = largest > 0 ? float(MOST / largest) : 0;
     for (int64_t m = 0; m < M; m++) {
         query.rest += std::min(RADIX - 1.f, range[m] * inverse + 1);
-        for (int c = 0; c < 16; c++) {
-            const int32_t v = std::min(MOST, int32_t((table[m * 16 + c] - smallest[m]) * inverse + .5f));
-            query.high[m * 16 + c] = uint8_t(v / RADIX), query.low[m * 16 + c] = uint8_t(v % RADIX);
-        }
+        const Whole rounded = __builtin_convertvector((table[m] - smallest[m]) * inverse + .5f, Whole);
+        const Whole v = rounded < MOST ? rounded : MOST - Whole{};
+        const Small high = __builtin_convertvector(v / RADIX, Small), low = __builtin_convertvector(v % RADIX, Small);
+        std::memcpy(query.high.data() + m * 16, &high, 16), std::memcpy(query.low.data() + m * 16, &low, 16);
     }
     query.slack = M * query.step * .51 + (M + 4) * (size * FLT_EPSILON + FLT_MIN);
 }
 
 void aim(Query& query, float goal, bool top) {
+    const auto bound = [](double x) {
+        const int32_t whole = int32_t(std::clamp(x, 0., NONE));
+        return Bound{uint16_t(whole / RADIX), uint16_t(whole % RADIX)};
+    };
     query.goal = goal;
-    for (int i = 0; i < 2; i++) query.least[i] = 0, query.above[i] = uint16_t(NONE);
+    query.least[0] = query.least[1] = bound(0), query.above[0] = query.above[1] = bound(NONE);
     if (query.blind || !std::isfinite(goal)) return;
     const double lowest = std::ceil((goal - query.base - query.slack) / query.step);
     const double highest = std::floor((goal - query.base + query.slack) / query.step);
-    const auto bound = [](double x) { return uint16_t(std::clamp(x, 0., NONE)); };
-    query.least[0] = bound(std::ceil((lowest - query.rest) / RADIX)), query.least[1] = bound(std::floor(lowest / RADIX));
-    if (!top) query.above[0] = query.above[1] = bound(std::floor(highest / RADIX) + 1);
+    query.least[0] = bound(std::ceil((lowest - query.rest) / RADIX) * RADIX), query.least[1] = bound(lowest);
+    if (!top) query.above[0] = bound((std::floor(highest / RADIX) + 1) * RADIX), query.above[1] = bound(highest + 1);
 }
 
 // ---- codes: float32 scores ------------------------------------------------------------------------------------------
 float score_of(const Job& job, const Query& query, int64_t e) {
     const uint8_t* codes = job.entities + e / BLOCK * job.row + e % BLOCK;
+    const float* table = query.table.data();
     float sum[4] = {};
-    for (int64_t m = 0; m < job.groups; m++)
-        sum[m % 4] += query.table[m * 16 + (codes[m / 2 * BLOCK] >> m % 2 * 4 & 15)];
+    int64_t m = 0;
+    for (; m + 4 <= job.groups; m += 4, codes += 2 * BLOCK, table += 64) {
+        sum[0] += table[codes[0] & 15], sum[1] += table[16 + (codes[0] >> 4)];
+        sum[2] += table[32 + (codes[BLOCK] & 15)], sum[3] += table[48 + (codes[BLOCK] >> 4)];
+    }
+    for (int i = 0; m < job.groups; m++, i++) sum[i] += table[i * 16 + (codes[i / 2 * BLOCK] >> i % 2 * 4 & 15)];
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 // of the entities of a quarter of a block that `bits` names; what stands in `out` for others is of no use
 void quarter(const Job& job, const Query& query, int64_t first, [[maybe_unused]] uint32_t bits, float* out) {
 #if defined(WIDE)
+    if (!(bits & (bits - 1))) {
+        out[__builtin_ctz(bits)] = score_of(job, query, first + __builtin_ctz(bits));
+        return;
+    }
     const uint8_t* codes = job.entities + first / BLOCK * job.row + first % BLOCK;
     const float* table = query.table.data();
     __m512 sum[4] = {};
@@ -355,47 +381,56 @@ void quarter(const Job& job, const Query& query, int64_t first, [[maybe_unused]]
 }
 
 // ---- codes: a pass over a chunk -------------------------------------------------------------------------------------
+template <bool CLOSELY> inline uint64_t at_least(const Sums& high, const Sums& low, Bound bound) {
+    const auto lane = [&](Words h, Words l) {  // low: what is left of the low bytes' sums
+        const Words edge = bound.high - Words{};
+        if (!CLOSELY) return (Words)(h >= edge);
+        return (Words)(h > edge) | ((Words)(h == edge) & (Words)(l >= bound.low - Words{}));
+    };
+    return signs((Bytes)((lane(high.even, low.even) & 0x00ff) | (lane(high.odd, low.odd) & 0xff00)));
+}
+
+template <int N, int V> inline void add_up(const uint8_t* const* column, int64_t steps, const uint8_t* const* table, Sums sum[][V]) {
+    for (int64_t s = 0; s < steps; s++) {
+        Bytes x[V], y[V];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) {
+            const Bytes both = load(column[v] + s * BLOCK);
+            x[v] = both & 15, y[v] = (Bytes)((Words)both >> 4) & 15;
+        }
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++)
+                sum[j][v].add(look_up(table[j] + s * 32, x[v]) + look_up(table[j] + s * 32 + 16, y[v]));
+    }
+    for (int j = 0; j < N; j++)
+        for (int v = 0; v < V; v++) sum[j][v].finish();
+}
+
 // Writes what it finds about N queries and V vectors of entities into their `not_below` and `surely`.
 template <int N, int V, bool CLOSELY>
 inline void vectors(const uint8_t* const* column, int64_t steps, Query* const* query, int64_t at) {
-    Sums sum[N][V];
-    for (int part = 0; part <= int(CLOSELY); part++) {
-        Sums of[N][V];
-        const uint8_t* table[N];
-        for (int j = 0; j < N; j++) table[j] = part ? query[j]->low.data() : query[j]->high.data();
-        for (int64_t s = 0; s < steps; s++) {
-            Bytes x[V], y[V];
-#pragma GCC unroll 4
-            for (int v = 0; v < V; v++) {
-                const Bytes both = load(column[v] + s * BLOCK);
-                x[v] = both & 15, y[v] = (Bytes)((Words)both >> 4) & 15;
-            }
-#pragma GCC unroll 4
-            for (int j = 0; j < N; j++)
-#pragma GCC unroll 4
-                for (int v = 0; v < V; v++)
-                    of[j][v].add(look_up(table[j] + s * 32, x[v]) + look_up(table[j] + s * 32 + 16, y[v]));
-        }
-        for (int j = 0; j < N; j++)
-            for (int v = 0; v < V; v++) {
-                of[j][v].finish();
-                if (part) {
-                    sum[j][v].even += of[j][v].even >> 7, sum[j][v].odd += of[j][v].odd >> 7;
-                } else {
-                    sum[j][v] = of[j][v];
-                }
-            }
-    }
     constexpr int PARTS = BLOCK / VB;
-    for (int j = 0; j < N; j++) {
-        const Words least = query[j]->least[CLOSELY] - Words{}, above = query[j]->above[CLOSELY] - Words{};
+    Sums high[N][V], low[N][V];
+    const uint8_t* table[N];
+    for (int j = 0; j < N; j++) table[j] = query[j]->high.data();
+    add_up<N, V>(column, steps, table, high);
+    if (CLOSELY) {
+        for (int j = 0; j < N; j++) table[j] = query[j]->low.data();
+        add_up<N, V>(column, steps, table, low);
+    }
+    for (int j = 0; j < N; j++)
         for (int v = 0; v < V; v++) {
+            if (CLOSELY) {
+                high[j][v].even += low[j][v].even / RADIX, high[j][v].odd += low[j][v].odd / RADIX;
+                low[j][v].even %= RADIX, low[j][v].odd %= RADIX;
+            }
             const int64_t i = at + v, shift = i % PARTS * VB % BLOCK;
             if (shift == 0) query[j]->not_below[i / PARTS] = query[j]->surely[i / PARTS] = 0;
-            query[j]->not_below[i / PARTS] |= sum[j][v].at_least(least) << shift;
-            query[j]->surely[i / PARTS] |= sum[j][v].at_least(above) << shift;
+            query[j]->not_below[i / PARTS] |= at_least<CLOSELY>(high[j][v], low[j][v], query[j]->least[CLOSELY]) << shift;
+            query[j]->surely[i / PARTS] |= at_least<CLOSELY>(high[j][v], low[j][v], query[j]->above[CLOSELY]) << shift;
         }
-    }
 }
 
 template <int N, int V, bool CLOSELY>
@@ -465,7 +500,7 @@ template <bool TOP> void scan(const Job& job, std::vector<Query>& query, int64_t
         passes<true>(job, order[1].data(), order[1].data() + order[1].size(), first, last);
         for (auto& one : query) {
             const int64_t open = sort_out<TOP>(job, one, first, last);
-            if (!TOP || first - from >= 256) one.closely |= !one.blind && open > last - first;
+            if (!TOP || first - from >= 256) one.closely |= !one.blind && open * 2 > last - first;
         }
     }
 }
