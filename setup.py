@@ -35,7 +35,7 @@ class Wheel(bdist_wheel):
     """For any Python 3 on this platform; on any platform where nothing was compiled."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        built = any(Path(self.bdist_dir or "build").rglob("_scan_*.so")) or any(Path("build").rglob("_scan_*.so"))
+        built = any(Path(self.bdist_dir).rglob("_scan_*.so"))
         return "py3", "none", super().get_tag()[2] if built else "any"
 
 

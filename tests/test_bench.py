@@ -330,8 +330,8 @@ def test_the_log_says_what_no_compiler_cost_where_it_was_measured():
 def test_faiss_scans_the_same_codes(umls):
     pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
     from kgdistil.compress.product import assign, decode, fit, grouped
+    from kgdistil.compress.scan import CodedRanker
     from kgdistil.paper.bench.scan import faiss_top
-    from kgdistil.students.scan import CodedRanker
 
     model = build_model("DistMult", umls.num_entities, umls.num_relations, 64, seed=1)
     groups = grouped(model.entities.detach(), 2, False)

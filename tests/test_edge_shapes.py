@@ -5,17 +5,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from kgdistil import kernels
+from kgdistil.answer import native
 from kgdistil.compress.product import assign
 from kgdistil.config import make_config
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
 from kgdistil.kernels import pairs
 from kgdistil.models import KGEModel, build_model
-from kgdistil.students.scan import Scanner
 from kgdistil.training.engine import make_engine
 
 pytestmark = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
@@ -48,39 +49,57 @@ def test_ranks_and_answers(name: str, norm: int, dim: int) -> None:
         assert (best < entities).all() and (best[:, entities:] == -1).all() and (scores[best < 0] == -math.inf).all()
 
 
+@pytest.mark.parametrize("comparison", ["dot", "distance", "modulus"])
 @pytest.mark.parametrize("groups", [2, 3, 8, 33])
-@pytest.mark.parametrize("path", ["KGD_PATH=0", "KGD_PATH=1", "KGD_PATH=2"])
-def test_scans(groups: int, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kgdistil.students import scan
-
-    library = scan.scan_library
-    monkeypatch.setattr(scan, "scan_library", lambda m: library(m, path))
+@pytest.mark.parametrize("path", native.libraries())
+def test_scans(comparison: str, groups: int, path: str) -> None:
     for entities in ENTITIES:
-        draw = torch.Generator().manual_seed(entities)
-        codes = torch.randint(16, (entities, groups), generator=draw, dtype=torch.uint8)
-        tables = torch.randn(5, groups, 16, generator=draw)
-        target, start = torch.randint(entities, (5,), generator=draw), torch.zeros(5, dtype=torch.int64)
-        nothing = (start, start, torch.zeros(1, dtype=torch.int32))
-        fast, slow = Scanner(codes), Scanner(codes, native=False)
+        draw = np.random.default_rng(entities)
+        codes = native.packed(draw.integers(16, size=(entities, groups)).astype(np.uint8))
+        about = codes, entities, draw.normal(size=(groups, 16, 2)).astype(np.float32), np.arange(groups * 2), comparison
+        queries = draw.normal(size=(5, groups * 2)).astype(np.float32)
+        target = draw.integers(entities, size=5)
+        start = np.zeros(5, np.int64)
+        known = start, start + 1, target[:1].astype(np.int32)
+        allowed = draw.integers(1 << 63, size=(5, len(codes)), dtype=np.uint64)
+        fast, slow = (native.Codes(*about, native=path) for path in (path, False))
         for k in (1, entities, entities + 2):
-            for mine, theirs in zip(fast.top(tables, k, nothing), slow.top(tables, k, nothing), strict=True):
-                assert torch.equal(mine, theirs)
-        for mine, theirs in zip(
-            fast.counts(tables, target, nothing), slow.counts(tables, target, nothing), strict=True
-        ):
-            assert torch.equal(mine, theirs)
+            for mine, theirs in zip(fast.top(queries, k, known, allowed), slow.top(queries, k, known, allowed)):
+                assert np.array_equal(mine, theirs)
+        for mine, theirs in zip(fast.counts(queries, target, known), slow.counts(queries, target, known)):
+            assert np.array_equal(mine, theirs)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_scans_of_what_is_not_finite_end(value: float) -> None:
+@pytest.mark.parametrize("path", native.libraries())
+def test_scans_of_what_is_not_finite_end(value: float, path: str) -> None:
     """What comes out means nothing; the process must go on, and no number that is not one may be cast to another."""
-    codes = torch.arange(70, dtype=torch.uint8).remainder(16)[:, None].expand(-1, 8).contiguous()
-    tables, start = torch.zeros(3, 8, 16), torch.zeros(3, dtype=torch.int64)
-    tables[1, 2, 3] = value
-    nothing = (start, start, torch.zeros(1, dtype=torch.int32))
-    scanner = Scanner(codes)
-    assert scanner.top(tables, 5, nothing)[1].shape == (3, 5)
-    assert (scanner.counts(tables, torch.tensor([0, 3, 69]), nothing)[0] >= 0).all()
+    codes = np.repeat(np.arange(70, dtype=np.uint8)[:, None] % 16, 8, 1)
+    book = np.zeros((8, 16, 1), np.float32)
+    book[2, 3] = value
+    scanner = native.Codes(native.packed(codes), 70, book, np.arange(8), native=path)
+    queries = np.ones((3, 8), np.float32)
+    assert scanner.top(queries, 5)[1].shape == (3, 5)
+    assert (scanner.counts(queries, np.array([0, 3, 69]))[0] >= 0).all()
+
+
+@pytest.mark.parametrize("comparison", native.KINDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize("path", native.libraries())
+def test_rows(comparison: str, dtype: type, path: str) -> None:
+    for entities in ENTITIES:
+        for n in (1, 9):
+            draw = np.random.default_rng(entities)
+            rows = draw.integers(-9, 9, size=(entities, 4)).astype(dtype)
+            scale = np.ones(entities, np.float32) if dtype == np.int8 else None
+            queries = draw.integers(-9, 9, size=(n, 8 if comparison == "hyperplane" else 4)).astype(np.float32)
+            target = draw.integers(entities, size=n)
+            for norm in (1, 2):
+                about = native.tiled(rows), entities, scale, comparison, norm
+                fast, slow = (native.Floats(*about, native=path) for path in (path, False))
+                for mine, theirs in zip(fast.top(queries, 20), slow.top(queries, 20)):
+                    np.testing.assert_allclose(mine, theirs, rtol=1e-6)  # sums of whole numbers are exact
+                assert fast.counts(queries, target)[0].shape == (n,)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

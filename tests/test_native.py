@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgdistil.answer import native
-from kgdistil.answer.native import Codes, Floats
+from kgdistil.answer.native import Codes, Floats, packed, tiled
 from kgdistil.errors import ConfigError
 
 PATHS = list(native.libraries())  # plain, and what else this processor has
@@ -19,15 +19,6 @@ SHAPES = [(1, 2), (63, 3), (64, 7), (65, 8), (331, 33), (1000, 32), (90, 258), (
 HOW = ["normal", "whole numbers", "equal", "zero", "huge ranges", "tiny", "far off", "one group decides"]
 
 needs_build = pytest.mark.skipif(not PATHS, reason="the scanner was not built: python setup.py build_ext --inplace")
-
-
-def packed(codes: np.ndarray) -> np.ndarray:
-    """Codes uint8 [E, M] as [⌈E/64⌉, ⌈M/2⌉, 64]."""
-    entities, groups = codes.shape
-    padded = np.zeros((-(-entities // 64) * 64, -(-groups // 2) * 2), np.uint8)
-    padded[:entities, :groups] = codes
-    steps = padded[:, 0::2] | padded[:, 1::2] << 4
-    return np.ascontiguousarray(steps.reshape(-1, 64, steps.shape[1]).transpose(0, 2, 1))
 
 
 def some_codes(seed: int, entities: int, groups: int) -> np.ndarray:
@@ -116,6 +107,18 @@ def assert_between(
     greater, equal = counts
     assert (greater >= ((ahead > slack) & others).sum(1)).all()
     assert (greater + equal <= ((ahead >= -slack) & others).sum(1)).all() and (equal >= 0).all()
+
+
+def test_layouts():
+    codes, rows = some_codes(1, 70, 5), np.arange(70 * 3, dtype=np.float32).reshape(70, 3)
+    lain, tiles = packed(codes), tiled(rows)
+    assert lain.shape == (2, 3, 64) and tiles.shape == (5, 3, 16)
+    for e in range(128):
+        for m in range(6):
+            there = codes[e, m] if e < 70 and m < 5 else 0
+            assert lain[e // 64, m // 2, e % 64] >> m % 2 * 4 & 15 == there
+    for e in range(80):
+        assert (tiles[e // 16, :, e % 16] == (rows[e] if e < 70 else 0)).all()
 
 
 @pytest.mark.parametrize("entities, groups", SHAPES)
@@ -287,13 +290,6 @@ def test_many_entities_and_any_number_of_threads_give_the_same():
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
-def tiles(rows: np.ndarray) -> np.ndarray:
-    """Rows [E, W] as [⌈E/16⌉, W, 16]."""
-    padded = np.zeros((-(-len(rows) // 16) * 16, rows.shape[1]), rows.dtype)
-    padded[: len(rows)] = rows
-    return np.ascontiguousarray(padded.reshape(-1, 16, rows.shape[1]).transpose(0, 2, 1))
-
-
 @pytest.mark.parametrize("comparison, norm", [*KINDS, ("hyperplane", 1), ("hyperplane", 2)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
 @pytest.mark.parametrize("entities, width", [(1, 2), (16, 6), (63, 4), (65, 32), (700, 10)])
@@ -315,7 +311,7 @@ def test_rows(comparison, norm, dtype, entities, width):
     allowed = draw.random((13, entities)) < 0.5
     slack = 1e-5 * max(1, width) ** 0.5
     for path in ALL:
-        floats = Floats(tiles(stored), entities, scale, comparison, norm, native=path)
+        floats = Floats(tiled(stored), entities, scale, comparison, norm, native=path)
         assert_best(scores, free(known, entities), floats.top(queries, 12, known), slack)
         assert_best(scores, np.ones_like(allowed), floats.top(queries[:3], 5)[:2], slack)
         assert_best(scores, free(known, entities) & allowed, floats.top(queries, 12, known, words(allowed)), slack)
@@ -333,7 +329,7 @@ def test_halves_of_every_value(path):
     """All float16 numbers, subnormal ones too, by whatever converts them."""
     values = np.arange(1 << 16).astype(np.uint16).view(np.float16)
     values = values[~np.isnan(values)]
-    floats = Floats(tiles(values[:, None]), len(values), native=path)
+    floats = Floats(tiled(values[:, None]), len(values), native=path)
     score, best = floats.top(np.ones((1, 1), np.float32), len(values))
     assert np.array_equal(score[0], values[best[0]].astype(np.float32))
     assert np.array_equal(score[0], -np.sort(-values.astype(np.float32)))
@@ -346,7 +342,7 @@ def test_many_rows(path):
     queries = draw.normal(size=(70, 40)).astype(np.float32)
     scores = queries.astype(np.float64) @ rows.T.astype(np.float64)
     target = np.argsort(-scores, axis=1)[:, 9]
-    floats = Floats(tiles(rows), 20_001, native=path)
+    floats = Floats(tiled(rows), 20_001, native=path)
     for threads in (1, 2):
         assert_best(scores, np.ones_like(scores, bool), floats.top(queries, 10, threads=threads), 1e-4)
         counts = floats.counts(queries, target, threads=threads)

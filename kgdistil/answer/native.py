@@ -125,6 +125,23 @@ def _mapped(what: str, x: Any, dtypes: tuple[type, ...], shape: tuple[int | None
     return x.view(np.ndarray)
 
 
+# ---- layouts --------------------------------------------------------------------------------------------------------
+def packed(codes: Array) -> Array:
+    """Codes uint8 [E, M] from 0 to 15 as `Codes` takes them, uint8 [⌈E/64⌉, ⌈M/2⌉, 64]."""
+    entities, groups = codes.shape
+    room = np.zeros((-(-entities // BLOCK) * BLOCK, -(-groups // 2) * 2), np.uint8)
+    room[:entities, :groups] = codes
+    steps = room[:, 0::2] | room[:, 1::2] << 4
+    return np.ascontiguousarray(steps.reshape(-1, BLOCK, steps.shape[1]).transpose(0, 2, 1))
+
+
+def tiled(rows: Array) -> Array:
+    """Rows [E, W] as `Floats` takes them, [⌈E/16⌉, W, 16]."""
+    room = np.zeros((-(-len(rows) // LANES) * LANES, rows.shape[1]), rows.dtype)
+    room[: len(rows)] = rows
+    return np.ascontiguousarray(room.reshape(-1, LANES, rows.shape[1]).transpose(0, 2, 1))
+
+
 # ---- what both kinds of entities share ------------------------------------------------------------------------------
 class Scanner:
     """Questions and answers of `Codes` and `Floats`; their `_scores` are numpy's path."""

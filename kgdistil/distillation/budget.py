@@ -10,6 +10,7 @@ from typing import Any
 
 from kgdistil import kernels
 from kgdistil.compress.packing import encode
+from kgdistil.compress.scan import CodedRanker
 from kgdistil.compress.size import GROUPS, PRECISION_OF, model_bytes
 from kgdistil.config import make_config
 from kgdistil.distillation import advice
@@ -17,7 +18,6 @@ from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.students.predict import top
-from kgdistil.students.scan import CodedRanker
 
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}

@@ -1,25 +1,23 @@
 """Fast paths on the CPU: C++ compiled at first use, loaded with ctypes; they know nothing of losses or sampling.
 
-`rank.cpp` counts filtered ranks and finds top-k answers, `scan.cpp` does so over entities of four-bit codes,
-`codes.cpp` finds those codes, `pairs.cpp` scores each query with each candidate, and `train.cpp` runs one epoch (see
-`kgdistil.training.native`). All are held to the readable modules by the tests.
+`rank.cpp` counts filtered ranks and finds top-k answers, `codes.cpp` finds four-bit codes, `pairs.cpp` scores each
+query with each candidate, and `train.cpp` runs one epoch (see `kgdistil.training.native`). All are held to the readable
+modules by the tests.
 """
 
 from .compile import compiled, compiler, keep_freed_memory, pointer, processor, threads
 from .kinds import check_equation, comparison, said, usable
 from .nearest import nearest, nearest_library
-from .rank import Job, Known, Ranker, check_k, declare, for_vectors, rank_library
+from .rank import Job, Known, Ranker, for_vectors, rank_library
 
 __all__ = [
     "Job",
     "Known",
     "Ranker",
     "check_equation",
-    "check_k",
     "comparison",
     "compiled",
     "compiler",
-    "declare",
     "for_vectors",
     "keep_freed_memory",
     "nearest",

@@ -6,13 +6,23 @@
 #include <utility>
 #include <vector>
 #include <omp.h>
-#include "job.h"
 #include "memory.h"
 #include "tiles.h"
 
 namespace {
 
-using Job = JobOf<float>;  // entities: [⌈E/16⌉][W][16], lanes past E hold NaN and so never count
+struct Job {  // mirrored in kernels/rank.py, which compares the size with `kgd_sizes`
+    const float* entities;   // [⌈E/16⌉][W][16], lanes past E hold NaN and so never count
+    const float* queries;    // [n, QW]
+    const int64_t* target;   // [n] entity ids (ranks only)
+    const int64_t *known_start, *known_end;  // [n] spans of `known`
+    const int32_t* known;    // ids to leave out, ascending within a span
+    int64_t n, num_entities;
+    int32_t threads, k;
+    int32_t *greater, *equal;  // out (ranks)
+    float* best_score;         // out (top-k) [n, k], descending; −inf past the last candidate
+    int32_t* best;             // out (top-k) [n, k]; −1 past the last candidate
+};
 
 constexpr int TASK = 64;  // queries that share a pass over the entities
 constexpr int64_t GROUP_BYTES = 256 << 10;
@@ -116,6 +126,8 @@ void top_task(const Job& job, int64_t from, int64_t to) {  // ties: the lower id
 }
 
 }  // namespace
+
+extern "C" void kgd_sizes(int64_t* out) { out[0] = sizeof(Job); }
 
 extern "C" void kgd_tiles(const float* entities, int64_t num_entities, int32_t threads, float* out) {
     transpose(entities, num_entities, std::numeric_limits<float>::quiet_NaN(), threads, out);

@@ -19,7 +19,7 @@ Known = tuple[Tensor, Tensor, Tensor]
 
 # ---- ranking --------------------------------------------------------------------------------------------------------
 class Job(ctypes.Structure):
-    """Mirrors job.h."""
+    """Mirrors rank.cpp."""
 
     _fields_ = (
         [(name, ctypes.c_void_p) for name in ("entities", "queries", "target", "known_start", "known_end", "known")]
@@ -29,8 +29,7 @@ class Job(ctypes.Structure):
             ("threads", ctypes.c_int32),
             ("k", ctypes.c_int32),
         ]
-        + [(name, ctypes.c_void_p) for name in ("greater", "equal", "best_score", "best", "book", "columns")]
-        + [("size", ctypes.c_int64)]
+        + [(name, ctypes.c_void_p) for name in ("greater", "equal", "best_score", "best")]
     )
 
 
@@ -98,25 +97,18 @@ class Ranker:
         Raises:
             ConfigError: k below 1.
         """
-        check_k(k)
+        if k < 1:
+            raise ConfigError(f"k = {k}: ask for at least one entity")
         queries = queries.contiguous()
         score, best = torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int32)
         self.library.kgd_top(ctypes.byref(self.job(queries, known, k=k, best_score=pointer(score), best=pointer(best))))
         return score, best
 
 
-def check_k(k: int) -> None:
-    if k < 1:
-        raise ConfigError(f"k = {k}: ask for at least one entity")
-
-
 def rank_library(model: KGEModel) -> ctypes.CDLL | None:
     library = comparison("rank.cpp", model)
-    return library and declare(library)
-
-
-def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """The same library, rank.cpp's or scan.cpp's, whose functions now know their arguments."""
+    if library is None:
+        return None
     check_sizes(library, Job)
     library.kgd_tiles.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p]
     library.kgd_rank.argtypes = library.kgd_top.argtypes = [ctypes.POINTER(Job)]

@@ -29,7 +29,7 @@ from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.models import KGEModel, kind_of
 from kgdistil.students import predict as answers
-from kgdistil.students.scan import CodedRanker
+from kgdistil.compress.scan import CodedRanker
 
 log = logging.getLogger("kgdistil")
 

@@ -15,11 +15,11 @@ from kgdistil import evaluation, kernels
 from kgdistil.answer import asking
 from kgdistil.answer.asking import Asked, By
 from kgdistil.answer.labels import Labels
+from kgdistil.compress.scan import CodedRanker
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, score_all
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, Side
-from kgdistil.students.scan import CodedRanker
 
 Ranker = kernels.Ranker | CodedRanker
 
@@ -191,7 +191,7 @@ def top(
     Args:
         k: how many; the number of entities where that is less.
         known: what is left out.
-        ranker: a `kernels.Ranker(model)` or `scan.CodedRanker` made before, for many small calls.
+        ranker: a `kernels.Ranker(model)` or `compress.scan.CodedRanker` made before, for many small calls.
     """
     k, device = min(k, model.num_entities), model.entities.device
     if not len(anchor):

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from kgdistil import kernels, records
 from kgdistil.checkpoint import WEIGHTS, load_model
 from kgdistil.compress.product import SIXTEEN, assign, fit, grouped
+from kgdistil.compress.scan import CodedRanker
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples
@@ -33,7 +34,6 @@ from kgdistil.paper.cells import FRONTIER, Cell
 from kgdistil.paper.recipe import config, with_needs
 from kgdistil.paper.tasks import published
 from kgdistil.records import results_folder
-from kgdistil.students.scan import CodedRanker
 from kgdistil.training.loop import run
 
 

@@ -1,0 +1,90 @@
+"""Ranking entities that are product-quantised (`compress.product`) without decoding them.
+
+A query becomes a table of what each code of each sub-vector would add to the score, and the score of an entity is the
+sum of the M entries that its codes choose (asymmetric distance computation, Jégou et al. 2011). `answer.native` does
+it; here it is given PyTorch's tensors, and `tables` says readably what it adds up.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kgdistil import kernels
+from kgdistil.answer.native import MOST_GROUPS, Codes, packed
+from kgdistil.compress.product import grouped
+from kgdistil.errors import ConfigError
+from kgdistil.models import KGEModel
+
+
+def tables(model: KGEModel, queries: Tensor, codebook: Tensor) -> Tensor:
+    """Look-up tables float32 [n, M, 16] of queries [n, query width] for the codebook [M, 16, g].
+
+    Their sums are the model's scores without its offset; for norm 2 minus the square of the distance, which puts the
+    entities in the same order.
+
+    Raises:
+        ConfigError: a score that is no sum over sub-vectors, or sub-vectors that do not fit the model.
+    """
+    kind, (groups, _, size), name = kernels.said(model, "comparison"), codebook.shape, type(model).__name__
+    if kind not in ("dot", "distance", "modulus"):
+        raise ConfigError(
+            f"{name} has no look-up tables: its class names no comparison that sums over the coordinates; take "
+            "ComplEx, DistMult, SimplE, TransE or RotatE"
+        )
+    if groups * size != model.entities.shape[1] or (kind == "modulus" and size % 2):
+        even = " and even, so that complex numbers stay whole" if kind == "modulus" else ""
+        raise ConfigError(
+            f"{groups} sub-vectors of {size} do not make {name}'s {model.entities.shape[1]} numbers of an entity; "
+            f"the product must be equal{even}"
+        )
+    rows = grouped(queries, size, model.paired)[:, :, None]  # [n, M, 1, g]
+    if kind == "dot":
+        return (rows * codebook).sum(-1)
+    apart = rows - codebook
+    if model.norm == 2:
+        return -apart.square().sum(-1)
+    return -(torch.hypot(apart[..., 0::2], apart[..., 1::2]) if kind == "modulus" else apart.abs()).sum(-1)
+
+
+class CodedRanker:
+    """`kernels.Ranker` for a model whose entities are codes: the same calls.
+
+    Args:
+        model: float32 on the CPU, its entities what the codes stand for.
+        codes: uint8 [E, M] from 0 to 15, M from 2 to 512. codebook: float32 [M, 16, g].
+        native: as of `answer.native.Codes`; False takes numpy's path.
+    Raises:
+        ConfigError: codes of another form, or a model that has no `tables`.
+    """
+
+    def __init__(self, model: KGEModel, codes: Tensor, codebook: Tensor, native: str | bool | None = None):
+        tables(model, model.queries(torch.zeros(1).long(), torch.zeros(1).long(), "tail"), codebook)  # refuses at once
+        shaped = codes.ndim == 2 and len(codes) and 2 <= codes.shape[1] <= MOST_GROUPS
+        if not shaped or codes.dtype != torch.uint8 or codes.max() > 15 or codes.shape[1] != len(codebook):
+            raise ConfigError(
+                f"codes are {codes.dtype} {list(codes.shape)}; they must be uint8 [entities, {len(codebook)}], from 0 "
+                f"to 15, 2 to {MOST_GROUPS} for each entity"
+            )
+        columns = grouped(torch.arange(codebook[:, 0].numel())[None], codebook.shape[2], model.paired)
+        self.codes = Codes(
+            packed(codes.numpy()),
+            len(codes),
+            codebook.detach().numpy(),
+            columns.flatten().int().numpy(),
+            str(kernels.said(model, "comparison")),
+            model.norm,
+            native=native,
+        )
+
+    def counts(self, queries: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
+        """As `kernels.Ranker.counts`."""
+        start, end, ids = (x.numpy() for x in known)
+        found = self.codes.counts(queries.numpy(), target.numpy(), (start, end, ids), threads=kernels.threads())
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+    def top(self, queries: Tensor, k: int, known: kernels.Known) -> tuple[Tensor, Tensor]:
+        """As `kernels.Ranker.top`."""
+        start, end, ids = (x.numpy() for x in known)
+        score, best = self.codes.top(queries.numpy(), k, (start, end, ids), threads=kernels.threads())
+        return torch.from_numpy(score), torch.from_numpy(best)
