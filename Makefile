@@ -55,6 +55,7 @@ lint: .venv/.installed-notebooks,book,dev ## check style, format, the way import
 	$(BIN)/mypy
 
 sanitize: .venv/.installed-notebooks,book,dev ## run the kernels at edge shapes under AddressSanitizer and UBSan (g++)
+	KGDISTIL_SANITIZE=1 $(BIN)/python setup.py -q build_ext --build-lib _build/sanitized --build-temp _build/sanitized
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	KGDISTIL_SANITIZE=1 KGDISTIL_CACHE=$(CURDIR)/_build/sanitized $(BIN)/python -m pytest tests/test_edge_shapes.py -q
 
