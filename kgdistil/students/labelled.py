@@ -24,12 +24,12 @@ from kgdistil.answer.triples import arrays as triple_arrays
 from kgdistil.answer.weights import Weights
 from kgdistil.checkpoint import read_labelled, save_model, write_tensors
 from kgdistil.compress import packing
+from kgdistil.compress.scan import CodedRanker
 from kgdistil.errors import ConfigError, ForeignModelError
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.models import KGEModel, kind_of
 from kgdistil.students import predict as answers
-from kgdistil.compress.scan import CodedRanker
 
 log = logging.getLogger("kgdistil")
 
