@@ -1,6 +1,7 @@
 """Cells, their runs and their searches, on a graph small enough to train in a moment."""
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -329,6 +330,21 @@ def test_a_damaged_search_names_its_line(small):
     path.write_text(path.read_text() + "{not json\n")
     with pytest.raises(CheckpointError, match="line 3"):
         config(cell("no-DS"))
+
+
+def test_a_changed_trial_names_its_line_and_one_without_a_sum_is_taken(small):
+    reproduce.work([cell("no-DS")], "cpu", 1, False)
+    path = search_path(cell("no-DS"))
+    first, second = path.read_text().splitlines()
+    trials_ = [json.loads(line) for line in (first, second)]
+    assert all("sum" in trial for trial in trials_)
+    trials_[1]["valid"]["both"]["mrr"] = 0.999
+    path.write_text(f"{first}\n{json.dumps(trials_[1])}\n")
+    with pytest.raises(CheckpointError, match="line 2: it was damaged or changed since it was written"):
+        config(cell("no-DS"))
+    del trials_[1]["sum"]  # as earlier releases wrote it
+    path.write_text(f"{first}\n{json.dumps(trials_[1])}\n")
+    assert read_search(cell("no-DS"))[trials_[1]["id"]]["valid"]["both"]["mrr"] == 0.999
 
 
 def test_a_seed_shares_the_search_and_the_teacher(small):

@@ -19,6 +19,7 @@ from kgdistil import records
 from kgdistil.answer.rendering import plain
 from kgdistil.config import RunConfig, read_config
 from kgdistil.errors import CheckpointError, run_command
+from kgdistil.files import CHANGED, unsealed
 from kgdistil.paper.cells import (
     CODED,
     COMMITTEE,
@@ -273,9 +274,11 @@ def _read_trials(path: Path, *stamp: int) -> dict[str, dict[str, Any]]:
         try:
             record = json.loads(line)
             record["valid"]["both"]["mrr"]
-            found[record["id"]] = record
-        except (ValueError, LookupError, TypeError):
-            raise CheckpointError(f"{path}, line {number}: no trial; delete the line to run it again") from None
+            unsealed(record)
+            found[record["id"]] = record  # with its sum, so that it is written as it was
+        except (ValueError, LookupError, TypeError) as error:
+            what = CHANGED if str(error) == CHANGED else "no trial"
+            raise CheckpointError(f"{path}, line {number}: {what}; delete the line to run it again") from None
     return found
 
 

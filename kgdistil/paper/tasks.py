@@ -18,7 +18,7 @@ from kgdistil.compress.packing import size
 from kgdistil.compress.size import PRECISION_OF
 from kgdistil.config import RunConfig
 from kgdistil.errors import BusyError, ConfigError
-from kgdistil.files import write_text
+from kgdistil.files import sealed, write_text
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import KGEModel
@@ -134,7 +134,7 @@ def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
         done = run(task.config, graph, progress=progress)
         kept = {key: value for key, value in done.record.items() if key not in ("curve", "test")}
         with filelock.FileLock(records.runs_folder() / f".{path.name}.lock"):
-            found = {**read_search(task.cell), name: kept}
+            found = {**read_search(task.cell), name: sealed(kept)}
             lines = "".join(json.dumps(found[key], ensure_ascii=False) + "\n" for key in sorted(found))
             write_text(path, lines)
         records.record_path(name).unlink(missing_ok=True)

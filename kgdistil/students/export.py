@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kgdistil.compress import packing
 from kgdistil.errors import ConfigError, KgdistilError, needs
 from kgdistil.files import write_bytes, write_json
-from kgdistil.graphs.importers.arrays import label_array
+from kgdistil.graphs.importers.arrays import label_array, sealed_npz
 from kgdistil.kernels import said
 from kgdistil.models import SIDES, KGEModel, RotatE, Side
 from kgdistil.students import browser
@@ -50,7 +50,7 @@ def export_npz(student: Labelled, path: Path) -> list[Path]:
 
     An int8 entity is entities[i] × entities_scale[i]; codes are read as `kgdistil.compress.packing.pack` says. The
     equations are in `kgdistil/models.py`. Labels that numpy's texts cannot hold, or only in gigabytes, are the bytes of
-    a JSON list (`graphs.importers.arrays.label_array`).
+    a JSON list (`graphs.importers.arrays.label_array`). `sum` is what `sealed_npz` there says.
     """
     if path.suffix.lower() != ".npz":
         raise ConfigError(f"{path}: name a file that ends in .npz")
@@ -72,7 +72,7 @@ def export_npz(student: Labelled, path: Path) -> list[Path]:
     buffer = io.BytesIO()
     more: dict[str, Any] = {name: np.array(value) for name, value in about.items()}
     np.savez_compressed(buffer, **arrays, **labels, **more)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, sealed_npz(buffer))
     return [path]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ from torch import Tensor
 
 from kgdistil.compress import packing
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
+from kgdistil.files import CHANGED, SUM
 from kgdistil.graph import Graph
 from kgdistil.graphs.importers.conventions import choose
 from kgdistil.graphs.importers.tables import Imported, kind_named, reason_of
 from kgdistil.graphs.limits import allow
 from kgdistil.models import MODELS
 
-OWN = ("model", "convention", "norm", "offset", "epsilon")
+OWN = ("model", "convention", "norm", "offset", "epsilon", SUM)
 NEEDED = ("entities", "relations", "entity_labels", "relation_labels")
 WANTED = (*NEEDED, "entities_scale", "entities_book", "map", *OWN)
 
@@ -89,13 +92,15 @@ def read_npz(
     try:
         with zipfile.ZipFile(path) as file:
             there = {name.removesuffix(".npy") for name in file.namelist()}
-            values = {name: _entry(file, name, path) for name in WANTED if name in there}
+            values, entries = {name: _entry(file, name, path) for name in WANTED if name in there}, file.infolist()
         if missing := [name for name in NEEDED if name not in values]:
             raise CheckpointError(
                 f"{path} holds no {missing[0]}; it needs entities, relations, entity_labels and relation_labels"
             )
-        words = _words(values["entity_labels"]), _words(values["relation_labels"])
         own = {name: values[name].item() for name in OWN if name in values}
+        if SUM in own and own[SUM] != _sum(entries):
+            raise CheckpointError(f"{path}: {CHANGED}; export it again")
+        words = _words(values["entity_labels"]), _words(values["relation_labels"])
         name = str(own["model"]) if "model" in own else model
         if name is None:
             raise ConfigError(f"{path} does not say which model it holds: give --model, one of {', '.join(MODELS)}")
@@ -129,6 +134,25 @@ def _entry(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
         raise ValueError(f"{name} holds objects or is cut short")
     with file.open(f"{name}.npy") as stream:
         return npy.read_array(stream, allow_pickle=False)
+
+
+def sealed_npz(content: io.BytesIO) -> bytes:
+    """The .npz that `content` holds, with an entry more: the sum by which `read_npz` tells a changed one.
+
+    It is that of the entries' names and of the sums that zip keeps of what each unpacks to, so to verify it unpacks
+    nothing. An .npz without it, as earlier releases and others write it, is taken as it is.
+    """
+    with zipfile.ZipFile(content, "a") as file:
+        scratch = io.BytesIO()
+        np.save(scratch, np.array(_sum(file.infolist())))
+        file.writestr(f"{SUM}.npy", scratch.getvalue())
+        file.filelist.insert(0, file.filelist.pop())  # a list of contents that is cut short has it still
+    return content.getvalue()
+
+
+def _sum(entries: Sequence[zipfile.ZipInfo]) -> int:
+    told = sorted((x.filename, x.CRC, x.file_size) for x in entries if x.filename != f"{SUM}.npy")
+    return zlib.crc32(json.dumps(told).encode())
 
 
 def _words(array: np.ndarray) -> list[str]:
