@@ -36,7 +36,12 @@ __all__ = ["__version__", *_place]  # noqa: PLE0604 - all of them texts
 def __getattr__(name: str) -> Any:
     if name not in _place:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_place[name]}"), name)
+    try:
+        value = getattr(importlib.import_module(f"{__name__}.{_place[name]}"), name)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith(__name__):
+            raise
+        raise ImportError(f'kgdistil.{name} needs {error.name}: pip install "kgdistil[train]"') from None
     globals()[name] = value
     return value
 

@@ -50,6 +50,8 @@ class Commands(click.Group):
             fail(str(error), 1)
         except KeyboardInterrupt:
             fail("stopped; the same command goes on where its last checkpoint stands", 130)
+        except ModuleNotFoundError as error:  # of a library; what this package holds is always there
+            fail(f'this needs {error.name}: pip install "kgdistil[train]"; a student answers without it', 1)
         except MemoryError:
             fail("out of memory: take a smaller graph or dimension", 1)
         except OSError as error:
