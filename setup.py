@@ -19,7 +19,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     LEVELS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     LEVELS["avx512"] = [
         *LEVELS["avx2"],
-        *(f"-mavx512{x}" for x in ("f", "bw", "vl", "dq")),
+        *(f"-mavx512{x}" for x in ("f", "bw", "vl", "dq", "vbmi", "vnni")),
         "-mprefer-vector-width=512",
     ]
 

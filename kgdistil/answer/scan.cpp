@@ -1,5 +1,6 @@
 // Ranks and top-k answers over entities that are four-bit codes, or rows of numbers: what `native.py` loads.
-// One source, compiled for several instruction sets when the package is built (setup.py): AVX-512, AVX2, NEON, or none.
+// One source, compiled for several instruction sets when the package is built (setup.py): AVX-512 as since Ice Lake and
+// Zen 4, AVX2, NEON, or none.
 // Codes. A query is a table [M][16], the score of an entity the sum of the M entries that its codes choose. The table is
 // rounded to two bytes of seven bits; byte shuffles look up 64 entries at a time (André et al. 2015, FAISS's fast scan).
 // Sums of bytes bound the score, and an entity whose bounds leave open on which side of the goal it lies is scored in
@@ -19,7 +20,8 @@
 #include <utility>
 #include <vector>
 #if defined(KGD_PLAIN)  // as on a processor that has none of these
-#elif defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#elif defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__AVX512VBMI__) && \
+    defined(__AVX512VNNI__)
 #define WIDE
 #include <immintrin.h>
 #elif defined(__AVX2__)
@@ -168,7 +170,7 @@ template <class Scan> int32_t deal(const Job& job, int64_t block_bytes, int64_t 
 
 // ---- vectors of bytes -----------------------------------------------------------------------------------------------
 #if defined(WIDE)
-constexpr int VB = 64, QUERIES = 4, ABREAST = 2, ALONE = 4;  // bytes of a vector; queries and vectors at a time
+constexpr int VB = 64, QUERIES = 4, ALONE = 4;  // bytes of a vector; queries at a time, and vectors of one query
 #elif defined(MIDDLE)
 constexpr int VB = 32, QUERIES = 2, ABREAST = 2, ALONE = 2;
 #else
@@ -227,9 +229,15 @@ constexpr int RADIX = 128, MOST = RADIX * RADIX - 1;
 constexpr double NONE = 65535. * RADIX;  // above every sum of M ≤ 512 groups
 typedef float Sixteen __attribute__((vector_size(64), aligned(4)));
 
+struct alignas(64) Line {
+    uint8_t x[64];
+};
+// where the table of a step's first code lies: those of eight groups in two lines, codes of the low half bytes first
+inline int64_t place(int64_t step) { return step / 4 * 128 + step % 4 * 16; }
+
 struct Query {
     std::vector<float> table;         // [M][16]
-    std::vector<uint8_t> high, low;   // [M][16] and zeros for an odd M's last half: the table: RADIX·high + low steps
+    std::vector<Line> high, low;      // the table in bytes, RADIX·high + low steps; zeros past M
     double base, step, slack, rest;   // rest: the most that the low bytes add
     bool blind;                       // numbers that bytes cannot stand for: float32 decides
     bool closely;                     // the goal lies among many: look at the low bytes too, so that less is open
@@ -293,7 +301,7 @@ void quantise(const Job& job, Query& query) {
     typedef uint8_t Small __attribute__((vector_size(16), aligned(1)));
     const int64_t M = job.groups;
     const Sixteen* table = reinterpret_cast<const Sixteen*>(query.table.data());
-    query.high.assign((M + 1) / 2 * 32, 0), query.low.assign((M + 1) / 2 * 32, 0);
+    query.high.assign((M + 7) / 8 * 2, {}), query.low.assign((M + 7) / 8 * 2, {});
     double largest = 0, size = 0;
     query.base = query.rest = 0;
     float smallest[512], range[512];
@@ -316,7 +324,8 @@ void quantise(const Job& job, Query& query) {
         const Whole rounded = __builtin_convertvector((table[m] - smallest[m]) * inverse + .5f, Whole);
         const Whole v = rounded < MOST ? rounded : MOST - Whole{};
         const Small high = __builtin_convertvector(v / RADIX, Small), low = __builtin_convertvector(v % RADIX, Small);
-        std::memcpy(query.high.data() + m * 16, &high, 16), std::memcpy(query.low.data() + m * 16, &low, 16);
+        const int64_t at = place(m / 2) + m % 2 * 64;
+        std::memcpy(query.high[0].x + at, &high, 16), std::memcpy(query.low[0].x + at, &low, 16);
     }
     query.slack = M * query.step * .51 + (M + 4) * (size * FLT_EPSILON + FLT_MIN);
 }
@@ -402,7 +411,7 @@ template <int N, int V> inline void add_up(const uint8_t* const* column, int64_t
         for (int j = 0; j < N; j++)
 #pragma GCC unroll 4
             for (int v = 0; v < V; v++)
-                sum[j][v].add(look_up(table[j] + s * 32, x[v]) + look_up(table[j] + s * 32 + 16, y[v]));
+                sum[j][v].add(look_up(table[j] + place(s), x[v]) + look_up(table[j] + place(s) + 64, y[v]));
     }
     for (int j = 0; j < N; j++)
         for (int v = 0; v < V; v++) sum[j][v].finish();
@@ -414,10 +423,10 @@ inline void vectors(const uint8_t* const* column, int64_t steps, Query* const* q
     constexpr int PARTS = BLOCK / VB;
     Sums high[N][V], low[N][V];
     const uint8_t* table[N];
-    for (int j = 0; j < N; j++) table[j] = query[j]->high.data();
+    for (int j = 0; j < N; j++) table[j] = query[j]->high[0].x;
     add_up<N, V>(column, steps, table, high);
     if (CLOSELY) {
-        for (int j = 0; j < N; j++) table[j] = query[j]->low.data();
+        for (int j = 0; j < N; j++) table[j] = query[j]->low[0].x;
         add_up<N, V>(column, steps, table, low);
     }
     for (int j = 0; j < N; j++)
@@ -451,8 +460,82 @@ __attribute__((noinline)) void pass(const Job& job, Query* const* query, int64_t
     }
 }
 
-template <bool CLOSELY> void passes(const Job& job, Query* const* query, Query* const* end, int64_t first, int64_t last) {
+#if defined(WIDE)
+// For many queries the codes of a chunk are turned first: a word holds eight codes of an entity, two a byte, in two lines
+// of indices into 64 bytes, four tables beside each other. Then a product adds up four bytes at once.
+void turn(const Job& job, int64_t first, int64_t last, Line* out) {
+    static constexpr uint8_t nothing[BLOCK] = {};
+    const int64_t steps = (job.groups + 1) / 2;
+    for (int64_t block = first; block < last; block++)
+        for (int64_t s = 0; s < steps; s += 4, out += 8) {
+            const uint8_t* row[4];
+            for (int i = 0; i < 4; i++)
+                row[i] = s + i < steps ? job.entities + block * job.row + (s + i) * BLOCK : nothing;
+            uint32_t* low = reinterpret_cast<uint32_t*>(out);
+            for (int e = 0; e < BLOCK; e++) {
+                const uint32_t word = row[0][e] | row[1][e] << 8 | row[2][e] << 16 | uint32_t(row[3][e]) << 24;
+                low[e] = (word & 0x0f0f0f0f) | 0x30201000, low[BLOCK + e] = (word >> 4 & 0x0f0f0f0f) | 0x30201000;
+            }
+        }
+}
+
+template <int N, bool CLOSELY>
+__attribute__((noinline)) void turned_pass(const Line* line, int64_t octets, Query* const* query, int64_t blocks) {
+    const __m512i ones = _mm512_set1_epi8(1);
+    for (int64_t block = 0; block < blocks; block++) {
+        __m512i sum[N][4] = {};
+        for (int part = 0; part <= int(CLOSELY); part++) {
+            const Line* codes = line + block * octets * 8;
+            for (int64_t o = 0; o < octets; o++, codes += 8) {
+                __m512i x[4], y[4];
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) {
+                    x[i] = _mm512_load_si512(codes + i), y[i] = _mm512_load_si512(codes + 4 + i);
+                    asm("" : "+v"(x[i]), "+v"(y[i]));  // to be loaded once, not at each use
+                }
+#pragma GCC unroll 4
+                for (int j = 0; j < N; j++) {
+                    const Line* table = (part ? query[j]->low : query[j]->high).data() + o * 2;
+                    const __m512i one = _mm512_load_si512(table), other = _mm512_load_si512(table + 1);
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; i++) {
+                        const __m512i a = _mm512_permutexvar_epi8(x[i], one), b = _mm512_permutexvar_epi8(y[i], other);
+                        const __m512i both = _mm512_add_epi8(a, b);
+                        // as _mm512_dpbusd_epi32, for which the compiler copies the sum to and fro
+                        asm("vpdpbusd %2, %1, %0" : "+v"(sum[j][i]) : "v"(both), "v"(ones));
+                    }
+                }
+            }
+            if (CLOSELY && part == 0)
+                for (auto& four : sum)
+                    for (auto& one : four) one = _mm512_slli_epi32(one, 7);
+        }
+        for (int j = 0; j < N; j++) {
+            const auto at_least = [&](Bound bound) {
+                const __m512i edge = _mm512_set1_epi32(CLOSELY ? bound.high * RADIX + bound.low : bound.high);
+                uint64_t out = 0;
+                for (int i = 0; i < 4; i++) out |= uint64_t(_mm512_cmpge_epu32_mask(sum[j][i], edge)) << i * 16;
+                return out;
+            };
+            query[j]->not_below[block] = at_least(query[j]->least[CLOSELY]);
+            query[j]->surely[block] = at_least(query[j]->above[CLOSELY]);
+        }
+    }
+}
+#endif
+
+template <bool CLOSELY>
+void passes(const Job& job, const std::vector<Query*>& queries, int64_t first, int64_t last, [[maybe_unused]] const Line* turned) {
+    Query* const *query = queries.data(), *const *end = query + queries.size();
+#if defined(WIDE)
+    if (turned) {
+        const int64_t octets = (job.groups + 7) / 8;
+        for (; query + QUERIES <= end; query += QUERIES) turned_pass<QUERIES, CLOSELY>(turned, octets, query, last - first);
+        for (; query < end; query++) turned_pass<1, CLOSELY>(turned, octets, query, last - first);
+    }
+#else
     for (; query + QUERIES <= end; query += QUERIES) pass<QUERIES, ABREAST, CLOSELY>(job, query, first, last);
+#endif
     for (; query < end; query++) pass<1, ALONE, CLOSELY>(job, query, first, last);
 }
 
@@ -491,13 +574,20 @@ template <bool TOP> int64_t sort_out(const Job& job, Query& query, int64_t first
 template <bool TOP> void scan(const Job& job, std::vector<Query>& query, int64_t from, int64_t to) {
     const int64_t most = std::clamp<int64_t>(CHUNK_BYTES / job.row, 1, CHUNK), least = TOP ? 1 : std::min(FIRST, most);
     std::vector<Query*> order[2];
+    std::vector<Line> turned;
+#if defined(WIDE)
+    if (query.size() >= QUERIES) turned.resize(most * ((job.groups + 7) / 8) * 8);
+#endif
     // the first chunks are small: the best so far, or how many are near, help in the next
     for (int64_t first = from, last; first < to; first = last) {
         last = std::min(to, first + std::clamp(first - from, least, most));
         for (auto& some : order) some.clear();
         for (auto& one : query) order[one.closely].push_back(&one);
-        passes<false>(job, order[0].data(), order[0].data() + order[0].size(), first, last);
-        passes<true>(job, order[1].data(), order[1].data() + order[1].size(), first, last);
+#if defined(WIDE)
+        if (turned.size()) turn(job, first, last, turned.data());
+#endif
+        passes<false>(job, order[0], first, last, turned.size() ? turned.data() : nullptr);
+        passes<true>(job, order[1], first, last, turned.size() ? turned.data() : nullptr);
         for (auto& one : query) {
             const int64_t open = sort_out<TOP>(job, one, first, last);
             if (!TOP || first - from >= 256) one.closely |= !one.blind && open * 2 > last - first;
@@ -780,7 +870,8 @@ extern "C" int32_t kgd_level() {  // the best of setup.py's libraries for this p
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
     const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
     return wide ? 2 : 1;
 #else
     return 0;
