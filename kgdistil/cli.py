@@ -1,4 +1,4 @@
-"""The command `kgdistil`: distill, predict, similar, evaluate, export, import; tables for people, JSON for programs."""
+"""The command `kgdistil`: distill, predict, similar, evaluate and so on; tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
     from kgdistil.answer.student import Student
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path)
 EXIT_CODES = "Exit codes: 0 done, 1 an error that the last line explains, 2 a wrong option, 130 stopped with Ctrl-C."
 
 
@@ -378,20 +379,32 @@ def only_one(folder: Path) -> filelock.AcquireReturnProxy:
     is_flag=True,
     help="Add σ(score), a guess at how likely an answer is true. It is not calibrated: read the order, not the level.",
 )
+@click.option("--typed", is_flag=True, help="Only entities that training saw in that place of that relation.")
+@click.option("--candidates", type=FILE, help="Only the entities of a file, one a line.")
+@click.option("--candidate", multiple=True, metavar="LABEL", help="Only this entity; give it once for each.")
 @by_number
 @unseen
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def predict(student: Path, as_json: bool, ids: bool, **query: Any) -> None:
+def predict(
+    student: Path, as_json: bool, ids: bool, candidates: Path | None, candidate: tuple[str, ...], **query: Any
+) -> None:
     """Ask a STUDENT for what is missing: give two of head, relation and tail.
 
     \b
       kgdistil predict student/ --head "Ada Lovelace" --relation wrote -k 5
       kgdistil predict student/ --relation wrote --tail "Notes" --new
       kgdistil predict student/ --head "Ada Lovelace" --tail "Notes" --json
+      kgdistil predict student/ --head "Ada Lovelace" --relation wrote --candidate "Notes" --candidate "Letters"
     """
+    from kgdistil.answer.lines import entities_of
+
     if ids:
         query |= {place: number(query[place], place) for place in ("head", "relation", "tail") if query[place]}
-    found = opened(student).predict(by="id" if ids else "label", ids=ids or as_json, **query)
+    who, by = opened(student), "id" if ids else "label"
+    if candidates is not None or candidate:
+        given = [number(x, "candidate") if ids else x for x in candidate]
+        query["candidates"] = given + (entities_of(who, candidates, ids) if candidates is not None else [])
+    found = who.predict(by=by, ids=ids or as_json, **query)
     if as_json:
         emit(found.rows())
         return
@@ -466,6 +479,41 @@ def export(student: Path, form: str, output: Path) -> None:
 
     for path in write(load_labelled(student), form, output):
         say(f"{path}  {path.stat().st_size:,} bytes")
+
+
+@main.command()
+@click.argument("student", type=FOLDER)
+@click.option("-o", "--output", type=FOLDER, help="Another folder; the student stays as it is.")
+def convert(student: Path, output: Path | None) -> None:
+    """Write a STUDENT of an earlier release as this one writes it, which is opened where it lies; in one move.
+
+    \b
+      kgdistil convert student/
+      kgdistil convert student/ -o other/
+    """
+    from kgdistil.answer.format import HEADER, VERSION
+    from kgdistil.answer.student import load_student
+
+    found, target = load_student(student), output or student
+    before, done = sizes(student), (student / HEADER).is_file()
+    if done and target.resolve() == student.resolve():
+        say(f"{student} is of format {VERSION} already ({before}): nothing is left to do.")
+        return
+    if target.resolve() != student.resolve() and target.exists() and any(target.iterdir()):
+        raise ConfigError(f"{target} holds other files; name a new or empty folder")
+    found.save(target)
+    say(f"{student}: {before}")
+    say(f"{target}: {sizes(target)}, {'a copy' if done else f'of format {VERSION}'}")
+
+
+def sizes(folder: Path) -> str:
+    """The files of a student and their bytes."""
+    from kgdistil.answer import format1
+    from kgdistil.answer.format import FILES
+
+    there = [path for name in (*format1.FILES, *reversed(FILES)) if (path := folder / name).is_file()]
+    each = [f"{path.name} {path.stat().st_size:,}" for path in there]
+    return f"{sum(path.stat().st_size for path in there):,} bytes ({', '.join(each)})"
 
 
 @main.command("import")

@@ -518,8 +518,8 @@ def test_export(student: Path, tmp_path: Path) -> None:
 
 
 def test_help_teaches() -> None:
-    for command in ((), ("distill",), ("predict",), ("similar",), ("evaluate",), ("export",), ("import",)):
-        result = call(*command, "--help")
+    for command in ("", "distill", "predict", "similar", "evaluate", "export", "convert", "import"):
+        result = call(*command.split(), "--help")
         assert result.exit_code == 0 and "\n    kgdistil " in result.stdout
     assert "130 stopped with Ctrl-C" in call("--help").stdout
 

@@ -98,6 +98,12 @@ class Student:
         allowed = None
         if typed or candidates is not None:
             listed = None
+            if query.get("relation") is None:
+                raise ConfigError(
+                    "the relation is asked for: typed and candidates choose among entities, leave them out"
+                )
+            if typed:
+                _ = self.triples  # refuses at once
             if candidates is not None:
                 listed = asking.find_all(self, asking.plain(candidates), "entity", query.get("by", "label"))
             allowed = lambda relation, side: self._allowed(relation, side, typed, listed)
