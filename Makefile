@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips must not write into .venv at once
-.PHONY: help demo reproduce frontier refresh test coverage lint sanitize lab bench book serve clean
+.PHONY: help demo reproduce frontier refresh test coverage lint sanitize lab bench bench-answer book serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ lab: .venv/.installed-notebooks ## open JupyterLab on a notebook [NOTEBOOK=noteb
 
 bench: .venv/.installed-notebooks,bench ## measure speed beside PyKEEN and TorchKGE
 	$(BIN)/python -m kgdistil.paper.bench
+
+bench-answer: .venv/.installed-notebooks,bench ## measure answers beside FAISS, usearch and numpy [LABELS=labels.txt]
+	$(BIN)/python -m kgdistil.paper.bench.answer $(if $(LABELS),--labels $(LABELS))
 
 book: .venv/.installed-notebooks,book ## build the book into _build/html
 	$(BIN)/python -m book.build

@@ -391,3 +391,16 @@ def test_readme_and_book_tell_what_the_files_hold(results_in_tmp):
     (folder / "gpu.json").write_text(json.dumps(gpu_report))
     for text in (bench_block(), speed.gpu_speed(shown)):
         assert all(said in text for said in ("a GPU", "2.000", "4.0", "93%", "400")) and "none was" not in text
+
+
+def test_answers_are_measured_beside_peers_that_search_the_same_codes(tmp_path, monkeypatch):
+    from kgdistil.paper.bench import answer
+
+    monkeypatch.setattr(answer, "PATIENCE", 0.2)
+    answer.make_student([f"entity {i:04}" for i in range(3000)], tmp_path / "s")
+    queries = answer.questions(answer.load_student(tmp_path / "s"))
+    ours = answer.ask(tmp_path / "s", queries)
+    assert ours["codes_bytes"] == 64 * -(-3000 // 64) * 16 and ours["file_bytes"] > 3000 * 16
+    for name in ("FAISS fast scan", "numpy"):
+        told = answer.peer(name, tmp_path / "s", queries)
+        assert told["recall"] == 1 if name == "numpy" else told["recall"] > 0.9
