@@ -6,6 +6,7 @@ import copy
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def distil(
     """
     check_precision(precision)
     notes = list(graph.notes)
-    if isinstance(teacher, str | Path) and Path(teacher).exists():
+    if isinstance(teacher, str | Path) and os.path.exists(teacher):  # Path.exists raises for long names
         how: dict[str, Any] = {"model": model, "trust_pickle": trust_pickle, **(teacher_options or {})}
         brought = import_teacher(teacher, graph, **how)
         for note in brought.notes:

@@ -5,6 +5,7 @@ What the other notebooks show of their runs is in `story`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -249,7 +250,7 @@ def find_teacher(name: str) -> str:
         folder = resolve(name).resolve()
     except KgdistilError:
         home = records.checkout()
-        if home is None or not (home / name).is_dir():
+        if home is None or not os.path.isdir(home / name):  # Path.is_dir raises where a name is too long
             raise
         folder = resolve(str(home / name)).resolve()
     runs = [records.model_folder("", own).resolve() for own in records.places()]

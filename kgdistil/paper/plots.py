@@ -55,7 +55,11 @@ def distillation(runs: Mapping[str, Run]) -> Figure:
 
     bars(right, runs)
     student, teacher = runs["no-DS"].config, runs["teacher"].config
-    fig.suptitle(f"{student.model} on {student.dataset}: from {teacher.dim} to {student.dim} dimensions", weight="bold")
+    fig.suptitle(
+        f"{student.model} on {student.dataset}: from {teacher.dim} to {student.dim} dimensions",
+        weight="bold",
+        parse_math=False,
+    )
     return finished(fig)
 
 
@@ -215,7 +219,9 @@ def teacher(done: Run, shares: pd.DataFrame, untrained: float) -> Figure:
     right.legend(title="asked for", frameon=False)
     right.set(xlabel="filtered rank of the true entity", ylabel="% of the test triples")
     right.set_title("What it ends with", loc="left")
-    fig.suptitle(f"{done.config.model} on {done.config.dataset}, {done.config.dim} dimensions", weight="bold")
+    fig.suptitle(
+        f"{done.config.model} on {done.config.dataset}, {done.config.dim} dimensions", weight="bold", parse_math=False
+    )
     return finished(fig)
 
 
@@ -252,7 +258,11 @@ def alphas(runs: Mapping[str, Run]) -> Figure:
     right.legend(frameon=False)
     right.set_title("What it ends with", loc="left")
     student, large = runs["no-DS"].config, runs["teacher"].config
-    fig.suptitle(f"{student.model} on {student.dataset}: from {large.dim} to {student.dim} dimensions", weight="bold")
+    fig.suptitle(
+        f"{student.model} on {student.dataset}: from {large.dim} to {student.dim} dimensions",
+        weight="bold",
+        parse_math=False,
+    )
     return finished(fig)
 
 
@@ -301,7 +311,11 @@ def ablation(runs: Mapping[str, Run], first: Run) -> Figure:
     left.set_title("While it learns", loc="left")
     bars(right, runs)
     student, large = runs["no-DS"].config, runs["teacher"].config
-    fig.suptitle(f"{student.model} on {student.dataset}: from {large.dim} to {student.dim} dimensions", weight="bold")
+    fig.suptitle(
+        f"{student.model} on {student.dataset}: from {large.dim} to {student.dim} dimensions",
+        weight="bold",
+        parse_math=False,
+    )
     return finished(fig)
 
 

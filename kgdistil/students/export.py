@@ -40,8 +40,10 @@ def export(student: Labelled, form: str, output: str | os.PathLike) -> list[Path
     output = Path(output).expanduser()
     if form == "npz":
         return export_npz(student, output)
-    if output.is_file():
-        raise ConfigError(f"{output} is a file: {form} needs a folder")
+    if os.path.lexists(output) and not output.is_dir():  # a file, a device, or a link that leads nowhere
+        raise ConfigError(f"{output} is no folder: {form} needs one; name a new or an empty one")
+    if (output / WEIGHTS).exists():
+        raise ConfigError(f"{output} holds a student: {form} needs a folder of its own; name another one")
     return export_onnx(student, output) if form == "onnx" else export_browser(student, output)
 
 
