@@ -155,7 +155,7 @@ def built(path: Path, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> K
             raise ValueError("its numbers are not finite")
         model = build_model(about["model"], *sizes, **options, rank=rank)
         model.load_state_dict(tensors)
-    except (LookupError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError, ConfigError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not hold the model it describes ({reason}); train it again") from None
     return model

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import shlex
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -250,6 +252,7 @@ def distill(
     from kgdistil.distillation.distil import distil
     from kgdistil.records import kept_in
 
+    check_output(output)
     if budget is not None and (dim is not None or precision is not None or options["rank"]):
         raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
     parse_budget(budget or 1), check_precision(precision or "int8")  # before a large graph is read
@@ -266,7 +269,7 @@ def distill(
         return
     if output.exists() and not holds_student(output) and not half_saved(output):
         raise ConfigError(f"{output} holds other files; name a new or empty folder")
-    training = output.resolve().with_name(f"{output.resolve().name}.training")
+    training = Path(f"{os.path.realpath(output)}.training")
     with only_one(training), kept_in(training):
         found = read(graph, options)
         if not as_json:
@@ -306,7 +309,7 @@ def opened(folder: Path) -> Student:
 def as_asked(**values: Any) -> dict[str, str]:
     """What a command was asked, as a student's folder keeps it; whether a pickle is trusted changes nothing."""
     given = {key: x for key, x in values.items() if x is not None and key != "trust_pickle"}
-    return {key: str(x.resolve() if isinstance(x, Path) else x) for key, x in given.items()}
+    return {key: str(os.path.realpath(x) if isinstance(x, Path) else x) for key, x in given.items()}
 
 
 def made(output: Path) -> Any:
@@ -347,6 +350,20 @@ def report(student: Student, output: Path, as_json: bool) -> None:
         h, r = student.entities[first[0]], student.relations[first[1]]
     say(f"\n{output} holds the {student.precision} student. Ask it:")
     say(f"  kgdistil predict {shlex.quote(str(output))} --head {shlex.quote(h)} --relation {shlex.quote(r)}")
+
+
+def check_output(output: Path) -> None:
+    """Refuse what can never become a folder before anything is read or trained."""
+    from kgdistil.config import short
+
+    try:
+        folder = stat.S_ISDIR(output.stat().st_mode)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{short(str(output))}: {error.strerror}; name a new or an empty folder") from None
+    if not folder:
+        raise ConfigError(f"{output} is no folder; name a new or an empty one")
 
 
 def only_one(folder: Path) -> filelock.AcquireReturnProxy:
@@ -549,6 +566,7 @@ def import_(
     from kgdistil.graphs.importers import import_teacher
     from kgdistil.students.labelled import Labelled
 
+    check_output(output)
     found = read(graph, options)
     asked = as_asked(teacher=teacher, **options) | {"graph": found.sha256}
     if holds_student(output) and not replace and made(output) != asked:

@@ -298,6 +298,8 @@ def test_a_model_of_another_graph(saved: Path, graph: Graph) -> None:
         {"offset": "much"},
         {"offset": None},
         {"epsilon": []},
+        {"offset": 10**400},
+        {"epsilon": 10**400},
         {"version": None},
         {"version": "1"},
     ],

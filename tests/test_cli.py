@@ -173,6 +173,29 @@ def test_an_output_folder_that_cannot_be(triples: Path, tmp_path: Path) -> None:
         assert "cannot write" in refused("distill", triples, *QUICK, "-o", "/proc/kgdistil-student")
 
 
+@pytest.mark.parametrize("command", ["distill", "import"])
+def test_an_output_that_can_never_be_a_folder_is_refused_first(command: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    given = ["nowhere.tsv"] if command == "distill" else [tmp_path, "--graph", "nowhere.tsv"]
+    for output, why in (
+        ("loop", "Too many levels of symbolic links"),
+        ("loop/below", "Too many levels of symbolic links"),
+        ("x" * 5000, "File name too long"),
+        ("/dev/null", "is no folder"),
+    ):
+        line = refused(command, *given, "-o", output)
+        assert why in line and "name a new or an empty" in line and len(line) < 200
+
+
+@pytest.mark.parametrize("option", ["--valid", "--teacher", "--names"])
+def test_an_input_that_is_a_circle_of_links(option: str, triples: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    result = call("distill", triples, *QUICK, option, tmp_path / "loop", "-o", tmp_path / "s")
+    assert result.exit_code in (1, 2) and "loop" in result.stderr.splitlines()[-1], result.output
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_full_disk_leaves_the_old_student(student: Path, triples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in student.iterdir()}
 

@@ -125,5 +125,17 @@ def test_a_form_or_place_that_cannot_be(tiny_graph: Graph, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"name a file that ends in .npz"):
         export(student, "npz", tmp_path / "out")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="is a file: onnx needs a folder"):
-        export(student, "onnx", tmp_path / "file")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for form in ("onnx", "browser"):
+        for place in (tmp_path / "file", tmp_path / "loop", Path("/dev/null")):
+            with pytest.raises(ConfigError, match=f"is no folder: {form} needs one; name a new or an empty one"):
+                export(student, form, place)
+
+
+@pytest.mark.parametrize("form", ["onnx", "browser"])
+def test_a_students_own_folder_is_left_to_it(tiny_graph: Graph, tmp_path: Path, form: str) -> None:
+    a_student(tiny_graph, "TransE").save(tmp_path / "student")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "student").iterdir()}
+    with pytest.raises(ConfigError, match=f"holds a student: {form} needs a folder of its own"):
+        export(a_student(tiny_graph, "TransE"), form, tmp_path / "student")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "student").iterdir()} == before

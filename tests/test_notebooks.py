@@ -129,8 +129,9 @@ def test_other_parameters(fresh):
         ({"epochs": 0}, "epochs is 0"),
         ({"alpha": 2}, "alpha is 2"),
         ({"teacher": "nowhere"}, "'nowhere'"),
+        ({"teacher": "x" * 5000}, "no model"),
     ],
-    ids=str,
+    ids=lambda x: str(x)[:40],
 )
 def test_impossible_parameter(fresh, parameters, says):
     with pytest.raises(kgdistil.KgdistilError) as caught:
@@ -211,6 +212,28 @@ def test_ablation_notebook_with_other_parameters(empty):
     assert f"(DS) reach a test MRR of {second['test']['both']['mrr']:.3f}" in text(notebook)
     assert "Table 6 has not been run here" in text(notebook)  # the folder of results is empty
     assert pictures(empty) == {"04_ablation_nations_TransE_dim4"}
+
+
+def test_your_graph_notebook_with_parts_of_ones_own(empty, tiny_graph):
+    """A folder whose name looks like a formula, and a test part that begins with an entity that training lacks."""
+    folder = empty / "my $graph_{^"
+    folder.mkdir()
+    for part in ("train", "valid", "test"):
+        lines = ["\t".join(tiny_graph.label_triple(*row)) for row in getattr(tiny_graph, part).tolist()]
+        lines = [f"a new one\t{tiny_graph.relations[0]}\te01"] * (part == "test") + lines
+        (folder / f"{part}.txt").write_text("\n".join(lines) + "\n")
+    notebook = execute(empty, named("07"), triples=str(folder), dim=4, teacher_dim=8, epochs=2)
+    assert "1 entities stand in no training triple" in text(notebook) and "a new one — " in text(notebook)
+    assert "a new one — ? →" not in text(notebook) and "student.json" in text(notebook)
+    assert pictures(empty) == {"07_your_graph_my $graph_{^_dim4"}
+
+
+@pytest.mark.parametrize("triples", [True, 5])
+def test_your_graph_notebook_without_triples(empty, triples):
+    with pytest.raises(PapermillExecutionError) as caught:
+        execute(empty, named("07"), triples=triples)
+    (shown,) = caught.value.traceback
+    assert "holds no triples: give a file" in shown and "\n" not in shown
 
 
 def test_timing_notebook_with_other_parameters(empty):

@@ -25,7 +25,7 @@ def replace_folder(folder: Path, write: Callable[[Path], object], names: Sequenc
     Raises:
         KgdistilError: a folder is read-only or the disk is full; what was there before is untouched.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))  # Path.resolve raises where links lead in a circle
     fresh, old = (folder.with_name(f".{folder.name}.{what}-{secrets.token_hex(4)}") for what in ("new", "old"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kgdistil.answer.student import holds_student
 from kgdistil.compress import packing
 from kgdistil.errors import ConfigError, KgdistilError, needs
 from kgdistil.files import write_bytes, write_json
@@ -42,7 +43,7 @@ def export(student: Labelled, form: str, output: str | os.PathLike) -> list[Path
         return export_npz(student, output)
     if os.path.lexists(output) and not output.is_dir():  # a file, a device, or a link that leads nowhere
         raise ConfigError(f"{output} is no folder: {form} needs one; name a new or an empty one")
-    if (output / WEIGHTS).exists():
+    if holds_student(output):
         raise ConfigError(f"{output} holds a student: {form} needs a folder of its own; name another one")
     return export_onnx(student, output) if form == "onnx" else export_browser(student, output)
 

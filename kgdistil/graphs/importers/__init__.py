@@ -12,7 +12,8 @@ import os
 from kgdistil.answer.format import HEADER
 from kgdistil.answer.student import holds_student
 from kgdistil.checkpoint import read_labelled
-from kgdistil.errors import CheckpointError
+from kgdistil.config import short
+from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.graph import Graph
 from kgdistil.graphs.importers.arrays import from_arrays, read_npz
 from kgdistil.graphs.importers.biggraph import is_biggraph, read_biggraph
@@ -54,6 +55,8 @@ def import_teacher(
         CheckpointError, ConfigError: one line that says what is wrong and what to do.
     """
     path, beside = a_file(source), None if labels is None else a_file(labels)
+    if gamma is not None and not 0 < gamma <= 1e6:
+        raise ConfigError(f"gamma is {short(gamma)}: it must be above 0 and at most a million")
     if holds_student(path):
         found, _, words = read_labelled(path)
         tables = {name: table.detach() for name, table in found.state_dict().items()}
