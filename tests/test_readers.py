@@ -186,6 +186,15 @@ def test_every_entity_and_relation_stays_in_train(
         ("a.tsv", "a\tb\tc\n".encode("utf-16"), "it looks like UTF-16; save it as UTF-8"),
         ("a.csv", b"PK\x03\x04\xff", "it looks like a zip or a spreadsheet"),
         ("a.tsv", b"PAR1\xff", "it looks like Parquet; name it .parquet"),
+        ("a.tsv", "a\tb\tc\n".encode("utf-16-le"), "so it looks like UTF-16; save it as UTF-8"),
+        ("a.tsv", b"a\tb\tc\rb\tb\tc\r", "has carriage returns inside; end lines with line feeds"),
+        ("a.tsv", b"# from me\na\tb\tc\n", "line 1: .* is a comment; remove such lines"),
+        ("a.tsv", b"<!DOCTYPE html>\n", "is of a web page; fetch the file itself"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        ("a.txt", b"<http://a> <http://b> <http://c> .\n", "is of N-Triples; name it .nt"),
+        ("a.txt", b"@prefix x: <http://x/> .\n", "is of Turtle; name it .ttl"),
+        ("a.tsv", b'{"head": "a", "relation": "b", "tail": "c"}\n', "is of JSON"),
+        ("a.tsv", b'a\tb\tc\n"a\nb"\tb\tc\n', "line 2: 1 .* a quote opens there that nothing closes: .tsv has no"),
         ("a.csv", b'a,b,c\n"x\n', "unexpected end of data"),
         ("a.tsv", b"a\tb\tc\na\t\tc\n", "line 2: the relation is empty"),
         ("a.csv", b"a,b,c\n,b,c\n", "line 2: the head is empty"),
@@ -625,6 +634,18 @@ def test_a_fourth_column(tmp_path: Path, frame: pd.DataFrame) -> None:
     for wrong in ((0, 1, 2), (1, 2, 5)):
         with pytest.raises(DataError, match="counted from 1"):
             read_graph(tmp_path / "g.tsv", columns=wrong)
+
+
+def test_words_for_what_is_missing_are_counted(tmp_path: Path) -> None:
+    graph = read_graph(np.array([*KIN, ("nan", "likes", "p1"), ("p2", "likes", "None"), ("nan", "knows", "p3")]))
+    assert graph.notes == ("3 triple(s) have the head or tail 'None'; if it is missing there, remove them",)
+
+
+def test_a_validation_part_of_another_name(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "g", KIN)
+    (folder / "valid.tsv").rename(folder / "dev.tsv")
+    with pytest.raises(DataError, match=r"holds no file called valid: .*; rename dev.tsv"):
+        read_graph(folder)
 
 
 def test_names_that_match_nothing_are_said(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ from kgdistil.graphs.text import read_text
 
 log = logging.getLogger("kgdistil")
 ENDINGS = (*TEXT, ".parquet", *FORMATS)
+MISSING = {"nan", "NaN", "NA", "N/A", "<NA>", "None", "null", "NULL"}
+VALIDATION = ("dev", "val", "validation")  # what others call that part
 OPENKE = "{}2id.txt"  # what OpenKE calls its three parts
 
 Triples: TypeAlias = str | os.PathLike | pd.DataFrame | np.ndarray | torch.Tensor | Iterable[Iterable[str | int]]
@@ -313,7 +315,7 @@ class _Reader:
         if count := int((~known).sum()):
             notes.append(f"{count:,} entities occur in valid or test only, so nothing is learnt about them")
         notes = ["; ".join(notes)] if notes else []
-        notes += form.notes + self._labels_changed() + self._left_apart(entities, relations)
+        notes += form.notes + self._labels_changed() + self._left_apart(entities, relations) + _gaps(parts, entities)
         notes += checks.leaks(parts, relations, len(entities))
         at_hand = self._names(form, entities, given, notes)
         for note in notes:
@@ -369,6 +371,15 @@ class _Reader:
         return found
 
 
+def _gaps(parts: list[np.ndarray], entities: list[str]) -> list[str]:
+    """A line where many things may be one entity, since programs write the same word for each that is missing."""
+    ids = [i for i, label in enumerate(entities) if label in MISSING]
+    if not ids:
+        return []
+    count = sum(int(np.isin(part[:, [0, 2]], ids).any(1).sum()) for part in parts)
+    return [f"{count:,} triple(s) have the head or tail {show(entities[ids[0]])}; if it is missing there, remove them"]
+
+
 def split(triples: np.ndarray, held_out: float, seed: int) -> list[np.ndarray]:
     """Train, valid and test, int64 [·, 3], of different triples; every entity and relation occurs in train.
 
@@ -422,7 +433,9 @@ def _in_folder(folder: Path) -> list[Path]:
         found = [folder / name for name in names if (folder / name).is_file()]
         if len(found) != 1:
             count = f"{len(found)} files" if found else "no file"
-            raise DataError(f"{folder} holds {count} called {part}: it needs exactly one, such as {part}.tsv")
+            other = next((x for x in sorted(folder.iterdir()) if part == "valid" and x.stem in VALIDATION), None)
+            mend = f"; rename {other.name}" if other and not found else ""
+            raise DataError(f"{folder} holds {count} called {part}: it needs exactly one, such as {part}.tsv{mend}")
         parts += found
     return parts
 

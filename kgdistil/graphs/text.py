@@ -6,12 +6,21 @@ import contextlib
 import csv
 import io
 import itertools
+import re
 from collections.abc import Iterator
 
 from kgdistil.errors import DataError
 from kgdistil.graphs.forms import BLOCK, Columns, Form, Rows, Source, ending, find_columns, opened, reading
 from kgdistil.graphs.labels import show
 
+OTHERS = (  # how other files begin, and what to do
+    (r"<!doctype|<html", "is of a web page; fetch the file itself"),
+    (r"version https://git-lfs", "is a pointer of Git LFS; fetch the file itself with git lfs pull"),
+    (r"(<|_:).*\.\s*$", "is of N-Triples; name it .nt"),
+    (r"@?prefix\s|@base\s", "is of Turtle; name it .ttl"),
+    (r"[\[{]", "is of JSON; write each triple as a line of three labels"),
+    (r"#|%|//", "is a comment; remove such lines"),
+)
 ENDINGS = (".tsv", ".txt", ".csv", ".del")
 
 
@@ -32,7 +41,7 @@ def read_text(source: Source, form: Form) -> Rows:
             first = next(lines, None)
         if first is None:
             return
-        if len(first[1]) < 3 and (mend := _separated((",\t"[not commas]).join(first[1]), commas)):
+        if mend := _no_row(first[1], commas):
             raise DataError(f"{path}, line {first[0]}: {len(first[1])} column(s) in place of 3: {mend}")
         if len(first[1]) == 1 and first[1][0].strip().isdigit() and not commas:
             yield from _counted(source, form, lines, first[1][0].strip())
@@ -50,8 +59,18 @@ def read_text(source: Source, form: Form) -> Rows:
             yield from _tabbed(source, form, file, first[0] + 1, columns, len(first[1]))
 
 
-def _separated(line: str, commas: bool) -> str | None:
-    """What to do about a line whose columns something else separates; None where nothing else does."""
+def _no_row(row: list[str], commas: bool) -> str | None:
+    """What to do about a first line that is of another form than its file's name says; None where it may be right."""
+    line = ("," if commas else "\t").join(row)
+    if 4 * line.count("\0") > len(line):
+        return "every other byte is 0, so it looks like UTF-16; save it as UTF-8"
+    if len(row) > 3 and "\r" in line.rstrip("\r") and not commas:
+        return f"{show(line)} has carriage returns inside; end lines with line feeds"
+    if len(row) > 2:
+        return None
+    for start, mend in OTHERS:
+        if re.match(start, line, re.I):
+            return f"{show(line)} {mend}"
     for mark, name in (("\t", "tabs"), (",", "commas"), (";", "semicolons"), ("|", "bars"), (" ", "spaces")):
         if len(parts := line.split(mark.strip(" ") or None)) > 2 and all(part.strip() for part in parts[:3]):
             mend = "name it .tsv" if mark == "\t" else "name it .csv" if mark == "," else ""
@@ -122,15 +141,13 @@ def _blocks(
         form.left_out["blank line(s)"] += len(block) - len(full)
         for number, row in full:
             if len(row) != width:
-                last = number == full[-1][0] and next(lines if rest is None else rest, None) is None
-                cut = len(row) < width and last
+                mend = "correct the line"
+                if len(row) < width and number == full[-1][0] and next(lines if rest is None else rest, None) is None:
+                    mend = "it is the last line, so the file looks cut off: fetch it again"
+                elif any(cell.startswith('"') and not cell.rstrip().endswith('"') for cell in row):
+                    mend = "a quote opens there that nothing closes: .tsv has no tabs or line ends within quotes"
                 raise DataError(
-                    f"{source.what}, line {number}: {len(row)} column(s) in place of {width}: {show(str(row))}"
-                    + (
-                        "; it is the last line, so the file looks cut off: fetch it again"
-                        if cut
-                        else "; correct the line"
-                    )
+                    f"{source.what}, line {number}: {len(row)} column(s) in place of {width}: {show(str(row))}; {mend}"
                 )
         if full:
             at = [number for number, _ in full]
