@@ -447,6 +447,20 @@ def test_angles_in_degrees_are_called_so(whole: bool) -> None:
             from_arrays("RotatE", model.entities, degrees, *words(graph), graph, convention=convention)
 
 
+def test_angles_in_turns_are_called_so() -> None:
+    model = known_model("RotatE")
+    graph = graph_of(model)
+    with pytest.raises(ConfigError, match="read as angles in turns, .* radians, 6.28319 times what they are"):
+        from_arrays("RotatE", model.entities, turns(model) / (2 * np.pi), *words(graph), graph)
+
+
+def test_a_teacher_that_is_not_there(nations: Graph) -> None:
+    for name in ("nothing.npz", "n" * 5000):
+        with pytest.raises(CheckpointError, match="is not there") as caught:
+            import_teacher(name, nations)
+        assert len(str(caught.value)) < 300
+
+
 def test_the_command_asks_for_a_convention(tmp_path: Path) -> None:
     model = known_model("RotatE")
     graph = graph_of(model)
@@ -480,6 +494,8 @@ def test_the_norm_of_a_distance_is_asked_for(name: str) -> None:
     [
         ({"convention": "mine"}, "convention is 'mine': choose one of kgdistil, pykeen"),
         ({"norm": 3}, "norm is 3"),
+        ({"convention": "dgl-ke", "gamma": float("nan")}, "gamma is nan: it must be above 0"),
+        ({"convention": "dgl-ke", "gamma": -3.0}, "gamma is -3.0: it must be above 0"),
         ({"convention": "dgl-ke"}, "scales RotatE's angles by γ: give it with --gamma"),
         ({"convention": "torchkge"}, "torchkge has no RotatE"),
     ],
@@ -745,6 +761,10 @@ def npz(path: Path, graph: Graph, **change: np.ndarray) -> Path:
         ({"entities_book": np.zeros((6, 16, 1), np.float16)}, "the numbers are not 4bit"),
         ({"offset": np.array(np.inf)}, "must be finite"),
         ({"norm": np.array([1, 2])}, "norm is no single value"),
+        (
+            {"entity_labels": np.array(list("abc"), dtype=object)},
+            r"save labels as texts, np.array\(labels, dtype=str\)",
+        ),
         ({"relation_labels": np.frombuffer(b"[1, 2]", np.uint8)}, "no list of texts"),
     ],
 )

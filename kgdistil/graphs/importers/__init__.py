@@ -13,12 +13,12 @@ from kgdistil.answer.format import HEADER
 from kgdistil.answer.student import holds_student
 from kgdistil.checkpoint import read_labelled
 from kgdistil.config import short
-from kgdistil.errors import CheckpointError, ConfigError
+from kgdistil.errors import CheckpointError
 from kgdistil.graph import Graph
 from kgdistil.graphs.importers.arrays import from_arrays, read_npz
 from kgdistil.graphs.importers.biggraph import is_biggraph, read_biggraph
 from kgdistil.graphs.importers.checkpoints import read_checkpoint
-from kgdistil.graphs.importers.conventions import CONVENTIONS, learnt
+from kgdistil.graphs.importers.conventions import CONVENTIONS, check_gamma, learnt
 from kgdistil.graphs.importers.dglke import is_dglke, read_dglke
 from kgdistil.graphs.importers.pykeen import PYKEEN_MODEL, from_pykeen, read_pykeen
 from kgdistil.graphs.importers.tables import FreeTransH, Imported, a_file, from_tables
@@ -55,8 +55,9 @@ def import_teacher(
         CheckpointError, ConfigError: one line that says what is wrong and what to do.
     """
     path, beside = a_file(source), None if labels is None else a_file(labels)
-    if gamma is not None and not 0 < gamma <= 1e6:
-        raise ConfigError(f"gamma is {short(gamma)}: it must be above 0 and at most a million")
+    check_gamma(gamma)
+    if not os.path.exists(path):  # False for a name that is too long, too
+        raise CheckpointError(f"{short(str(path))} is not there; name the teacher's file or folder")
     if holds_student(path):
         found, _, words = read_labelled(path)
         tables = {name: table.detach() for name, table in found.state_dict().items()}

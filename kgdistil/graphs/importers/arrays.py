@@ -131,7 +131,8 @@ def _entry(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
     if name in OWN and (shape != () or needed > 10_000):
         raise ValueError(f"{name} is no single value")
     if dtype.hasobject or needed > file.getinfo(f"{name}.npy").file_size:
-        raise ValueError(f"{name} holds objects or is cut short")
+        mend = "; save labels as texts, np.array(labels, dtype=str)" if name.endswith("labels") else ""
+        raise ValueError(f"{name} holds objects or is cut short{mend}")
     with file.open(f"{name}.npy") as stream:
         return npy.read_array(stream, allow_pickle=False)
 
@@ -191,7 +192,8 @@ def _tables(values: dict[str, np.ndarray], path: Path, paired: bool) -> dict[str
     tables: dict[str, Tensor] = {}
     for name in names:
         array = values[name]
-        array = array.astype(np.complex64).view(np.float32) if array.dtype.kind == "c" else array.astype(np.float32)
+        with np.errstate(over="ignore"):  # what is infinite is refused later
+            array = array.astype(np.complex64).view(np.float32) if array.dtype.kind == "c" else array.astype(np.float32)
         tables[name] = torch.from_numpy(np.ascontiguousarray(array))
     if "entities_scale" in values:
         scale = values["entities_scale"]

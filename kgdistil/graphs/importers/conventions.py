@@ -6,6 +6,7 @@ are ranked under each plausible reading, and one that is several times worse tha
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ CONVENTIONS = ("kgdistil", "pykeen", "libkge", "dgl-ke", "kgemb", "openke", "tor
 SCALED = ("dgl-ke", "kgemb", "openke")  # RotatE's own code (KGEmb) and what follows it: angles scaled by γ
 EUCLIDEAN = {("dgl-ke", "TransE"), ("torchkge", "TransE"), ("torchkge", "TransH"), ("pykeen", "RotatE")}
 GAMMAS = (6.0, 9.0, 12.0, 24.0)  # of RotatE's own experiments, DGL-KE's and OpenKE's defaults
-DEGREES = "angles in degrees"
+UNITS = {"angles in degrees": math.pi / 180, "angles in turns": 2 * math.pi}  # of angles, in radians
 SAMPLE, OTHERS = 300, 1000  # training triples that are ranked, and entities beside theirs
 BETTER = 2.0  # times the MRR: another reading is refused
 LEARNT = 0.15  # of the way from chance to 1: less on training triples is no model of the graph
@@ -110,17 +111,28 @@ def plausible(kind: str, widths: tuple[int, int], offset: float, epsilon: float)
     ]
     if kind == "RotatE" and widths[0] == 2 * widths[1]:
         found += [x for g in GAMMAS if (x := reading(kind, "dgl-ke", widths, 1, g, 2.0)) is not None]
-        mend = "--convention dgl-ke --gamma γ, with the γ it was trained with"
+        mend = "--convention dgl-ke --gamma γ, with the γ it was trained with, or the angles in radians as libkge's"
         options = {"norm": 1, "offset": 0.0, "epsilon": 2.0}
         found.append(Reading("dgl-ke, angles scaled by some γ", mend, kind, same, _by_largest, options))
-        mend = "them in radians, π/180 of what they are, with --convention libkge"
-        found.append(Reading(DEGREES, mend, kind, same, lambda x: stored_angles(x.double() * math.pi / 180), options))
+        for says, size in UNITS.items():
+            mend = f"them in radians, {size:.6g} times what they are, with --convention libkge"
+            found.append(Reading(says, mend, kind, same, functools.partial(_in_radians, size), options))
     return found
+
+
+def _in_radians(size: float, x: Tensor) -> Tensor:
+    return stored_angles(x.double() * size)
 
 
 def _by_largest(x: Tensor) -> Tensor:
     """Angles of which the largest is π."""
     return stored_angles(x.double() * (math.pi / max(float(x.abs().max()), 1e-30)))
+
+
+def check_gamma(gamma: float | None) -> None:
+    """ConfigError where γ scales nothing."""
+    if gamma is not None and not (isinstance(gamma, int | float) and 0 < gamma <= 1e6):
+        raise ConfigError(f"gamma is {short(gamma)}: it must be above 0 and at most a million")
 
 
 def choose(
@@ -152,6 +164,7 @@ def choose(
         raise ConfigError(f"convention is {short(name)}: choose one of {', '.join(CONVENTIONS)}")
     if norm not in (None, 1, 2):
         raise ConfigError(f"norm is {short(norm)}: it must be 1 or 2")
+    check_gamma(gamma or None)
     kind = kind_named(kind, source).__name__
     offset = gamma if offset is None else offset
     if kind == "RotatE" and offset is None and name in SCALED:
@@ -200,7 +213,7 @@ def compare(
                 found.append((theirs.mean(), other))
     said = f"read as {taken.says}, {len(mine):,} training triples have MRR {mine.mean():.3f}"
     # Angles whose largest is near 180 fit degrees and an unknown scale alike; degrees have no γ to look for.
-    prefer = lambda item: item[0] * (1.05 if item[1].says == DEGREES else 1)
+    prefer = lambda item: item[0] * (1.05 if item[1].says in UNITS else 1)
     best, other = max(found, key=prefer, default=(0.0, taken))
     chance = by_chance(graph)
     if max(best, mine.mean()) - chance < LEARNT * (1 - chance):
