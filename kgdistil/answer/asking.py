@@ -42,7 +42,7 @@ class Answerer(Protocol):
         """Relations of which a training triple leads from an entity to itself."""
         ...
 
-    def readable(self, entity: int, /) -> str: ...
+    def readable_all(self, ids: list[int], labels: list[str], /) -> list[str]: ...
     def called(self, name: str, kind: str) -> int | None: ...
     def unseen(self, kind: str, ids: Array) -> Array: ...
     def known(self, anchor: int, relation: int, side: Side) -> Array: ...
@@ -107,7 +107,7 @@ def ask(
             numbers[what] = find_all(who, lists.get(what, [value]), kind, by)
             if not unseen:
                 check_seen(who, numbers[what], kind)
-            if what not in lists:
+            if what not in lists and count != 1:
                 numbers[what] = np.broadcast_to(numbers[what], (count,))
     if missing == ["relation"]:
         score, answer = best_relations(who, numbers["head"], numbers["tail"], k, new)
@@ -140,8 +140,8 @@ def table(who: Answerer, score: Array, answer: Array, kind: str, batch: bool, id
     if kind == "relation":
         columns["relation"] = [who.relations[x] for x in found]
     else:
-        columns["entity"] = [who.entities[x] for x in found]
-        columns["name"] = [who.readable(x) for x in found]
+        columns["entity"] = labels = [who.entities[x] for x in found]
+        columns["name"] = who.readable_all(found, labels)
     columns["score"] = scores
     never = who.unseen(kind, answer[there])
     if never.any():

@@ -40,22 +40,28 @@ class Equation:
         if self.comparison == "dot":
             return np.einsum("...i,...i->...", queries, entities)
         if self.comparison == "hyperplane":
-            queries, normal = np.split(queries, 2, axis=-1)
+            queries, normal = halves(queries)
             entities = on_hyperplane(entities, normal)
         difference = queries - entities
         if self.comparison == "modulus":
-            difference = np.sqrt(sum(x * x for x in np.split(difference, 2, axis=-1)))
+            difference = np.sqrt(sum(x * x for x in halves(difference)))
         return self.offset - np.linalg.norm(difference, self.norm, axis=-1)
+
+
+def halves(x: Array) -> tuple[Array, Array]:
+    """The two halves [..., d] of rows [..., 2·d]: views, in a tenth of the time of `np.split`."""
+    middle = x.shape[-1] // 2
+    return x[..., :middle], x[..., middle:]
 
 
 def product(a: Array, b: Array) -> Array:
     """a ∘ b (elementwise, complex), both stored as [..., 2·d]."""
-    (ar, ai), (br, bi) = np.split(a, 2, axis=-1), np.split(b, 2, axis=-1)
+    (ar, ai), (br, bi) = halves(a), halves(b)
     return np.concatenate([ar * br - ai * bi, ar * bi + ai * br], axis=-1)
 
 
 def conjugate(x: Array) -> Array:
-    real, imaginary = np.split(x, 2, axis=-1)
+    real, imaginary = halves(x)
     return np.concatenate([real, -imaginary], axis=-1)
 
 
@@ -69,7 +75,7 @@ def transe(anchor: Array, r: Array, side: Side) -> Array:
 
 
 def transh(anchor: Array, r: Array, side: Side, unit: bool) -> Array:
-    translation, normal = np.split(r, 2, axis=-1)
+    translation, normal = halves(r)
     if unit:
         normal = normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), np.float32(1e-12))
     point = transe(on_hyperplane(anchor, normal), translation, side)
@@ -81,7 +87,7 @@ def complex_(anchor: Array, r: Array, side: Side) -> Array:
 
 
 def simple(anchor: Array, r: Array, side: Side) -> Array:
-    (first, second), (forward, backward) = np.split(anchor, 2, axis=-1), np.split(r, 2, axis=-1)
+    (first, second), (forward, backward) = halves(anchor), halves(r)
     if side == "head":
         forward, backward = backward, forward
     return np.concatenate([second * backward, first * forward], axis=-1) / np.float32(2)

@@ -39,6 +39,7 @@ from kgdistil.answer.weights import SLICE, Weights
 from kgdistil.errors import CheckpointError, ConfigError
 
 SIDES: tuple[tuple[Side, int, int], ...] = (("head", 2, 0), ("tail", 0, 2))
+SMALL = 8 << 20  # bytes of labels that are held to their sums at once, in a millisecond or two
 RANKED = 1024  # queries that are ranked at a time
 
 
@@ -171,6 +172,12 @@ class Student:
         """A name a person can read; the label where no name is at hand."""
         name = self.names[entity] if self.names is not None else ""
         return name or self.entities[entity]
+
+    def readable_all(self, ids: list[int], labels: list[str]) -> list[str]:
+        """Names of entities by id; `labels` are theirs."""
+        if self.names is None:
+            return list(labels)
+        return [self.names[i] or label for i, label in zip(ids, labels)]
 
     def called(self, name: str, kind: str) -> int | None:
         """The one entity of that name, or of a name that goes on after a comma; the relation but for its underscores.
@@ -350,7 +357,9 @@ def labels_of(arrays: Mapping[str, Array], prefix: str) -> Labels:
     text, offsets, order = (arrays.get(prefix + name) for name in ("text", "offsets", "order"))
     if text is None or offsets is None:
         raise ValueError("no labels")
-    if not isinstance(arrays, Arrays):
+    if isinstance(arrays, Arrays) and arrays.size <= SMALL:
+        arrays.touch()
+    if not isinstance(arrays, Arrays) or arrays.size <= SMALL:
         return Labels(text, offsets, order)
     first, begin, file = arrays.offset(prefix + "offsets"), arrays.offset(prefix + "text"), arrays
 

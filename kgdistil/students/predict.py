@@ -102,12 +102,14 @@ class Asking:
     def __init__(self, model: KGEModel, graph: Graph, known: KnownTriples | None = None, ranker: Ranker | None = None):
         self.model, self.graph, self.triples, self.ranker = model, graph, known, ranker
         self.entities, self.relations = Texts(graph.entities), Texts(graph.relations)
-        self.readable = graph.readable
 
     @functools.cached_property
     def reflexive(self) -> frozenset[int]:
         train = self.graph.train
         return frozenset(train[train[:, 0] == train[:, 2], 1].tolist())
+
+    def readable_all(self, ids: list[int], labels: list[str]) -> list[str]:
+        return [self.graph.descriptions.get(label, label) for label in labels]
 
     def called(self, name: str, kind: str) -> int | None:
         return None
