@@ -13,7 +13,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-std=c++17", "-fPIC", "-pthread", "-g0", "-w", "-Wno-psabi"]
-SANITIZE = ["-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=undefined"]
+SANITIZE = ["-O1", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=undefined"]
 LEVELS = {"plain": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     LEVELS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]

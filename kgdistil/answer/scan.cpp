@@ -681,10 +681,22 @@ template <int TYPE> inline V numbers(const uint8_t* at, V scale) {
         std::memcpy(&out, at, sizeof out);
         return out;
     } else if constexpr (TYPE == BYTE) {
+#if defined(WIDE)
+        const __m128i small = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+        return (V)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(small)) * scale;
+#elif defined(MIDDLE)
+        const __m128i small = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+        const __m256i half[2] = {_mm256_cvtepi8_epi32(small), _mm256_cvtepi8_epi32(_mm_srli_si128(small, 8))};
+        const __m256 two[2] = {_mm256_cvtepi32_ps(half[0]), _mm256_cvtepi32_ps(half[1])};
+        V out;
+        std::memcpy(&out, two, sizeof out);
+        return out * scale;
+#else
         typedef int8_t Small __attribute__((vector_size(LANES)));
         Small x;
         std::memcpy(&x, at, sizeof x);
         return __builtin_convertvector(__builtin_convertvector(x, I), V) * scale;
+#endif
     } else {
 #if defined(WIDE)
         return (V)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
