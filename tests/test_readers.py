@@ -324,6 +324,10 @@ def test_an_order_of_columns_that_is_not_head_relation_tail(tmp_path: Path) -> N
         with pytest.raises(DataError, match="--order rht"):
             read_graph(lines(tmp_path / "g.tsv", rows, (1, 0, 2)))
         assert read_graph(lines(tmp_path / "g.tsv", rows)).notes == ()
+    rated = [(1000 + i, 1 + k % 5, (7 * i + k) % 50) for i in range(100) for k in range(8)]  # numbers, alike by chance
+    assert read_graph(lines(tmp_path / "g.tsv", rated)).num_relations == 5
+    with pytest.raises(DataError, match="--order htr"):
+        read_graph(lines(tmp_path / "g.tsv", rated, (0, 2, 1)))
     both = lines(
         tmp_path / "g.tsv", [(f"user {i}", f"verb {i % 4}", f"item {(i + k) % 9}") for i in range(20) for k in range(3)]
     )

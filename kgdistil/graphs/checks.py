@@ -26,28 +26,30 @@ def likely_order(triples: np.ndarray) -> str | None:
     """
     sizes, shared = _sizes(triples)
     for pair, relation, order in (((0, 1), 2, "htr"), ((1, 2), 0, "rht")):
-        alone = not shared[0, 2] and 2 * shared[pair] > min(sizes[x] for x in pair)
+        few, most = sorted(sizes[x] for x in pair)
+        alone = not shared[0, 2] and 2 * shared[pair] > few
+        alone = alone and (2 * shared[pair] > most or sizes[relation] <= most)  # else numbers, alike by chance
         if alone or (shared[pair] > 2 * shared[0, 2] and sizes[relation] < sizes[1]):
             return order
     # A middle column of so many values is no relation's, or holds them between next to no heads or tails.
     many = len(triples) >= 20 and (sizes[1] * 5 > len(triples) or sizes[1] >= MANY)
-    if not any(shared.values()) and many:
-        for column, order in ((2, "htr"), (0, "rht")):
-            if 10 * sizes[column] <= sizes[1] and 20 * sizes[column] <= len(triples):
+    if not shared[0, 2] and many:
+        for column, pair, order in ((2, (0, 1), "htr"), (0, (1, 2), "rht")):
+            if not shared[pair] and 10 * sizes[column] <= sizes[1] and 20 * sizes[column] <= len(triples):
                 return order
     return None
 
 
 def doubtful_order(triples: np.ndarray) -> str | None:
-    """One line on columns [n, 3] of which no two share a value, and which another order fits as well; else None."""
+    """One line on columns [n, 3] of which those of entities share no value in another order either; else None."""
     sizes, shared = _sizes(triples)
     column, order = (2, "htr") if sizes[2] <= sizes[0] else (0, "rht")
-    if any(shared.values()) or sizes[1] < 2 * sizes[column] or len(triples) < 10:
+    if shared[0, 2] or shared[(0, 1) if column == 2 else (1, 2)] or sizes[1] < 2 * sizes[column] or len(triples) < 10:
         return None
     a, b, c = sizes
     which = f"the {('first', 'last')[column == 2]} column has fewer values ({sizes[column]:,}) than the middle ({b:,})"
     return (
-        f"no label stands in two columns, and {which}: read as head, relation, tail that is {b:,} relation(s) between "
+        f"no entity is both head and tail, and {which}: read as head, relation, tail that is {b:,} relation(s) between "
         f"{a:,} heads and {c:,} tails; if {sizes[column]:,} are the relations, give --order {order} "
         f'(order="{order}"), else --order hrt'
     )
