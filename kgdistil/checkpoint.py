@@ -63,7 +63,7 @@ def save_model(
     precision: str = "float32",
     about: dict[str, Any] | None = None,
 ) -> None:
-    """A model that `load_model` reads: weights, how to build it, and the graph's labels.
+    """A model that `load_model` reads: weights, how to build it, and the graph's labels, in format 1.
 
     Args:
         precision: one of `quantise.PRECISIONS`.
@@ -71,22 +71,6 @@ def save_model(
     Raises:
         KgdistilError: the folder cannot be written.
     """
-    description = save_weights(folder, model, graph, run_id, precision=precision, about=about)
-    labels = {"entities": list(graph.entities), "relations": list(graph.relations)}
-    names = {"names": dict(graph.descriptions)} if graph.descriptions else {}
-    write_json(Path(folder) / DESCRIPTION, sealed({**description, **labels, **names}))
-
-
-def save_weights(
-    folder: str | os.PathLike,
-    model: KGEModel,
-    graph: Graph,
-    run_id: str | None = None,
-    *,
-    precision: str = "float32",
-    about: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """`save_model` without the labels, for who has the graph; `load_model` reads it. Returns the description."""
     newer = bool(model.rank) or precision != "float32" or (isinstance(model, RotatE) and model.norm != 1)
     sizes = ("dim", "norm", "offset", "epsilon", "num_entities", "num_relations")
     description: dict[str, Any] = {"version": 3 if model.rank else 2 if newer else 1, "model": type(model).__name__}
@@ -96,7 +80,9 @@ def save_weights(
     description |= {"precision": precision} if newer else {}
     description |= {"about": about} if about else {}
     write_tensors(Path(folder) / WEIGHTS, pack(model, precision), description)
-    return description
+    labels = {"entities": list(graph.entities), "relations": list(graph.relations)}
+    names = {"names": dict(graph.descriptions)} if graph.descriptions else {}
+    write_json(Path(folder) / DESCRIPTION, sealed({**description, **labels, **names}))
 
 
 def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEModel:

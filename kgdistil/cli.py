@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path)
+WIDEST = 70  # characters of a readable name in a table
 EXIT_CODES = "Exit codes: 0 done, 1 an error that the last line explains, 2 a wrong option, 130 stopped with Ctrl-C."
 
 
@@ -509,8 +510,10 @@ def convert(student: Path, output: Path | None) -> None:
       kgdistil convert student/ -o other/
     """
     from kgdistil.answer.format import HEADER, VERSION
+    from kgdistil.answer.published import found as place
     from kgdistil.answer.student import load_student
 
+    student = place(student)
     found, target = load_student(student), output or student
     before, done = sizes(student), (student / HEADER).is_file()
     if done and target.resolve() == student.resolve():
@@ -598,6 +601,8 @@ def show(table: Answers) -> None:
     shown = dict(table.by_name)
     if "name" in shown and shown["name"] == shown.get("entity"):
         del shown["name"]
+    if "name" in shown:  # a gloss may fill a page
+        shown["name"] = [name if len(name) <= WIDEST else f"{name[: WIDEST - 1]}…" for name in shown["name"]]
     say(plain(shown, zip(*shown.values())))
     if table.empty:
         say("(no answer is left)")

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from kgdistil.answer.published import PUBLISHED
+
 SPLITS = ("train", "valid", "test")
-PUBLISHED = {"wn18rr": "WN18RR", "fb15k-237": "FB15k-237"}  # our name: the author's name
 BUNDLED = ("umls", "kinships", "nations")  # carried by the PyKEEN package
 NAMES = (*PUBLISHED, *BUNDLED)
 

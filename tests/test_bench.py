@@ -272,17 +272,17 @@ def test_the_scan_trains_what_it_measures_and_what_that_needs(results_in_tmp, mo
 
 
 def test_published_students_are_measured_where_their_runs_lie_elsewhere(results_in_tmp, monkeypatch, umls):
-    from kgdistil.checkpoint import save_weights
     from kgdistil.models import build_model
     from kgdistil.paper import tasks
     from kgdistil.paper.bench import scan
+    from kgdistil.students.labelled import Labelled
 
     cell = next(cell for cell in scan.coded_cells("umls") if cell.bytes == 32)
     found = make_config(dataset="umls", model="ComplEx", dim=128, role="stage1", teacher="x", group=4, loss="softmax")
     monkeypatch.setattr(scan, "config", lambda cell: found)
     assert scan.trained(umls, cell)[1] is None
     model = build_model("ComplEx", umls.num_entities, umls.num_relations, 128, seed=1)
-    save_weights(tasks.published(cell), model, umls, found.run_id, precision="1bit")
+    Labelled(model, umls, "1bit", found.run_id).save(tasks.published(cell))
     there, run = scan.trained(umls, cell)
     assert run == found.run_id and torch.allclose(there.relations, model.relations, atol=1e-3)
 

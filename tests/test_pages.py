@@ -14,10 +14,10 @@ from book.build.pages import PIECES, claims, figures, front, frontier, pieces, r
 from book.build.pages.reproduced import READINGS
 from book.build.pages.shown import Shown
 from book.build.try_it import export_graphs
-from kgdistil import DataError, build_model, records, save_model
-from kgdistil.checkpoint import save_weights
+from kgdistil import DataError, build_model, records
 from kgdistil.paper import plots, reading
 from kgdistil.paper import tables as paper_tables
+from kgdistil.students.labelled import Labelled
 
 RUN = "wn18rr-rotate-d8-stage2-s0-d8523e7a"
 ABOUT = {"dataset": "wn18rr", "model": "RotatE", "dim": 8}
@@ -448,7 +448,7 @@ def test_launch_buttons_wait_for_the_address(tmp_path, monkeypatch):
 
 def test_students_of_other_graphs_appear_where_their_weights_are(wn18rr, tmp_path, monkeypatch):
     student = build_model("TransE", wn18rr.num_entities, wn18rr.num_relations, 8)
-    save_model(tmp_path / "results" / "students" / "wn18rr-transe-d8", student, wn18rr)
+    Labelled(student, wn18rr).save(tmp_path / "results" / "students" / "wn18rr-transe-d8")
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(try_it, "umls_entries", lambda folder: [{"title": "UMLS"}])
     export_graphs(tmp_path / "try")
@@ -459,7 +459,7 @@ def test_students_of_other_graphs_appear_where_their_weights_are(wn18rr, tmp_pat
 
     for size, dim in (("2B", 2), ("16B", 16)):  # of few bits the largest, and before the others
         small = build_model("ComplEx", wn18rr.num_entities, wn18rr.num_relations, dim)
-        save_weights(tmp_path / "results" / "students" / f"wn18rr-complex-{size}", small, wn18rr, precision="4bit")
+        Labelled(small, wn18rr, "4bit").save(tmp_path / "results" / "students" / f"wn18rr-complex-{size}")
     export_graphs(tmp_path / "try")
     written = json.loads((tmp_path / "try" / "graphs.json").read_text())
     assert [entry["title"] for entry in written["graphs"][1:]] == [

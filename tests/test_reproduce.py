@@ -18,8 +18,7 @@ import pytest
 import torch
 from conftest import SMALL
 
-from kgdistil import load, records
-from kgdistil.checkpoint import read_model
+from kgdistil import load, load_student, records
 from kgdistil.errors import BusyError, CheckpointError, ConfigError
 from kgdistil.models import build_model
 from kgdistil.paper import cells, frontier, reproduce, tasks
@@ -413,7 +412,7 @@ def test_published_students_are_those_of_the_tables(graph: str, monkeypatch):
     monkeypatch.delenv("KGDISTIL_RESULTS", raising=False)
     for cell in (Cell("tuned", graph, model, "DS", 8) for model in ("TransE", "TransH", "ComplEx", "RotatE")):
         folder = records.results_folder() / "students" / f"{graph}-{cell.model.lower()}-d8"
-        assert read_model(folder / "model.safetensors")[1]["run_id"] == config(cell).run_id, cell
+        assert load_student(folder).run_id == config(cell).run_id, cell
 
 
 def test_other_seeds_and_teachers_publish_nothing(small):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kgdistil import records
-from kgdistil.checkpoint import WEIGHTS, load_model, read_model
+from kgdistil.answer.format import read_header
+from kgdistil.checkpoint import WEIGHTS, load_model
 from kgdistil.distillation import recipes
 from kgdistil.distillation.distil import batch_size
 from kgdistil.errors import DataError
@@ -39,8 +40,8 @@ def export_graphs(folder: Path) -> None:
         except DataError as error:
             missing.append({**entry, "reason": str(error)})
             continue
-        student, about = read_model(path / WEIGHTS, graph)
-        precision = about.get("precision", "float32")
+        student, about = load_model(path, graph), read_header(path)
+        precision = about["precision"]
         browser.export_graph(graph, folder / path.name)
         browser.export(student, graph, folder / path.name / "student", precision=precision)
         entry |= {"folder": path.name, "student": True, "example": example(student, graph)}

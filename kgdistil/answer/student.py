@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kgdistil.answer import asking, format1
+from kgdistil.answer import asking, format1, published
 from kgdistil.answer.answers import Answers
 from kgdistil.answer.asking import Places
 from kgdistil.answer.equations import Array, Side
@@ -55,7 +55,7 @@ class Student:
         weights: Any,
         entities: Labels,
         names: Labels | None = None,
-        triples: Mapping[str, Array] | None = None,
+        triples: Mapping[str, Array] | Callable[[], Mapping[str, Array]] | None = None,
         files: Sequence[Arrays] = (),
     ):
         self.header = header
@@ -180,21 +180,25 @@ class Student:
         return [self.names[i] or label for i, label in zip(ids, labels)]
 
     def called(self, name: str, kind: str) -> int | None:
-        """The one entity of that name, or of a name that goes on after a comma; the relation but for its underscores.
+        """The one entity of that name, or of a name that goes on after a comma; the relation but for its underscores,
+        or whose path ends so.
 
         Raises:
             ConfigError: several are called so.
         """
         if kind == "relation":
             written = lambda label: label.strip("_").replace("_", " ").casefold()
-            found = [i for i, label in enumerate(self.relations) if written(label) == written(name)]
+            labels = [written(label) for label in self.relations]
+            found = [i for i, label in enumerate(labels) if label == written(name)]
+            ending = f"/{written(name).lstrip('/')}"  # of a path, as Freebase has them
+            found = found or [i for i, label in enumerate(labels) if label.endswith(ending)]
         elif self.names is None:
             return None
         else:
             found = self.names.all(name) or self.names.prefix(f"{name}, ", 6)
         if len(found) > 1:
-            labels = self.relations if kind == "relation" else self.entities
-            several = "; ".join(f"{labels[i]} ({self.readable(i)[:60]})" for i in found[:5])
+            shown = lambda i: f"{self.entities[i]} ({self.readable(i)[:60]})"
+            several = "; ".join(self.relations[i] if kind == "relation" else shown(i) for i in found[:5])
             raise ConfigError(f"several are called {name!r}: {several}{' …' * (len(found) > 5)}: give a label")
         return found[0] if found else None
 
@@ -221,7 +225,8 @@ class Student:
     # ---- files ------------------------------------------------------------------------------------------------------
     @property
     def has_triples(self) -> bool:
-        return self._triples is not None
+        """Whether its folder holds them."""
+        return isinstance(self._triples, Mapping)
 
     @functools.cached_property
     def triples(self) -> Triples:
@@ -229,7 +234,15 @@ class Student:
             raise ConfigError(f"this student came without its triples ({TRIPLES}), which are needed here")
         if isinstance(self._triples, Arrays):
             self._triples.touch()
-        return Triples(self._triples, len(self.entities), len(self.relations))
+        found = self._triples() if callable(self._triples) else self._triples
+        return Triples(found, len(self.entities), len(self.relations))
+
+    def borrow(self) -> None:
+        """Take what a published student came without from its data set, where that is at hand: names, and triples."""
+        if self.names is None:
+            self.names = published.names_of(self.graph, self.entities)
+        if self._triples is None:
+            self._triples = lambda: published.triples_of(self.graph, self.entities, self.relations)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the student as a folder of format 2; one that is there is replaced in one move, other files stay.
@@ -246,7 +259,7 @@ class Student:
         arrays: dict[str, Mapping[str, Array]] = {WEIGHTS: self.weights.arrays, LABELS: self.entities.arrays()}
         if self.names is not None:
             arrays[LABELS] = {**arrays[LABELS], **{f"names.{key}": x for key, x in self.names.arrays().items()}}
-        if self._triples is not None:
+        if isinstance(self._triples, Mapping):
             arrays[TRIPLES] = self._triples
         (folder / CARD).write_text(self.card(), encoding="utf-8")
         files = {name: write_arrays(folder / name, x) for name, x in arrays.items()}
@@ -260,7 +273,8 @@ class Student:
             f"# {self.model} of dimension {self.dim}{rank} on {self.graph}",
             "",
             f"A knowledge-graph embedding of {len(self.entities):,} entities and {len(self.relations):,} relations, "
-            f"{self.precision}: {size:,} bytes of weights. Made by kgdistil.",
+            f"{self.precision}: {size:,} bytes of weights, which is what a budget counts; labels take "
+            f"{sum(x.nbytes for x in self.entities.arrays().values()):,} more. Made by kgdistil.",
             "",
             f"- run: {self.run_id or 'not a run of kgdistil'}",
             f"- graph: SHA-256 {self.graph_sha256}",
@@ -318,12 +332,17 @@ class Student:
 def load_student(folder: str | os.PathLike) -> Student:
     """A student's folder, opened: of format 2 where it lies, of format 1 read into memory.
 
+    Args:
+        folder: or the name of a published student, in a checkout.
     Raises:
         CheckpointError: missing, damaged, of a newer version, or put together from two students.
     """
-    folder = Path(folder)
+    folder = published.found(folder)
     if os.path.isfile(folder / HEADER):
-        return open_folder(folder)
+        student = open_folder(folder)
+        if published.is_published(folder, student.graph_sha256, student.graph):
+            student.borrow()
+        return student
     packed, about = format1.read_tensors(folder / format1.WEIGHTS)
     version = about.get("version")
     if not isinstance(version, int):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import io
 import logging
 import os
 import sys
-import tarfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +13,16 @@ import pooch
 import torch
 from tqdm import tqdm
 
-from kgdistil.errors import DataError, KgdistilError
+from kgdistil.answer.published import DATA_VARIABLE, SHA256, at_hand, cache_folder, read, sha256, unpacked
+from kgdistil.errors import DataError
 from kgdistil.files import user_folder
 from kgdistil.graph import BUNDLED, NAMES, PUBLISHED, SPLITS, Graph
 from kgdistil.graphs import checks
 from kgdistil.graphs.labels import show, tidy
 
 log = logging.getLogger("kgdistil")
-DATA_VARIABLE = "KGDISTIL_DATA"
 ARCHIVES_URL = "https://raw.githubusercontent.com/TimDettmers/ConvE/master"
 TEXTS_URL = "https://raw.githubusercontent.com/yao8839836/kg-bert/master/data"
-SHA256 = {
-    "WN18RR.tar.gz": "1eb9152f804c140d163462c0d49f65e5a0b30ab5fbb375c5e3353c11a6249060",
-    "FB15k-237.tar.gz": "311df7930f842a02979eaa7a802484a6afe62303c07f915f1e6edbc30cbe05e8",
-    "WN18RR-entity2text.txt": "8f5c6f11753dafa879917b9bdf73d398ceb3bd4bed8d5553177e1e0f2c37521f",
-    "FB15k-237-entity2text.txt": "16beedcfad3d32696e8b0b98cfa0f5eeb144f5142225f227a64fd9ce37447da5",
-}
 
 
 def load(source: str | os.PathLike, *, cache: Path | None = None) -> Graph:
@@ -53,7 +43,7 @@ def load(source: str | os.PathLike, *, cache: Path | None = None) -> Graph:
     if name in NAMES and os.path.exists(source):
         log.warning("%s is the known graph of that name; the one that lies here is reached as ./%s", source, source)
     if name in PUBLISHED:
-        return _load_published(name, _cache(cache))
+        return _load_published(name, cache_folder(cache))
     if name in BUNDLED:
         spec = importlib.util.find_spec("pykeen")  # importing PyKEEN itself would take seconds
         if spec is None or not spec.submodule_search_locations:
@@ -77,7 +67,7 @@ def read_triples(path: str | os.PathLike, content: bytes | None = None) -> np.nd
     blank or duplicate line, a number of columns other than three, and an empty label.
     """
     try:
-        text = (_read(path) if content is None else content).decode("utf-8-sig")
+        text = (read(path) if content is None else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         at, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
         raise DataError(f"{path}, line {at}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8") from None
@@ -114,7 +104,7 @@ def fetch_descriptions(name: str, *, cache: Path | None = None) -> dict[str, str
     if name.lower() not in PUBLISHED:
         raise DataError(f"no readable names are published for {show(name)}, only for {', '.join(PUBLISHED)}")
     official = PUBLISHED[name.lower()]
-    text = _published(f"{official}-entity2text.txt", f"{TEXTS_URL}/{official}/entity2text.txt", _cache(cache))
+    text = _published(f"{official}-entity2text.txt", f"{TEXTS_URL}/{official}/entity2text.txt", cache_folder(cache))
     return _parse_descriptions(name.lower(), text)
 
 
@@ -126,16 +116,10 @@ def _parse_descriptions(name: str, content: bytes) -> dict[str, str]:
 def _load_published(name: str, cache: Path | None) -> Graph:
     file = f"{PUBLISHED[name]}.tar.gz"
     content = _published(file, f"{ARCHIVES_URL}/{file}", cache)
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-            # Read by name into memory: no path inside the archive ever reaches the disk.
-            # Where one is a folder, extractfile gives None: AttributeError.
-            members = {split: archive.extractfile(f"{split}.txt").read() for split in SPLITS}  # type: ignore[union-attr]
-    except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError, AttributeError) as error:
-        raise DataError(f"{file} is no archive with train.txt, valid.txt and test.txt: {error}") from None
+    members = unpacked(file, content)
     triples = {f"{file}/{split}.txt": read_triples(f"{file}/{split}.txt", members[split]) for split in SPLITS}
-    text = _at_hand(f"{PUBLISHED[name]}-entity2text.txt", cache)
-    return _graph(name, triples, _sha256(content), _parse_descriptions(name, text) if text else {})
+    text = at_hand(f"{PUBLISHED[name]}-entity2text.txt", cache)
+    return _graph(name, triples, sha256(content), _parse_descriptions(name, text) if text else {})
 
 
 def _load_folder(name: str, folder: Path) -> Graph:
@@ -145,9 +129,9 @@ def _load_folder(name: str, folder: Path) -> Graph:
         if len(found) != 1:
             count = "both" if found else "neither"
             raise DataError(f"{folder} holds {count} of {split}.txt and {split}.tsv: it needs exactly one")
-        content = _read(found[0])
+        content = read(found[0])
         triples[str(found[0])] = read_triples(found[0], content)
-        sums += f"{_sha256(content)}  {found[0].name}\n"
+        sums += f"{sha256(content)}  {found[0].name}\n"
     words, numbers = np.unique(np.concatenate(list(triples.values())), return_inverse=True)
     if order := checks.likely_order(numbers.reshape(-1, 3)):
         raise DataError(
@@ -155,7 +139,7 @@ def _load_folder(name: str, folder: Path) -> Graph:
         )
     if doubt := checks.doubtful_order(numbers.reshape(-1, 3)):
         log.warning("%s: %s", name, doubt)
-    graph, plain = _graph(name, triples, _sha256(sums.encode()), {}), dict[str, str]()
+    graph, plain = _graph(name, triples, sha256(sums.encode()), {}), dict[str, str]()
     for word in words:
         if (other := plain.setdefault(tidy(word), word)) != word:
             raise DataError(
@@ -190,7 +174,7 @@ def _graph(name: str, labels: dict[str, np.ndarray], sha256: str, descriptions: 
 
 def _published(file: str, url: str, cache: Path | None) -> bytes:
     """The bytes of a published file: from KGDISTIL_DATA, else from `cache`, else downloaded into it."""
-    if (content := _at_hand(file, cache)) is not None:
+    if (content := at_hand(file, cache)) is not None:
         return content
     cache = cache or user_folder("cache")  # which says what to do where there is no home
     pooch.get_logger().setLevel("WARNING")  # its "Downloading ..." line would double our progress bar
@@ -199,7 +183,7 @@ def _published(file: str, url: str, cache: Path | None) -> bytes:
         # disable=None means no bar without a terminal; the total is replaced once the server tells it.
         with tqdm(desc=file, total=1, unit="B", unit_scale=True, disable=None) as bar:
             downloader = pooch.HTTPDownloader(progressbar=bar)
-            return _read(pooch.retrieve(url, SHA256[file], fname=file, path=cache, downloader=downloader))
+            return read(pooch.retrieve(url, SHA256[file], fname=file, path=cache, downloader=downloader))
     except (OSError, ValueError) as error:  # whatever requests and pooch raise is one of the two
         cause: BaseException = error
         while cause.__context__ not in (None, outer):  # the innermost says plainly what happened
@@ -209,40 +193,3 @@ def _published(file: str, url: str, cache: Path | None) -> bytes:
             f"cannot fetch {url} into {cache}: {reason}; try again, or put {file} into a folder "
             f"and name that folder in the environment variable {DATA_VARIABLE}"
         ) from None
-
-
-def _at_hand(file: str, cache: Path | None) -> bytes | None:
-    """The bytes of a published file that is here, or None; a damaged one in `cache` counts as absent."""
-    if folder := os.environ.get(DATA_VARIABLE):
-        if not (local := Path(folder).expanduser()).is_dir():
-            raise DataError(f"{DATA_VARIABLE} names {show(folder)}, which is no folder; correct or unset it")
-        if (local / file).is_file():
-            content = _read(local / file)
-            if (found := _sha256(content)) != SHA256[file]:
-                fault = f"has SHA-256 {found} in place of {SHA256[file]}"
-                raise DataError(f"{local / file} {fault}; replace it, or remove it to have it downloaded")
-            return content
-    if cache and (cache / file).is_file() and _sha256(content := _read(cache / file)) == SHA256[file]:
-        return content
-    return None
-
-
-def _cache(folder: Path | None) -> Path | None:
-    """The folder of downloads, the user's where none is given; None without a home."""
-    try:
-        return user_folder("cache") if folder is None else Path(folder).expanduser()
-    except KgdistilError:
-        return None
-
-
-def _read(path: str | os.PathLike) -> bytes:
-    if not os.path.isfile(path):  # a named pipe would never end
-        raise DataError(f"{path} is missing or no regular file")
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -13,7 +13,9 @@ from pathlib import Path
 import filelock
 
 from kgdistil import records
-from kgdistil.checkpoint import WEIGHTS, load_model, read_model, save_weights
+from kgdistil.answer.format import HEADER, read_header
+from kgdistil.answer.student import Student
+from kgdistil.checkpoint import WEIGHTS, load_model
 from kgdistil.compress.packing import size
 from kgdistil.compress.size import PRECISION_OF
 from kgdistil.config import RunConfig
@@ -38,6 +40,7 @@ from kgdistil.paper.recipe import (
     trials,
     with_needs,
 )
+from kgdistil.students.labelled import Labelled
 from kgdistil.training.loop import Run, run
 
 log = logging.getLogger("kgdistil")
@@ -148,11 +151,8 @@ def folder_of(cell: Cell) -> Path | None:
         return None
     if has_weights(own):
         return records.model_folder(own.run_id)
-    if cell.dataset in GRAPHS and (published(cell) / WEIGHTS).is_file():
-        about = read_model(published(cell) / WEIGHTS)[1]
-        if about.get("run_id") == own.run_id:
-            return published(cell)
-    return None
+    there = cell.dataset in GRAPHS and (published(cell) / HEADER).is_file()
+    return published(cell) if there and read_header(published(cell)).get("run_id") == own.run_id else None
 
 
 def weights_of(cell: Cell, graph: Graph) -> KGEModel:
@@ -189,7 +189,7 @@ def train_again(cell: Cell, graph: Graph, device: str = "cpu") -> Run:
 
 
 def published(cell: Cell) -> Path:
-    """The folder of a student's published weights, whether they are there or not."""
+    """The folder of a published student, whether it is there or not."""
     name = f"d{cell.size}"
     if cell.protocol == FRONTIER:
         name = f"{cell.size}B" + ("-low-rank" if cell.method in LOW_RANK else "")
@@ -197,7 +197,8 @@ def published(cell: Cell) -> Path:
 
 
 def publish(cell: Cell, done: Run, graph: Graph) -> None:
-    """Keep the weights of students worth having under `results/students/`, where `load_model` reads them.
+    """Keep students worth having under `results/students/`: weights and labels, but no triples and readable names,
+    which are the data set's.
 
     Those are, of seed 0, the tuned ones of 8 dimensions from a teacher of 64, and of few bits the distilled ones that
     fit into a megabyte.
@@ -210,4 +211,6 @@ def publish(cell: Cell, done: Run, graph: Graph) -> None:
     model = done.load(graph)
     small = cell.method in ("distilled", "low-rank") and precision and size(model, precision) < MEGABYTE
     if small or (cell.protocol, cell.method, cell.size, cell.teacher_size) == ("tuned", "DS", 8, 64):
-        save_weights(published(cell), model, graph, done.id, precision=precision)
+        metrics = {"model": cell.model, "dim": model.dim, **done.record["test"]["both"]}
+        made = Labelled(model, graph, precision, done.id, {"metrics": [metrics]}).student()
+        Student(made.header, made.weights, made.entities).save(published(cell))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kgdistil.answer import format1
+from kgdistil.answer import format1, published
 from kgdistil.answer.answers import Answers
 from kgdistil.answer.folder import replace_folder
 from kgdistil.answer.format import HEADER, layout
@@ -177,7 +177,7 @@ def load_labelled(folder: str | os.PathLike) -> Labelled:
     Raises:
         CheckpointError: missing, damaged, of a newer version, or put together from two students.
     """
-    folder = Path(folder)
+    folder = published.found(folder)
     model, about, labels = read_labelled(folder)
     if (folder / HEADER).is_file():
         found = load_student(folder)

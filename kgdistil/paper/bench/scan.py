@@ -19,7 +19,8 @@ import torch
 from tqdm import tqdm
 
 from kgdistil import kernels, records
-from kgdistil.checkpoint import WEIGHTS, load_model
+from kgdistil.answer.student import holds_student
+from kgdistil.checkpoint import load_model
 from kgdistil.compress.product import SIXTEEN, assign, fit, grouped
 from kgdistil.compress.scan import CodedRanker
 from kgdistil.config import make_config
@@ -63,7 +64,7 @@ def trained(graph: Graph, cell: Cell) -> tuple[KGEModel, str | None]:
     found, dim = config(cell), cell.dim
     if found is not None:
         places = [records.model_folder(found.run_id)] + [published(cell)] * (cell.protocol == FRONTIER)
-        for folder in (place for place in places if (place / WEIGHTS).is_file()):
+        for folder in filter(holds_student, places):
             return load_model(folder, graph), found.run_id
     settings = make_config(dataset=graph.name, model=cell.model, dim=dim)
     return build_model(cell.model, graph.num_entities, graph.num_relations, dim, **settings.model_options), None
