@@ -3,8 +3,10 @@
 import itertools
 import json
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -377,6 +379,49 @@ def test_stopping_the_command_stops_its_workers(tmp_path, how):
     while any(map(alive, workers)) and time.monotonic() < until:  # of a killed command, they find out themselves
         time.sleep(0.05)
     assert not any(map(alive, workers))
+
+
+def test_two_jobs_that_are_killed_end_with_the_same_bits(small, monkeypatch):
+    """By SIGKILL, in the middle; the same command then goes on, and its numbers are those of one job undisturbed."""
+    asked = [f"tuned/nations/TransE/{method}/4" for method in ("DS", "no-DS")]
+    monkeypatch.setattr(cells, "GRAPHS", ("nations",))
+    monkeypatch.setattr(reproduce, "print_plan", lambda *_: None)
+    assert reproduce.main(asked) == 0
+    expected = bits(small)
+    other = small / "other"
+    places = {"KGDISTIL_RUNS": str(other / "runs"), "KGDISTIL_RESULTS": str(other / "results")}
+    command = [sys.executable, "-c", KILLABLE, json.dumps(SMALL), *asked, "--jobs", "2"]
+    moments = random.Random(0)
+    with subprocess.Popen(command, env={**os.environ, **places}, start_new_session=True) as process:
+        until = time.monotonic() + 120
+        while process.poll() is None and not list(other.rglob("checkpoint.*")) and time.monotonic() < until:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.1))
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert bits(other) != expected
+    subprocess.run(command, env={**os.environ, **places}, check=True, timeout=120)
+    assert bits(other) == expected
+
+
+def bits(folder: Path) -> dict[str, object]:
+    """Weights, and what the records say of them; the losses of a curve are summed as the threads fall."""
+    weights = {path.parent.name: path.read_bytes() for path in folder.glob("runs/models/*/model.safetensors")}
+    told = [json.loads(path.read_text()) for path in folder.glob("results/runs/*.json")]
+    return weights | {f"{x['id']}.json": [x[name] for name in ("config", "valid", "test")] for x in told}
+
+
+KILLABLE = """
+import json, sys
+from kgdistil.paper import cells, recipe, reproduce
+from kgdistil.training import loop
+
+cells.GRAPHS = ("nations",)
+table, loop.CHECKPOINT_SECONDS = json.loads(sys.argv[1]), 0.0
+recipe.recipes, reproduce.print_plan = lambda: table, lambda *_: None
+reproduce.multiprocessing.get_context = lambda _: reproduce.multiprocessing  # fork: the workers know the lines above
+sys.exit(reproduce.main(sys.argv[2:]))
+"""
 
 
 def alive(process: int) -> bool:

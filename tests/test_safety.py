@@ -322,8 +322,11 @@ def test_a_record_of_another_config_under_the_same_id_is_not_taken_for_ones_own(
     done = tiny(tiny_graph)
     other = {**done.record, "config": {**done.config.model_dump(), "lr": 0.079549}}
     path = records.write_record(other)
-    with pytest.raises(CheckpointError, match="the same: lr is 0.079549 there and 0.005 here; take another seed"):
-        tiny(tiny_graph)
+    written = path.read_bytes()
+    for again in (False, True):  # trained again, it would replace the record of the other one
+        with pytest.raises(CheckpointError, match="the same: lr is 0.079549 there and 0.005 here; take another seed"):
+            kgdistil.run(done.config, tiny_graph, progress=False, again=again)
+    assert path.read_bytes() == written
     kept = {key: value for key, value in done.config.model_dump().items() if key not in ("accumulator", "top")}
     records.write_record({**done.record, "config": {**kept, "device": "cuda"}})
     assert tiny(tiny_graph).ranks is None, "of an earlier release, which did not know all fields, on another device"

@@ -119,7 +119,7 @@ def run(
         for stray in folder.rglob(".*"):  # half-written files of a killed process
             if stray.name != ".lock" and stray.is_file():
                 stray.unlink()
-        found = None if again else records.read_record(record)
+        found = records.read_record(record)
         for name, value in config.model_dump(exclude={"device"}).items() if found else ():
             other = found["config"].get(name, value)
             if other != value:  # an id ends with eight digits of a sum, which two configs may share
@@ -127,7 +127,7 @@ def run(
                     f"{record} is of another run whose id is the same: {name} is {other!r} there and {value!r} here; "
                     "take another seed, or name other folders in KGDISTIL_RUNS and KGDISTIL_RESULTS"
                 )
-        if found and found["graph"]["sha256"] == graph.sha256 and (folder / WEIGHTS).is_file():
+        if found and not again and found["graph"]["sha256"] == graph.sha256 and (folder / WEIGHTS).is_file():
             if save_ranks and not records.ranks_path(config.run_id, own).is_file():
                 records.write_ranks(config.run_id, evaluate(load_model(folder, graph), graph), own)
             return Run(config, found, folder)
