@@ -278,6 +278,19 @@ def test_the_budget_chooses_from_the_frontier(tiny_graph: Graph, measured: None,
         assert 0 < budget.query_seconds(tiny_graph, "ComplEx", 8, precision) < 60
 
 
+def test_a_budget_says_why_it_buys_no_more(triples: Path, tmp_path: Path, measured: None, monkeypatch) -> None:
+    """Before anything is trained: of a megabyte, the measured frontier and the model that is asked for leave most."""
+
+    def distil(*_: object, **__: object) -> None:
+        raise ConfigError("not in this test")
+
+    monkeypatch.setattr("kgdistil.distillation.distil.distil", distil)
+    for options, why in (([], "this one kept most"), (["--model", "RotatE"], "no student is larger than its teacher")):
+        said = call("distill", triples, "--budget", "1MB", *options, "-o", tmp_path / "s").stdout
+        assert re.search(r"the budget of 1MB buys \w+ of dimension \d+, \w+: [\d,]+ bytes of weights", said)
+        assert why in said
+
+
 def test_a_budget_may_buy_a_low_rank(tiny_graph: Graph, tmp_path: Path, measured: None) -> None:
     with (tmp_path / "frontier.csv").open("a") as file:
         file.write("small,20,ComplEx,8,2,4,1,0.92,0.6\n")

@@ -1,5 +1,6 @@
 """What the code holds itself to and no other tool counts."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -13,6 +14,16 @@ def test_core_and_training_can_be_read_in_one_sitting():
     core = [path for path in (ROOT / "kgdistil").glob("*.py") if path.stem not in ("cli", "__init__", "_version")]
     lines = {path: len(path.read_text().splitlines()) for path in [*core, *TRAINING]}
     assert sum(lines.values()) < 3000, sorted(lines.items(), key=lambda item: -item[1])[:5]
+
+
+def test_an_error_comes_without_the_one_that_it_explains():
+    """Seventy lines of a library's traceback above the line that helps: `raise … from None` leaves them out."""
+    found = []
+    for path in (path for path in CODE if "kgdistil" in path.relative_to(ROOT).parts):
+        handlers = (x for x in ast.walk(ast.parse(path.read_text())) if isinstance(x, ast.ExceptHandler))
+        raised = (x for handler in handlers for x in ast.walk(handler) if isinstance(x, ast.Raise) and x.exc)
+        found += [f"{path.name}:{x.lineno}" for x in raised if not (isinstance(x.cause, ast.Constant))]
+    assert found == []
 
 
 def test_the_formatter_has_its_way():
