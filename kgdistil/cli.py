@@ -478,14 +478,19 @@ def evaluate(student: Path, split: str, as_json: bool) -> None:
 # ---- in and out -----------------------------------------------------------------------------------------------------
 @main.command()
 @click.argument("student", type=FOLDER)
-@click.option("--to", "form", required=True, help="onnx, npz or browser.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File for npz, folder for others.")
+@click.option("--to", "form", required=True, help="One of the forms below.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="File for npz and faiss, folder for others."
+)
 def export(student: Path, form: str, output: Path) -> None:
     """Write STUDENT for other programs.
 
     \b
       onnx     tails.onnx and heads.onnx, checked in onnxruntime, and labels.json
       npz      one file of numpy arrays: the numbers, the scales and the labels
+      arrays   numpy arrays one by one, decoded, with codes and codebook where it has them, and labels.tsv
+      pykeen   trained_model.pkl and training_triples, as PyKEEN's pipeline saves them
+      faiss    an index of the same codes (IndexPQ); Student.vectors makes the queries
       browser  the files that the browser page of the book reads
 
     \b

@@ -87,6 +87,13 @@ def test_pykeens_scores_and_metrics(trained: dict, nations: Graph, name: str) ->
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), read.state_dict().values(), strict=True))
 
 
+def test_pykeens_rotate_is_of_norm_2_whatever_it_says(trained: dict, nations: Graph, monkeypatch) -> None:
+    result, _ = trained["RotatE"]
+    monkeypatch.setattr(result.model.interaction, "p", 1)
+    found = from_pykeen(result.model, nations, result.training).model.score_triples(nations.test).detach()
+    torch.testing.assert_close(found, theirs(result, nations, nations.test), atol=1e-5, rtol=1e-5)
+
+
 def test_a_pickle_is_refused_until_it_is_trusted(trained: dict, nations: Graph) -> None:
     with pytest.raises(CheckpointError, match=r"is a pickle, which can run any code.*--trust-pickle"):
         import_teacher(trained["TransE"][1], nations)

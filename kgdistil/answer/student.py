@@ -115,6 +115,24 @@ class Student:
             found.by_name["probability"] = (1 / (1 + np.exp(-np.array(found["score"], np.float64)))).tolist()
         return found
 
+    def vectors(self, *, relation: Any, head: Any = None, tail: Any = None, by: asking.By = "label") -> Array:
+        """Query vectors float32 [n, width] of (head, relation, ?) or (?, relation, tail), for an exported FAISS index.
+
+        Lists of n labels, or one. Of codes the columns stand as their groups do, one after the other.
+
+        Raises:
+            ConfigError: not exactly one of head and tail, or an unknown label.
+        """
+        self._check()
+        if (head is None) == (tail is None):
+            raise ConfigError("give exactly one of head and tail: the other one is what is asked for")
+        ids = []
+        for kind, given in (("entity", tail if head is None else head), ("relation", relation)):
+            listed = asking.plain(given)
+            ids.append(asking.find_all(self, listed if isinstance(listed, list) else [listed], kind, by))
+        found = self.weights.queries(*np.broadcast_arrays(*ids), "head" if head is None else "tail")
+        return np.ascontiguousarray(found[:, self.weights.columns]) if self.weights.coded else found
+
     def similar(self, entity: Any, k: int = 10, *, by: asking.By = "label", unseen: bool = False) -> Answers:
         """The k entities whose embeddings point most nearly the same way: rank, entity, name, cosine.
 

@@ -1,10 +1,12 @@
-"""A student for other programs: ONNX, numpy's .npz, and the files of the book's browser page."""
+"""A student for other programs: ONNX, PyKEEN, FAISS, numpy's arrays, and the files of the book's browser page."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -20,32 +22,40 @@ from kgdistil.compress import packing
 from kgdistil.errors import ConfigError, KgdistilError, needs
 from kgdistil.files import write_bytes, write_json
 from kgdistil.graphs.importers.arrays import label_array, sealed_npz
+from kgdistil.graphs.importers.pykeen import PYKEEN_MODEL, PYKEEN_TRIPLES
 from kgdistil.kernels import said
-from kgdistil.models import SIDES, KGEModel, RotatE, Side
+from kgdistil.models import SIDES, KGEModel, RotatE, Side, TransH
 from kgdistil.students import browser
 from kgdistil.students.labelled import Labelled
 
-FORMS = ("onnx", "npz", "browser")
+FORMS = ("onnx", "npz", "arrays", "pykeen", "faiss", "browser")
 AGREE = 1e-4  # of scores in onnxruntime and PyTorch, relative to the largest
 
 
 def export(student: Labelled, form: str, output: str | os.PathLike) -> list[Path]:
-    """Write a student in one form ("onnx", "npz" or "browser"); returns the files.
+    """Write a student in one of `FORMS`; returns the files.
 
     Raises:
-        ConfigError: no such form.
+        ConfigError: no such form, or none for this student.
         KgdistilError: a package is missing, the file cannot be written, or the written ONNX answers otherwise.
     """
     if form not in FORMS:
         raise ConfigError(f"export knows no form {form!r}: choose one of {', '.join(FORMS)}")
     output = Path(output).expanduser()
-    if form == "npz":
-        return export_npz(student, output)
+    if form in ("npz", "faiss"):
+        return export_npz(student, output) if form == "npz" else export_faiss(student, output)
     if os.path.lexists(output) and not output.is_dir():  # a file, a device, or a link that leads nowhere
         raise ConfigError(f"{output} is no folder: {form} needs one; name a new or an empty one")
     if holds_student(output):
         raise ConfigError(f"{output} holds a student: {form} needs a folder of its own; name another one")
-    return export_onnx(student, output) if form == "onnx" else export_browser(student, output)
+    writers = {"onnx": export_onnx, "arrays": export_arrays, "pykeen": export_pykeen, "browser": export_browser}
+    return writers[form](student, output)
+
+
+def about_arrays(model: KGEModel) -> dict[str, Any]:
+    """What arrays do not say of themselves."""
+    sizes = {name: getattr(model, name) for name in ("dim", "norm", "offset", "epsilon")}
+    return {"model": type(model).__name__, "convention": "kgdistil", **sizes}
 
 
 def export_npz(student: Labelled, path: Path) -> list[Path]:
@@ -60,22 +70,128 @@ def export_npz(student: Labelled, path: Path) -> list[Path]:
     model, graph = student.model, student.graph
     packed = packing.pack(model, student.precision)
     arrays: dict[str, Any] = {name.replace(".", "_"): x.detach().cpu().numpy() for name, x in packed.items()}
-    about = {
-        "model": type(model).__name__,
-        "convention": "kgdistil",
-        "dim": model.dim,
-        "norm": model.norm,
-        "offset": model.offset,
-        "epsilon": model.epsilon,
-    }
     labels: dict[str, Any] = {
         "entity_labels": label_array(graph.entities),
         "relation_labels": label_array(graph.relations),
     }
     buffer = io.BytesIO()
-    more: dict[str, Any] = {name: np.array(value) for name, value in about.items()}
+    more: dict[str, Any] = {name: np.array(value) for name, value in about_arrays(model).items()}
     np.savez_compressed(buffer, **arrays, **labels, **more)
     write_bytes(path, sealed_npz(buffer))
+    return [path]
+
+
+def export_arrays(student: Labelled, folder: Path) -> list[Path]:
+    """A folder that any program with numpy reads; `import_teacher` does, too.
+
+    entities.npy   float32 [E, width], decoded where the student is smaller; the equations are in models.py
+    relations.npy  float32 [R, width]
+    map.npy        float32 [rank, 2·dim], of a low rank: what an entity stands for is entities[i] @ map
+    codes.npy      uint8 [E, M] from 0 to 15 and codebook.npy float32 [M, 16, g], of a student of codes: the row
+                   columns.npy int32 [M·g] puts in place is codebook[m, codes[i, m]], one m after the other
+    labels.tsv     kind (entity, relation), id, label, name; fields are quoted as in CSV where they have to be
+    about.json     model, dim, norm, offset, epsilon
+    """
+    model, graph = student.model, student.graph
+    arrays = {name: table.detach().cpu().numpy() for name, table in model.state_dict().items()}
+    if student.precision in packing.GROUPS:
+        codes, book = packing.encode(model, student.precision)
+        arrays |= {"codes": codes.numpy(), "codebook": book.half().float().numpy(), "columns": columns(model)}
+    for stale in {"map", "codes", "codebook", "columns"} - arrays.keys():  # of another student
+        (folder / f"{stale}.npy").unlink(missing_ok=True)
+    for name, array in arrays.items():
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        write_bytes(folder / f"{name}.npy", buffer.getvalue())
+    text = io.StringIO()
+    returns = any("\r" in x for x in (*graph.entities, *graph.relations, *graph.descriptions.values()))
+    quoting: Any = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL  # which before Python 3.13 forgets \\r
+    rows = csv.writer(text, "excel-tab", lineterminator="\n", quoting=quoting)
+    rows.writerow(["kind", "id", "label", "name"])
+    rows.writerows(["entity", i, x, graph.descriptions.get(x, "")] for i, x in enumerate(graph.entities))
+    rows.writerows(["relation", i, x, ""] for i, x in enumerate(graph.relations))
+    write_bytes(folder / "labels.tsv", text.getvalue().encode("utf-8", "surrogatepass"))
+    write_json(folder / "about.json", about_arrays(model))
+    return [folder / name for name in (*(f"{name}.npy" for name in arrays), "labels.tsv", "about.json")]
+
+
+def columns(model: KGEModel) -> np.ndarray:
+    """Where in an entity's row [width] the numbers of its groups lie, one group after the other: int32 [width]."""
+    order = np.arange(model.entities.shape[1], dtype=np.int32)
+    return order.reshape(2, -1).T.ravel() if model.paired else order
+
+
+def export_pykeen(student: Labelled, folder: Path) -> list[Path]:
+    """What PyKEEN's own pipeline saves: trained_model.pkl (`torch.load`) and training_triples (`from_path_binary`).
+
+    The numbers are float32. PyKEEN's distances have no offset, so its scores are lower by ours; its TransH does not
+    scale normals, so they are written with length 1; its RotatE has norm 2, whatever its p says; a low rank is the
+    ComplEx that it stands for.
+
+    Raises:
+        ConfigError: a model that PyKEEN computes otherwise.
+    """
+    model, graph, folder = student.model.eval().cpu(), student.graph, Path(folder)
+    name = type(model).__name__.removeprefix("LowRank").removeprefix("Free")
+    known = name in ("TransE", "TransH", "ComplEx", "RotatE", "DistMult") and (name != "RotatE" or model.norm == 2)
+    if said(model, "comparison") is None or not known:
+        raise ConfigError(
+            f"PyKEEN has no {type(model).__name__} of norm {model.norm} that scores as this one; export arrays"
+        )
+    with needs("pykeen", "exporting to PyKEEN"):
+        from pykeen import models
+        from pykeen.triples import TriplesFactory
+    entity, relation = ({x: i for i, x in enumerate(labels)} for labels in (graph.entities, graph.relations))
+    factory = TriplesFactory(graph.train.cpu().long(), entity, relation)
+    distance = {"scoring_fct_norm": model.norm} if name.startswith("Trans") else {}
+    theirs = getattr(models, name)(triples_factory=factory, embedding_dim=model.dim, random_seed=0, **distance)
+    with torch.no_grad():
+        entities, relations = model.rows(model.entities), [model.relations.detach()]
+        if isinstance(model, TransH):
+            relations = [*model.parts(model.relations)][::-1]
+        elif isinstance(model, RotatE):
+            angle = model.relations.double() * (math.pi / model.range)
+            relations = [torch.cat([angle.cos(), angle.sin()], dim=1).float()]
+        if model.paired or model.factored:
+            entities, *relations = (torch.complex(*x.chunk(2, dim=1)) for x in (entities, *relations))
+        parts = zip([*theirs.entity_representations, *theirs.relation_representations], [entities, *relations])
+        for part, rows in parts:
+            weight = next(part.parameters())
+            weight.copy_((torch.view_as_real(rows) if rows.is_complex() else rows).reshape(weight.shape))
+    buffer = io.BytesIO()
+    torch.save(theirs.eval(), buffer)
+    write_bytes(folder / PYKEEN_MODEL, buffer.getvalue())
+    try:
+        factory.to_path_binary(folder / PYKEEN_TRIPLES)
+    except OSError as error:
+        raise KgdistilError(f"cannot write {folder / PYKEEN_TRIPLES}: {error.strerror or error}") from None
+    return [folder / PYKEEN_MODEL, *sorted((folder / PYKEEN_TRIPLES).iterdir())]
+
+
+def export_faiss(student: Labelled, path: Path) -> list[Path]:
+    """An IndexPQ of the same codes under the inner product, written by `faiss.write_index`; its ids are the entities'.
+
+    A query vector is made by `Student.vectors`; `faiss.IndexPQFastScan(index)` answers faster and rounds.
+
+    Raises:
+        ConfigError: a student without codes, or one whose scores are no inner products.
+    """
+    model = student.model
+    if said(model, "comparison") != "dot":
+        raise ConfigError(f"FAISS compares by inner products, which {type(model).__name__} does not: export arrays")
+    if student.precision not in packing.GROUPS:
+        few = ", ".join(packing.GROUPS)
+        raise ConfigError(f"a FAISS index holds codes ({few}), and this student {student.precision}: export arrays")
+    with needs("faiss-cpu", "exporting to FAISS"):
+        import faiss
+    packed = {name: x.numpy(force=True) for name, x in packing.pack(model, student.precision).items()}
+    index: Any = faiss.IndexPQ(model.entities.shape[1], len(packed["entities.book"]), 4, faiss.METRIC_INNER_PRODUCT)
+    faiss.copy_array_to_vector(packed["entities.book"].astype(np.float32).ravel(), index.pq.centroids)
+    faiss.copy_array_to_vector(
+        packed["entities"].ravel(), index.codes
+    )  # two a byte, the first in the low bits, as here
+    index.ntotal, index.is_trained = len(packed["entities"]), True
+    write_bytes(path, faiss.serialize_index(index).tobytes())
     return [path]
 
 

@@ -15,7 +15,7 @@ from kgdistil.checkpoint import read_labelled
 from kgdistil.config import short
 from kgdistil.errors import CheckpointError
 from kgdistil.graph import Graph
-from kgdistil.graphs.importers.arrays import from_arrays, read_npz
+from kgdistil.graphs.importers.arrays import from_arrays, is_arrays, read_folder, read_npz
 from kgdistil.graphs.importers.biggraph import is_biggraph, read_biggraph
 from kgdistil.graphs.importers.checkpoints import read_checkpoint
 from kgdistil.graphs.importers.conventions import CONVENTIONS, check_gamma, learnt
@@ -43,7 +43,7 @@ def import_teacher(
 
     Args:
         source: a result folder of PyKEEN; a checkpoint of LibKGE; the state that OpenKE or TorchKGE save (.ckpt, .pt,
-            .pth); a folder of DGL-KE or PyTorch-BigGraph; an .npz; a folder of this package.
+            .pth); a folder of DGL-KE or PyTorch-BigGraph; an .npz; a folder of this package, of a student or of arrays.
         model: what an .npz without that entry, or a state that may be TransE or DistMult, holds.
         trust_pickle: the file comes from oneself or someone trusted: a pickle may run code.
         convention: the library whose layout the numbers have, one of `conventions.CONVENTIONS`, where the file does
@@ -68,6 +68,8 @@ def import_teacher(
         return learnt(read_pykeen(path, graph, trust_pickle), graph)
     if is_biggraph(path):
         return learnt(read_biggraph(path, graph, beside), graph)
+    if is_arrays(path):
+        return read_folder(path, graph)
     if is_dglke(path):
         return read_dglke(path, graph, model, convention, norm, gamma, beside)
     if path.suffix.lower() == ".npz" and path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -118,6 +119,41 @@ def read_npz(
     more: dict[str, Any] = {"convention": convention, "norm": norm, "gamma": gamma, "sure": sure}
     more |= {} if gamma is not None else numbers
     return choose(name, tables, words, graph, f"arrays, {path}", **more)
+
+
+def is_arrays(folder: Path) -> bool:
+    """Whether it is a folder that `export_arrays` wrote."""
+    return all((folder / name).is_file() for name in ("about.json", "labels.tsv", "entities.npy"))
+
+
+def read_folder(folder: Path, graph: Graph) -> Imported:
+    """What `students.export.export_arrays` wrote; the float32 tables are read."""
+    try:
+        about = json.loads((folder / "about.json").read_bytes())
+        tables = {}
+        for name in ("entities", "relations", "map"):
+            if (folder / f"{name}.npy").exists():
+                array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
+                    raise ValueError(f"{name}.npy holds {array.dtype} {array.shape}, not numbers [rows, width]")
+                allow(4 * array.size, folder, CheckpointError)
+                tables[name] = torch.from_numpy(np.array(array, np.float32))
+        text = io.StringIO((folder / "labels.tsv").read_bytes().decode("utf-8", "surrogatepass"), newline="")
+        words: dict[str, list[str]] = {"entity": [], "relation": []}
+        for row in csv.DictReader(text, dialect="excel-tab"):
+            if int(row["id"]) != len(words[row["kind"]]):
+                raise ValueError(f"labels.tsv: {row['kind']} {row['id']} does not follow the one before")
+            words[row["kind"]].append(row["label"])
+        name, norm, numbers = str(about["model"]), int(about["norm"]), [float(about[x]) for x in ("offset", "epsilon")]
+        kind_named(name, str(folder))
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("offset and epsilon must be finite")
+    except KgdistilError:
+        raise
+    except Exception as error:  # noqa: BLE001 - numpy raises whatever a damaged header leads to; it runs no code
+        raise CheckpointError(f"cannot read {folder}: {reason_of(error)}; export it again") from None
+    both, more = (words["entity"], words["relation"]), dict(zip(("offset", "epsilon"), numbers))
+    return choose(name, tables, both, graph, f"arrays, {folder}", convention="kgdistil", norm=norm, sure=True, **more)
 
 
 def _entry(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:

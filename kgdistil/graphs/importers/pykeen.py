@@ -44,7 +44,7 @@ def from_pykeen(model: Any, graph: Graph, factory: Any, source: str = "PyKEEN") 
             f"{source}: it was trained with inverse triples, so its head and tail side are two models; "
             "train it without create_inverse_triples"
         )
-    norm, options = getattr(model.interaction, "p", 1), {}
+    norm, options = 2 if interaction == "RotatE" else getattr(model.interaction, "p", 1), {}  # its RotatE ignores p
     if interaction in ("TransE", "TransH", "RotatE"):
         if norm not in (1, 2) or model.interaction.power_norm:
             power = f"norm {norm}{', to that power' if model.interaction.power_norm else ''}"
