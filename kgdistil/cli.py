@@ -38,6 +38,12 @@ WORDS = {  # what a table of runs calls them
     "stage 2": "both go on, and the teacher learns too",
     "+ lists": "further epochs of sampled softmax",
 }
+MEANT = {  # what a query may ask for
+    "probability": "the share of such answers that were true when validation triples were held out, of queries that "
+    "had a true one; what is true but not in the graph counted as false",
+    "coverage": "how often a set of this kind holds the answer that is missing, by split conformal prediction on the "
+    "validation triples",
+}
 TIES = "Realistic ties: among entities that score the same, the true one takes the middle place."
 
 
@@ -390,12 +396,15 @@ def only_one(folder: Path) -> filelock.AcquireReturnProxy:
 @click.option("--head", help="Label of the head.")
 @click.option("--relation", help="Label of the relation.")
 @click.option("--tail", help="Label of the tail.")
-@click.option("-k", default=10, show_default=True, help="How many answers.")
+@click.option("-k", type=int, help="How many answers, at most.  [default: 10; with --coverage 1,000]")
 @click.option("--new", is_flag=True, help="Leave out what the graph says already.")
 @click.option(
     "--probability",
     is_flag=True,
-    help="Add σ(score), a guess at how likely an answer is true. It is not calibrated: read the order, not the level.",
+    help="Add how likely each answer is true, calibrated on validation triples; 1 where the graph has it.",
+)
+@click.option(
+    "--coverage", type=float, help="As many answers as hold the missing one so often, such as 0.9, in place of -k."
 )
 @click.option("--typed", is_flag=True, help="Only entities that training saw in that place of that relation.")
 @click.option("--candidates", type=FILE, help="Only the entities of a file, one a line.")
@@ -412,6 +421,7 @@ def predict(
       kgdistil predict student/ --head "Ada Lovelace" --relation wrote -k 5
       kgdistil predict student/ --relation wrote --tail "Notes" --new
       kgdistil predict student/ --head "Ada Lovelace" --tail "Notes" --json
+      kgdistil predict student/ --head "Ada Lovelace" --relation wrote --coverage 0.9 --probability
       kgdistil predict student/ --head "Ada Lovelace" --relation wrote --candidate "Notes" --candidate "Letters"
     """
     from kgdistil.answer.lines import entities_of
@@ -422,13 +432,16 @@ def predict(
     if candidates is not None or candidate:
         given = [number(x, "candidate") if ids else x for x in candidate]
         query["candidates"] = given + (entities_of(who, candidates, ids) if candidates is not None else [])
+    if query["k"] is None:
+        del query["k"]
     found = who.predict(by=by, ids=ids or as_json, **query)
     if as_json:
         emit(found.rows())
         return
     show(found)
-    if query["probability"]:
-        say("(probability: σ(score), not calibrated: read the order, not the level)")
+    for name, words in MEANT.items():
+        if query.get(name):
+            say(f"({name}: {words})")
 
 
 def number(text: str, place: str) -> int:
@@ -529,6 +542,22 @@ def convert(student: Path, output: Path | None) -> None:
     found.save(target)
     say(f"{student}: {before}")
     say(f"{target}: {sizes(target)}, {'a copy' if done else f'of format {VERSION}'}")
+
+
+@main.command()
+@click.argument("student", type=FOLDER)
+def calibrate(student: Path) -> None:
+    """Fit the probabilities and answer sets of a STUDENT to its validation triples, for predict; the folder keeps them.
+
+    `distill` does so itself: this is for students of earlier releases, and for those whose weights were replaced.
+
+    \b
+      kgdistil calibrate student/
+    """
+    from kgdistil.students.calibration import calibrate as fit
+
+    told = fit(student).header["calibration"]
+    say(f"{student}: {len(told['tables'])} tables of {told['queries']:,} queries of validation triples")
 
 
 def sizes(folder: Path) -> str:

@@ -97,10 +97,10 @@ def test_the_command_that_distill_suggests_works(student: Path) -> None:
 
 
 def test_json_and_tables_say_the_same(student: Path) -> None:
-    query = ["--relation", "knows", "--tail", "Zoë O'Brien", "-k", 12, "--probability"]
+    query = ["--relation", "knows", "--tail", "Zoë O'Brien", "-k", 12]
     rows = json.loads(call("predict", student, *query, "--json").stdout)
-    ours = load_student(student).predict(relation="knows", tail="Zoë O'Brien", k=12, probability=True, ids=True)
-    assert rows == ours.rows() and set(rows[0]) == {"rank", "id", "entity", "name", "score", "probability"}
+    ours = load_student(student).predict(relation="knows", tail="Zoë O'Brien", k=12, ids=True)
+    assert rows == ours.rows() and set(rows[0]) == {"rank", "id", "entity", "name", "score"}
     by_id = call("predict", student, "--ids", "--relation", 0, "--tail", rows[0]["id"], "-k", 1, "--json")
     assert by_id.exit_code == 0 and len(json.loads(by_id.stdout)) == 1
     assert len(json.loads(call("similar", student, "Zoë O'Brien", "-k", 4, "--json").stdout)) == 4

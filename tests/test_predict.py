@@ -235,14 +235,6 @@ def test_the_relation_between_two_entities(tiny_graph: Graph, name: str) -> None
     }
 
 
-def test_probabilities_only_where_the_loss_gives_them(tiny_graph: Graph) -> None:
-    for name in ("RotatE", "ComplEx"):
-        table = predict(a_model(tiny_graph, name), tiny_graph, head="e00", relation="r0", probability=True)
-        np.testing.assert_allclose(table["probability"], 1 / (1 + np.exp(-table["score"])), rtol=1e-6)
-    with pytest.raises(ConfigError, match="margin loss, whose scores have no zero"):
-        predict(a_model(tiny_graph, "TransE"), tiny_graph, head="e00", relation="r0", probability=True)
-
-
 def test_similar_entities(tiny_graph: Graph) -> None:
     model = a_model(tiny_graph)
     with torch.no_grad():

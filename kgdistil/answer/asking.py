@@ -65,6 +65,7 @@ def ask(
     ids: bool = False,
     unseen: bool = False,
     allowed: Any = None,
+    judge: Any = None,
 ) -> Answers:
     """The k most plausible answers for the open place of one query, or of a batch of them.
 
@@ -77,6 +78,7 @@ def ask(
         unseen: answer about entities and relations that stand in no training triple, too, so that nothing was learned
             of them.
         allowed: of (relation id, side) a bitmap uint64 [⌈E/64⌉] of the entities that may come.
+        judge: of (anchors, relations, side, scores and ids [n, k]) the ids, −1 for what is dropped, and more columns.
     Returns:
         Columns rank, entity (label), name (readable), score; for an open relation rank, relation, score. Best first,
         fewer rows than k only where fewer candidates remain. A batch has a first column query, from 0. Where an answer
@@ -109,6 +111,7 @@ def ask(
                 check_seen(who, numbers[what], kind)
             if what not in lists and count != 1:
                 numbers[what] = np.broadcast_to(numbers[what], (count,))
+    more: dict[str, Array] = {}
     if missing == ["relation"]:
         score, answer = best_relations(who, numbers["head"], numbers["tail"], k, new)
     else:
@@ -124,11 +127,15 @@ def ask(
                 else np.stack([found[int(r)] for r in numbers["relation"]])
             )
         score, answer = who.best(anchor, numbers["relation"], side, min(k, len(who.entities)), rows, masks)
-    return table(who, score, answer, "relation" if relation is None else "entity", bool(lists), ids)
+        if judge is not None:
+            answer, more = judge(anchor, numbers["relation"], side, score, answer)
+    return table(who, score, answer, "relation" if relation is None else "entity", bool(lists), ids, more)
 
 
-def table(who: Answerer, score: Array, answer: Array, kind: str, batch: bool, ids: bool) -> Answers:
-    """Answers of scores and ids [n, k]; −1 is none."""
+def table(
+    who: Answerer, score: Array, answer: Array, kind: str, batch: bool, ids: bool, more: Mapping[str, Array]
+) -> Answers:
+    """Answers of scores, ids and more columns [n, k]; id −1 is none."""
     there = answer >= 0
     found, scores = answer[there].tolist(), score[there].tolist()
     columns: dict[str, list[Any]] = {}
@@ -146,6 +153,8 @@ def table(who: Answerer, score: Array, answer: Array, kind: str, batch: bool, id
     never = who.unseen(kind, answer[there])
     if never.any():
         columns["unseen"] = never.tolist()
+    for name, values in more.items():
+        columns[name] = values[there].tolist()
     return Answers(columns)
 
 

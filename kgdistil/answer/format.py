@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from kgdistil.answer import calibration
 from kgdistil.errors import CheckpointError
 from kgdistil.files import CHANGED, SUM, sealed, unsealed, write_json
 
@@ -143,6 +144,7 @@ RIGHT: dict[str, Callable[[Any], bool]] = {  # what a header may say
     "relations": listed(text),
     "reflexive": either(listed(whole)),
     "unseen": either(mapped(listed(whole))),
+    "calibration": either(calibration.right),
     "files": mapped(lambda x: isinstance(x, dict)),
 }
 

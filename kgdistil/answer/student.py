@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kgdistil.answer import asking, format1, published
+from kgdistil.answer import asking, calibration, format1, published
 from kgdistil.answer.answers import Answers
 from kgdistil.answer.asking import Places
 from kgdistil.answer.equations import Array, Side
@@ -67,6 +67,8 @@ class Student:
         self.relations = Labels.of(header["relations"])
         if len(self.relations) != header["num_relations"]:
             raise ValueError(f"{len(self.relations)} relations of {header['num_relations']}")
+        if (told := header.get("calibration")) and len(told["head"]) != len(self.relations):
+            raise ValueError(f"calibration of {len(told['head'])} relations")
         self.reflexive = frozenset(header.get("reflexive") or ())
         self.never = {kind: frozenset((header.get("unseen") or {}).get(kind, ())) for kind in ("entity", "relation")}
         self._triples, self._files = triples, files
@@ -78,24 +80,32 @@ class Student:
         typed: bool = False,
         candidates: Sequence[Any] | None = None,
         probability: bool = False,
+        coverage: float | None = None,
         **query: Any,
     ) -> Answers:
         """The best answers for the open place of a query, or of a batch: `asking.ask`.
 
         Args:
-            probability: add that column, σ(score).
+            probability: add that column: how likely an answer is true, as validation triples were; 1 where it is in the
+                graph. What is true but not in the graph counted as false (`answer.calibration`).
+            coverage: as many answers as a set needs that holds the missing one of a query with that probability, for
+                the relation where validation had enough triples, else for the side. At most k, or 1,000 where k is left
+                out; a log line tells of sets that are larger.
             typed: only entities that were seen in that role of that relation in training.
             candidates: only these entities, labels or with by="id" ids.
         Raises:
-            ConfigError: as `asking.ask`; `new` and `typed` where the student came without its triples; a probability
-                of a student that was trained with the margin loss.
+            ConfigError: as `asking.ask`; `new`, `typed`, `probability` and `coverage` where the student came without
+                its triples; the latter two where it was never calibrated, or where the relation is asked for.
         """
         self._check()
-        if probability and self.weights.equation.comparison != "dot" and not self.weights.equation.offset:
-            raise ConfigError(
-                f"this {self.model} was trained with the margin loss, whose scores have no zero and so are no "
-                "probabilities; leave probability out"
-            )
+        if probability or coverage is not None:
+            if query.get("relation") is None:
+                raise ConfigError("the relation is asked for: probability and coverage are of entities, leave them out")
+            most = query.get("k", 10 if coverage is None else calibration.MOST)
+            asking.check_count(most)
+            query["judge"] = calibration.of(self).judge(self, probability, coverage, most)
+            query["k"] = most + (coverage is not None)  # one more, to see what is cut
+            _ = self.triples  # refuses at once
         allowed = None
         if typed or candidates is not None:
             listed = None
@@ -110,10 +120,7 @@ class Student:
             allowed = lambda relation, side: self._allowed(relation, side, typed, listed)
         if query.get("new"):
             _ = self.triples  # refuses at once
-        found = asking.ask(self, allowed=allowed, **query)
-        if probability:
-            found.by_name["probability"] = (1 / (1 + np.exp(-np.array(found["score"], np.float64)))).tolist()
-        return found
+        return asking.ask(self, allowed=allowed, **query)
 
     def vectors(self, *, relation: Any, head: Any = None, tail: Any = None, by: asking.By = "label") -> Array:
         """Query vectors float32 [n, width] of (head, relation, ?) or (?, relation, tail), for an exported FAISS index.
@@ -370,6 +377,7 @@ def load_student(folder: str | os.PathLike) -> Student:
     labels = format1.read_labels(folder, about)
     split = format1.read_triples(folder / format1.TRIPLES, about)
     header = {"precision": "float32", "rank": 0, **about, "relations": list(labels["relations"])}
+    header.pop("calibration", None)  # of format 2 alone
     try:
         if packed["entities"].shape[:1] != (about["num_entities"],) or packed["entities"].ndim != 2:
             raise ValueError("the sizes differ")

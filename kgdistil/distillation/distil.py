@@ -179,6 +179,7 @@ def distil(
         "notes": notes,
     }
     student = Labelled(quantised(weights, precision), graph, precision, kept.id, about)
+    student.calibrate()
     return Distilled(student, runs, chosen, verdict, gain, low, high, p)
 
 

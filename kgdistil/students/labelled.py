@@ -15,6 +15,7 @@ import torch
 
 from kgdistil.answer import format1, published
 from kgdistil.answer.answers import Answers
+from kgdistil.answer.calibration import NONE
 from kgdistil.answer.folder import replace_folder
 from kgdistil.answer.format import HEADER, layout
 from kgdistil.answer.format1 import FILES, TRIPLES
@@ -30,6 +31,7 @@ from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.models import KGEModel, kind_of
 from kgdistil.students import predict as answers
+from kgdistil.students.calibration import fit
 
 log = logging.getLogger("kgdistil")
 
@@ -39,7 +41,7 @@ class Labelled:
     """A model that knows its labels. `graph` has no triples where the folder holds none.
 
     `precision` is what `save` writes; the model's float32 numbers are those of a file of that precision.
-    `about`: JSON values: where it comes from, its run, its metrics by precision.
+    `about`: JSON values: where it comes from, its run, its metrics by precision. `calibration`: what `calibrate` fits.
     """
 
     model: KGEModel
@@ -47,6 +49,7 @@ class Labelled:
     precision: str = "float32"
     run_id: str | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
 
     @property
     def has_triples(self) -> bool:
@@ -55,9 +58,16 @@ class Labelled:
     def predict(self, *, new: bool = False, **query: Any) -> pd.DataFrame:
         """`kgdistil.predict` for this model; `new` leaves out the triples of the graph, which needs them.
 
+        `probability` and `coverage` are those of `Student.predict`.
+
         Raises:
             ConfigError: as `kgdistil.predict`, and `new` where the triples are not at hand.
         """
+        if query.get("probability") or query.get("coverage") is not None:
+            if self.calibration is None:
+                raise ConfigError(NONE)
+            return self.student().predict(new=new, **query).to_pandas()
+        query = {name: x for name, x in query.items() if name not in ("probability", "coverage")}
         known = self._known if new else None
         return answers.predict(self.model, self.graph, known=known, ranker=self._ranker, **query)
 
@@ -77,7 +87,15 @@ class Labelled:
 
     def quantised(self, precision: str) -> Labelled:
         """The same student at another precision."""
-        return replace(self, model=packing.quantised(self.model, precision), precision=precision)
+        model = packing.quantised(self.model, precision)
+        return replace(self, model=model, precision=precision, calibration=None)
+
+    def calibrate(self) -> None:
+        """Fit `calibration` on the validation triples, or say in a log line why it cannot be."""
+        try:
+            self.calibration = fit(self.student())
+        except (ConfigError, ForeignModelError) as error:
+            log.info("no calibrated probabilities: %s", error)
 
     def student(self) -> Student:
         """The same as it answers without PyTorch, in memory: what `save` writes.
@@ -104,6 +122,7 @@ class Labelled:
         sizes = ("dim", "norm", "offset", "epsilon", "num_entities", "num_relations", "rank")
         header: dict[str, Any] = {"model": type(model).__name__, **{name: getattr(model, name) for name in sizes}}
         header |= {"precision": self.precision, "graph": graph.name, "graph_sha256": graph.sha256}
+        header |= {} if self.calibration is None else {"calibration": self.calibration}
         return header | {"run_id": self.run_id, "about": self.about, "relations": list(graph.relations)}
 
     def save(self, folder: str | os.PathLike) -> None:
@@ -191,4 +210,5 @@ def load_labelled(folder: str | os.PathLike) -> Labelled:
         str(about.get("graph")), train, valid, test, labels["entities"], labels["relations"], sha256, labels["names"]
     )
     kept = extra if isinstance(extra, dict) else {}
-    return Labelled(model, graph, about.get("precision", "float32"), about.get("run_id"), kept)
+    precision, run_id = about.get("precision", "float32"), about.get("run_id")
+    return Labelled(model, graph, precision, run_id, kept, about.get("calibration"))

@@ -33,7 +33,6 @@ def predict(
     tail: Asked | None = None,
     k: int = 10,
     known: KnownTriples | None = None,
-    probability: bool = False,
     by: By = "label",
     ids: bool = False,
     unseen: bool = False,
@@ -44,30 +43,20 @@ def predict(
     Args:
         head, relation, tail, k, by, ids, unseen: as `ask`.
         known: where given, its triples are left out of the answers (`KnownTriples(graph.train, …)` for new facts).
-        probability: add that column, σ(score): how likely the model holds the triple to be true rather than a
-            random corruption, which is what the cross-entropy loss trains.
         ranker: what finds the best entities, made before (`top`).
     Returns:
         The answers as a table.
     Raises:
-        ConfigError: as `ask`, a model of another graph, or a probability asked of one trained with the margin loss.
+        ConfigError: as `ask`, or a model of another graph.
     """
     if (model.num_entities, model.num_relations) != (graph.num_entities, graph.num_relations):
         raise ConfigError(
             f"the model knows {model.num_entities} entities and {model.num_relations} relations, {graph.name} has "
             f"{graph.num_entities} and {graph.num_relations}; give the graph it was trained on"
         )
-    if probability and not has_probabilities(model):
-        raise ConfigError(
-            f"this {type(model).__name__} was trained with the margin loss, whose scores have no zero and so are no "
-            "probabilities; leave probability out"
-        )
     asked: dict[str, Any] = {"relation": relation, "head": head, "tail": tail, "k": k, "by": by}
     found = asking.ask(Asking(model, graph, known, ranker), new=known is not None, ids=ids, unseen=unseen, **asked)
-    table = found.to_pandas()
-    if probability:
-        table["probability"] = torch.tensor(found["score"], dtype=torch.float64).sigmoid().tolist()
-    return table
+    return found.to_pandas()
 
 
 class Texts(Sequence[str]):
