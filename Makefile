@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips must not write into .venv at once
-.PHONY: help demo reproduce frontier refresh test coverage lint sanitize lab bench bench-answer book serve clean
+.PHONY: help demo reproduce frontier refresh test coverage lint sanitize wheel lab bench bench-answer book serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,13 @@ sanitize: .venv/.installed-notebooks,book,dev ## run the kernels at edge shapes 
 	KGDISTIL_SANITIZE=1 $(BIN)/python setup.py -q build_ext --build-lib _build/sanitized --build-temp _build/sanitized
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	KGDISTIL_SANITIZE=1 KGDISTIL_CACHE=$(CURDIR)/_build/sanitized $(BIN)/python -m pytest tests/test_edge_shapes.py -q
+
+wheel: $(BIN)/pip ## build the wheel and ask a student where nothing else is installed [PYTHON=python3.13]
+	rm -rf build dist _build/alone
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+	$(PYTHON) -m venv _build/alone
+	_build/alone/bin/python -m pip install -q --no-compile -c constraints.txt "$$(echo dist/*.whl)[serve]"
+	env -i HOME="$$HOME" PATH="$(CURDIR)/_build/alone/bin" _build/alone/bin/python tests/alone.py
 
 lab: .venv/.installed-notebooks ## open JupyterLab on a notebook [NOTEBOOK=notebooks/03_distill.ipynb]
 	$(BIN)/jupyter lab $(NOTEBOOK)
