@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 import shlex
@@ -18,8 +17,8 @@ import click
 
 from kgdistil._version import __version__
 from kgdistil.answer.answers import Answers
-from kgdistil.answer.rendering import plain, printable
-from kgdistil.errors import BusyError, ConfigError, KgdistilError
+from kgdistil.answer.rendering import finite, plain, printable
+from kgdistil.errors import BusyError, ConfigError, KgdistilError, needs
 
 if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
     import filelock
@@ -471,6 +470,39 @@ def similar(student: Path, entity: str, k: int, ids: bool, unseen: bool, as_json
 
 @main.command()
 @click.argument("student", type=FOLDER)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0: every one it has.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that answer.")
+@click.option("--max-k", type=click.IntRange(1), default=1000, show_default=True, help="Answers to a query.")
+@click.option("--max-batch", type=click.IntRange(1), default=1000, show_default=True, help="Queries in a request.")
+@click.option("--max-body", type=click.IntRange(1), default=1 << 20, show_default=True, help="Bytes of a request.")
+@click.option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="Go by this name only; give it once for each.  [default: loopback]",
+)
+def serve(student: Path, host: str, port: int, workers: int, allow_host: tuple[str, ...], **most: int) -> None:
+    """Answer over HTTP what STUDENT is asked: a page to try it at /, what programs ask at /docs.
+
+    \b
+      kgdistil serve student/
+      curl "http://127.0.0.1:8000/predict?head=Ada+Lovelace&relation=wrote&k=5"
+
+    It is for this machine alone unless --host says otherwise, and has no password. A folder that is replaced meanwhile
+    is not looked at again: start the server anew. Ctrl-C stops it.
+    """
+    with needs("starlette and uvicorn", "the server", "serve"):
+        from kgdistil.serve.app import Limits
+        from kgdistil.serve.run import serve
+
+    hosts = tuple(name.lower() for name in allow_host)
+    limits = Limits(most["max_k"], most["max_batch"], most["max_body"], hosts)
+    serve(str(student), host, port, workers, limits, say)
+
+
+@main.command()
+@click.argument("student", type=FOLDER)
 @click.option("--split", default="test", show_default=True, help="train, valid or test.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(student: Path, split: str, as_json: bool) -> None:
@@ -646,17 +678,6 @@ def emit(value: Any) -> None:
     """JSON, in which what could steer the terminal is escaped."""
     text = json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False)
     click.echo(re.sub(r"[^\n -~]", lambda m: m[0] if m[0].isprintable() else json.dumps(m[0])[1:-1], text))
-
-
-def finite(value: Any) -> Any:
-    """A value as JSON has it: NaN and infinity are null there."""
-    if isinstance(value, dict):
-        return {key: finite(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(x) for x in value]
-    if value is None or isinstance(value, str | int):
-        return value
-    return float(value) if math.isfinite(value) else None
 
 
 if __name__ == "__main__":

@@ -49,12 +49,12 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 
 
 @contextlib.contextmanager
-def needs(package: str, what: str) -> Iterator[None]:
+def needs(package: str, what: str, extra: str = "own") -> Iterator[None]:
     """An optional dependency that is missing, as one line that says how to get it."""
     try:
         yield
     except ImportError:
-        raise KgdistilError(f'{what} needs {package}: pip install "kgdistil[own]"') from None
+        raise KgdistilError(f'{what} needs {package}: pip install "kgdistil[{extra}]"') from None
 
 
 def short(value: Any) -> str:

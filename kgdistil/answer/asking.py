@@ -119,7 +119,7 @@ def ask(
         anchor = numbers["tail" if side == "head" else "head"]
         rows = leave_out(who, anchor, numbers["relation"], side, new)
         masks = None
-        if allowed is not None:
+        if allowed is not None and count:
             found = {r: allowed(r, side) for r in dict.fromkeys(numbers["relation"].tolist())}
             masks = (
                 next(iter(found.values()))

@@ -1,8 +1,9 @@
-"""Tables for people: Markdown, HTML and plain text, each from a head and rows."""
+"""Tables for people: Markdown, HTML and plain text, each from a head and rows; and values for JSON."""
 
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,3 +65,14 @@ def html_table(caption: str, head: Iterable[str], rows: Iterable[Iterable[str]])
         "div", tag("table", inside, class_="table"), class_="scroll", tabindex="0", role="region", aria_label=caption
     )
     return f"\n{box}\n"
+
+
+def finite(value: Any) -> Any:
+    """A value as JSON has it: NaN and infinity are null there."""
+    if isinstance(value, dict):
+        return {key: finite(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(x) for x in value]
+    if value is None or isinstance(value, str | int):
+        return value
+    return float(value) if math.isfinite(value) else None

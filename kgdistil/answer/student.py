@@ -97,7 +97,7 @@ class Student:
             ConfigError: as `asking.ask`; `new`, `typed`, `probability` and `coverage` where the student came without
                 its triples; the latter two where it was never calibrated, or where the relation is asked for.
         """
-        self._check()
+        self.check()
         if probability or coverage is not None:
             if query.get("relation") is None:
                 raise ConfigError("the relation is asked for: probability and coverage are of entities, leave them out")
@@ -130,7 +130,7 @@ class Student:
         Raises:
             ConfigError: not exactly one of head and tail, or an unknown label.
         """
-        self._check()
+        self.check()
         if (head is None) == (tail is None):
             raise ConfigError("give exactly one of head and tail: the other one is what is asked for")
         ids = []
@@ -147,7 +147,7 @@ class Student:
             ConfigError: an unknown label or id, one that is unseen, or k < 1.
         """
         asking.check_count(k)
-        self._check()
+        self.check()
         at = asking.find(self, asking.plain(entity), "entity", by)
         if not unseen:
             asking.check_seen(self, np.array([at]), "entity")
@@ -181,7 +181,7 @@ class Student:
 
     def ranks(self, triples: Array) -> Ranks:
         """Filtered ranks of triples [n, 3] (ids) against every entity, head and tail side."""
-        self._check()
+        self.check()
         counts = np.empty((2, len(triples), 2), np.int32)
         for column, (side, anchor, target) in enumerate(SIDES):
             for i in range(0, len(triples), RANKED):
@@ -229,7 +229,7 @@ class Student:
 
     def unseen(self, kind: str, ids: Array) -> Array:
         never = self.never[kind]
-        return np.array([x in never for x in ids.tolist()]) if never else np.zeros(len(ids), bool)
+        return np.array([x in never for x in ids.tolist()], bool) if never else np.zeros(len(ids), bool)
 
     def known(self, anchor: int, relation: int, side: Side) -> Array:
         return self.triples.answers(anchor, relation, side)
@@ -275,7 +275,7 @@ class Student:
         Raises:
             KgdistilError: the folder cannot be written.
         """
-        self._check()
+        self.check()
         for file in self._files:
             file.touch()
         replace_folder(Path(folder).expanduser(), self._write, (*FILES, *format1.FILES))
@@ -325,7 +325,7 @@ class Student:
 
     def packed(self) -> dict[str, Array]:
         """The weights as files of format 1 have them: a row for each entity."""
-        self._check()
+        self.check()
         arrays = dict(self.weights.arrays)
         return {**arrays, "entities": rows_of(arrays["entities"], self.weights.num_entities)}
 
@@ -335,7 +335,7 @@ class Student:
         names = {} if self.names is None else {label: name for label, name in zip(entities, self.names) if name}
         return {"entities": entities, "relations": tuple(self.relations), "names": names}
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Hold the numbers to their sums before they are first used, and the files to their sizes."""
         for file in self._files:
             file.check_size()

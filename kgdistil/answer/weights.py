@@ -72,9 +72,9 @@ class Weights:
             found = stored.astype(np.float32)
             return found if self.scale is None else found * self.scale[at, None]
         groups = len(self.book)
-        codes = np.stack([stored & 15, stored >> 4], axis=-1).reshape(len(at), -1)[:, :groups]
+        codes = np.stack([stored & 15, stored >> 4], axis=-1).reshape(len(at), 2 * stored.shape[1])[:, :groups]
         made = np.empty((len(at), self.equation.width), np.float32)
-        made[:, self.columns] = self.book[np.arange(groups), codes].reshape(len(at), -1)
+        made[:, self.columns] = self.book[np.arange(groups), codes].reshape(made.shape)
         return made
 
     def finite(self) -> bool:
