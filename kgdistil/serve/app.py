@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kgdistil.answer.native import cores
 from kgdistil.answer.rendering import finite
 from kgdistil.answer.student import Student, load_student
-from kgdistil.errors import CheckpointError, ConfigError
+from kgdistil.errors import CheckpointError, ConfigError, DataError, KgdistilError
 from kgdistil.serve.asked import Batch, Beginning, Likeness, Query, parse
 from kgdistil.serve.openapi import describe, documentation
 
@@ -67,7 +67,7 @@ def application(student: Student, limits: Limits = Limits()) -> Starlette:
         routes=[Route(path, call) for path, call in get.items()] + [Route("/predict", service.batch, methods=["POST"])],
         middleware=[Middleware(Guard, hosts=limits.hosts)],
         exception_handlers={
-            ConfigError: lambda _, error: problem(422, str(error)),
+            KgdistilError: lambda _, error: problem(422, str(error)),
             CheckpointError: lambda _, error: problem(503, str(error)),
             MemoryError: lambda *_: problem(503, "not enough memory for this; ask for less at a time"),
             ClientDisconnect: lambda *_: problem(400, "the request ended before its body did"),
@@ -84,7 +84,7 @@ class Service:
         self.student, self.limits = student, limits
         self.threads, self.waiting = anyio.CapacityLimiter(cores()), 0
         self.bytes = student.weights.blocks.nbytes  # that an answer reads
-        _ = student.weights.scanner  # what is made once is made before the first question
+        _ = student.weights.scanner, self.example  # what is made once is made before the first question
 
     async def health(self, request: Request) -> Response:
         self.student.check()
@@ -94,7 +94,7 @@ class Service:
         student, limits = self.student, self.limits
         told = {name: getattr(student, name) for name in ("model", "dim", "rank", "precision", "graph", "graph_sha256")}
         told |= {"run_id": student.run_id, "entities": len(student.entities), "relations": len(student.relations)}
-        told |= {"bytes": student.weights.bytes, "triples": student.has_triples, "card": student.card()}
+        told |= {"bytes": student.weights.bytes, "triples": self.example is not None, "card": student.card()}
         told |= {"limits": {"k": limits.k, "batch": limits.batch, "body": limits.body}, "example": self.example}
         return answer(dump(told))
 
@@ -150,10 +150,13 @@ class Service:
 
     @functools.cached_property
     def example(self) -> dict[str, str] | None:
-        """Something to begin with: a triple's head and relation, where the student came with its triples."""
-        if not self.student.has_triples or not len(self.student.triples):
+        """Something to begin with: a triple's head and relation, where the student's triples are at hand."""
+        try:
+            triples = self.student.triples
+        except (ConfigError, DataError):
             return None
-        triples = self.student.triples
+        if not len(triples):
+            return None
         relation = next(r for r, (a, b) in enumerate(zip(triples.first, triples.first[1:])) if a < b)
         head = int(triples.head[triples.first[relation]])
         return {"head": self.student.entities[head], "relation": self.student.relations[relation]}
