@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+import torch
 import uvicorn
 from click.testing import CliRunner
 from hypothesis import given, settings
@@ -34,6 +35,7 @@ from kgdistil.models import build_model
 from kgdistil.serve import app as serving
 from kgdistil.serve import run
 from kgdistil.serve.app import Limits, application
+from kgdistil.students.calibration import calibrate
 from kgdistil.students.labelled import Labelled
 
 LIMITS = Limits(k=20, batch=4, body=2000, hosts=("testserver",))
@@ -44,9 +46,13 @@ def folder(tiny_graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student of coded entities, some of whose labels a URL or JSON has to escape, with readable names."""
     labels = ("a b", "c&d=e", 'f"g\\', "é/ü?", *tiny_graph.entities[4:])
     names = {"e04": "Ada, the first", "e05": "Bea", "e06": "Ada, the second"}
-    graph = dataclasses.replace(tiny_graph, entities=labels, descriptions=names)
+    train, valid = tiny_graph.train, torch.cat([tiny_graph.train[140:], tiny_graph.valid])  # enough to calibrate
+    graph = dataclasses.replace(
+        tiny_graph, entities=labels, descriptions=names, train=train[:140], valid=valid, sha256="1" * 64
+    )
     to = tmp_path_factory.mktemp("serve") / "student"
     Labelled(build_model("ComplEx", 30, 4, 8, seed=1), graph).quantised("1bit").save(to)
+    calibrate(to)
     return to
 
 
@@ -76,6 +82,7 @@ def error(answer: Any, status: int) -> str:
         {"relation": "r1", "tail": "c&d=e", "new": True, "unseen": True},
         {"head": 'f"g\\', "tail": "é/ü?"},
         {"head": "Bea", "relation": "r2", "typed": True, "probability": True},
+        {"relation": "r2", "tail": "e09", "coverage": 0.5, "k": 20},
         {"head": 3, "relation": 1, "by": "id", "candidates": [4, 5, 6]},
         {"head": "a b", "relation": "r1", "candidates": ["e07"]},
     ],
@@ -93,6 +100,13 @@ def test_a_batch_is_answered_as_from_python(client: TestClient, student: Student
     assert client.post("/predict", json=query).json() == student.predict(ids=True, **query).rows()
     for how in ({}, {"typed": True}, {"candidates": []}):
         assert client.post("/predict", json={"head": [], "relation": "r0", **how}).json() == []
+
+
+def test_an_answer_set_has_as_many_answers_as_one_request_may(student: Student, client: TestClient) -> None:
+    asked = {"head": "e07", "relation": "r1", "coverage": 0.9}
+    wanted = student.predict(ids=True, k=20, **asked).rows()
+    assert client.get("/predict", params=asked).json() == wanted
+    assert error(client.get("/predict", params=asked | {"coverage": 1}), 422).startswith("coverage: ")
 
 
 def test_the_shell_says_the_same(client: TestClient, folder: Path) -> None:
@@ -231,7 +245,7 @@ def test_the_description_lists_every_route(client: TestClient, student: Student)
     docs = client.get("/docs").text
     assert all(path in docs for path in told["paths"]) and "http" not in re.sub(r"http-equiv", "", docs)
     post = told["components"]["schemas"]["Batch"]["properties"]
-    assert post["k"]["maximum"] == 20 and [x.get("maxItems") for x in post["head"]["anyOf"]].count(4) == 1
+    assert post["k"]["anyOf"][0]["maximum"] == 20 and [x.get("maxItems") for x in post["head"]["anyOf"]].count(4) == 1
 
 
 def test_hundreds_of_requests_right_and_wrong_are_never_an_error_of_the_server(client: TestClient) -> None:

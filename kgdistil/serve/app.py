@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kgdistil.answer.calibration import MOST
 from kgdistil.answer.native import cores
 from kgdistil.answer.rendering import finite
 from kgdistil.answer.student import Student, load_student
@@ -107,6 +108,8 @@ class Service:
     async def ask(self, asked: dict[str, Any]) -> Response:
         lists = [len(x) for place in ("head", "relation", "tail") if isinstance(x := asked[place], list)]
         count, some = max(lists, default=1), asked["typed"] or asked["candidates"] is not None
+        if asked["k"] is None:
+            asked["k"] = 10 if asked["coverage"] is None else max(1, min(MOST, self.limits.k, ROWS // max(count, 1)))
         self.bound(asked["k"], count)
         if some and count * len(self.student.entities) > 8 * BITS:
             most = 8 * BITS // len(self.student.entities)

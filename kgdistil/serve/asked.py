@@ -28,12 +28,15 @@ class Asked(BaseModel):
 class Choice(Asked):
     """Which answers may come, and how many."""
 
-    k: Count = 10
+    k: int | None = Field(default=None, ge=1, description="How many answers, at most; 10 where coverage is left out.")
     by: By = "label"
     new: bool = Field(default=False, description="Leave out what the graph says already.")
     typed: bool = Field(default=False, description="Only entities that training saw in that place of that relation.")
     candidates: list[Label] | None = Field(default=None, description="Only these entities.")
-    probability: bool = Field(default=False, description="Add that column.")
+    probability: bool = Field(default=False, description="Add how likely each answer is true, calibrated.")
+    coverage: float | None = Field(
+        default=None, gt=0, lt=1, description="As many answers as hold the missing one so often, such as 0.9."
+    )
     unseen: Unseen = False
 
 

@@ -70,7 +70,8 @@ def describe(limits: Limits) -> dict[str, Any]:
     )
     models = made["$defs"]
     for model in models.values():
-        model["properties"]["k"]["maximum"] = limits.k
+        k = model["properties"]["k"]
+        (k["anyOf"][0] if "anyOf" in k else k)["maximum"] = limits.k
     for name in ("head", "relation", "tail"):
         for choice in models["Batch"]["properties"][name]["anyOf"]:
             if choice["type"] == "array":
@@ -181,6 +182,7 @@ def details(schema: dict[str, Any]) -> str:
     """Its type, its bounds and what it is when it is left out."""
     kinds = [schema, *schema.get("anyOf", ())]
     said = " or ".join(str(x) for kind in kinds for x in kind.get("enum", [kind.get("type", "null")]) if x != "null")
-    if "maximum" in schema:
-        said += f" from {schema.get('minimum', 0)} to {schema['maximum']}"
+    for kind in kinds:
+        if "maximum" in kind:
+            said += f" from {kind['minimum']} to {kind['maximum']}"
     return f"({said}{'; else ' + str(schema['default']).lower() if schema.get('default') is not None else ''})"

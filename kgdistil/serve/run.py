@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import ipaddress
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import h11
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
@@ -72,6 +74,17 @@ def loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def worker(folder: str, limits: Limits) -> Starlette:
+    """The application in one of several processes."""
+    quiet()
+    return make(folder, limits)
+
+
+def quiet() -> None:
+    """What is told of single questions goes to nobody here, and would fill a log."""
+    logging.getLogger("kgdistil").setLevel(logging.ERROR)
+
+
 def serve(folder: str, host: str, port: int, workers: int, limits: Limits, say: Callable[[str], None] = print) -> None:
     """Answer until SIGINT or SIGTERM; then finish what was asked, and return.
 
@@ -92,7 +105,7 @@ def serve(folder: str, host: str, port: int, workers: int, limits: Limits, say: 
             say("open to the network, without a password: whoever reaches this address may ask")
         say(f"http://{where}:{listening.getsockname()[1]}  Ctrl-C stops it")
         config = uvicorn.Config(
-            functools.partial(make, folder, limits) if workers > 1 else app,
+            functools.partial(worker, folder, limits) if workers > 1 else app,
             factory=workers > 1,
             workers=workers,
             http=Patient,
@@ -107,6 +120,7 @@ def serve(folder: str, host: str, port: int, workers: int, limits: Limits, say: 
             timeout_graceful_shutdown=STOPPING,
             h11_max_incomplete_event_size=HEADERS,
         )
+        quiet()
         if workers > 1:  # each maps the same files
             Multiprocess(config, [listening]).run()
             return
