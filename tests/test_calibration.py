@@ -261,3 +261,23 @@ def test_only_validation_triples_are_fitted_to(trained: Labelled, umls: Graph) -
         patch.setattr(calibration, "MOST", 100)
         one, two = fit(trained.student()), fit(trained.student())
     assert one == two and one["queries"] == 200
+
+
+def test_the_picture_shows_what_was_measured(trained: Labelled, umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("seaborn")
+    from kgdistil.paper import plots
+    from kgdistil.paper.bench import calibration as bench
+
+    monkeypatch.setattr(bench, "load_student", lambda name: replace(trained, graph=umls).student())
+    monkeypatch.setattr(bench, "SIZED", 30)
+    row = bench.measure("umls")
+    assert json.loads(json.dumps(row)) == row
+    assert [found["feature"] for found in row["features"]] == ["score", "softmax", "gap to the tenth", "rank"]
+    both = [found for found in row["sets"] if found["side"] == "both"]
+    assert [found["asked"] for found in both] == list(bench.COVERAGES)
+    assert both[0]["mean"] < both[1]["mean"] < both[2]["mean"] < umls.num_entities
+    left, right = plots.calibration([row]).axes
+    tenths = row["test"]["both"]["after"]["tenths"]
+    drawn = left.lines[2].get_xydata()
+    assert drawn.tolist() == [[one["probability"], one["true"]] for one in tenths]
+    assert right.lines[0].get_ydata().tolist() == [found["median"] for found in both]

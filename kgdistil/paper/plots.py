@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kgdistil import records
@@ -626,6 +626,46 @@ def speed(frame: pd.DataFrame, where: str) -> Figure:
     axis.set_ylim(bottom=0, top=1.15 * ranked["mrr"].max())
     axis.set(xlabel=f"microseconds a query (filtered rank, {where})", ylabel="test MRR")
     axis.legend(frameon=False, loc="lower left")
+    return finished(fig)
+
+
+def calibration(students: Sequence[Mapping[str, Any]]) -> Figure:
+    """For each graph how often answers are true that are given with a probability; and how often answer sets hold.
+
+    Args:
+        students: two of `students` in results/bench/calibration.json, as `paper.bench.calibration` writes it.
+    """
+
+    fig, axes = subplots(1, len(students) + 1, figsize=(13, 4.6))
+    kinds = {"before": ("#D55E00", "s", "σ(score)"), "after": ("#0072B2", "o", "calibrated")}
+    for axis, student in zip(axes, students):
+        axis.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":")
+        told = student["test"]["both"]
+        for when, (colour, mark, name) in kinds.items():
+            x, y, n = zip(*((b["probability"], b["true"], b["answers"]) for b in told[when]["tenths"]))
+            label = f"{name}: error {told[when]['error']:.3f}"
+            axis.plot(x, y, color=colour, lw=2, zorder=2)
+            axis.scatter(
+                x, y, [20 + 280 * (each / sum(n)) ** 0.5 for each in n], colour, marker=mark, label=label, zorder=3
+            )
+        axis.set(xlabel="probability given", ylabel="share that is true", xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
+        axis.set_title(student["student"], loc="left")
+        axis.legend(*axis.get_legend_handles_labels(), frameon=False, loc="upper left", markerscale=0.5)
+    for student, (colour, line, mark, _) in zip(students, (OF_BYTES["distilled"], OF_BYTES["small-distilled"])):
+        rows = [row for row in student["sets"] if row["side"] == "both"]
+        style = {"color": colour, "ls": line, "marker": mark, "ms": 8, "lw": 2, "label": student["student"]}
+        axes[-1].plot([row["asked"] for row in rows], [row["median"] for row in rows], **style)
+        for row in rows:
+            held = f"{100 * row['covered']:.1f} % held"
+            place = ((row["asked"], row["median"]), (-5, 7))
+            axes[-1].annotate(held, *place, textcoords="offset points", ha="right", color=colour, fontsize=10)
+    axes[-1].set_yscale("log")
+    axes[-1].margins(y=0.3)
+    levels = [row["asked"] for row in students[0]["sets"] if row["side"] == "both"]
+    axes[-1].set_xticks(levels, [f"{100 * level:.0f} %" for level in levels])
+    axes[-1].set(xlabel="coverage asked for", ylabel="entities in a set, median")
+    axes[-1].set_xlim(levels[0] - 0.08, levels[-1] + 0.02)
+    axes[-1].legend(frameon=False, loc="lower right")
     return finished(fig)
 
 

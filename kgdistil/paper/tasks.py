@@ -212,5 +212,7 @@ def publish(cell: Cell, done: Run, graph: Graph) -> None:
     small = cell.method in ("distilled", "low-rank") and precision and size(model, precision) < MEGABYTE
     if small or (cell.protocol, cell.method, cell.size, cell.teacher_size) == ("tuned", "DS", 8, 64):
         metrics = {"model": cell.model, "dim": model.dim, **done.record["test"]["both"]}
-        made = Labelled(model, graph, precision, done.id, {"metrics": [metrics]}).student()
+        labelled = Labelled(model, graph, precision, done.id, {"metrics": [metrics]})
+        labelled.calibrate()
+        made = labelled.student()
         Student(made.header, made.weights, made.entities).save(published(cell))

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from kgdistil.answer import asking
+from kgdistil.answer import asking, published
 from kgdistil.answer.calibration import log_softmax
 from kgdistil.answer.equations import Array, Side
+from kgdistil.answer.format import HEADER, write_header
 from kgdistil.answer.student import RANKED, SIDES, Student, load_student
 from kgdistil.answer.triples import Triples
 from kgdistil.answer.triples import arrays as triple_arrays
@@ -26,7 +27,7 @@ from kgdistil.errors import ConfigError
 BEST = 100  # entities of a query whose softmax is taken
 LEAST, FEWEST = 300, 30  # validation triples for a relation's own table, and for any
 MOST = 20_000  # validation triples that are asked, drawn at random where there are more
-KNOTS = 32
+KNOTS = 24
 LEVELS = tuple(round(0.01 * i, 2) for i in range(50, 100))
 EVERYTHING = -1e6  # x of a set that all entities belong to
 
@@ -117,8 +118,8 @@ def table(asked: Asked, part: Array) -> dict[str, list[float]]:
     at, place = np.unique(np.concatenate([x, ends]), return_inverse=True)
     trues, count = np.bincount(place, np.concatenate([true, [1, 0]])), np.bincount(place)
     fitted = isotonic_regression(trues / count, weights=count).x
-    knots = np.unique(np.quantile(x[true], np.linspace(0, 1, KNOTS)) if true.any() else ends)
-    knots = np.unique(np.round(np.concatenate([knots, ends]), 4))
+    of = [x, x[true]] if true.any() else [x]  # dense where answers are, and where true ones are
+    knots = np.unique(np.round(np.concatenate([np.quantile(y, np.linspace(0, 1, KNOTS)) for y in of]), 4))
     own, n = np.sort(-asked.own[part]), int(part.sum())
     places = [math.ceil((n + 1) * level) for level in LEVELS]
     bounds = [-own[k - 1] if k <= n else EVERYTHING for k in places]
@@ -131,12 +132,18 @@ def table(asked: Asked, part: Array) -> dict[str, list[float]]:
 
 
 def calibrate(folder: str | os.PathLike) -> Student:
-    """Fit the tables of a student's folder and write it with them, in one move.
+    """Fit the tables of a student's folder and write its header with them; one of format 1 is converted.
 
+    Args:
+        folder: or the name of a published student, in a checkout.
     Raises:
         ConfigError: it came without triples, or with too few. KgdistilError: the folder cannot be written.
     """
+    folder = published.found(folder)
     student = load_student(folder)
     student.header = {**student.header, "calibration": fit(student)}
-    student.save(folder)
+    if (folder / HEADER).is_file():
+        write_header(folder, student.header)
+    else:
+        student.save(folder)
     return student

@@ -19,17 +19,15 @@ from kgdistil import records
 from kgdistil.answer import asking
 from kgdistil.answer.calibration import Calibration, log_softmax
 from kgdistil.answer.native import cores
-from kgdistil.answer.student import SIDES, Student
+from kgdistil.answer.student import SIDES, Student, load_student
 from kgdistil.answer.triples import Triples
 from kgdistil.answer.triples import arrays as triple_arrays
-from kgdistil.checkpoint import WEIGHTS, read_model
 from kgdistil.errors import run_command
 from kgdistil.files import write_json
 from kgdistil.graphs.datasets import load
 from kgdistil.records import results_folder
 from kgdistil.students import calibration
 from kgdistil.students.calibration import Asked, ask, tables
-from kgdistil.students.labelled import Labelled
 
 STUDENTS = ("wn18rr-complex-16B", "wn18rr-rotate-d8", "fb15k-237-complex-16B", "fb15k-237-rotate-d8")
 ANSWERS, BINS, FOLDS, SEED = 10, 15, 5, 0
@@ -160,10 +158,8 @@ def sizes(student: Student, asked: Asked, table: Calibration, known: Array, test
 def measure(name: str) -> dict[str, Any]:
     """A published student."""
     began = time.perf_counter()
-    folder = results_folder() / "students" / name
-    graph = load("wn18rr" if name.startswith("wn18rr") else "fb15k-237")
-    model, about = read_model(folder / WEIGHTS, graph)
-    student = Labelled(model, graph, about.get("precision", "float32")).student()
+    student = load_student(name)
+    graph = load(student.graph)
     split = {part: student.triples.of(part) for part in ("train", "valid", "test")}
     valid = list(ask(student, split["train"], split["valid"], alone=True))
     told = tables(valid, graph.num_relations)
@@ -172,7 +168,7 @@ def measure(name: str) -> dict[str, Any]:
     sides = {"head": asked[:1], "tail": asked[1:], "both": asked}
     return {
         "student": name,
-        "run_id": about.get("run_id"),
+        "run_id": student.run_id,
         "precision": student.precision,
         "graph": {**graph.sizes(), "sha256": graph.sha256},
         "tables": len(told["tables"]),
