@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import logging
 import os
@@ -9,16 +11,17 @@ import re
 import shlex
 import stat
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from kgdistil._version import __version__
 from kgdistil.answer.answers import Answers
 from kgdistil.answer.rendering import finite, plain, printable
-from kgdistil.errors import BusyError, ConfigError, KgdistilError, needs
+from kgdistil.errors import BusyError, ConfigError, DataError, KgdistilError, needs
 
 if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
     import filelock
@@ -411,10 +414,33 @@ def only_one(folder: Path) -> filelock.AcquireReturnProxy:
 @by_number
 @unseen
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.option("--batch", type=FILE, help="Ask all queries of a file; - is standard input.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["tsv", "jsonl", "parquet"]),
+    help="Of the answers to a batch.  [default: tsv]",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File for the answers to a batch."
+)
+@click.option("--skip-errors", is_flag=True, help="Say which lines of a batch cannot be answered, and go on.")
 def predict(
-    student: Path, as_json: bool, ids: bool, candidates: Path | None, candidate: tuple[str, ...], **query: Any
+    student: Path,
+    as_json: bool,
+    ids: bool,
+    candidates: Path | None,
+    candidate: tuple[str, ...],
+    batch: Path | None,
+    format_: str | None,
+    output: Path | None,
+    skip_errors: bool,
+    **query: Any,
 ) -> None:
     """Ask a STUDENT for what is missing: give two of head, relation and tail.
+
+    A batch is a file with a query a line: head, relation and tail with tabs between them, where what is asked for is
+    left empty, or "?". Its answers have the line's number, the triple, the rank and the score.
 
     \b
       kgdistil predict student/ --head "Ada Lovelace" --relation wrote -k 5
@@ -422,18 +448,32 @@ def predict(
       kgdistil predict student/ --head "Ada Lovelace" --tail "Notes" --json
       kgdistil predict student/ --head "Ada Lovelace" --relation wrote --coverage 0.9 --probability
       kgdistil predict student/ --head "Ada Lovelace" --relation wrote --candidate "Notes" --candidate "Letters"
+      kgdistil predict student/ --batch queries.tsv -k 3 > answers.tsv
+      kgdistil predict student/ --batch queries.tsv --format parquet -o answers.parquet
     """
-    from kgdistil.answer.lines import entities_of
+    from kgdistil.answer.asking import find_all
+    from kgdistil.answer.lines import entities_of, number_of
 
+    places = {place: query.pop(place) for place in ("head", "relation", "tail")}
+    if batch is None and (format_ or output or skip_errors):
+        raise ConfigError("--format, --output and --skip-errors are of a batch: add --batch FILE")
+    if batch is not None and (as_json or any(x is not None for x in places.values())):
+        raise ConfigError("--batch comes without --head, --relation, --tail and --json; --format jsonl gives JSON")
     if ids:
-        query |= {place: number(query[place], place) for place in ("head", "relation", "tail") if query[place]}
-    who, by = opened(student), "id" if ids else "label"
+        places = {place: x if x is None else number_of(x, place) for place, x in places.items()}
+    by: Any = "id" if ids else "label"
+    who = opened(student)
     if candidates is not None or candidate:
-        given = [number(x, "candidate") if ids else x for x in candidate]
+        given = [number_of(x, "candidate") if ids else x for x in candidate]
         query["candidates"] = given + (entities_of(who, candidates, ids) if candidates is not None else [])
     if query["k"] is None:
         del query["k"]
-    found = who.predict(by=by, ids=ids or as_json, **query)
+    if batch is not None:
+        if query.get("candidates") is not None:
+            query["candidates"] = find_all(who, query["candidates"], "entity", by).tolist()
+        answer_batch(who, batch, format_ or "tsv", output, ids, skip_errors=skip_errors, **query)
+        return
+    found = who.predict(by=by, ids=ids or as_json, **places, **query)
     if as_json:
         emit(found.rows())
         return
@@ -443,11 +483,37 @@ def predict(
             say(f"({name}: {words})")
 
 
-def number(text: str, place: str) -> int:
-    """An id that was given as text."""
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise ConfigError(f"{place} is {text[:40]!r}: with --ids it must be an id, a whole number from 0")
-    return int(text)
+def answer_batch(who: Student, file: Path, format_: str, output: Path | None, ids: bool, **options: Any) -> None:
+    """Answer the queries of a file, or of standard input, a thousand at a time."""
+    from kgdistil.answer import lines
+
+    if output is None and format_ == "parquet":
+        raise ConfigError("Parquet is no text: name a file with -o")
+    asked: BinaryIO = sys.stdin.buffer
+    size, name, make = 0, "standard input", lines.writer(format_)
+    with contextlib.ExitStack() as stack:
+        if str(file) != "-":
+            if not file.is_file():
+                raise DataError(f"{file} is missing or no regular file; - is standard input")
+            if output is not None and output.exists() and output.samefile(file):
+                raise ConfigError(f"{output} holds the queries: name another file")
+            asked, size, name = stack.enter_context(file.open("rb")), file.stat().st_size, str(file)
+        found = lines.answer_lines(who, asked, name, ids=ids, **options)
+        begun, queries, answers, shown = time.monotonic(), 0, 0, sys.stderr.isatty()
+        first = list(itertools.islice(found, 1))  # before an earlier file is overwritten
+        sink = make(sys.stdout.buffer if output is None else stack.enter_context(output.open("wb")))
+        stack.callback(sink.close)
+        if shown:
+            stack.callback(click.echo, "\r\x1b[K", err=True, nl=False)
+        for count, columns in itertools.chain(first, found):
+            sink.write(columns)
+            queries, answers = queries + count, answers + len(columns["line"])
+            if shown:
+                done, spent = asked.tell() / size if size else 0, time.monotonic() - begun
+                left = f"{done:4.0%}, about {spent / done - spent:.0f} s left, " if done else ""
+                click.echo(f"\r\x1b[K{left}{queries:,} queries", err=True, nl=False)
+    if output is not None:
+        say(f"{output}  {queries:,} queries, {answers:,} answers, {output.stat().st_size:,} bytes")
 
 
 @main.command()
@@ -463,7 +529,9 @@ def similar(student: Path, entity: str, k: int, ids: bool, unseen: bool, as_json
     \b
       kgdistil similar student/ "Ada Lovelace" -k 5
     """
-    asked = number(entity, "entity") if ids else entity
+    from kgdistil.answer.lines import number_of
+
+    asked = number_of(entity, "entity") if ids else entity
     found = opened(student).similar(asked, k, by="id" if ids else "label", unseen=unseen)
     emit(found.rows()) if as_json else show(found)
 

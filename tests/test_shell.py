@@ -1,16 +1,24 @@
 """What people ask of answers from the shell: a few answers only, folders of earlier releases, without PyTorch."""
 
+import io
+import json
+import os
+import pty
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
 import kgdistil
 from kgdistil import cli
+from kgdistil.answer import lines
 from kgdistil.answer.format import FILES
+from kgdistil.answer.student import Student
 from kgdistil.checkpoint import save_model, write_tensors
 from kgdistil.compress.packing import quantised
 from kgdistil.errors import ConfigError
@@ -142,6 +150,229 @@ def test_candidates_are_no_relations(student: Path) -> None:
         kgdistil.load_student(student).predict(head="e01", tail="e02", candidates=["e03"])
 
 
+# ---- batches --------------------------------------------------------------------------------------------------------
+QUERIES = "e01\tr0\t\n\tr1\te02\ne03\tr2\t?\ne04\t\te05\n?\tr0\te06\n"
+HEAD = ["line", "head", "relation", "tail", "rank", "score"]
+
+
+def table(told: str) -> list[list[str]]:
+    return [line.split("\t") for line in told.splitlines()]
+
+
+def one_by_one(student: Student, k: int, **options: object) -> list[list[object]]:
+    """What `QUERIES` answer, each alone: line, triple, rank, score."""
+    rows: list[list[object]] = []
+    for number, line in enumerate(QUERIES.splitlines(), 1):
+        given = dict(zip(("head", "relation", "tail"), line.split("\t")))
+        query = {what: x for what, x in given.items() if x not in ("", "?")}
+        for row in student.predict(**query, k=k, **options).rows():
+            triple = [query.get(what, row.get("relation" if what == "relation" else "entity")) for what in given]
+            rows.append([number, *triple, row["rank"], row["score"]])
+    return rows
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+@pytest.mark.parametrize("new", [False, True])
+def test_a_batch_answers_as_its_queries_do_one_by_one(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, new: bool
+) -> None:
+    """Whatever is asked for, in whatever order, and however many are asked together; from a file and from a pipe."""
+    monkeypatch.setattr(lines, "TOGETHER", size)
+    (tmp_path / "q.tsv").write_bytes(b"\xef\xbb\xbfhead\trelation\ttail\r\n" + QUERIES.replace("\n", "\r\n").encode())
+    more = ["-k", 4, *["--new"] * new]
+    told = call("predict", student, "--batch", tmp_path / "q.tsv", *more)
+    assert told.exit_code == 0 and told.stderr == "", told.output
+    head, *rows = table(told.stdout)
+    wanted = one_by_one(kgdistil.load_student(student), 4, new=new)
+    assert head == HEAD and len(rows) == len(wanted) > 10
+    for row, (line, *triple, rank, score) in zip(rows, wanted):
+        assert row[:5] == [str(line + 1), *triple, str(rank)] and float(row[5]) == pytest.approx(score, rel=1e-5)
+    piped = call("predict", student, "--batch", "-", *more, given=QUERIES.encode())
+    assert [row[1:] for row in table(piped.stdout)] == [row[1:] for row in (head, *rows)]
+
+
+def test_every_form_says_the_same(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "TOGETHER", 2)
+    monkeypatch.setattr(lines, "GROUP", 6)  # rows
+    (tmp_path / "q.tsv").write_text(QUERIES)
+    asked = ["predict", student, "--batch", tmp_path / "q.tsv", "-k", 3]
+    head, *rows = table(call(*asked).stdout)
+    found = [json.loads(line) for line in call(*asked, "--format", "jsonl").stdout.splitlines()]
+    assert [list(map(str, row.values()))[:5] for row in found] == [row[:5] for row in rows]
+    assert all(list(row) == head for row in found) and isinstance(found[0]["score"], float)
+    told = call(*asked, "--format", "parquet", "-o", tmp_path / "a.parquet")
+    assert told.exit_code == 0 and "5 queries, 15 answers" in told.stdout, told.output
+    file = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet")
+    assert file.read().to_pylist() == [{**row, "score": pytest.approx(row["score"])} for row in found]
+    assert file.num_row_groups > 1
+    call(*asked, "-o", tmp_path / "a.tsv")
+    assert table((tmp_path / "a.tsv").read_text()) == [head, *rows]
+
+
+def test_a_batch_takes_the_options_of_a_query(labelled: Labelled, student: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.tsv").write_text("e01\tr0\t\n?\tr1\te02\n")
+    (tmp_path / "some.txt").write_text("e03\ne17\n")
+    asked = ["predict", student, "--batch", tmp_path / "q.tsv", "-k", 30]
+    rows = table(call(*asked, "--candidates", tmp_path / "some.txt").stdout)[1:]
+    assert [{row[3] for row in rows if row[0] == "1"}, {row[1] for row in rows if row[0] == "2"}] == [
+        {"e03", "e17"}
+    ] * 2
+    told = table(call(*asked, "--typed").stdout)
+    ours = kgdistil.load_student(student).predict(head="e01", relation="r0", k=30, typed=True)
+    assert [row[3] for row in told[1:] if row[0] == "1"] == ours["entity"]
+    (tmp_path / "ids.tsv").write_text("1\t0\t\n?\t1\t2\n")
+    by_id = table(call("predict", student, "--batch", tmp_path / "ids.tsv", "--ids").stdout)
+    assert by_id[0] == [*HEAD, "id"]
+    assert [row[:6] for row in by_id[1:]] == table(call(*asked[:-2]).stdout)[1:]
+    assert all(labelled.graph.entities[int(row[6])] == row[3 if row[0] == "1" else 1] for row in by_id[1:])
+
+
+def test_a_batch_of_answer_sets(labelled: Labelled, tmp_path: Path) -> None:
+    """Probabilities and sets are those of each query alone, and have their column in every form."""
+    one = {"x": [-9.0, 0.0], "p": [0.1, 0.9], "sets": [-1.0, -3.0]}
+    told = {"best": 100, "levels": [0.5, 0.9], "head": [0] * 4, "tail": [0] * 4, "tables": [one]}
+    replace(labelled, calibration=told).save(tmp_path / "s")
+    (tmp_path / "q.tsv").write_text("e01\tr0\t\n?\tr1\te02\n")
+    asked = ["predict", tmp_path / "s", "--batch", tmp_path / "q.tsv", "--probability", "--coverage", "0.9"]
+    head, *rows = table(call(*asked).stdout)
+    assert head == [*HEAD, "probability"]
+    who, how = kgdistil.load_student(tmp_path / "s"), {"probability": True, "coverage": 0.9}
+    wanted = who.predict(head="e01", relation="r0", **how).rows(), who.predict(tail="e02", relation="r1", **how).rows()
+    assert [len(x) for x in wanted] == [sum(row[0] == number for row in rows) for number in "12"]
+    assert [float(row[6]) for row in rows] == [pytest.approx(x["probability"], rel=1e-5) for y in wanted for x in y]
+    assert call(*asked, "--format", "parquet", "-o", tmp_path / "a.parquet").exit_code == 0
+    found = pyarrow.parquet.read_table(tmp_path / "a.parquet")
+    assert found["probability"].to_pylist() == [x["probability"] for y in wanted for x in y]
+    (tmp_path / "q.tsv").write_text("e01\t\te02\n")
+    assert "line 1: the relation is asked for: probability and coverage" in refused(*asked)
+
+
+def test_names_and_what_was_never_trained_have_columns(labelled: Labelled, tmp_path: Path) -> None:
+    graph = replace(
+        labelled.graph,
+        train=labelled.graph.train[(labelled.graph.train != 4)[:, [0, 2]].all(1)],
+        descriptions={"e01": "Zoë, a person", "e02": "a\tb\x1b"},
+    )
+    Labelled(labelled.model, graph, "int8").save(tmp_path / "s")
+    (tmp_path / "q.tsv").write_text("e04\t\te05\nZoë\tr0\t\n")
+    said = refused("predict", tmp_path / "s", "--batch", tmp_path / "q.tsv")
+    assert "q.tsv, line 1: the entity 'e04' stands in no training triple" in said
+    told = call("predict", tmp_path / "s", "--batch", tmp_path / "q.tsv", "--unseen", "-k", 30)
+    head, *rows = table(told.stdout)
+    assert head == [*HEAD, "name", "unseen"], told.output
+    assert rows[0][:2] == ["1", "e04"] and rows[0][6] == rows[0][2]  # the name of a relation is its label
+    second = {row[3]: row[6:] for row in rows if row[0] == "2"}
+    assert {x for x, (_, unseen) in second.items() if unseen == "true"} == {"e04"}
+    assert second["e01"][0] == "Zoë, a person" and second["e02"][0] == "a\\tb\\u001b"
+
+
+def test_two_columns_where_it_is_clear(student: Path) -> None:
+    rows = table(call("predict", student, "--batch", "-", "-k", 1, given=b"e01\tr0\nr0\te01\n").stdout)[1:]
+    assert [(row[1], row[2]) for row in rows][:1] == [("e01", "r0")] and rows[1][2:4] == ["r0", "e01"]
+    for given in (b"e01\te02\n", b"r0\tr1\n", b"e01\n", b"e01\tr0\t\t\n", b"\n"):
+        assert "standard input, line 1: " in refused("predict", student, "--batch", "-", given=given)
+
+
+WRONG = [
+    ("e0l\tr0\t", "no entity is called 'e0l'; did you mean"),
+    ("e01\tr9\t", "no relation is called 'r9'; did you mean"),
+    ("e01\tr0\te02", "leaves 0 places empty"),
+    ("e01\t\t", "leaves 2 places empty"),
+    ("e01\t?\t?", "leaves 2 places empty"),
+    ("e01\tr0\t\tx", "4 columns"),
+    ("", "1 column"),
+]
+
+
+@pytest.mark.parametrize("line, fault", WRONG)
+@pytest.mark.parametrize("size", [2, 1000])
+def test_a_wrong_line_loses_no_answer(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, fault: str, size: int
+) -> None:
+    monkeypatch.setattr(lines, "TOGETHER", size)
+    (tmp_path / "q.tsv").write_text(f"e01\tr0\t\n\tr1\te02\n\tr1\te03\n{line}\ne03\tr2\t\n")
+    asked = ["predict", student, "--batch", tmp_path / "q.tsv", "-k", 2]
+    told = call(*asked)
+    assert told.exit_code == 1 and len(told.stderr.splitlines()) == 1
+    assert f"{tmp_path}/q.tsv, line 4: " in told.stderr and fault in told.stderr
+    assert [row[0] for row in table(told.stdout)[1:]] == ["1", "1", "2", "2", "3", "3"]
+    told = call(*asked, "--format", "parquet", "-o", tmp_path / "a.parquet")
+    assert told.exit_code == 1 and len(pyarrow.parquet.read_table(tmp_path / "a.parquet")) == 6
+    told = call(*asked, "--skip-errors")
+    assert told.exit_code == 0 and "line 4: " in told.stderr
+    assert [row[0] for row in table(told.stdout)[1:]] == ["1", "1", "2", "2", "3", "3", "5", "5"]
+
+
+def test_a_batch_that_cannot_be(student: Path, tmp_path: Path) -> None:
+    path = tmp_path / "q.tsv"
+    asked = ["predict", student, "--batch", path]
+    assert "is missing" in refused(*asked)
+    path.write_bytes(b"")
+    assert "is empty" in refused(*asked) and "is empty" in refused("predict", student, "--batch", "-", given=b"")
+    path.write_bytes(b"e01\tr0\t\ne\xff\tr0\t\n")
+    told = call(*asked, "-k", 1)
+    assert told.exit_code == 1 and "line 2: byte 0xff is not UTF-8" in told.stderr and len(table(told.stdout)) == 2
+    path.write_text("e01\t\te02\n")
+    assert "line 1: the relation is asked for" in refused(*asked, "--typed")
+    (tmp_path / "earlier.tsv").write_text("mine")
+    assert "k is 0" in refused(*asked, "-k", 0, "-o", tmp_path / "earlier.tsv")
+    assert (tmp_path / "earlier.tsv").read_text() == "mine"  # nothing is overwritten by nothing
+    assert "name a file with -o" in refused(*asked, "--format", "parquet")
+    assert "holds the queries" in refused(*asked, "-o", path) and path.read_text() == "e01\t\te02\n"
+    assert "comes without" in refused(*asked, "--head", "e01") and "comes without" in refused(*asked, "--json")
+    assert "of a batch" in refused("predict", student, "--head", "e01", "--relation", "r0", "--format", "jsonl")
+    path.write_text("e01\tr0\t\n1x\t0\t\n")
+    assert "line 1: head is 'e01': with --ids it must be an id" in refused(*asked, "--ids")
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(student: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.tsv").write_text("e01\tr0\t\n" * 20_000)
+    command = [sys.executable, "-m", "kgdistil.cli", "predict", str(student), "--batch", str(tmp_path / "q.tsv")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout.readline().startswith(b"line\t")
+        running.stdout.close()
+        assert running.stderr.read() == b"" and running.wait() == 1
+
+
+def test_a_terminal_sees_how_far_it_is(student: Path, tmp_path: Path) -> None:
+    """On standard error alone, and it is gone at the end."""
+    (tmp_path / "q.tsv").write_text("e01\tr0\t\n" * 3000)
+    ours, theirs = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "kgdistil.cli",
+        "predict",
+        str(student),
+        "--batch",
+        str(tmp_path / "q.tsv"),
+        "-k",
+        "1",
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=True)
+    os.close(theirs)
+    said = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "100%, about 0 s left, 3,000 queries" in said and said.endswith("\r\x1b[K")
+    assert len(done.stdout.splitlines()) == 3001 and b"queries" not in done.stdout
+
+
+def test_memory_does_not_grow_with_the_file(student: Path) -> None:
+    """Of a file without an end no more is read than is asked together."""
+    read: list[int] = []
+
+    class Endless(io.RawIOBase):
+        def readline(self, size: int = -1) -> bytes:
+            read.append(size)
+            return b"e01\tr0\t\n"
+
+    who = kgdistil.load_student(student)
+    for k, most in ((1, lines.TOGETHER), (30, lines.MOST // 30)):
+        read.clear()
+        count, columns = next(lines.answer_lines(who, Endless(), "endless", k=k, unseen=True))
+        assert count == len(read) == min(lines.TOGETHER, most) and len(columns["line"]) <= lines.MOST
+
+
 # ---- without PyTorch ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "arguments",
@@ -150,8 +381,9 @@ def test_candidates_are_no_relations(student: Path) -> None:
         ["similar", "{}", "e01"],
         ["evaluate", "{}"],
         ["convert", "{}", "-o", "{}-copy"],
+        ["predict", "{}", "--batch", "{}/README.md", "--skip-errors"],
     ],
-    ids=lambda x: x[0],
+    ids=lambda x: x[0] if "--batch" not in x else "batch",
 )
 def test_answers_need_neither_torch_nor_pandas(labelled: Labelled, tmp_path: Path, arguments: list[str]) -> None:
     labelled.save(tmp_path / "s")

@@ -25,6 +25,7 @@ class Names(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, at: int, /) -> str: ...
+    def many(self, ids: Sequence[int], /) -> list[str]: ...
     def find(self, label: str, /) -> int | None: ...
     def find_all(self, labels: Sequence[str], /) -> Array: ...
     def nearest(self, text: str, /) -> str | None: ...
@@ -147,8 +148,13 @@ def table(
     if kind == "relation":
         columns["relation"] = [who.relations[x] for x in found]
     else:
-        columns["entity"] = labels = [who.entities[x] for x in found]
-        columns["name"] = who.readable_all(found, labels)
+        every = list(set(found)) if batch else found  # a batch has many answers more than once
+        labels = who.entities.many(every)
+        names = who.readable_all(every, labels)
+        if batch:
+            texts = dict(zip(every, zip(labels, names)))
+            labels, names = ([texts[x][i] for x in found] for i in (0, 1))
+        columns |= {"entity": labels, "name": names}
     columns["score"] = scores
     never = who.unseen(kind, answer[there])
     if never.any():
@@ -175,8 +181,13 @@ def leave_out(who: Answerer, anchor: Array, relation: Array, side: Side, new: bo
     """Who may not come: the query's own entity, unless its relation is reflexive; with `new` what is known, too."""
     found = []
     for a, r in zip(anchor.tolist(), relation.tolist()):
-        own = [] if r in who.reflexive else [a]
-        found.append(np.union1d(who.known(a, r, side), own) if new else own)
+        own: Any = [] if r in who.reflexive else [a]
+        if new:
+            known = who.known(a, r, side)
+            at = int(np.searchsorted(known, a))
+            there = not own or (at < len(known) and known[at] == a)
+            own = known if there else np.concatenate([known[:at], own, known[at:]])
+        found.append(own)
     return places(found)
 
 
@@ -225,10 +236,15 @@ def find_all(who: Answerer, values: Sequence[Any], kind: str, by: By = "label") 
     Raises:
         ConfigError: there is none of one of them.
     """
+    if by == "id":
+        count = len(who.relations if kind == "relation" else who.entities)
+        if all(type(x) is int and 0 <= x < count for x in values):
+            return np.array(values, np.int64)
     if len(values) >= FEW and by == "label" and all(type(x) is str for x in values):
         found = (who.relations if kind == "relation" else who.entities).find_all(values)
-        for i in np.flatnonzero(found < 0).tolist():
-            found[i] = find(who, values[i], kind, by)
+        missing = np.flatnonzero(found < 0).tolist()
+        named = {value: find(who, value, kind, by) for value in dict.fromkeys(values[i] for i in missing)}
+        found[missing] = [named[values[i]] for i in missing]
         return found
     return np.array([find(who, value, kind, by) for value in values], dtype=np.int64)
 

@@ -121,7 +121,17 @@ class Labels(Sequence[str]):
 
     def many(self, ids: Iterable[int]) -> list[str]:
         """The labels of several numbers; IndexError for one that is not in [0, n)."""
-        return [self._label(i) for i in (ids.tolist() if isinstance(ids, np.ndarray) else ids)]
+        text, offsets, count, size, touch = self._text, self._offsets, self._count, len(self._text), self._touch
+        found, i = list[str](), -1
+        try:
+            for i in ids.tolist() if isinstance(ids, np.ndarray) else ids:
+                if 0 <= i < count and touch is None and 0 <= (start := offsets[i]) <= (end := offsets[i + 1]) <= size:
+                    found.append(str(text[start:end], "utf-8", "surrogatepass"))
+                else:
+                    found.append(self._label(i))  # or what is wrong with it
+        except UnicodeDecodeError:
+            raise damaged(f"number {i} is no UTF-8") from None
+        return found
 
     def find(self, label: str) -> int | None:
         """The number of a label, the lowest where it repeats; None without one. It reads log₂ n labels."""

@@ -202,7 +202,7 @@ class Student:
         """Names of entities by id; `labels` are theirs."""
         if self.names is None:
             return list(labels)
-        return [self.names[i] or label for i, label in zip(ids, labels)]
+        return [name or label for name, label in zip(self.names.many(ids), labels)]
 
     def called(self, name: str, kind: str) -> int | None:
         """The one entity of that name, or of a name that goes on after a comma; the relation but for its underscores,

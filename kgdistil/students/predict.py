@@ -71,6 +71,9 @@ class Texts(Sequence[str]):
     def __getitem__(self, at: Any) -> Any:
         return self.labels[at]
 
+    def many(self, ids: Sequence[int]) -> list[str]:
+        return [self.labels[i] for i in ids]
+
     def find(self, label: str) -> int | None:
         try:
             return self.labels.index(label)
