@@ -12,7 +12,6 @@ import argparse
 import importlib.util
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -195,10 +194,12 @@ def peer(name: str, folder: Path, queries: list[tuple[str, str]]) -> dict[str, A
 
 # ---- all of them -----------------------------------------------------------------------------------------------------
 def questions(student: Student) -> list[tuple[str, str]]:
-    """A thousand seeded queries (head, relation)."""
-    draw = random.Random(0)
-    heads = [student.entities[draw.randrange(len(student.entities))] for _ in range(QUERIES)]
-    return [(head, student.relations[draw.randrange(len(student.relations))]) for head in heads]
+    """A thousand seeded queries (head, relation) about what training saw."""
+    draw = np.random.default_rng(0)
+    heads = draw.integers(len(student.entities), size=2 * QUERIES)
+    heads = heads[~student.unseen("entity", heads)][:QUERIES].tolist()
+    relations = draw.integers(len(student.relations), size=QUERIES).tolist()
+    return [(student.entities[head], student.relations[relation]) for head, relation in zip(heads, relations)]
 
 
 def child(what: str, folder: Path) -> dict[str, Any]:
