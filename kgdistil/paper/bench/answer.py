@@ -167,10 +167,10 @@ def peer(name: str, folder: Path, queries: list[tuple[str, str]]) -> dict[str, A
         index: Any = faiss.IndexPQFastScan(width, GROUPS, 4, faiss.METRIC_INNER_PRODUCT)
         quantiser = index.pq
         if "IVF" in name:
-            coarse = faiss.IndexFlatIP(width)
+            coarse = faiss.IndexFlatL2(width)
             lists = 1 << int(np.log2(4 * len(student.entities) ** 0.5))
             index = faiss.IndexIVFPQFastScan(coarse, width, lists, GROUPS, 4, faiss.METRIC_INNER_PRODUCT)
-            index.by_residual, quantiser, index.nprobe = False, index.pq, lists // 32
+            index.by_residual, quantiser, index.nprobe = False, index.pq, lists // 8
             some = np.random.default_rng(1).integers(0, len(student.entities), 64 * lists)
             means = faiss.Kmeans(width, lists, niter=4, seed=0)
             means.train(weights.rows(some)[:, order])
