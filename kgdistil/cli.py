@@ -604,7 +604,7 @@ def export(student: Path, form: str, output: Path) -> None:
       arrays   numpy arrays one by one, decoded, with codes and codebook where it has them, and labels.tsv
       pykeen   trained_model.pkl and training_triples, as PyKEEN's pipeline saves them
       faiss    an index of the same codes (IndexPQ); Student.vectors makes the queries
-      browser  the files that the browser page of the book reads
+      browser  a folder that the book's browser page reads where it is served
 
     \b
       kgdistil export student/ --to onnx -o onnx/

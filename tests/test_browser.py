@@ -1,94 +1,177 @@
-"""What the browser computes is what Python computes: node runs the page's own module on exported models."""
+"""What the browser computes is what Python computes: node runs the page's own module on folders that are served."""
 
+import dataclasses
+import itertools
 import json
 import shutil
 import subprocess
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from ranges import Ranges, large_student
 
-from kgdistil import ConfigError, KGEModel, build_model, predict, records
-from kgdistil.compress.packing import GROUPS, quantised
+from kgdistil import build_model, records
+from kgdistil.compress.size import PRECISIONS
 from kgdistil.models import MODELS, kind_of
-from kgdistil.students.browser import export, export_graph
+from kgdistil.students.labelled import Labelled
 
 MODULE = records.root() / "book" / "site" / "try" / "kge.mjs"
+K = 11
 SCRIPT = """
-import { readFile } from "node:fs/promises";
-const { best, openModel, scoreTails } = await import(process.argv[1]);
-const read = async (path) => new Uint8Array(await readFile(path)).buffer;
-const model = await openModel(process.argv[2], read);
-const answers = JSON.parse(process.argv[3]).map(([h, r]) => {
-  const scores = scoreTails(model, h, r);
-  const ids = best(scores, 11);
-  return { ids, scores: Array.from(scores) };
-});
-console.log(JSON.stringify(answers));
+const [kge, address, asked, whole] = process.argv.slice(1);
+const { openStudent } = await import(kge);
+const students = {}, out = [];
+for (const [folder, what, ...given] of JSON.parse(asked)) {
+  const student = students[folder] ??= await openStudent(`${address}/${folder}`, ...JSON.parse(whole));
+  if (what === "ask") {
+    const [head, relation, stopAt] = given, steps = [];
+    const stop = new AbortController();
+    try {
+      for await (const found of student.ask(head, relation, { k: 11, signal: stop.signal })) {
+        steps.push(found);
+        if (steps.length === stopAt) stop.abort();
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") throw error;
+      steps.push(error.name);
+    }
+    out.push(steps);
+  } else if (what === "known") out.push([...await student.known(...given)]);
+  else out.push(await student[what](...given));
+}
+console.log(JSON.stringify(out));
 """
 
 
-def ask(folder, queries):
-    """What kge.mjs answers: for each query the ten best ids and all scores."""
+def run(server, queries, *whole):
     if shutil.which("node") is None:
         pytest.skip("node is not installed; tests/test_book.py compares the same in a browser")
-    command = ["node", "--input-type=module", "-e", SCRIPT, MODULE.as_uri(), str(folder), json.dumps(queries)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    given = [MODULE.as_uri(), server.address, json.dumps(queries), json.dumps(whole)]
+    return subprocess.run(
+        ["node", "--input-type=module", "-e", SCRIPT, *given], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def ask(server, queries, *whole):
+    """What kge.mjs answers to queries (folder, what, ...); `whole`: bytes up to which a file is fetched at once."""
+    done = run(server, queries, *whole)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
+def same_answers(found, student, head, relation, exact):
+    """The same entities in the same order, with the same scores: of codes bit for bit."""
+    ours = student.predict(head=head, relation=relation, k=K, by="id", ids=True)
+    if exact:
+        assert found["ids"] == ours["id"]
+        assert np.array_equal(np.float32(found["scores"]), np.float32(ours["score"]))
+    else:
+        np.testing.assert_allclose(found["scores"], ours["score"], rtol=1e-5, atol=1e-5)
+        scores = dict(zip(ours["id"], ours["score"]))  # those that hardly differ may change places
+        near = [scores.get(e, ours["score"][-1]) for e in found["ids"]]
+        np.testing.assert_allclose(near, ours["score"], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("norm", [1, 2])
 @pytest.mark.parametrize("name", [*MODELS, "LowRankComplEx"])
-def test_node_gives_the_scores_and_answers_of_python(name, norm, tiny_graph, tmp_path):
-    graph = tiny_graph
-    low = {"rank": 7} if name == "LowRankComplEx" else {}
-    model = build_model(name, graph.num_entities, graph.num_relations, 6, seed=1, norm=norm, offset=3.0, **low)
-    with torch.no_grad():
-        model.entities.mul_(3)
-    export(model, graph, tmp_path)
-    queries = [(0, 0), (7, 3), (29, 1)]
-    for (h, r), found in zip(queries, ask(tmp_path, queries), strict=True):
-        expected = model.score_tails(torch.tensor([h]), torch.tensor([r]))[0].detach().numpy()
-        np.testing.assert_allclose(found["scores"], expected, atol=1e-4, rtol=0)
-        ours = predict(model, graph, head=h, relation=r, k=10, by="id")
-        reflexive = graph.train[graph.train[:, 0] == graph.train[:, 2], 1].tolist()
-        found_ids = [i for i in found["ids"] if i != h or r in reflexive]
-        assert [graph.entities[i] for i in found_ids[:10]] == list(ours["entity"])
+def test_every_model_at_every_precision(name, norm, umls, tmp_path):
+    queries, students = [(0, 0), (134, 45), (7, 3)], {}
+    for precision in PRECISIONS:
+        dim = 4 if kind_of(name).entity_factor == 2 else 12  # 12 floats in groups of 4: an odd number of groups
+        low = {"rank": 8} if name == "LowRankComplEx" else {}
+        model = build_model(name, umls.num_entities, umls.num_relations, dim, seed=1, norm=norm, offset=3.1, **low)
+        with torch.no_grad():
+            model.entities.mul_(3)
+        Labelled(model, umls).quantised(precision).save(tmp_path / precision)
+        students[precision] = Labelled(model, umls).quantised(precision).student()
+    with Ranges(tmp_path) as server:
+        asked = [(precision, "ask", *query) for precision in PRECISIONS for query in queries]
+        answers = ask(server, asked, *([0] if norm == 1 else []))  # in parts, and at once
+    for (precision, _, *query), steps in zip(asked, answers, strict=True):
+        exact = precision.endswith("bit") and name in ("ComplEx", "DistMult", "SimplE", "TransE")
+        assert steps[-1]["read"] == steps[-1]["of"]
+        same_answers(steps[-1], students[precision], *query, exact)
 
 
-@pytest.mark.parametrize("precision", GROUPS)
-@pytest.mark.parametrize("name", ["ComplEx", "LowRankComplEx", "DistMult", "SimplE", "TransE", "RotatE"])
-def test_node_reads_four_bit_codes(name, precision, umls, tmp_path):
-    dim = 4 if kind_of(name).entity_factor == 2 else 12  # 12 floats in groups of 4: an odd number of groups
-    low = {"rank": 4} if name == "LowRankComplEx" else {}
-    model = build_model(name, umls.num_entities, umls.num_relations, dim, seed=1, offset=3.0, **low)
-    model = quantised(model, precision)
-    export(model, umls, tmp_path, precision=precision)
-    assert not (tmp_path / "entities.f32").exists()
-    queries = [(0, 0), (134, 45)]
-    for (h, r), found in zip(queries, ask(tmp_path, queries), strict=True):
-        expected = model.score_tails(torch.tensor([h]), torch.tensor([r]))[0].detach().numpy()
-        np.testing.assert_allclose(found["scores"], expected, atol=1e-4, rtol=0)
+@pytest.mark.parametrize("whole", [(), (0,)])
+def test_labels_names_and_what_is_known(tiny_graph, tmp_path, whole):
+    names = {"e00": "dog", "e01": "dog", "e02": "cat"}
+    words = ("z z", *tiny_graph.entities[1:28], "ä_b", "\U0001f600")  # not in the order of their code points
+    graph = dataclasses.replace(tiny_graph, entities=words, descriptions=names)
+    Labelled(build_model("TransE", 30, 4, 2, seed=0), graph).save(tmp_path / "s")
+    head, relation = tiny_graph.train[0, :2].tolist()
+    asked = [
+        *(
+            ("s", "find", x)
+            for x in ("dog", "cat", "e05", "z z", "ä b", "\U0001f600", "E05", "nothing", "", "cat (e02)")
+        ),
+        ("s", "title", 1),
+        ("s", "title", 28),
+        ("s", "suggest", "e1", 60),
+        ("s", "suggest", "e1", 3),
+        ("s", "known", head, relation),
+        ("s", "known", head, (relation + 1) % 4),
+    ]
+    with Ranges(tmp_path) as server:
+        *found, some, few, known, others = ask(server, asked, *whole)
+    assert found == [[1], [2], [5], [0], [28], [29], [5], [], [], [2], "dog (e01)", "ä b"]
+    assert some == list(range(10, 20)) and few == [10, 11, 12]
+    for r, told in ((relation, known), ((relation + 1) % 4, others)):
+        wanted = {}
+        for split in ("test", "valid", "train"):
+            rows = getattr(tiny_graph, split).tolist()
+            wanted |= {t: split for h, rel, t in rows if (h, rel) == (head, r)}
+        assert dict(told) == wanted
 
 
-def test_names_that_several_entities_share_carry_their_label(tiny_graph, tmp_path):
-    graph = replace(tiny_graph, descriptions={"e00": "dog", "e01": "dog", "e02": "cat"})
-    export_graph(graph, tmp_path)
-    names = json.loads((tmp_path / "names.json").read_text())
-    assert names["entities"][:4] == ["dog (e00)", "dog (e01)", "cat", "e03"]
-    triples = np.fromfile(tmp_path / "triples.i32", "<i4").reshape(-1, 3)
-    assert triples.tolist() == graph.known.tolist()
-    assert names["splits"] == {"train": 160, "valid": 20, "test": 20}
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    return large_student(folder / "s"), folder
 
 
-def test_a_model_of_another_graph_or_kind_is_refused(tiny_graph, tmp_path):
-    class Own(MODELS["DistMult"]):
-        pass
+def test_a_large_student_is_asked_without_being_loaded_whole(large):
+    student, folder = large
+    with Ranges(folder) as server:
+        label = student.entities[150_001]
+        (found,) = ask(server, [("s", "find", label)], 0)
+        assert found == [150_001] and server.sent["labels.bin"] < 40_000
+        assert server.sent["weights.bin"] < 20_000  # relations and codebook
+        (steps,) = ask(server, [("s", "ask", 150_001, 0, 3)], 0)  # stopped after the third answer
+        assert steps[-1] == "AbortError" and 0 < steps[0]["read"] < steps[0]["of"] and len(steps[0]["ids"]) == K
+        queries = [("s", "ask", 150_001, 0), ("s", "ask", 5, 1), ("s", "ask", 199_999, 2)]
+        server.sent.clear()
+        for whole, at_once in (([0], False), ([0], True), ([], False)):  # in parts; a server that knows no parts
+            server.whole = at_once
+            for (_, _, *query), steps in zip(queries, ask(server, queries, *whole), strict=True):
+                same_answers(steps[-1], student, *query, exact=True)
+                reads = [step["read"] for step in steps]
+                assert reads == sorted(reads) and steps[-1]["read"] == steps[-1]["of"] == 3_200_000
+        assert server.sent["weights.bin"] < 3.2 * 3_300_000  # the second query fetches nothing again
 
-    with pytest.raises(ConfigError, match="no score in the browser"):
-        export(Own(30, 4, 2), tiny_graph, tmp_path)
-    with pytest.raises(ConfigError, match="31 entities"):
-        export(build_model("TransE", 31, 4, 2), tiny_graph, tmp_path)
-    assert issubclass(Own, KGEModel) and not list(tmp_path.iterdir())
+
+def test_a_file_that_changed_is_one_line(large, tmp_path):
+    _, folder = large
+    shutil.copytree(folder / "s", tmp_path / "s")
+    with (tmp_path / "s" / "weights.bin").open("ab") as file:
+        file.write(b"more")
+    (tmp_path / "s" / "labels.bin").write_bytes(b"less")
+    with Ranges(tmp_path) as server:
+        for query in (("s", "ask", 5, 0), ("s", "find", "Q0000001")):
+            for at_once in (False, True):
+                server.whole = at_once
+                done = run(server, [query], 0)
+                assert done.returncode and "is not the file that student.json describes" in done.stderr
+    with Ranges(folder) as server:
+        server.tags = itertools.chain(['"1"'] * 3, itertools.repeat('"2"'))  # after student.json, relations, codebook
+        assert "was replaced meanwhile: load the page again" in run(server, [("s", "row", 5)], 0).stderr
+
+
+def test_a_folder_that_is_none_or_newer_is_one_line(tiny_graph, tmp_path):
+    Labelled(build_model("TransE", 30, 4, 2), tiny_graph).save(tmp_path / "s")
+    header = json.loads((tmp_path / "s" / "student.json").read_text())
+    (tmp_path / "s" / "student.json").write_text(json.dumps({**header, "version": 3}))
+    with Ranges(tmp_path) as server:
+        assert "format 3, model TransE cannot be read here" in run(server, [("s", "title", 0)]).stderr
+        assert "student.json: 404" in run(server, [("none", "title", 0)]).stderr

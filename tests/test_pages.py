@@ -14,7 +14,7 @@ from book.build.pages import PIECES, claims, figures, front, frontier, pieces, r
 from book.build.pages.reproduced import READINGS
 from book.build.pages.shown import Shown
 from book.build.try_it import export_graphs
-from kgdistil import DataError, build_model, records
+from kgdistil import DataError, build_model, load_student, records
 from kgdistil.paper import plots, reading
 from kgdistil.paper import tables as paper_tables
 from kgdistil.students.labelled import Labelled
@@ -454,8 +454,8 @@ def test_students_of_other_graphs_appear_where_their_weights_are(wn18rr, tmp_pat
     export_graphs(tmp_path / "try")
     written = json.loads((tmp_path / "try" / "graphs.json").read_text())
     assert [entry["title"] for entry in written["graphs"]] == ["UMLS", "WN18RR, TransE, 8 dimensions"]
-    header = json.loads((tmp_path / "try" / "wn18rr-transe-d8" / "student" / "model.json").read_text())
-    assert header["entities"] == [wn18rr.num_entities, 8]
+    shown = load_student(tmp_path / "try" / "wn18rr-transe-d8" / "student")
+    assert (shown.model, len(shown.entities), shown.has_triples) == ("TransE", wn18rr.num_entities, True)
 
     for size, dim in (("2B", 2), ("16B", 16)):  # of few bits the largest, and before the others
         small = build_model("ComplEx", wn18rr.num_entities, wn18rr.num_relations, dim)
@@ -466,7 +466,7 @@ def test_students_of_other_graphs_appear_where_their_weights_are(wn18rr, tmp_pat
         "WN18RR, ComplEx, 16 bytes an entity",
         "WN18RR, TransE, 8 dimensions",
     ]
-    assert (tmp_path / "try" / "wn18rr-complex-16B" / "student" / "entities.u8").stat().st_size == 16 * 40943
+    assert load_student(tmp_path / "try" / "wn18rr-complex-16B" / "student").weights.blocks.shape[1:] == (16, 64)
     shutil.rmtree(tmp_path / "results" / "students" / "wn18rr-complex-16B")
     shutil.rmtree(tmp_path / "results" / "students" / "wn18rr-complex-2B")
 

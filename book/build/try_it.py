@@ -1,4 +1,4 @@
-"""The page "Try it": students and teachers as files that a browser reads."""
+"""The page "Try it": folders of students and teachers, which a browser reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kgdistil.models import MODELS
 from kgdistil.paper.cells import GRAPHS
 from kgdistil.paper.methods import TITLES
 from kgdistil.paper.notebooks import example_query
-from kgdistil.students import browser
+from kgdistil.students.labelled import Labelled
 
 if TYPE_CHECKING:
     from kgdistil.training.loop import Run
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # ---- the page "Try it" ----------------------------------------------------------------------------------------------
 def export_graphs(folder: Path) -> None:
-    """Students and teachers as arrays: UMLS, trained here, and of the others what lies under `results/students/`.
+    """Folders of students and teachers: UMLS, trained here, and of the others what lies under `results/students/`.
 
     Of a graph's students of few bits the largest, which comes first.
     """
@@ -42,12 +42,11 @@ def export_graphs(folder: Path) -> None:
             continue
         student, about = load_model(path, graph), read_header(path)
         precision = about["precision"]
-        browser.export_graph(graph, folder / path.name)
-        browser.export(student, graph, folder / path.name / "student", precision=precision)
+        Labelled(student, graph, precision, about.get("run_id")).save(folder / path.name / "student")
         entry |= {"folder": path.name, "student": True, "example": example(student, graph)}
         teacher = records.model_folder(teacher_of(about.get("run_id")))
         if (teacher / WEIGHTS).is_file():  # weights of teachers are not committed: only where it was trained here
-            browser.export(load_model(teacher, graph), graph, folder / path.name / "teacher")
+            Labelled(load_model(teacher, graph), graph).save(folder / path.name / "teacher")
             entry["teacher"] = True
         shown.append(entry)
     write_json(folder / "graphs.json", {"graphs": shown, "missing": missing})
@@ -87,12 +86,9 @@ def umls_entries(folder: Path) -> list[dict[str, Any]]:
         ("umls-16B", kind("complex-16B"), bits, "1bit"),
     ):
         models = {"student": list(runs.values())[-1], "teacher": runs["teacher"]}
-        browser.export_graph(graph, folder / name)
         for role, run in models.items():
-            about = {"run": run.id, "test_mrr": run.test()}
-            browser.export(
-                run.load(graph), graph, folder / name / role, about, precision if role == "student" else "float32"
-            )
+            kept = precision if role == "student" else "float32"
+            Labelled(run.load(graph), graph, kept, run.id, {"test_mrr": run.test()}).save(folder / name / role)
         first = example(models["teacher"].load(graph), graph)
         entries.append(
             {

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kgdistil.answer.format import FILES
 from kgdistil.answer.student import holds_student
 from kgdistil.compress import packing
 from kgdistil.errors import ConfigError, KgdistilError, needs
@@ -25,7 +26,6 @@ from kgdistil.graphs.importers.arrays import label_array, sealed_npz
 from kgdistil.graphs.importers.pykeen import PYKEEN_MODEL, PYKEEN_TRIPLES
 from kgdistil.kernels import said
 from kgdistil.models import SIDES, KGEModel, RotatE, Side, TransH
-from kgdistil.students import browser
 from kgdistil.students.labelled import Labelled
 
 FORMS = ("onnx", "npz", "arrays", "pykeen", "faiss", "browser")
@@ -261,10 +261,13 @@ def export_onnx(student: Labelled, folder: Path) -> list[Path]:
 
 
 def export_browser(student: Labelled, folder: Path) -> list[Path]:
-    """The files that the browser page of the book reads, written by `kgdistil.students.browser`."""
-    browser.export(student.model, student.graph, folder)
-    browser.export_graph(student.graph, folder)
-    return sorted(path for path in folder.iterdir() if path.is_file())
+    """A student's folder, which the browser page of the book reads where it is served (book/site/try/kge.mjs).
+
+    Raises:
+        ForeignModelError: a model of one's own.
+    """
+    student.student().save(folder)
+    return [folder / name for name in FILES if (folder / name).exists()]
 
 
 @contextlib.contextmanager

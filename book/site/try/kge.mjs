@@ -1,215 +1,470 @@
-// The score functions of kgdistil/models.py on typed arrays. No page, no network: `read` fetches the files.
+// A student's folder (format 2, kgdistil/answer/format.py) asked where it lies: its files are fetched in parts, as they
+// are needed, and the equations of kgdistil/answer/equations.py answer. No page: `page.mjs` shows what is found.
 
-const FORMAT = 1;
-const LITTLE = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
+const VERSION = 2;
+const WHOLE = 8e6; // bytes up to which a file is fetched at once
+const PAGE = 512; // bytes of labels that are fetched at a time
+const SLICE = 1 << 22; // bytes that are scanned before others have their turn
+const f = Math.fround; // numbers are added up as float32, in the order of scan.cpp
 
-/** A model exported by kgdistil.students.browser.export. `read(path)` resolves to an ArrayBuffer. */
-export async function openModel(folder, read) {
-  const header = JSON.parse(new TextDecoder().decode(await read(`${folder}/model.json`)));
-  if (header.format !== FORMAT || !(header.model in MODELS)) {
-    throw new Error(`${folder}/model.json: format ${header.format}, model ${header.model} cannot be read here`);
-  }
-  const file = async (name, size) => {
-    const bytes = await read(`${folder}/${name}`);
-    if (bytes.byteLength !== size) throw new Error(`${folder}/${name} has ${bytes.byteLength} bytes, ${size} expected`);
-    return bytes;
-  };
-  const [[count, width], group] = [header.entities, header.group];
-  const relations = floats(await file("relations.f32", 4 * header.relations[0] * header.relations[1]));
-  const map = header.model === "LowRankComplEx" ? floats(await file("map.f32", 4 * width * header.relations[1])) : null;
-  let entities, bytes = 4 * relations.length + (map ? 4 * map.length : 0);
-  if (group) {
-    const packed = new Uint8Array(await file("entities.u8", count * Math.ceil(width / group / 2)));
-    const book = floats(await file("book.f32", 4 * 16 * width));
-    entities = new Codes(packed, book, count, width, group, header.paired);
-    bytes += packed.length + 4 * book.length;
-  } else {
-    entities = floats(await file("entities.f32", 4 * count * width));
-    bytes += 4 * entities.length;
-  }
-  return { ...header, count, width, bytes, entityBytes: group ? Math.ceil(width / group / 2) : 4 * width,
-           tables: { entities, relations, map } };
-}
-
-/** Entities of four-bit codes, two a byte, as kgdistil/quantise.py packs them: group m of an entity is one of the sixteen
-    vectors of `size` numbers that the book [groups][16][size] holds for it. */
-export class Codes {
-  constructor(packed, book, count, width, size, paired) {
-    Object.assign(this, { packed, book, count, width, size, groups: width / size, stride: Math.ceil(width / size / 2) });
-    // where the i-th number of the groups, one after the other, stands in a row
-    this.column = Uint32Array.from({ length: width }, (_, i) => (paired ? (i % 2) * (width / 2) + (i >> 1) : i));
+// ---- files ----------------------------------------------------------------------------------------------------------
+/** A file of known size on a server, read in spans of bytes [start, end). A server may answer with all of it. */
+export class RemoteFile {
+  constructor(url, size) {
+    Object.assign(this, { url, size, whole: null, tag: undefined, pages: new Map() });
   }
 
-  /** One entity's numbers, Float32Array. */
-  row(entity) {
-    const { packed, book, size, groups, stride, column } = this;
-    const out = new Float32Array(this.width);
-    for (let m = 0; m < groups; m++) {
-      const code = (packed[entity * stride + (m >> 1)] >> (4 * (m & 1))) & 15;
-      for (let i = 0; i < size; i++) out[column[m * size + i]] = book[(m * 16 + code) * size + i];
+  async request(start, end, signal) {
+    const part = start > 0 || end < this.size;
+    const answer = await fetch(this.url, { signal, headers: part ? { Range: `bytes=${start}-${end - 1}` } : {} });
+    if (!answer.ok && answer.status !== 416) throw new Error(`${this.url}: ${answer.status} ${answer.statusText}`);
+    const tag = (answer.headers.get("ETag") ?? answer.headers.get("Last-Modified"))?.replace(/^W\/|-gzip(?="$)/g, "");
+    if (this.tag === undefined) this.tag = tag;
+    const span = answer.status === 206 && answer.headers.get("Content-Range") !== `bytes ${start}-${end - 1}/${this.size}`;
+    if (answer.status === 416 || span || tag !== this.tag) throw this.changed();
+    return answer;
+  }
+
+  changed() {
+    return new Error(`${this.url} is not the file that student.json describes, or was replaced meanwhile: load the page again`);
+  }
+
+  async read(start, end, signal) {
+    if (!this.whole) {
+      const answer = await this.request(start, end, signal);
+      const bytes = new Uint8Array(await answer.arrayBuffer());
+      if (bytes.length !== (answer.status === 206 ? end - start : this.size)) throw this.changed();
+      if (answer.status === 206) return bytes;
+      this.whole = bytes;
+    }
+    return this.whole.subarray(start, end);
+  }
+
+  /** Few bytes, by pages that are kept. */
+  async peek(start, end) {
+    if (this.whole || end - start > PAGE) return this.read(start, end);
+    const out = new Uint8Array(end - start);
+    for (let at = start - (start % PAGE); at < end; at += PAGE) {
+      if (!this.pages.has(at)) {
+        this.pages.set(at, this.read(at, Math.min(at + PAGE, this.size)));
+        this.pages.get(at).catch(() => this.pages.delete(at));
+      }
+      const page = await this.pages.get(at);
+      out.set(page.subarray(Math.max(start - at, 0), end - at), Math.max(at - start, 0));
     }
     return out;
   }
 
-  /** q · e for every entity e: one look-up a group in place of a product a number. */
-  products(q, out) {
-    const { packed, book, size, groups, stride, column, count } = this;
-    const table = new Float64Array(32 * stride); // an odd last group has a partner of zeros
-    for (let m = 0; m < groups; m++) {
-      for (let code = 0; code < 16; code++) {
-        let sum = 0;
-        for (let i = 0; i < size; i++) sum += q[column[m * size + i]] * book[(m * 16 + code) * size + i];
-        table[m * 16 + code] = sum;
+  /** The same bytes as `read`, in pieces as they come. */
+  async *stream(start, end, signal) {
+    const answer = await this.request(start, end, signal);
+    const reader = answer.body.getReader();
+    let at = answer.status === 206 ? start : 0;
+    try {
+      while (at < end) {
+        const { done, value } = await reader.read();
+        if (done) throw this.changed();
+        if (at + value.length > start) yield value.subarray(Math.max(start - at, 0), end - at);
+        at += value.length;
       }
-    }
-    for (let e = 0, at = 0; e < count; e++) {
-      let sum = 0;
-      for (let b = 0; b < stride; b++, at++) sum += table[32 * b + (packed[at] & 15)] + table[32 * b + 16 + (packed[at] >> 4)];
-      out[e] = sum;
+    } finally {
+      reader.cancel().catch(() => {});
     }
   }
+}
 
-  /** All numbers, for the scores that are no products; made once. */
-  decoded() {
-    if (!this.all) {
-      this.all = new Float32Array(this.count * this.width);
-      for (let e = 0; e < this.count; e++) this.all.set(this.row(e), e * this.width);
+const int32 = (bytes, at = 0) => new DataView(bytes.buffer, bytes.byteOffset).getInt32(at, true);
+const int64 = (bytes, at = 0) => (int32(bytes, at) >>> 0) + 2 ** 32 * int32(bytes, at + 4);
+const BYTES = { "<f4": 4, "<f2": 2, "|i1": 1, "|u1": 1 };
+let halves = null; // what the 65,536 numbers of float16 are
+
+/** Numbers of a type as float32. */
+function floats(type, bytes) {
+  if (type === "|i1") return Float32Array.from(new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length));
+  if (type === "<f4") return new Float32Array(bytes.slice().buffer);
+  halves ??= Float32Array.from({ length: 1 << 16 }, (_, bits) => {
+    const exponent = (bits >> 10) & 31, rest = bits & 1023;
+    const size = exponent === 31 ? (rest ? NaN : Infinity)
+      : exponent ? (1 + rest / 1024) * 2 ** (exponent - 15) : rest * 2 ** -24;
+    return bits >> 15 ? -size : size;
+  });
+  return Float32Array.from(new Uint16Array(bytes.slice().buffer), (bits) => halves[bits]);
+}
+
+// ---- labels ---------------------------------------------------------------------------------------------------------
+function compare(a, b) {
+  for (let i = 0; i < a.length && i < b.length; i++) if (a[i] !== b[i]) return a[i] - b[i];
+  return a.length - b.length;
+}
+
+/** Labels, or names, that are searched where they lie: answer/labels.py. */
+class Labels {
+  constructor(file, places, prefix) {
+    const at = (name) => places[prefix + name]?.[2];
+    Object.assign(this, { file, text: at("text"), offsets: at("offsets"), order: at("order") });
+    this.length = places[`${prefix}offsets`][1][0] - 1;
+  }
+
+  async bytes(i) {
+    const span = await this.file.peek(this.offsets + 8 * i, this.offsets + 8 * i + 16);
+    const start = int64(span), end = int64(span, 8);
+    return start === end ? new Uint8Array() : this.file.peek(this.text + start, this.text + end);
+  }
+
+  async get(i) {
+    return new TextDecoder().decode(await this.bytes(i));
+  }
+
+  /** The number of the label at a place of the order. */
+  async at(place) {
+    return this.order === undefined ? place : int32(await this.file.peek(this.order + 4 * place, this.order + 4 * place + 4));
+  }
+
+  /** The numbers of the labels that are a text, or begin with it: at most `limit`, in the order of the labels. */
+  async search(text, limit, begin = false) {
+    const key = new TextEncoder().encode(text), found = [];
+    let low = 0, high = this.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (compare(await this.bytes(await this.at(middle)), key) < 0) low = middle + 1; else high = middle;
     }
-    return this.all;
-  }
-}
-
-/** Little-endian float32 on any machine. */
-function floats(bytes) {
-  if (LITTLE) return new Float32Array(bytes);
-  const view = new DataView(bytes);
-  return Float32Array.from({ length: bytes.byteLength / 4 }, (_, i) => view.getFloat32(4 * i, true));
-}
-
-/** Scores of every tail of (head, relation), ids; Float32Array of the number of entities. Larger is more plausible. */
-export function scoreTails(model, head, relation, out = new Float32Array(model.count)) {
-  const { entities, relations } = model.tables;
-  const coded = entities instanceof Codes;
-  const h = coded ? entities.row(head) : entities.subarray(head * model.width, (head + 1) * model.width);
-  const size = model.relations[1];
-  const r = relations.subarray(relation * size, (relation + 1) * size);
-  MODELS[model.model](model, h, r, coded && !PRODUCTS.has(model.model) ? entities.decoded() : entities, out);
-  return out;
-}
-
-/** The k ids with the highest scores, best first; of equal ones the smaller id first. */
-export function best(scores, k) {
-  const ids = [];
-  for (let e = 0; e < scores.length; e++) {
-    if (ids.length === k && scores[e] <= scores[ids[k - 1]]) continue;
-    let place = ids.length;
-    while (place > 0 && scores[ids[place - 1]] < scores[e]) place--;
-    ids.splice(place, 0, e);
-    if (ids.length > k) ids.pop();
-  }
-  return ids;
-}
-
-function distances(model, q, entities, out) {
-  const { width, norm, offset, count } = model;
-  for (let e = 0, at = 0; e < count; e++) {
-    let sum = 0;
-    for (let i = 0; i < width; i++, at++) {
-      const x = q[i] - entities[at];
-      sum += norm === 1 ? Math.abs(x) : x * x;
+    for (; low < this.length && found.length < limit; low++) {
+      const i = await this.at(low), bytes = await this.bytes(i);
+      if (compare(begin ? bytes.subarray(0, key.length) : bytes, key)) break;
+      found.push(i);
     }
-    out[e] = offset - (norm === 1 ? sum : Math.sqrt(sum));
+    return found;
   }
 }
 
-const PRODUCTS = new Set(["ComplEx", "LowRankComplEx", "DistMult", "SimplE"]); // their scores are products of a query with each entity
-
-function products(model, q, entities, out) {
-  if (entities instanceof Codes) return entities.products(q, out);
-  const { width, count } = model;
-  for (let e = 0, at = 0; e < count; e++) {
-    let sum = 0;
-    for (let i = 0; i < width; i++, at++) sum += q[i] * entities[at];
-    out[e] = sum;
-  }
-}
-
-/** (a + ib)(c + id) for d complex numbers stored as [real | imaginary]. */
-function complexProduct(a, b, d) {
-  const q = new Float64Array(2 * d);
+// ---- equations ------------------------------------------------------------------------------------------------------
+/** (a + ib)(c + id) for complex numbers stored as [real | imaginary]. */
+function product(a, b) {
+  const d = a.length / 2, q = new Float32Array(2 * d);
   for (let i = 0; i < d; i++) {
-    q[i] = a[i] * b[i] - a[d + i] * b[d + i];
-    q[d + i] = a[i] * b[d + i] + a[d + i] * b[i];
+    q[i] = f(a[i] * b[i]) - f(a[d + i] * b[d + i]);
+    q[d + i] = f(a[i] * b[d + i]) + f(a[d + i] * b[i]);
   }
   return q;
 }
 
-const dot = (a, b, d) => { let sum = 0; for (let i = 0; i < d; i++) sum += a[i] * b[i]; return sum; };
+const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
 
-export const MODELS = {
-  TransE(model, h, r, entities, out) {
-    distances(model, Float64Array.from(h, (x, i) => x + r[i]), entities, out);
+function hyperplane(h, r, unit) {
+  const d = h.length, normal = r.slice(d);
+  const length = unit ? Math.max(Math.sqrt(dot(normal, normal)), 1e-12) : 1;
+  const w = normal.map((x) => x / length), along = dot(h, w);
+  return Float32Array.of(...h.map((x, i) => x - along * w[i] + r[i]), ...w);
+}
+
+/** By model: how a query compares with an entity, and the query (h, r, ?), Float32Array. */
+const MODELS = {
+  TransE: ["distance", (h, r) => h.map((x, i) => x + r[i])],
+  TransH: ["hyperplane", (h, r) => hyperplane(h, r, true)],
+  FreeTransH: ["hyperplane", (h, r) => hyperplane(h, r, false)],
+  ComplEx: ["dot", product],
+  LowRankComplEx: ["dot", (h, r, { map }) => { // e = x A: the head through A, the query back through its transpose
+    const wide = Float32Array.from(r, (_, j) => h.reduce((sum, x, i) => sum + x * map[i * r.length + j], 0));
+    const q = product(wide, r);
+    return h.map((_, i) => dot(q, map.subarray(i * r.length)));
+  }],
+  RotatE: ["modulus", (h, r, { offset, epsilon, dim }) => {
+    const angles = r.map((x) => x * f(Math.PI / ((offset + epsilon) / dim)));
+    return product(h, Float32Array.of(...angles.map(Math.cos), ...angles.map(Math.sin)));
+  }],
+  DistMult: ["dot", (h, r) => h.map((x, i) => x * r[i])],
+  SimplE: ["dot", (h, r) => {
+    const d = h.length / 2;
+    return h.map((_, i) => (i < d ? h[d + i] * r[d + i] : h[i - d] * r[i - d]) / 2);
+  }],
+};
+
+/** Scores of the entities of a tile x [width][lanes]; larger is better. */
+const COMPARISONS = {
+  dot(q, x, lanes, norm, out) {
+    for (let i = 0, at = 0; at < x.length; i++) for (let e = 0; e < lanes; e++, at++) out[e] += f(q[i] * x[at]);
   },
 
-  TransH(model, h, r, entities, out) {
-    const { dim: d, norm, offset, count } = model;
-    const length = Math.max(Math.sqrt(dot(r.subarray(d), r.subarray(d), d)), 1e-12);
-    const w = Float64Array.from(r.subarray(d), (x) => x / length);
-    const along = dot(h, w, d);
-    const q = Float64Array.from(h, (x, i) => x - along * w[i] + r[i]);
-    for (let e = 0; e < count; e++) {
-      const t = entities.subarray(e * d, (e + 1) * d);
-      const share = dot(t, w, d);
-      let sum = 0;
-      for (let i = 0; i < d; i++) {
-        const x = q[i] - t[i] + share * w[i];
-        sum += norm === 1 ? Math.abs(x) : x * x;
+  distance(q, x, lanes, norm, out) {
+    for (let i = 0, at = 0; at < x.length; i++) {
+      for (let e = 0; e < lanes; e++, at++) {
+        const u = f(q[i] - x[at]);
+        out[e] -= norm === 1 ? Math.abs(u) : f(u * u);
       }
-      out[e] = offset - (norm === 1 ? sum : Math.sqrt(sum));
     }
+    if (norm === 2) for (let e = 0; e < lanes; e++) out[e] = -Math.sqrt(-out[e]);
   },
 
-  ComplEx(model, h, r, entities, out) {
-    products(model, complexProduct(h, r, model.dim), entities, out);
-  },
-
-  LowRankComplEx(model, h, r, entities, out) { // e = x A: the head through A, the query back through its transpose
-    const { dim: d, width, tables: { map } } = model;
-    const row = new Float64Array(2 * d), q = new Float64Array(width);
-    for (let i = 0; i < width; i++) for (let j = 0; j < 2 * d; j++) row[j] += h[i] * map[2 * d * i + j];
-    const wide = complexProduct(row, r, d);
-    for (let i = 0; i < width; i++) q[i] = dot(wide, map.subarray(2 * d * i), 2 * d);
-    products(model, q, entities, out);
-  },
-
-  RotatE(model, h, r, entities, out) {
-    const { dim: d, count, offset } = model;
-    const rotation = new Float64Array(2 * d);
-    for (let i = 0; i < d; i++) {
-      const angle = (r[i] * Math.PI) / model.range;
-      rotation[i] = Math.cos(angle);
-      rotation[d + i] = Math.sin(angle);
-    }
-    const q = complexProduct(h, rotation, d);
-    if (model.norm === 2) return distances(model, q, entities, out); // PyKEEN's RotatE
-    for (let e = 0; e < count; e++) {
-      const at = 2 * d * e;
-      let sum = 0;
-      for (let i = 0; i < d; i++) {
-        const a = q[i] - entities[at + i], b = q[d + i] - entities[at + d + i];
-        sum += Math.sqrt(a * a + b * b);
+  modulus(q, x, lanes, norm, out) {
+    for (let i = 0, at = 0, half = x.length / 2; at < half; i++) {
+      for (let e = 0; e < lanes; e++, at++) {
+        const a = f(q[i] - x[at]), b = f(q[i + q.length / 2] - x[at + half]);
+        out[e] -= f(Math.sqrt(f(f(a * a) + f(b * b))));
       }
-      out[e] = offset - sum;
     }
   },
 
-  DistMult(model, h, r, entities, out) {
-    products(model, Float64Array.from(h, (x, i) => x * r[i]), entities, out);
-  },
-
-  SimplE(model, h, r, entities, out) {
-    const d = model.dim;
-    const q = Float64Array.from(h, (_, i) => (i < d ? h[d + i] * r[d + i] : h[i - d] * r[i - d]) / 2);
-    products(model, q, entities, out);
+  hyperplane(q, x, lanes, norm, out) {
+    const d = q.length / 2, w = q.subarray(d), along = new Float32Array(lanes);
+    COMPARISONS.dot(w, x, lanes, norm, along);
+    const plain = Float32Array.from(x, (value, at) => value - f(along[at % lanes] * w[Math.floor(at / lanes)]));
+    COMPARISONS.distance(q.subarray(0, d), plain, lanes, norm, out);
   },
 };
+
+// ---- a student ------------------------------------------------------------------------------------------------------
+/** Open a student's folder by its address. `whole`: bytes up to which a file is fetched at once. */
+export async function openStudent(folder, whole = WHOLE) {
+  const answer = await fetch(`${folder}/student.json`);
+  if (!answer.ok) throw new Error(`${folder}/student.json: ${answer.status} ${answer.statusText}`);
+  const header = await answer.json();
+  if (header.version !== VERSION || !(header.model in MODELS)) {
+    throw new Error(`${folder}/student.json: format ${header.version}, model ${header.model} cannot be read here`);
+  }
+  const files = Object.fromEntries(Object.entries(header.files).map(
+    ([name, about]) => [name, new RemoteFile(`${folder}/${name}`, about.bytes)]));
+  const small = ["weights.bin", "labels.bin"].map((name) => files[name]).filter((file) => file.size <= whole);
+  await Promise.all(small.map((file) => file.read(0, file.size)));
+  const student = new Student(header, files);
+  await student.open();
+  return student;
+}
+
+class Student {
+  constructor(header, files) {
+    const [weights, labels, triples] = ["weights.bin", "labels.bin", "triples.bin"].map((name) => files[name]);
+    Object.assign(this, { header, weights, triples, ...header });
+    const words = header.files["labels.bin"].arrays;
+    this.labels = new Labels(labels, words, "");
+    this.names = "names.text" in words ? new Labels(labels, words, "names.") : null;
+    this.places = header.files["weights.bin"].arrays;
+    const [type, [blocks, rows, lanes], start] = this.places.entities;
+    Object.assign(this, { type, blocks, rows, lanes, start, blockBytes: rows * lanes * BYTES[type] });
+    this.total = blocks * this.blockBytes; // bytes of all entities
+    this.filled = 0; // bytes of them that are here, in `kept`
+    this.bytes = Object.entries(this.places).reduce(
+      (sum, [name, [kind, shape]]) => sum + BYTES[kind] * (name === "entities" ? rows * this.num_entities : shape.reduce((a, b) => a * b)), 0);
+  }
+
+  async open() {
+    const numbers = async (name) => {
+      if (!(name in this.places)) return null;
+      const [type, shape, start] = this.places[name];
+      return floats(type, await this.weights.read(start, start + BYTES[type] * shape.reduce((a, b) => a * b, 1)));
+    };
+    this.relationRows = await numbers("relations");
+    [this.map, this.scale, this.book] = [await numbers("map"), await numbers("entities.scale"), await numbers("entities.book")];
+    [this.width, this.size] = [this.rows, 0];
+    if (this.book) {
+      const [groups, , size] = this.places["entities.book"][1];
+      const paired = ["ComplEx", "RotatE"].includes(this.model); // real and imaginary parts lie beside each other
+      this.size = size;
+      this.width = groups * size;
+      this.column = Uint32Array.from({ length: this.width }, (_, i) => (paired ? (i % 2) * (this.width / 2) + (i >> 1) : i));
+    }
+    if (this.weights.whole) this.keep(this.weights.whole.subarray(this.start, this.start + this.total));
+  }
+
+  keep(bytes) {
+    [this.kept, this.filled] = [bytes, bytes.length];
+  }
+
+  /** Bytes an entity takes. */
+  get entityBytes() {
+    return this.rows * BYTES[this.type] + (this.scale ? 4 : 0);
+  }
+
+  /** A name to read; the label where there is none. */
+  async name(i) {
+    return (this.names && await this.names.get(i)) || (await this.labels.get(i)).replaceAll("_", " ");
+  }
+
+  /** The name, and the label where it says more. */
+  async title(i) {
+    const [name, label] = [await this.name(i), await this.labels.get(i)];
+    return name === label.replaceAll("_", " ") ? name : `${name} (${label})`;
+  }
+
+  /** The numbers of the entities that a label, a name or a title calls; none, or several. */
+  async find(text) {
+    const label = / \((.*)\)$/s.exec(text)?.[1];
+    const small = text.toLowerCase();
+    for (const asked of [label ?? text, text, text.replaceAll(" ", "_"), small, small.replaceAll(" ", "_")]) {
+      for (const words of [this.labels, this.names]) {
+        const found = words && asked ? await words.search(asked, 6) : [];
+        if (found.length) return found;
+      }
+    }
+    return [];
+  }
+
+  /** The numbers of some entities whose title holds a text; where labels are fetched in parts, whose name or label
+      begins with it. */
+  async suggest(text, limit) {
+    if (this.labels.file.whole) {
+      this.titles ??= await Promise.all(Array.from({ length: this.num_entities }, async (_, i) => (await this.title(i)).toLowerCase()));
+      const found = [], typed = text.toLowerCase(), all = this.titles.includes(typed);
+      for (let i = 0; i < this.num_entities && found.length < limit; i++) if (all || this.titles[i].includes(typed)) found.push(i);
+      return found;
+    }
+    const found = this.names && text ? await this.names.search(text, limit, true) : [];
+    return [...new Set([...found, ...await this.labels.search(text.replaceAll(" ", "_"), limit, true)])].slice(0, limit);
+  }
+
+  /** What is known of (head, relation, ?): Map of tail to split; empty where the student came without its triples. */
+  async known(head, relation) {
+    const found = new Map();
+    if (!this.triples) return found;
+    const places = this.header.files["triples.bin"].arrays, { triples } = this;
+    const head_of = async (i) => int32(await triples.peek(places.head[2] + 4 * i, places.head[2] + 4 * i + 4));
+    const span = await triples.peek(places.first[2] + 8 * relation, places.first[2] + 8 * relation + 16);
+    let low = int64(span), high = int64(span, 8);
+    const end = high;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (await head_of(middle) < head) low = middle + 1; else high = middle;
+    }
+    for (; low < end && await head_of(low) === head; low++) {
+      const tail = int32(await triples.peek(places.tail[2] + 4 * low, places.tail[2] + 4 * low + 4));
+      const [split] = await triples.peek(places.split[2] + low, places.split[2] + low + 1);
+      found.set(tail, ["train", "valid", "test"][split]);
+    }
+    return found;
+  }
+
+  // ---- numbers ------------------------------------------------------------------------------------------------------
+  /** The decoded numbers [width][lanes] of a block, whose first entity has that number. */
+  tile(bytes, first) {
+    const { lanes, size, column, book, scale } = this;
+    if (!book) return scale ? floats(this.type, bytes).map((x, at) => x * scale[first + (at % lanes)]) : floats(this.type, bytes);
+    const out = new Float32Array(this.width * lanes);
+    for (let m = 0; m < this.width / size; m++) {
+      for (let e = 0; e < lanes; e++) {
+        const code = (bytes[(m >> 1) * lanes + e] >> (4 * (m & 1))) & 15;
+        for (let i = 0; i < size; i++) out[column[m * size + i] * lanes + e] = book[(m * 16 + code) * size + i];
+      }
+    }
+    return out;
+  }
+
+  /** One entity's numbers, Float32Array. */
+  async row(entity, signal) {
+    const { lanes, blockBytes, width } = this, block = Math.floor(entity / lanes), at = block * blockBytes;
+    const bytes = at + blockBytes <= this.filled ? this.kept.subarray(at, at + blockBytes)
+      : await this.weights.read(this.start + at, this.start + at + blockBytes, signal);
+    const tile = this.tile(bytes, block * lanes);
+    return Float32Array.from({ length: width }, (_, i) => tile[i * lanes + (entity % lanes)]);
+  }
+
+  /** What finds the best tails of (head, relation, ?) in blocks that are given one after the other. */
+  scan(head, row, relation, k) {
+    const width = this.relationRows.length / this.num_relations;
+    const [comparison, query] = MODELS[this.model];
+    const q = query(row, this.relationRows.subarray(relation * width, (relation + 1) * width), this);
+    const own = (this.reflexive ?? []).includes(relation) ? -1 : head;
+    return new Scan(this, comparison === "modulus" && this.norm === 2 ? "distance" : comparison, q, own, k);
+  }
+
+  /** The k best tails at once, where all numbers are here: { ids, scores }. */
+  best(head, row, relation, k = 10) {
+    const scan = this.scan(head, row, relation, k);
+    scan.go(this.total);
+    return scan.found();
+  }
+
+  /** The k best tails of (head, relation, ?): yields { ids, scores, read, of } as bytes come, and when all are seen.
+      The query's own entity is no answer, unless training has a triple of that relation from an entity to itself. */
+  async *ask(head, relation, { k = 10, signal } = {}) {
+    const scan = this.scan(head, await this.row(head, signal), relation, k);
+    const state = () => ({ ...scan.found(), read: scan.done, of: this.total });
+    this.kept ??= new Uint8Array(this.total);
+    while (scan.done + this.blockBytes <= this.filled) {
+      scan.go(Math.min(this.filled, scan.done + SLICE));
+      if (scan.done < this.total) {
+        yield state();
+        await new Promise((go) => { setTimeout(go); }); // others' turn
+        signal?.throwIfAborted();
+      }
+    }
+    if (this.filled < this.total) {
+      let at = this.filled;
+      for await (const bytes of this.weights.stream(this.start + at, this.start + this.total, signal)) {
+        signal?.throwIfAborted();
+        this.kept.set(bytes, at);
+        at += bytes.length;
+        this.filled = Math.max(this.filled, at);
+        scan.go(at);
+        if (at < this.total) yield state();
+      }
+    }
+    yield state();
+  }
+}
+
+class Scan {
+  constructor(student, comparison, q, own, k) {
+    Object.assign(this, { student, comparison, q, own, k, done: 0, ids: [], scores: [] });
+    this.out = new Float32Array(student.lanes);
+    const { book, size } = student;
+    if (book && (comparison === "dot" || comparison === "distance" || (comparison === "modulus" && size % 2 === 0))) this.tabulate();
+  }
+
+  /** A look-up for each code: the table [groups][16] of kgdistil/answer/native.py. */
+  tabulate() {
+    const { student: { book, size, column, rows, norm }, comparison, q } = this;
+    this.table = new Float32Array(32 * rows); // an odd last group has a partner of zeros
+    for (let at = 0; at < book.length / size; at++) {
+      const group = at >> 4;
+      let sum = 0;
+      for (let i = 0; i < size; i++) {
+        const x = q[column[group * size + i]], b = book[at * size + i], u = f(x - b);
+        if (comparison === "dot") sum = f(sum + f(x * b));
+        else if (comparison === "modulus") {
+          const v = f(q[column[group * size + ++i]] - book[at * size + i]);
+          sum = f(sum - f(Math.sqrt(f(f(u * u) + f(v * v)))));
+        } else sum = f(sum - (norm === 2 ? f(u * u) : Math.abs(u)));
+      }
+      this.table[at] = sum;
+    }
+    this.part = new Float32Array(4 * 64);
+  }
+
+  codes(bytes) {
+    const { table, part, out } = this;
+    part.fill(0);
+    for (let at = 0, step = 0; at < bytes.length; step++) { // group m into partial sum m mod 4
+      const from = 32 * step, to = 128 * (step & 1);
+      for (let e = 0; e < 64; e++, at++) {
+        part[to + e] += table[from + (bytes[at] & 15)];
+        part[to + 64 + e] += table[from + 16 + (bytes[at] >> 4)];
+      }
+    }
+    for (let e = 0; e < 64; e++) out[e] = f(part[e] + part[64 + e]) + f(part[128 + e] + part[192 + e]);
+  }
+
+  /** Score what lies whole within the first `until` bytes of the entities. */
+  go(until) {
+    const { student, out, ids, scores, k } = this, { blockBytes, lanes, num_entities: count } = student;
+    for (; this.done + blockBytes <= until; this.done += blockBytes) {
+      const first = (this.done / blockBytes) * lanes, bytes = student.kept.subarray(this.done, this.done + blockBytes);
+      if (this.table) this.codes(bytes);
+      else COMPARISONS[this.comparison](this.q, student.tile(bytes, first), lanes, student.norm, out.fill(0));
+      for (let e = 0; e < lanes && first + e < count; e++) {
+        const score = out[e];
+        if ((ids.length === k && score <= scores[k - 1]) || first + e === this.own || Number.isNaN(score)) continue;
+        let place = ids.length;
+        while (place > 0 && scores[place - 1] < score) place--; // of equal ones the lower number first
+        ids.splice(place, 0, first + e);
+        scores.splice(place, 0, score);
+        if (ids.length > k) ids.pop(), scores.pop();
+      }
+    }
+  }
+
+  /** The best so far. */
+  found() {
+    const rooted = this.table && this.comparison === "distance" && this.student.norm === 2; // squares were compared
+    const plus = MODELS[this.student.model][0] === "dot" ? 0 : f(this.student.offset);
+    return { ids: [...this.ids], scores: this.scores.map((x) => f((rooted ? -f(Math.sqrt(-x)) : x) + plus)) };
+  }
+}

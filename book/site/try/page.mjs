@@ -1,34 +1,32 @@
 // The page "Try it": fills the form, scores in the browser, shows the answers of student and teacher.
-import { best, openModel, scoreTails } from "./kge.mjs";
+import { openStudent } from "./kge.mjs";
 
-const here = (path) => new URL(path, import.meta.url);
+const here = (path) => new URL(path, import.meta.url).href;
 const find = (id) => document.getElementById(id);
-const read = async (path) => {
-  const answer = await fetch(here(path));
-  if (!answer.ok) throw new Error(`${path}: ${answer.status} ${answer.statusText}`);
-  return answer.arrayBuffer();
-};
-const readJson = async (path) => JSON.parse(new TextDecoder().decode(await read(path)));
+const say = (text) => { find("try-status").textContent = text; };
 const SUGGESTIONS = 60; // more options than this make a browser slow
+const OFTEN = 100; // milliseconds between two looks at answers that are still being read
 
-let graph = null; // names, known triples and models of the chosen graph
-let byName = new Map();
+let graph = null; // the models of the chosen graph, by role
+let running = new AbortController(); // of the question that is being answered
 
 const size = (bytes) => bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+const relation_name = (label) => label.replace(/^_+|_+$/g, "").replaceAll("_", " ");
 
 const ROUNDS = 6;
 const MOMENT = 4; // milliseconds
 
-/** Milliseconds that one query takes, by role. The models take turns, a first round warms up, the best round counts. */
-function clock(models, head, relation) {
-  const took = {};
+/** Milliseconds that one query takes, by role, of models that were fetched whole. They take turns, a first round warms
+    up, the best round counts. */
+async function clock(models, head, relation) {
+  const took = {}, whole = Object.entries(models).filter(([, model]) => model.weights.whole);
+  const rows = Object.fromEntries(await Promise.all(whole.map(async ([role, model]) => [role, await model.row(head)])));
   for (let round = 0; round < ROUNDS; round++) {
-    for (const [role, model] of Object.entries(models)) {
-      const scores = new Float32Array(model.count);
+    for (const [role, model] of whole) {
       const start = performance.now();
       let runs = 0;
       do {
-        best(scoreTails(model, head, relation, scores), 10);
+        model.best(head, rows[role], relation);
         runs++;
       } while (performance.now() - start < MOMENT);
       const mean = (performance.now() - start) / runs;
@@ -39,75 +37,86 @@ function clock(models, head, relation) {
 }
 
 async function choose(entry) {
-  find("try-status").textContent = `Loading ${entry.title} …`;
-  const names = await readJson(`${entry.folder}/names.json`);
-  const triples = new Int32Array(await read(`${entry.folder}/triples.i32`));
+  running.abort();
+  say(`Loading ${entry.title} …`);
   const models = {};
   for (const role of ["student", "teacher"]) {
-    if (entry[role]) models[role] = await openModel(`${entry.folder}/${role}`, read);
+    if (entry[role]) models[role] = await openStudent(here(`${entry.folder}/${role}`));
   }
+  const { student } = models;
   for (const [role, model] of Object.entries(models)) {
-    if (model.graph !== names.graph) throw new Error(`${role} was trained on another graph than ${entry.title}`);
+    if (model.graph_sha256 !== student.graph_sha256) throw new Error(`${role} was trained on another graph than ${entry.title}`);
   }
-  const known = new Map(); // "h r" -> Map(t -> split)
-  let at = 0;
-  for (const [split, count] of Object.entries(names.splits)) {
-    for (let i = 0; i < count; i++, at += 3) {
-      const key = `${triples[at]} ${triples[at + 1]}`;
-      if (!known.has(key)) known.set(key, new Map());
-      if (!known.get(key).has(triples[at + 2])) known.get(key).set(triples[at + 2], split);
-    }
-  }
-  graph = { entry, names, models, known };
-  byName = new Map(names.entities.map((name, id) => [name.toLowerCase(), id]));
-  names.labels.forEach((label, id) => byName.set(label.toLowerCase(), id));
-  find("try-relation").replaceChildren(...names.relations.map((name, id) => new Option(name, id)));
-  const first = entry.example;
-  find("try-head").value = names.entities[first.head];
-  find("try-relation").value = String(first.relation);
-  suggest();
-  ask();
+  graph = { entry, models, student };
+  find("try-relation").replaceChildren(...student.relations.map((label, id) => new Option(relation_name(label), id)));
+  find("try-head").value = await student.title(entry.example.head);
+  find("try-relation").value = String(entry.example.relation);
+  await ask();
 }
 
-function suggest() {
-  const typed = find("try-head").value.trim().toLowerCase();
-  const whole = byName.has(typed);
-  const options = [];
-  for (const name of graph.names.entities) {
-    if (whole || name.toLowerCase().includes(typed)) options.push(new Option(name, name));
-    if (options.length === SUGGESTIONS) break;
-  }
-  find("try-heads").replaceChildren(...options);
+async function suggest() {
+  const { student } = graph, typed = find("try-head").value.trim();
+  const ids = await student.suggest(typed, SUGGESTIONS);
+  const options = await Promise.all(ids.map((id) => student.title(id)));
+  if (find("try-head").value.trim() === typed) find("try-heads").replaceChildren(...options.map((x) => new Option(x, x)));
 }
 
-function ask() {
-  const typed = find("try-head").value.trim();
-  const head = byName.get(typed.toLowerCase());
-  const input = find("try-head");
-  input.setAttribute("aria-invalid", String(head === undefined));
-  if (head === undefined) {
-    find("try-status").textContent = `No entity of ${graph.entry.title} is called “${typed}”: pick one from the list.`;
+async function ask() {
+  running.abort();
+  const { signal } = running = new AbortController();
+  const { student, models, entry } = graph, typed = find("try-head").value.trim();
+  const heads = await student.find(typed);
+  if (signal.aborted) return;
+  find("try-head").setAttribute("aria-invalid", String(heads.length !== 1));
+  if (heads.length > 1) {
+    const titles = await Promise.all(heads.map((id) => student.title(id)));
+    say(`Several entities are called “${typed}”: ${titles.join("; ")}. Pick one.`);
     return;
   }
-  const relation = Number(find("try-relation").value);
-  const known = graph.known.get(`${head} ${relation}`) ?? new Map();
-  const answers = find("try-answers");
-  answers.replaceChildren();
-  const said = [];
-  const took = clock(graph.models, head, relation);
-  for (const [role, model] of Object.entries(graph.models)) {
-    const scores = scoreTails(model, head, relation);
-    const ids = best(scores, 10);
-    const rows = ids.map((id) => ({ id, name: graph.names.entities[id], score: scores[id], split: known.get(id) ?? "" }));
-    answers.append(table(role, model, rows, took[role]));
-    said.push(`${role}: ${rows[0].name}`);
+  if (!heads.length) {
+    say(`No entity of ${entry.title} is called “${typed}”: pick one from the list.`);
+    return;
   }
-  find("try-status").textContent =
-    `${graph.names.entities[head]} — ${graph.names.relations[relation]} → ? Best answer of the ${said.join("; of the ")}.`;
-  document.body.dataset.tryReady = `${graph.entry.folder} ${head} ${relation}`; // what tests wait for
+  const [head] = heads, relation = Number(find("try-relation").value);
+  const [known, took] = [await student.known(head, relation), await clock(models, head, relation)];
+  const asked = `${await student.name(head)} — ${relation_name(student.relations[relation])} → ?`;
+  if (signal.aborted) return;
+  find("try-answers").replaceChildren();
+  find("try-stop").hidden = false;
+  const said = [];
+  for (const [role, model] of Object.entries(models)) {
+    let shown = -Infinity, box = null;
+    try {
+      for await (const found of model.ask(head, relation, { signal })) {
+        const done = found.read === found.of, now = performance.now();
+        if (!done && now - shown < OFTEN) continue;
+        shown = now;
+        const rows = await Promise.all(found.ids.map(async (id, i) => (
+          { id, name: await student.title(id), score: found.scores[i], split: known.get(id) ?? "" })));
+        if (signal.aborted) break;
+        const next = table(role, model, rows, took[role], done ? "" : `, ${size(found.read)} of ${size(found.of)} read`);
+        box ? box.replaceWith(next) : find("try-answers").append(next);
+        box = next;
+        if (done) said.push(`${role}: ${rows[0]?.name ?? "none"}`);
+        else say(`${asked} ${role}: ${size(found.read)} of ${size(found.of)} read; best so far ${rows[0]?.name}.`);
+      }
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    }
+    if (signal.aborted) return;
+  }
+  find("try-stop").hidden = true;
+  say(`${asked} Best answer of the ${said.join("; of the ")}.`);
+  document.body.dataset.tryReady = `${entry.folder} ${head} ${relation}`; // what tests wait for
 }
 
-function table(role, model, rows, took) {
+function stop() {
+  running.abort();
+  find("try-stop").hidden = true;
+  say(`Stopped. ${find("try-status").textContent}`);
+}
+
+function table(role, model, rows, took, progress) {
   const box = document.createElement("div");
   box.tabIndex = 0;
   box.setAttribute("role", "region");
@@ -117,7 +126,8 @@ function table(role, model, rows, took) {
   const caption = result.createCaption();
   const title = document.createElement("strong");
   title.textContent = `${role === "student" ? "Student" : "Teacher"}, ${model.model}, ${model.dim} dimensions`;
-  caption.append(title, `${size(model.bytes)} in all, ${model.entityBytes} bytes an entity, ${took.toFixed(3)} ms a query`);
+  const time = took === undefined ? "" : `, ${took.toFixed(3)} ms a query`;
+  caption.append(title, `${size(model.bytes)} in all, ${model.entityBytes} bytes an entity${time}${progress}`);
   const head = result.createTHead().insertRow();
   for (const text of ["", "tail", "score", "in the data"]) {
     const cell = document.createElement(text ? "th" : "td");
@@ -137,19 +147,22 @@ function table(role, model, rows, took) {
 }
 
 function fail(error) {
-  find("try-status").textContent = `This did not work: ${error.message}`;
+  find("try-stop").hidden = true;
+  say(`This did not work: ${error.message}`);
   console.error(error);
 }
 
 try {
-  const { graphs } = await readJson("graphs.json");
+  const { graphs } = await (await fetch(here("graphs.json"))).json();
   const select = find("try-graph");
+  const answer = () => ask().catch(fail);
   select.replaceChildren(...graphs.map((entry, i) => new Option(entry.title, i)));
   select.addEventListener("change", () => choose(graphs[Number(select.value)]).catch(fail));
-  find("try-head").addEventListener("input", suggest);
-  find("try-head").addEventListener("change", ask);
-  find("try-relation").addEventListener("change", ask);
-  find("try-form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+  find("try-head").addEventListener("input", () => suggest().catch(fail));
+  find("try-head").addEventListener("change", answer);
+  find("try-relation").addEventListener("change", answer);
+  find("try-stop").addEventListener("click", stop);
+  find("try-form").addEventListener("submit", (event) => { event.preventDefault(); answer(); });
   find("try-form").hidden = false;
   await choose(graphs[0]);
 } catch (error) {
