@@ -471,7 +471,15 @@ def predict(
     if batch is not None:
         if query.get("candidates") is not None:
             query["candidates"] = find_all(who, query["candidates"], "entity", by).tolist()
-        answer_batch(who, batch, format_ or "tsv", output, ids, skip_errors=skip_errors, **query)
+        try:
+            answer_batch(who, batch, format_ or "tsv", output, ids, skip_errors=skip_errors, **query)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            where = output or "standard output"
+            raise KgdistilError(
+                f"cannot write {where}: {error.strerror or error}; make room, or name another"
+            ) from None
         return
     found = who.predict(by=by, ids=ids or as_json, **places, **query)
     if as_json:
@@ -493,13 +501,14 @@ def answer_batch(who: Student, file: Path, format_: str, output: Path | None, id
     size, name, make = 0, "standard input", lines.writer(format_)
     with contextlib.ExitStack() as stack:
         if str(file) != "-":
-            if not file.is_file():
-                raise DataError(f"{file} is missing or no regular file; - is standard input")
+            if not file.exists() or file.is_dir():
+                raise DataError(f"{file} is missing or a folder; - is standard input")
             if output is not None and output.exists() and output.samefile(file):
                 raise ConfigError(f"{output} holds the queries: name another file")
             asked, size, name = stack.enter_context(file.open("rb")), file.stat().st_size, str(file)
         found = lines.answer_lines(who, asked, name, ids=ids, **options)
-        begun, queries, answers, shown = time.monotonic(), 0, 0, sys.stderr.isatty()
+        begun, queries, answers = time.monotonic(), 0, 0
+        shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
         first = list(itertools.islice(found, 1))  # before an earlier file is overwritten
         sink = make(sys.stdout.buffer if output is None else stack.enter_context(output.open("wb")))
         stack.callback(sink.close)
@@ -644,6 +653,16 @@ def convert(student: Path, output: Path | None) -> None:
     say(f"{target}: {sizes(target)}, {'a copy' if done else f'of format {VERSION}'}")
 
 
+def sizes(folder: Path) -> str:
+    """The files of a student and their bytes."""
+    from kgdistil.answer import format1
+    from kgdistil.answer.format import FILES
+
+    there = [path for name in (*format1.FILES, *reversed(FILES)) if (path := folder / name).is_file()]
+    each = [f"{path.name} {path.stat().st_size:,}" for path in there]
+    return f"{sum(path.stat().st_size for path in there):,} bytes ({', '.join(each)})"
+
+
 @main.command()
 @click.argument("student", type=FOLDER)
 def calibrate(student: Path) -> None:
@@ -658,16 +677,6 @@ def calibrate(student: Path) -> None:
 
     told = fit(student).header["calibration"]
     say(f"{student}: {len(told['tables'])} tables of {told['queries']:,} queries of validation triples")
-
-
-def sizes(folder: Path) -> str:
-    """The files of a student and their bytes."""
-    from kgdistil.answer import format1
-    from kgdistil.answer.format import FILES
-
-    there = [path for name in (*format1.FILES, *reversed(FILES)) if (path := folder / name).is_file()]
-    each = [f"{path.name} {path.stat().st_size:,}" for path in there]
-    return f"{sum(path.stat().st_size for path in there):,} bytes ({', '.join(each)})"
 
 
 @main.command("import")

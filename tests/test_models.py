@@ -336,6 +336,9 @@ def test_every_command_works_with_a_new_model(tiny_graph, new_model, tmp_path):
     student = load_labelled(tmp_path / "s")
     assert type(student.model) is new_model and student.precision == "int8"
     assert len(student.similar("e03", 4)) == 4 and {row["precision"] for row in student.about["precisions"]} >= {"2bit"}
+    (tmp_path / "q.tsv").write_text("e03\tr1\t\n\tr0\te04\n")
+    batch = ["predict", "s", "--batch", str(tmp_path / "q.tsv")]
+    assert len(kgdistil(*batch).stdout.splitlines()) == 21
     for command in (["predict", "s", "--head", "e03", "--relation", "r1"], ["evaluate", "s"], ["similar", "s", "e03"]):
         assert kgdistil(*command).exit_code == 0
     npz = str(tmp_path / "s.npz")

@@ -14,7 +14,7 @@ import kgdistil
 from kgdistil import cli, records
 from kgdistil.answer import published
 from kgdistil.answer.format import CARD, FILES, TRIPLES
-from kgdistil.answer.student import Student
+from kgdistil.answer.student import open_folder
 from kgdistil.checkpoint import load_model
 from kgdistil.errors import CheckpointError, DataError
 from kgdistil.graph import Graph
@@ -186,8 +186,13 @@ def test_a_name_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         kgdistil.load_student("wn18rr-complex-d8")
 
 
-def test_a_copy_of_ones_own_borrows_nothing(tmp_path: Path) -> None:
-    kgdistil.load_student(SMALL).save(tmp_path / "mine")
-    assert not (tmp_path / "mine" / TRIPLES).exists()
-    mine = kgdistil.load_student(tmp_path / "mine")
-    assert isinstance(mine, Student) and not mine.has_triples
+@at_hand
+def test_what_is_borrowed_is_not_written_where_it_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone stays free of glosses, whatever is saved there; a copy of one's own keeps them."""
+    student = kgdistil.load_student(SMALL)
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path))
+    for folder, named in ((published.students_folder() / SMALL, False), (tmp_path / "mine", True)):
+        student.save(folder)
+        found = open_folder(folder)
+        assert (found.names is not None) == named and not found.has_triples
+        assert not (folder / TRIPLES).exists() and b"informal term" not in (folder / CARD).read_bytes()

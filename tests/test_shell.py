@@ -266,6 +266,13 @@ def test_names_and_what_was_never_trained_have_columns(labelled: Labelled, tmp_p
     assert second["e01"][0] == "Zoë, a person" and second["e02"][0] == "a\\tb\\u001b"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="no /dev/stdin")
+def test_a_pipe_is_a_file_too(student: Path) -> None:
+    command = [sys.executable, "-m", "kgdistil.cli", "predict", str(student), "--batch", "/dev/stdin", "-k", "1"]
+    done = subprocess.run(command, input=QUERIES, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 6
+
+
 def test_two_columns_where_it_is_clear(student: Path) -> None:
     rows = table(call("predict", student, "--batch", "-", "-k", 1, given=b"e01\tr0\nr0\te01\n").stdout)[1:]
     assert [(row[1], row[2]) for row in rows][:1] == [("e01", "r0")] and rows[1][2:4] == ["r0", "e01"]
@@ -318,6 +325,9 @@ def test_a_batch_that_cannot_be(student: Path, tmp_path: Path) -> None:
     assert "k is 0" in refused(*asked, "-k", 0, "-o", tmp_path / "earlier.tsv")
     assert (tmp_path / "earlier.tsv").read_text() == "mine"  # nothing is overwritten by nothing
     assert "name a file with -o" in refused(*asked, "--format", "parquet")
+    assert f"cannot write {tmp_path}/no/a.tsv: No such file" in refused(*asked, "-o", tmp_path / "no" / "a.tsv")
+    if os.path.exists("/dev/full"):
+        assert "cannot write /dev/full: No space left" in refused(*asked, "-o", "/dev/full")
     assert "holds the queries" in refused(*asked, "-o", path) and path.read_text() == "e01\t\te02\n"
     assert "comes without" in refused(*asked, "--head", "e01") and "comes without" in refused(*asked, "--json")
     assert "of a batch" in refused("predict", student, "--head", "e01", "--relation", "r0", "--format", "jsonl")

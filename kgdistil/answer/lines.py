@@ -224,15 +224,15 @@ def answered(student: Student, queries: list[Query], numbers: np.ndarray, option
         rows = np.flatnonzero(asked == place)
         given = {what: numbers[rows, i] for i, (what, _) in enumerate(PLACES) if i != place}
         found = student.predict(by="id", **given, **options).by_name
-        query, best = found.pop("query"), found.pop("relation" if place == 1 else "entity")
-        part: Columns = {"line": [queries[i].line for i in rows[query].tolist()]}
+        query, best = found.pop("query", []), found.pop("relation" if place == 1 else "entity", [])
+        part: Columns = {"line": [queries[rows[q]].line for q in query]}
         for i, (what, kind) in enumerate(PLACES):
             labels = student.relations if kind == "relation" else student.entities
             if i != place:
                 own = [labels[x] for x in given[what].tolist()]
             part[what] = best if i == place else [own[q] for q in query]
         names = found.pop("name", None)
-        part |= {"rank": found.pop("rank"), "score": found.pop("score")}
+        part |= {"rank": found.pop("rank", []), "score": found.pop("score", [])}
         if student.names is not None:
             part["name"] = names or best
         if any(student.never.values()):

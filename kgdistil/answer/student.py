@@ -282,7 +282,7 @@ class Student:
 
     def _write(self, folder: Path) -> None:
         arrays: dict[str, Mapping[str, Array]] = {WEIGHTS: self.weights.arrays, LABELS: self.entities.arrays()}
-        if self.names is not None:
+        if self.names is not None and not published.is_published(folder, self.graph_sha256, self.graph):
             arrays[LABELS] = {**arrays[LABELS], **{f"names.{key}": x for key, x in self.names.arrays().items()}}
         if isinstance(self._triples, Mapping):
             arrays[TRIPLES] = self._triples
