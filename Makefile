@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips must not write into .venv at once
-.PHONY: help demo reproduce frontier refresh test coverage lint sanitize wheel lab bench bench-answer book serve clean
+.PHONY: help demo reproduce frontier refresh test coverage lint sanitize wheel lab bench bench-answer bench-serve book serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench: .venv/.installed-notebooks,bench ## measure speed beside PyKEEN and Torch
 
 bench-answer: .venv/.installed-notebooks,bench ## measure answers beside FAISS, usearch and numpy [LABELS=labels.txt]
 	$(BIN)/python -m kgdistil.paper.bench.answer $(if $(LABELS),--labels $(LABELS))
+
+bench-serve: .venv/.installed-notebooks,serve ## measure a server under load, ten minutes [DURATION=30]; needs wrk
+	$(BIN)/python -m kgdistil.paper.bench.serve $(if $(DURATION),--seconds $(DURATION))
 
 book: .venv/.installed-notebooks,book ## build the book into _build/html
 	$(BIN)/python -m book.build

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import pytest
 import torch
@@ -404,3 +405,19 @@ def test_answers_are_measured_beside_peers_that_search_the_same_codes(tmp_path, 
     for name in ("FAISS fast scan", "numpy"):
         told = answer.peer(name, tmp_path / "s", queries)
         assert told["recall"] == 1 if name == "numpy" else told["recall"] > 0.9
+
+
+def test_a_server_is_asked_different_questions_and_counted(tmp_path, monkeypatch):
+    from kgdistil.paper.bench import answer, serve
+
+    answer.make_student([f"entity {i:04}" for i in range(300)], tmp_path / "s")
+    monkeypatch.setattr(serve, "QUERIES", 50)
+    asked = serve.questions(serve.load_student(tmp_path / "s"))
+    assert len(set(asked)) == 50 and asked == serve.questions(serve.load_student(tmp_path / "s"))
+    if shutil.which("wrk") is None:
+        pytest.skip("no wrk is installed: apt-get install wrk")
+    monkeypatch.setattr(serve, "WARM", 1)
+    told = serve.measure(str(tmp_path / "s"), 2, 2)
+    assert told["requests"] > 0 and told["refused"] == told["broken"] == told["exit_code"] == 0
+    assert 0 < told["milliseconds"]["p50"] <= told["milliseconds"]["p99"] <= told["milliseconds"]["max"]
+    assert told["memory"]["after"]["resident"] > told["memory"]["after"]["anonymous"] > 0
