@@ -61,7 +61,8 @@ class Commands(click.Group):
         except KgdistilError as error:
             fail(str(error), 1)
         except KeyboardInterrupt:
-            fail("stopped; the same command goes on where its last checkpoint stands", 130)
+            trains = ctx.invoked_subcommand in ("distill", "distil")
+            fail("stopped" + "; the same command goes on where its last checkpoint stands" * trains, 130)
         except ModuleNotFoundError as error:  # of a library; what this package holds is always there
             fail(f'this needs {error.name}: pip install "kgdistil[train]"; a student answers without it', 1)
         except MemoryError:

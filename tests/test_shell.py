@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -333,6 +334,21 @@ def test_a_batch_that_cannot_be(student: Path, tmp_path: Path) -> None:
     assert "of a batch" in refused("predict", student, "--head", "e01", "--relation", "r0", "--format", "jsonl")
     path.write_text("e01\tr0\t\n1x\t0\t\n")
     assert "line 1: head is 'e01': with --ids it must be an id" in refused(*asked, "--ids")
+
+
+def test_ctrl_c_leaves_what_was_answered(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "q.tsv").write_text(QUERIES)
+    real = lines.answer_lines
+
+    def stopped(*given: object, **how: object) -> Iterator[tuple[int, lines.Columns]]:
+        yield from real(*given, **how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lines, "answer_lines", stopped)
+    asked = ["--batch", tmp_path / "q.tsv", "-k", 2, "--format", "parquet", "-o", tmp_path / "a.parquet"]
+    told = call("predict", student, *asked)
+    assert told.exit_code == 130 and told.stderr == "kgdistil: stopped\n"
+    assert len(pyarrow.parquet.read_table(tmp_path / "a.parquet")) == 10
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(student: Path, tmp_path: Path) -> None:

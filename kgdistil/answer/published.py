@@ -55,7 +55,7 @@ def found(student: str | os.PathLike) -> Path:
 def is_published(folder: Path, graph_sha256: str, graph: str) -> bool:
     """Whether a student is one of the published ones, and its data set known."""
     known = graph in PUBLISHED and SHA256[f"{PUBLISHED[graph]}.tar.gz"] == graph_sha256
-    return known and folder.resolve().parent == students_folder().resolve()
+    return known and students_folder().resolve() in folder.resolve().parents
 
 
 # ---- their data sets ------------------------------------------------------------------------------------------------
