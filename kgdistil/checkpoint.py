@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import zlib
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from kgdistil.compress.packing import pack, unpack
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.files import SUM, sealed, write_atomically, write_json
 from kgdistil.graph import Graph
-from kgdistil.models import KGEModel, RotatE, build_model, class_of
+from kgdistil.models import KGEModel, RotatE, class_of
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
@@ -37,9 +36,14 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str,
             save_file(contiguous, scratch, metadata=metadata)
         except SafetensorError as error:
             raise OSError(error) from None
-        with open(scratch, "rb+") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            file.seek(sum_place(content, BLANK))
-            file.write(f"{zlib.crc32(content):08x}".encode())
+        with open(scratch, "rb+") as file:
+            header, crc = file.read(8), 0
+            header += file.read(int.from_bytes(header, "little"))
+            file.seek(0)
+            while part := file.read(1 << 24):  # a large file is never in memory as a whole
+                crc = zlib.crc32(part, crc)
+            file.seek(sum_place(header, BLANK))
+            file.write(f"{crc:08x}".encode())
 
     write_atomically(path, write)
 
@@ -134,13 +138,12 @@ def built(path: Path, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> K
         options: dict[str, Any] = {name: about[name] for name in ("norm", "offset", "epsilon")}
         tensors = unpack(tensors, about.get("precision", "float32"), kind.paired)
         with torch.device("meta"):  # which takes no memory, however large a description says that the model is
-            wanted = kind(*sizes, **(options | {"rank": rank} if kind.factored else options)).state_dict()
-        if {name: x.shape for name, x in tensors.items()} != {name: x.shape for name, x in wanted.items()}:
+            model = kind(*sizes, **(options | {"rank": rank} if kind.factored else options))
+        if {name: x.shape for name, x in tensors.items()} != {name: x.shape for name, x in model.state_dict().items()}:
             raise ValueError("the sizes differ")
         if not all(bool(x.isfinite().all()) for x in (*tensors.values(), torch.tensor([*options.values()]))):
             raise ValueError("its numbers are not finite")
-        model = build_model(about["model"], *sizes, **options, rank=rank)
-        model.load_state_dict(tensors)
+        model.load_state_dict(tensors, assign=True)  # a large table is not copied
     except (LookupError, TypeError, ValueError, RuntimeError, ConfigError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not hold the model it describes ({reason}); train it again") from None

@@ -71,7 +71,8 @@ def rank(
     Raises:
         KgdistilError: the model holds numbers that are not finite, so that it has no order to rank by.
     """
-    if not all((table.abs() < LARGEST).all() for table in model.parameters()):  # NaN is not below
+    tables = [table.detach() for table in model.parameters()]  # a NaN is their minimum and their maximum
+    if not all(float(low) > -LARGEST and float(high) < LARGEST for low, high in map(torch.aminmax, tables)):
         raise KgdistilError(
             f"the model's embeddings hold NaN or numbers beyond {LARGEST:g}, so nothing can be ranked: the training "
             "diverged; lower its learning rate"
@@ -133,7 +134,16 @@ def score_all(model: KGEModel, queries: Tensor) -> Tensor:
     return scores
 
 
-def evaluate(model: KGEModel, graph: Graph, split: str = "test", *, known: KnownTriples | None = None) -> Ranks:
-    """Filtered ranks of one split of a graph; pass `known` to build it only once."""
+def sampled(triples: Tensor, count: int) -> Tensor:
+    """`count` of the triples [n, 3], drawn without replacement, the same each time; all of them for 0."""
+    if not 0 < count < len(triples):
+        return triples
+    return triples[torch.randperm(len(triples), generator=torch.Generator().manual_seed(0))[:count].sort().values]
+
+
+def evaluate(
+    model: KGEModel, graph: Graph, split: str = "test", *, known: KnownTriples | None = None, sample: int = 0
+) -> Ranks:
+    """Filtered ranks of one split of a graph, or of a sample of it; pass `known` to build it only once."""
     known = known or KnownTriples(graph.known.cpu(), graph.num_relations)
-    return rank(model, getattr(graph, split).cpu(), known)
+    return rank(model, sampled(getattr(graph, split).cpu(), sample), known)

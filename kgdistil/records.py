@@ -117,6 +117,7 @@ def make_record(
     engine: str,
     arithmetic: Mapping[str, str | int],
     metrics: dict[str, dict[str, dict[str, float]]],
+    sampled: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
     """A record as plain JSON values: everything needed to make the run again and to judge it."""
     return {
@@ -136,6 +137,7 @@ def make_record(
         **provenance(),
         "valid": metrics["valid"],
         "test": metrics["test"],
+        **({"sampled": sampled} if sampled else {}),  # how many triples these are of, and their MRRs' standard errors
         "curve": curve,
     }
 

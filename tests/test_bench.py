@@ -330,15 +330,14 @@ def test_the_log_says_what_no_compiler_cost_where_it_was_measured():
 
 def test_faiss_scans_the_same_codes(umls):
     pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
-    from kgdistil.compress.product import assign, decode, fit, grouped
+    from kgdistil.compress.product import codes_of, fit, rows_of
     from kgdistil.compress.scan import CodedRanker
     from kgdistil.paper.bench.scan import faiss_top
 
     model = build_model("DistMult", umls.num_entities, umls.num_relations, 64, seed=1)
-    groups = grouped(model.entities.detach(), 2, False)
-    book = fit(groups)
-    codes = assign(groups, book)
-    model.entities.data = decode(codes, book).flatten(1)
+    book = fit(model.entities.detach(), 2, False)
+    codes = codes_of(model.entities.detach(), book, False)
+    model.entities.data = rows_of(codes, book, False)
     queries = model.queries(umls.test[:50, 0], umls.test[:50, 1], "tail").detach()
     theirs = torch.from_numpy(faiss_top(codes, book, queries, 10)()[1])
     nothing = (torch.zeros(50, dtype=torch.int64),) * 2 + (torch.zeros(1, dtype=torch.int32),)

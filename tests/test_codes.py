@@ -6,8 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgdistil import kernels
+from kgdistil.compress import product
 from kgdistil.compress.packing import GROUPS, pack, quantised, unpack
-from kgdistil.compress.product import StraightThrough, assign, decode, fit, grouped, ungrouped
+from kgdistil.compress.product import (
+    StraightThrough,
+    assign,
+    codes_of,
+    decode,
+    exact,
+    fit,
+    grouped,
+    rows_of,
+    ungrouped,
+)
 from kgdistil.compress.size import entity_bytes
 from kgdistil.models import build_model
 
@@ -43,11 +54,28 @@ def test_sixteen_vectors_are_kept_exactly_and_more_are_fitted() -> None:
     codes = torch.randint(16, (3000, 5), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
     codes[0] = 0
     groups = decode(codes, book)
-    assert torch.equal(decode(assign(groups, fit(groups)), fit(groups)), groups)
+    assert torch.equal(
+        decode(assign(groups, fit(groups.flatten(1), 4, False)), fit(groups.flatten(1), 4, False)), groups
+    )
     many = random(3000, 5, 1)
-    error = (many - decode(assign(many, fit(many)), fit(many))).square().mean()
+    error = (many - decode(assign(many, fit(many[..., 0], 1, False)), fit(many[..., 0], 1, False))).square().mean()
     assert error < 0.0135  # the best quantiser of a normal number to 16 levels has .0095 (Max 1960); even levels .0115
-    assert torch.equal(fit(many, seed=3), fit(many, seed=3))
+    assert torch.equal(fit(many[..., 0], 1, False, seed=3), fit(many[..., 0], 1, False, seed=3))
+
+
+def test_a_table_is_coded_in_slices_and_fitted_on_some_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product, "SLICE", 64)
+    monkeypatch.setattr(product, "FITTED", 500)
+    rows = random(1000, 8)
+    book = fit(rows, 2, True)
+    codes = codes_of(rows, book, True)
+    assert torch.equal(codes, assign(grouped(rows, 2, True), book))
+    coded = rows_of(codes, book, True)
+    assert torch.equal(coded, ungrouped(decode(codes, book), True))
+    assert torch.equal(rows_of(codes_of(coded, found := fit(coded, 2, True), True), found, True), coded)
+    late = coded.clone()
+    late[700:, 0] = torch.arange(300.0)  # more than sixteen, beyond the first rows
+    assert exact(coded, 2, True) is not None and exact(late, 2, True) is None
 
 
 def test_the_gradient_goes_straight_through() -> None:

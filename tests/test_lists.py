@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.packing import quantised
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
-from kgdistil.evaluation import evaluate
+from kgdistil.evaluation import KnownTriples, evaluate, sampled
 from kgdistil.graph import Graph
 from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import build_model
@@ -66,6 +68,84 @@ def test_losses_against_their_definition() -> None:
     label, own = (other / 2).softmax(1), (scores / 2).log_softmax(1)
     expected = -4 * ((label * own).sum(1) * torch.tensor([2, 0, 1])).sum() / 3
     assert softmax_soft_loss(scores, other, count, 2.0) == pytest.approx(float(expected))
+
+
+class Touched(TorchDispatchMode):
+    """Bytes of the tensors that operations make, and the operations that are given as many rows as the graph has."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows, self.made, self.whole = rows, 0, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        there = {x.untyped_storage().data_ptr() for x in given}
+        made = [x for x in pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
+        self.made += sum(x.nbytes for x in made if x.untyped_storage().data_ptr() not in there)
+        if any(self.rows in x.shape for x in (*given, *made)):
+            self.whole.add(function.overloadpacket.__name__)
+        return out
+
+
+@pytest.mark.parametrize("values", [{"accumulators": "row"}, {}, {"group": 4}, {"rank": 8}], ids=str)
+def test_a_step_costs_the_same_whatever_the_number_of_entities(values: dict) -> None:
+    triples = torch.randint(1000, (2000, 3), generator=torch.Generator().manual_seed(0))
+    triples[:, 1] %= 5
+    made = {}
+    for size in (10_000, 1_000_000):
+        sizes = size, 5, 8
+        role = {"role": "stage1", "teacher": "t", "alpha": 0.5} if "group" in values else {}
+        config = a_config(dim=8, negatives=500, batch_size=64, **values, **role)
+        student, teacher = (build_model("ComplEx", *sizes, **(config.model_options if i else {})) for i in (1, 0))
+        engine = SampledSoftmaxEngine(student, teacher if role else None, triples, config)
+        before = student.entities.detach().clone()
+        with Touched(size) as touched:
+            engine.step(torch.arange(64), torch.tensor(7), {"student": 0.1})
+        # rows are taken out and put back: nothing else ever sees a table
+        assert touched.whole <= {"index", "index_add_", "index_put_", "_index_put_impl_", "detach", "alias"}
+        made[size] = touched.made
+        moved = (student.entities.detach() != before).any(1)
+        assert 500 < int(moved.sum()) < 1500
+    assert made[1_000_000] == pytest.approx(made[10_000], rel=0.05)  # some of the few are drawn twice
+
+
+def test_one_accumulator_a_row_is_the_mean_of_its_squares(tiny_graph: Graph) -> None:
+    rows = {}
+    for kind in ("number", "row"):
+        config = a_config(dim=4, negatives=30, batch_size=512, accumulators=kind, accumulator=1e-3)
+        model = build_model("ComplEx", 30, 4, 4, seed=3)
+        engine = make_engine(model, None, config, tiny_graph)
+        before = model.entities.detach().clone()
+        engine.epoch(0, torch.full((1,), 0.1, dtype=torch.float64))
+        rows[kind] = engine.moments["student.entities.v"], before - model.entities.detach()
+    (full, step), (mean, own) = rows["number"], rows["row"]
+    assert mean.shape == (30, 1) and torch.allclose(mean[:, 0], full.mean(1))
+    gradient = step * full.sqrt() / 0.1
+    assert torch.allclose(own, 0.1 * gradient / mean.sqrt(), atol=1e-6)
+
+
+def test_a_sample_is_ranked_with_its_error_and_the_last_weights_are_kept(umls: Graph) -> None:
+    config = a_config(check_sample=100, final_sample=300, epochs=4, accumulators="row", group=4)
+    done = run(config, umls, progress=False)
+    again = run(config.model_copy(update={"seed": 1}), umls, progress=False)
+    assert done.record["best_epoch"] == done.record["epochs"] == 4 and len(done.ranks.greater) == 300
+    assert [set(row) > {"valid_mrr", "valid_mrr_se"} for row in done.record["curve"]] == [True] * 2
+    model, known = done.load(umls), KnownTriples(umls.known, umls.num_relations)
+    found = evaluate(model, umls, "valid", known=known, sample=100)
+    last = done.record["curve"][-1]
+    assert (last["valid_mrr"], last["valid_mrr_se"]) == (found.metrics()["both"]["mrr"], found.standard_error())
+    whole = evaluate(model, umls, known=known)
+    sample = evaluate(model, umls, known=known, sample=300)
+    assert done.record["test"] == sample.metrics() and done.record["sampled"]["test"]["triples"] == 300
+    error = done.record["sampled"]["test"]["mrr_se"]
+    assert error == pytest.approx(whole.reciprocal().std() / 300**0.5, rel=0.1)
+    assert abs(done.test() - whole.metrics()["both"]["mrr"]) < 3 * error
+    kept = {tuple(t) for t in sampled(umls.test, 300).tolist()}
+    assert len(kept) == 300 and kept <= {tuple(t) for t in umls.test.tolist()} and sampled(umls.test, 0) is umls.test
+    assert len(again.ranks.greater) == 300  # of the same triples, whatever the seed, so that runs can be compared
+    plain = run(a_config(epochs=2), umls, progress=False).record
+    assert "sampled" not in plain and "valid_mrr_se" not in plain["curve"][0]
 
 
 @pytest.mark.parametrize("begin", [0.0, 1e-5])
@@ -190,9 +270,45 @@ def test_a_resumed_run_ends_with_the_same_bits(
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("values", [{"group": 4, "check_sample": 50}, {"accumulators": "row"}], ids=str)
+def test_a_run_stopped_within_its_epochs_ends_with_the_same_bits(
+    umls: Graph, monkeypatch: pytest.MonkeyPatch, values: dict
+) -> None:
+    """A large graph's epoch may take longer than what may be lost."""
+    from kgdistil.training import loop
+
+    config = a_config(epochs=2, check_every=1, batch_size=512, **values)
+    whole = run(config, umls, progress=False)
+    expected = {name: x.clone() for name, x in whole.load(umls).state_dict().items()}
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    saved, stops, places = loop.save, 0, set()
+
+    def save_and_die(path, engine, graph, state) -> None:
+        saved(path, engine, graph, state)
+        places.add((state.epoch, int(engine.moments["done"])))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save", save_and_die)
+    loop.records.record_path(config.run_id).unlink()
+    while True:
+        try:
+            again = run(config, umls, progress=False)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    steps = -(-len(queries_of(umls.train)[0]) // 512)
+    assert stops == 2 * steps and places == {(e, i) for e in (0, 1) for i in range(1, steps)} | {(1, 0), (2, 0)}
+    assert [row["student_hard"] for row in again.record["curve"]] == [
+        row["student_hard"] for row in whole.record["curve"]
+    ]
+    for name, x in again.load(umls).state_dict().items():
+        assert torch.equal(x, expected[name])
+
+
 @pytest.mark.parametrize(
     "values, message",
     [
+        ({"accumulators": "column"}, "accumulators is 'column'"),
         ({"group": 3}, "group is 3"),
         ({"group": 4, "dim": 1}, "must divide the 1 × 2 floats"),
         ({"group": 8}, "group is 8: input should be 0, 1, 2 or 4"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         if not path.is_file():
             raise CheckpointError(f"{path} is not there: train it first, or name another folder")
-        content = bytearray(path.read_bytes())  # in one go: opened twice, a file replaced meanwhile would be mixed up
+        with path.open("rb") as file:  # once: opened twice, a file replaced meanwhile would be mixed up
+            content = bytearray(os.fstat(file.fileno()).st_size)
+            del content[file.readinto(content) :]
         size = int.from_bytes(content[:8], "little")
         if size > LARGEST_HEADER:
             raise ValueError(f"its header has {size:,} bytes, and {LARGEST_HEADER:,} may be read")

@@ -26,6 +26,10 @@ class Ranks:
         """Mean of a triple's two reciprocal ranks, float [n]: their mean is the MRR."""
         return (1 / self.ranks()).mean(1)
 
+    def standard_error(self) -> float:
+        """Of the MRR, over the triples: what a sample of them leaves open."""
+        return float(self.reciprocal().std(ddof=1) / len(self.greater) ** 0.5) if len(self.greater) > 1 else 1.0
+
     def metrics(self, ties: str = "realistic") -> dict[str, dict[str, float]]:
         """MR, MRR and Hits@1/3/10 by name of the side: "head", "tail", "both", and "mean_of_two_ranks".
 

@@ -8,7 +8,7 @@ import copy
 import torch
 from torch import Tensor
 
-from kgdistil.compress.product import assign, decode, fit, grouped, ungrouped
+from kgdistil.compress.product import codes_of, fit, rows_of
 from kgdistil.compress.size import GROUPS, PRECISIONS, check_precision, precisions_for, weight_bytes
 from kgdistil.errors import ConfigError
 from kgdistil.models import KGEModel
@@ -60,9 +60,8 @@ def encode(model: KGEModel, precision: str) -> tuple[Tensor, Tensor]:
             f"precision is {precision}: it takes {size} floats at a time, which do not divide the "
             f"{rows.shape[1]} floats of an entity"
         )
-    groups = grouped(rows, size, model.paired)
-    book = fit(groups)
-    return assign(groups, book), book
+    book = fit(rows, size, model.paired)
+    return codes_of(rows, book, model.paired), book
 
 
 def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str, Tensor]:
@@ -98,7 +97,7 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
         raise ValueError(f"codes {list(bytes_.shape)} and codebook {list(book.shape)} do not belong together")
     codes = torch.stack([bytes_ & 15, bytes_ >> 4], dim=-1).flatten(1)[:, : len(book)]
     shared: dict[str, Tensor] = {name: packed[name].float() for name in ("relations", "map") if name in packed}
-    return {"entities": ungrouped(decode(codes, book), paired), **shared}
+    return {"entities": rows_of(codes, book, paired), **shared}
 
 
 def quantised(model: KGEModel, precision: str) -> KGEModel:

@@ -15,6 +15,7 @@ from torch import Tensor
 from kgdistil import kernels
 
 SIXTEEN = 16
+SLICE, FITTED = 1 << 16, 1 << 14  # rows that are coded at a time, and that a codebook is fitted on
 
 
 def grouped(rows: Tensor, size: int, paired: bool) -> Tensor:
@@ -49,22 +50,46 @@ def decode(codes: Tensor, book: Tensor) -> Tensor:
     return torch.gather(book, 1, index).transpose(0, 1)
 
 
-def fit(groups: Tensor, seed: int = 0, rounds: int = 15) -> Tensor:
-    """A codebook [M, 16, g] for groups [n, M, g]: Lloyd's k-means of each group; exact where there are at most sixteen.
+def codes_of(rows: Tensor, book: Tensor, paired: bool) -> Tensor:
+    """Codes uint8 [n, M] of rows [n, W], made in slices: nothing else grows with n."""
+    return torch.cat([assign(grouped(part, book.shape[2], paired), book) for part in rows.split(SLICE)])
+
+
+def rows_of(codes: Tensor, book: Tensor, paired: bool) -> Tensor:
+    """The rows [n, W] of codes [n, M], made in slices."""
+    rows = book.new_empty(len(codes), book.shape[0] * book.shape[2])
+    for into, part in zip(rows.split(SLICE), codes.split(SLICE), strict=True):
+        into.copy_(ungrouped(decode(part, book), paired))
+    return rows
+
+
+def exact(rows: Tensor, size: int, paired: bool) -> Tensor | None:
+    """A codebook that loses nothing, where each group of rows [n, W] has at most sixteen vectors; else None."""
+    book: Tensor | None = None
+    for part in rows.split(FITTED):
+        groups = grouped(part, size, paired)
+        if book is not None and torch.equal(decode(assign(groups, book), book), groups):
+            continue
+        few: list[Tensor] = []
+        for i, column in enumerate(groups.unbind(1)):
+            vectors = (column if book is None else torch.cat([book[i], column])).unique(dim=0)
+            if len(vectors) > SIXTEEN:
+                return None
+            few.append(torch.cat([vectors, vectors[:1].expand(SIXTEEN - len(vectors), -1)]))
+        book = torch.stack(few)
+    return book
+
+
+def fit(rows: Tensor, size: int, paired: bool, seed: int = 0, rounds: int = 15) -> Tensor:
+    """A codebook [M, 16, size] for the groups of rows [n, W]: Lloyd's k-means of each group; `exact` where it can be.
 
     A larger table is fitted on 16,384 of its rows.
     """
-    few: list[Tensor] = []
-    for column in groups.unbind(1):
-        vectors = column.unique(dim=0)
-        if len(vectors) > SIXTEEN:
-            break
-        few.append(torch.cat([vectors, vectors[:1].expand(SIXTEEN - len(vectors), -1)]))
-    else:
-        return torch.stack(few)
+    if (book := exact(rows, size, paired)) is not None:
+        return book
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(groups), generator=generator).to(groups.device)[: 1 << 14]
-    x = groups[order].transpose(0, 1)  # [M, n, g]
+    order = torch.randperm(len(rows), generator=generator).to(rows.device)[:FITTED]
+    x = grouped(rows[order], size, paired).transpose(0, 1)  # [M, n, g]
     book = torch.stack([starting_vectors(column, generator) for column in x])
     for _ in range(rounds):
         code = assign(x.transpose(0, 1), book).T.long()  # [M, n]

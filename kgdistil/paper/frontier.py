@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from kgdistil import records
-from kgdistil.compress.product import assign, decode, fit, grouped, ungrouped
+from kgdistil.compress.product import codes_of, fit, grouped, rows_of, ungrouped
 from kgdistil.compress.size import PRECISION_OF, model_bytes
 from kgdistil.config import RunConfig
 from kgdistil.distillation.statistics import bootstrap
@@ -121,9 +121,8 @@ def possible(methods: Iterable[str], size: int, teacher: int) -> list[str]:
 # ---- what is not ----------------------------------------------------------------------------------------------------
 def rounded(rows: Tensor, size: int, paired: bool) -> Tensor:
     """Rows [E, W] in four-bit codes of `size` bytes each, decoded again."""
-    groups = grouped(rows, rows.shape[1] // (2 * size), paired)
-    book = fit(groups)
-    return ungrouped(decode(assign(groups, book), book), paired)
+    book = fit(rows, rows.shape[1] // (2 * size), paired)
+    return rows_of(codes_of(rows, book, paired), book, paired)
 
 
 def on_axes(rows: Tensor, axes: Tensor) -> Tensor:

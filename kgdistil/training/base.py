@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class BaseEngine:
         self.weights: dict[str, float | None] = {}
         self.begin(0)
         self.moments: dict[str, Tensor] = {}
+        self.between: Callable[[], object] = lambda: None  # called where an epoch may be left and gone on with
 
     @property
     def steps(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -17,6 +17,8 @@ from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 
 class Engine(Protocol):
     """Trains a student, and in stage 2 its teacher, for one epoch at a time."""
+
+    between: Callable[[], object]  # called within an epoch, where `state` is all that is needed to go on
 
     @property
     def config(self) -> RunConfig:

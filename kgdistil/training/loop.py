@@ -31,7 +31,7 @@ from kgdistil.checkpoint import WEIGHTS, load_model, read_tensors, save_model, w
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.config import RunConfig, check_device
 from kgdistil.errors import BusyError, CheckpointError, ConfigError, KgdistilError
-from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank
+from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank, sampled
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import ComplEx, KGEModel, build_model, class_of
@@ -40,6 +40,7 @@ from kgdistil.training.engine import Engine, make_engine
 log = logging.getLogger("kgdistil")
 DECAY, TRIGGER = 0.96, 5  # the paper's "learning rate decay and trigger decay threshold"
 CHECKPOINT, CHECKPOINT_SECONDS = "checkpoint.safetensors", 30.0  # how much work a killed run may lose
+WRITING, LONGEST = 0.05, 8  # the share of the time that may go into large ones, so that up to 8 × as much may be lost
 BAR = "{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} epochs, {elapsed}<{remaining}{postfix}"
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and the rest
 Shown = bool | Callable[..., tqdm] | None  # what makes a bar, of a run's id and what tqdm takes; or see `run`
@@ -129,7 +130,8 @@ def run(
                 )
         if found and not again and found["graph"]["sha256"] == graph.sha256 and (folder / WEIGHTS).is_file():
             if save_ranks and not records.ranks_path(config.run_id, own).is_file():
-                records.write_ranks(config.run_id, evaluate(load_model(folder, graph), graph), own)
+                ranks = evaluate(load_model(folder, graph), graph, sample=config.final_sample)
+                records.write_ranks(config.run_id, ranks, own)
             return Run(config, found, folder)
         if again:
             (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -163,8 +165,9 @@ def train(
     """Train one model and leave its weights in `folder` and its record at `records.record_path`.
 
     Args:
-        teacher: frozen in stage 1, learning in stage 2, where a copy of it is changed.
-        start: the student stage 2 begins with, of which a copy is changed; drawn from the seed where None.
+        teacher: frozen in stage 1, learning in stage 2.
+        start: the student stage 2 begins with; drawn from the seed where None. Of both, copies are changed, but they
+            themselves by softmax, which trains tables too large to have twice.
     """
     path = folder / CHECKPOINT
     saved = read_checkpoint(path, config, graph) if path.is_file() else None
@@ -173,6 +176,19 @@ def train(
         state = restore(path, saved, engine) if saved else Progress()
         known = KnownTriples(graph.known.cpu(), graph.num_relations)
         saved_at = began = time.monotonic()
+        pause = CHECKPOINT_SECONDS
+
+        def keep(always: bool = False) -> None:
+            nonlocal began, saved_at, pause
+            now = time.monotonic()
+            if always or now - saved_at > pause:
+                state.seconds, began = state.seconds + now - began, now
+                save(path, engine, graph, state)
+                saved_at = time.monotonic()
+                times = (saved_at - now) / WRITING / max(CHECKPOINT_SECONDS, 1e-9)
+                pause = CHECKPOINT_SECONDS * min(LONGEST, max(1.0, times))
+
+        engine.between = keep
         name = f"{config.model} {config.dim} {config.role}"  # its id would leave the bar no room
         options = {"desc": name, "total": config.epochs, "initial": state.epoch, "bar_format": BAR}
         hidden = None if progress is None else not progress
@@ -187,24 +203,22 @@ def train(
                 loss, mrr = sum(losses.values()) - losses["lr"], max(state.best_mrr, 0)
                 bar.set_postfix_str(f"valid MRR {mrr:.3f}, loss {loss:.4f}, {speed:,.0f} triples/s", refresh=False)
                 bar.update()
-                now = time.monotonic()
-                if state.finished or now - saved_at > CHECKPOINT_SECONDS:
-                    state.seconds, began, saved_at = state.seconds + now - began, now, now
-                    save(path, engine, graph, state)
+                keep(state.finished)
         return finish(folder, engine, graph, known, state, save_ranks)
 
 
 def prepare(
     config: RunConfig, graph: Graph, teacher: KGEModel | None, start: KGEModel | None
 ) -> tuple[KGEModel, KGEModel | None]:
-    """Student and teacher on the config's device, copies of what was given."""
+    """Student and teacher on the config's device, of what was given as `train` says."""
     device = check_device(config.device)
     sizes = graph.num_entities, graph.num_relations, config.dim
-    student = copy.deepcopy(start) or build_model(config.model, *sizes, seed=config.seed, **config.model_options)
+    own = (lambda model: model) if config.loss == "softmax" else copy.deepcopy
+    student = own(start) or build_model(config.model, *sizes, seed=config.seed, **config.model_options)
     check_fit(config, student, teacher, graph)
     if teacher is not None and teacher.dim < student.dim:
         log.warning("the student (dim %d) is larger than its teacher (dim %d)", student.dim, teacher.dim)
-    return student.to(device), teacher and copy.deepcopy(teacher).to(device)
+    return student.to(device), teacher and own(teacher).to(device)
 
 
 def advance(engine: Engine, state: Progress) -> dict[str, float]:
@@ -228,12 +242,19 @@ def validate(engine: Engine, graph: Graph, known: KnownTriples, state: Progress,
     """Rank the valid split, keep the weights where they are the best so far, else count towards the next decay."""
     models = engine.as_saved()
     splits = ("valid", "test") if engine.config.test_curve else ("valid",)
-    ranks = {split: rank(models["student"], getattr(graph, split).cpu(), known) for split in splits}
+    sample = engine.config.check_sample
+    ranks = {split: rank(models["student"], sampled(getattr(graph, split).cpu(), sample), known) for split in splits}
     scores = {f"{split}_mrr": found.metrics()["both"]["mrr"] for split, found in ranks.items()}
+    if sample:
+        scores |= {f"{split}_mrr_se": found.standard_error() for split, found in ranks.items()}
     state.curve.append({"epoch": state.epoch, **losses, **scores})
-    if scores["valid_mrr"] > state.best_mrr:
-        state.best_mrr, state.best_epoch, state.bad_checks = scores["valid_mrr"], state.epoch, 0
-        state.best = {name: x.detach().cpu().clone() for name, x in weights_of(models).items()}
+    better = scores["valid_mrr"] > state.best_mrr
+    if better or sample:
+        state.best_epoch = state.epoch
+    if better:
+        state.best_mrr, state.bad_checks = scores["valid_mrr"], 0
+        if not sample:
+            state.best = {name: x.detach().cpu().clone() for name, x in weights_of(models).items()}
         return
     state.bad_checks += 1
     if engine.config.schedule == "plateau" and state.bad_checks % TRIGGER == 0:
@@ -242,9 +263,13 @@ def validate(engine: Engine, graph: Graph, known: KnownTriples, state: Progress,
 
 def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, state: Progress, save_ranks: bool) -> Run:
     """Rank the best weights, save them, and write the record; the checkpoint goes last."""
-    config, student = engine.config, engine.trained["student"]
-    load_weights(engine.trained, state.best)
-    ranks = {split: rank(student, getattr(graph, split).cpu(), known) for split in ("valid", "test")}
+    config, models = engine.config, engine.trained
+    if config.check_sample:
+        models = engine.as_saved()
+    else:
+        load_weights(models, state.best)
+    student, sample = models["student"], config.final_sample
+    ranks = {split: rank(student, sampled(getattr(graph, split).cpu(), sample), known) for split in ("valid", "test")}
     record = records.make_record(
         config,
         graph,
@@ -256,8 +281,11 @@ def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, stat
         engine=type(engine).__name__,
         arithmetic=engine.arithmetic,
         metrics={split: r.metrics() for split, r in ranks.items()},
+        sampled={s: {"triples": len(r.greater), "mrr_se": r.standard_error()} for s, r in ranks.items()}
+        if sample
+        else {},
     )
-    for role, model in engine.trained.items():
+    for role, model in models.items():
         save_model(folder if role == "student" else folder / role, model.cpu(), graph, config.run_id)
     if save_ranks:
         records.write_ranks(config.run_id, ranks["test"], records.is_own(config.dataset))
@@ -387,7 +415,8 @@ def restore(path: Path, saved: Checkpoint, engine: Engine) -> Progress:
         if not sound:
             raise ValueError("what it says of its run cannot be")
         weights = weights_of(engine.trained)
-        needed = {"weights": weights, "moments": engine.state(), "best": weights if state.best_epoch else {}}
+        best = weights if state.best_epoch and not engine.config.check_sample else {}
+        needed = {"weights": weights, "moments": engine.state(), "best": best}
         for group, own in needed.items():
             if own.keys() != groups[group].keys():
                 raise ValueError(f"{', '.join(sorted(own.keys() ^ groups[group].keys()))} missing or unknown")

@@ -10,24 +10,24 @@ rounding that its file has, by a straight-through estimator.
 A batch is `batch_size` different queries, each with all its training answers. Its candidates are those answers and
 k entities drawn for the whole batch, whose scores stand for all others. The learning rates are Adagrad's, whose sums of
 squares begin at `accumulator`: at 0, the first step moves every number by the whole rate, those of the drawn entities
-as well, however small their gradients, which a model that has learned already does not need. Products of matrices are
-taken in bfloat16 where the processor has it.
+as well, however small their gradients, which a model that has learned already does not need. An entity may have one sum
+for its whole row (`accumulators`), as in DGL-KE (Zheng et al. 2020). Products of matrices are taken in bfloat16 where
+the processor has it. A step reads and changes the rows that it uses: neither its time nor its memory grows with E.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 from torch import Tensor
 
 from kgdistil import kernels
-from kgdistil.compress.product import StraightThrough, assign, decode, fit, grouped, ungrouped
+from kgdistil.compress.product import StraightThrough, codes_of, fit, grouped, rows_of, ungrouped
 from kgdistil.config import RunConfig
 from kgdistil.kernels import pairs
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
-from kgdistil.models import KGEModel, Side
+from kgdistil.models import KGEModel, Side, with_entities
 from kgdistil.sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
 from kgdistil.training.base import BaseEngine
 
@@ -53,9 +53,14 @@ class SampledSoftmaxEngine(BaseEngine):
             self.top = best_of(teacher, self.anchor, self.relation, self.is_head, config.top)
         for role, model in self.trained.items():
             for table, x in model.named_parameters():
-                self.moments[f"{role}.{table}.v"] = torch.full_like(x.data, config.accumulator)
+                by_row = table == "entities" and config.accumulators == "row"
+                start = x.data[:, :1] if by_row else x.data
+                self.moments[f"{role}.{table}.v"] = torch.full_like(start, config.accumulator)
+        # how far an epoch is: its steps done and the sums of their losses
+        self.moments["done"] = torch.zeros((), dtype=torch.int64)
+        self.moments["sums"] = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)
         if config.group:
-            book = fit(grouped(student.entities.data, config.group, student.paired))
+            book = fit(student.entities.data, config.group, student.paired)
             self.moments |= {"student.codebook": book, "student.codebook.v": torch.full_like(book, config.accumulator)}
 
     @property
@@ -78,25 +83,28 @@ class SampledSoftmaxEngine(BaseEngine):
         """The student product-quantised: a copy whose entities are what their codes say."""
         if not self.config.group:
             return self.trained
-        student = copy.deepcopy(self.models["student"])
-        book = self.moments["student.codebook"]
-        groups = grouped(student.entities.data, self.config.group, student.paired)
-        student.entities.data = ungrouped(decode(assign(groups, book), book), student.paired)
-        return {**self.trained, "student": student}
+        student, book = self.models["student"], self.moments["student.codebook"]
+        rows = rows_of(codes_of(student.entities.data, book, student.paired), book, student.paired)
+        return {**self.trained, "student": with_entities(student, rows)}
 
     def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
-        """Run epoch number `epoch` (from 0); rates: float64 [steps], the learning rate of each step.
+        """Run epoch number `epoch` (from 0), or what is left of it; rates: float64 [steps], of each step.
 
         Returns the epoch's mean losses for a triple: student_soft, student_hard, teacher_soft, teacher_hard, penalty.
         """
         self.begin(epoch)
         seed, order = self.config.seed, epoch_order(self.config.seed, epoch, self.samples, self.device)
         given = {"student": rates.tolist(), "teacher": (rates if teacher_rates is None else teacher_rates).tolist()}
-        sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)  # read once, at the end
-        for i, batch in enumerate(order.split(self.config.batch_size)):
+        batches, done, sums = order.split(self.config.batch_size), self.moments["done"], self.moments["sums"]
+        for i in range(int(done), len(batches)):
             base = stream(seed, NEGATIVE_STREAM, epoch * self.steps + i, self.device)
-            sums += self.step(batch, base, {role: given[role][i] for role in self.trained})
-        return dict(zip(PARTS, (sums / len(self.answers)).tolist(), strict=True))
+            sums += self.step(batches[i], base, {role: given[role][i] for role in self.trained})
+            done += 1
+            if i + 1 < len(batches):
+                self.between()
+        losses = (sums / len(self.answers)).tolist()  # read once, at the end
+        done.zero_(), sums.zero_()
+        return dict(zip(PARTS, losses, strict=True))
 
     def step(self, batch: Tensor, base: Tensor, rates: dict[str, float]) -> Tensor:
         """One batch of queries int64 [n]; returns the five losses, each times the batch's number of triples."""
@@ -186,7 +194,9 @@ class View:
         gradient = self.latent.grad.new_zeros(len(ids), self.latent.shape[1])
         gradient.index_add_(0, inverse, self.latent.grad)
         v = tensors[f"{self.role}.entities.v"]
-        squares = v[ids].addcmul_(gradient, gradient)
+        squares = (
+            v[ids] + gradient.square().mean(1, keepdim=True) if v.shape[1] == 1 else v[ids].addcmul_(gradient, gradient)
+        )
         v[ids] = squares
         self.model.entities.data.index_add_(0, ids, gradient.div_(squares.sqrt_().add_(1e-10)), alpha=-rate)
         others = [(self.model.relations.data, self.relations, f"{self.role}.relations.v", rate)]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from kgdistil import kernels, records
 from kgdistil.answer.student import holds_student
 from kgdistil.checkpoint import load_model
-from kgdistil.compress.product import SIXTEEN, assign, fit, grouped
+from kgdistil.compress.product import SIXTEEN, codes_of, fit, grouped
 from kgdistil.compress.scan import CodedRanker
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError, run_command
@@ -122,9 +122,9 @@ def measure(graph: Graph, rounds: int) -> list[dict[str, Any]]:
         if cell.method == "low-rank" and run_id is None:
             continue  # random weights have no rank that is low
         size, few = cell.bytes, f"{SIXTEEN} vectors a group" + (", low rank" if cell.method == "low-rank" else "")
-        groups = grouped(model.entities.detach(), model.entities.shape[1] // (2 * size), model.paired)
-        book = fit(groups)
-        codes = assign(groups, book)
+        rows = model.entities.detach()
+        book = fit(rows, rows.shape[1] // (2 * size), model.paired)
+        codes = codes_of(rows, book, model.paired)
         about = {"model": cell.model, "dim": model.dim, "bytes": size, "run": run_id}
         add(CodedRanker(model, codes, book), model, form=few, **about)
         if cell.method == "low-rank":
