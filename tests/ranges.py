@@ -7,7 +7,6 @@ import http.server
 import itertools
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from kgdistil.answer.weights import Weights
 class Ranges(http.server.ThreadingHTTPServer):
     """A folder at `address`. `sent`: bytes by file name. `whole`: answer with all of a file, whatever was asked.
 
-    `tags`: the ETag of each answer. `pause`: seconds between pieces of 64 KiB.
+    `tags`: the ETag of each answer. `gate`: while it is not set, only the first half of a megabyte and more is sent.
     """
 
     daemon_threads = True
@@ -33,7 +32,8 @@ class Ranges(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), functools.partial(Part, directory=str(folder)))
         self.sent: Counter[str] = Counter()
         self.tags: Iterator[str] = itertools.repeat('"1"')
-        self.whole, self.pause = False, 0.0
+        self.whole, self.gate = False, threading.Event()
+        self.gate.set()
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self) -> Self:
@@ -47,6 +47,7 @@ class Ranges(http.server.ThreadingHTTPServer):
 
 class Part(http.server.SimpleHTTPRequestHandler):
     server: Ranges
+    protocol_version = "HTTP/1.1"  # connections stay open
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -56,30 +57,31 @@ class Part(http.server.SimpleHTTPRequestHandler):
         if not path.is_file():
             super().do_GET()
             return
-        content, asked = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        size = len(content)
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        size = path.stat().st_size
+        start, end = 0, size
         if asked and not self.server.whole:
             start, end = int(asked[1]), min(int(asked[2]) + 1, size)
-            if start >= size:
-                self.send_error(416)
-                return
-            self.send_response(206)
+            self.send_response(206 if start < size else 416)
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
-            content = content[start:end]
         else:
             self.send_response(200)
+        with path.open("rb") as file:
+            file.seek(start)
+            content = file.read(max(end - start, 0))
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Content-Type", self.guess_type(str(path)))
         self.send_header("ETag", next(self.server.tags))
         self.end_headers()
         try:
             for at in range(0, len(content), 1 << 16):
-                self.wfile.write(content[at : at + (1 << 16)])
-                self.server.sent[path.name] += len(content[at : at + (1 << 16)])
-                if self.server.pause and len(content) > 1 << 16:
-                    time.sleep(self.server.pause)
+                if len(content) >= 1 << 20 and 2 * at >= len(content):
+                    self.server.gate.wait(60)
+                piece = content[at : at + (1 << 16)]
+                self.wfile.write(piece)
+                self.server.sent[path.name] += len(piece)
         except ConnectionError:  # who asked has enough
-            pass
+            self.close_connection = True
 
 
 def large_student(folder: Path, entities: int = 200_000) -> Student:

@@ -249,5 +249,5 @@ def test_try_it_says_when_there_is_no_such_entity(open_page):
     tab.wait_for_selector("#try-answers table")
     tab.fill("#try-head", "no such thing")
     tab.click("#try-form button")
+    tab.wait_for_selector('#try-head[aria-invalid="true"]')
     assert "no such thing" in tab.inner_text("#try-status")
-    assert tab.get_attribute("#try-head", "aria-invalid") == "true"

@@ -175,3 +175,104 @@ def test_a_folder_that_is_none_or_newer_is_one_line(tiny_graph, tmp_path):
     with Ranges(tmp_path) as server:
         assert "format 3, model TransE cannot be read here" in run(server, [("s", "title", 0)]).stderr
         assert "student.json: 404" in run(server, [("none", "title", 0)]).stderr
+
+
+# ---- the page, in chromium ------------------------------------------------------------------------------------------
+@pytest.fixture
+def tab():
+    """A page of chromium; its complaints fail the test."""
+    path, complaints = (
+        next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None),
+        [],
+    )
+    if path is None:
+        pytest.skip("no chromium is installed: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api").sync_playwright
+    with playwright() as found:
+        chromium = found.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = chromium.new_page()
+        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        yield page
+        chromium.close()
+    assert not complaints
+
+
+def try_it(folder, entries):
+    """The page with its form, beside the folders of students."""
+    shutil.copytree(MODULE.parent, folder / "try", dirs_exist_ok=True)
+    (folder / "try" / "graphs.json").write_text(json.dumps({"graphs": entries}))
+    text = (records.root() / "book" / "try.md").read_text(encoding="utf-8")
+    form = text[text.index('<div class="try">') : text.index("</script>")]
+    (folder / "book").mkdir()
+    (folder / "book" / "try.html").write_text(
+        f"<!doctype html><meta charset=utf-8><link rel=icon href=data:,>{form}</script>", encoding="utf-8"
+    )
+
+
+def shown(tab):
+    """Id, score, and what the data say, of each row."""
+    return tab.eval_on_selector_all(
+        "#try-answers tbody tr",
+        "rows => rows.map(x => [Number(x.dataset.id), Number(x.dataset.score), x.cells[3].textContent])",
+    )
+
+
+def test_the_page_shows_answers_while_a_large_student_comes(large, tab, tmp_path):
+    student, folder = large
+    entry = {"title": "Large", "folder": "large", "student": True, "example": {"head": 5, "relation": 0}}
+    try_it(tmp_path, [entry])
+    (tmp_path / "try" / "large").mkdir()
+    (tmp_path / "try" / "large" / "student").symlink_to(folder / "s")
+    with Ranges(tmp_path) as server:
+        server.gate.clear()  # the second half waits
+        tab.goto(f"{server.address}/book/try.html")
+        tab.wait_for_function("document.getElementById('try-status').textContent.includes('best so far')")
+        assert " of 3.2 MB read" in tab.inner_text("#try-status") and len(shown(tab)) == 10
+        tab.click("#try-stop")
+        assert tab.inner_text("#try-status").startswith("Stopped. ") and not tab.is_visible("#try-stop")
+        server.gate.set()
+        for head in (5, 150_001):
+            tab.fill("#try-head", student.entities[head])
+            tab.click("#try-form button")
+            tab.wait_for_selector(f'body[data-try-ready="large {head} 0"]')
+            ours = student.predict(head=head, relation=0, by="id", ids=True)
+            assert shown(tab) == [[e, pytest.approx(x, abs=1e-6), ""] for e, x in zip(ours["id"], ours["score"])]
+        size = (folder / "s" / "labels.bin").stat().st_size
+        assert server.sent["labels.bin"] < size / 20 and server.sent["weights.bin"] < 2 * 3_200_000
+        tab.fill("#try-head", student.names[7])
+        tab.click("#try-form button")
+        tab.wait_for_selector('#try-head[aria-invalid="true"]')
+        tab.wait_for_function("document.getElementById('try-status').textContent.startsWith('Several entities')")
+        assert student.entities[7] in tab.inner_text("#try-status")
+
+
+def test_the_page_shows_a_small_student_beside_its_teacher(umls, tab, tmp_path):
+    entry = {"title": "UMLS", "folder": "umls", "student": True, "teacher": True, "example": {"head": 0, "relation": 0}}
+    try_it(tmp_path, [entry])
+    models = {"student": ("ComplEx", 8, "1bit"), "teacher": ("TransE", 16, "float32")}
+    made = {}
+    for role, (name, dim, precision) in models.items():
+        model = build_model(name, umls.num_entities, umls.num_relations, dim, seed=3)
+        made[role] = Labelled(model, umls).quantised(precision).student()
+        made[role].save(tmp_path / "try" / "umls" / role)
+    head, relation, _ = umls.test[0].tolist()
+    split = {
+        t: name
+        for name in ("train", "valid", "test")
+        for h, r, t in getattr(umls, name).tolist()
+        if (h, r) == (head, relation)
+    }
+    with Ranges(tmp_path) as server:
+        server.whole = True
+        tab.goto(f"{server.address}/book/try.html")
+        tab.wait_for_selector('body[data-try-ready="umls 0 0"]')
+        tab.fill("#try-head", umls.entities[head].replace("_", " "))
+        tab.select_option("#try-relation", str(relation))
+        tab.click("#try-form button")
+        tab.wait_for_selector(f'body[data-try-ready="umls {head} {relation}"]')
+        wanted = []
+        for student in made.values():
+            ours = student.predict(head=head, relation=relation, by="id", ids=True)
+            wanted += [[e, pytest.approx(x, abs=1e-5), split.get(e, "")] for e, x in zip(ours["id"], ours["score"])]
+        assert shown(tab) == wanted

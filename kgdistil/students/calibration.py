@@ -28,7 +28,7 @@ BEST = 100  # entities of a query whose softmax is taken
 LEAST, FEWEST = 300, 30  # validation triples for a relation's own table, and for any
 MOST = 20_000  # validation triples that are asked, drawn at random where there are more
 KNOTS = 24
-LEVELS = tuple(i / 100 for i in (*range(50, 80, 5), *range(80, 100)))
+LEVELS = tuple(round(0.01 * i, 2) for i in range(50, 100))
 EVERYTHING = -1e6  # x of a set that all entities belong to
 
 
@@ -120,15 +120,12 @@ def table(asked: Asked, part: Array) -> dict[str, list[float]]:
     fitted = isotonic_regression(trues / count, weights=count).x
     of = [x, x[true]] if true.any() else [x]  # dense where answers are, and where true ones are
     knots = np.unique(np.round(np.concatenate([np.quantile(y, np.linspace(0, 1, KNOTS)) for y in of]), 4))
-    p = np.round(np.interp(knots, at, fitted), 5)
-    kept = np.ones(len(p), bool)
-    kept[1:-1] = (p[1:-1] != p[:-2]) | (p[1:-1] != p[2:])  # what lies on a level says nothing
     own, n = np.sort(-asked.own[part]), int(part.sum())
     places = [math.ceil((n + 1) * level) for level in LEVELS]
     bounds = [-own[k - 1] if k <= n else EVERYTHING for k in places]
     return {
-        "x": knots[kept].tolist(),
-        "p": p[kept].tolist(),
+        "x": knots.tolist(),
+        "p": np.round(np.interp(knots, at, fitted), 5).tolist(),
         # Rounded down: a score is added up in another order when it is scanned.
         "sets": [max(EVERYTHING, math.floor(1e4 * x - 1) / 1e4) for x in bounds],
     }

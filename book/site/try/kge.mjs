@@ -2,16 +2,17 @@
 // are needed, and the equations of kgdistil/answer/equations.py answer. No page: `page.mjs` shows what is found.
 
 const VERSION = 2;
-const WHOLE = 8e6; // bytes up to which a file is fetched at once
+const WHOLE = 3e6; // bytes up to which a file is fetched at once
 const PAGE = 512; // bytes of labels that are fetched at a time
 const SLICE = 1 << 22; // bytes that are scanned before others have their turn
 const f = Math.fround; // numbers are added up as float32, in the order of scan.cpp
 
 // ---- files ----------------------------------------------------------------------------------------------------------
-/** A file of known size on a server, read in spans of bytes [start, end). A server may answer with all of it. */
-export class RemoteFile {
-  constructor(url, size) {
-    Object.assign(this, { url, size, whole: null, tag: undefined, pages: new Map() });
+/** A file of known size on a server, read in spans of bytes [start, end). A server may answer with all of it.
+    `small`: it is fetched at once. */
+class RemoteFile {
+  constructor(url, size, small) {
+    Object.assign(this, { url, size, small, whole: null, loading: null, tag: undefined, pages: new Map() });
   }
 
   async request(start, end, signal) {
@@ -30,19 +31,22 @@ export class RemoteFile {
   }
 
   async read(start, end, signal) {
-    if (!this.whole) {
-      const answer = await this.request(start, end, signal);
-      const bytes = new Uint8Array(await answer.arrayBuffer());
-      if (bytes.length !== (answer.status === 206 ? end - start : this.size)) throw this.changed();
-      if (answer.status === 206) return bytes;
-      this.whole = bytes;
-    }
-    return this.whole.subarray(start, end);
+    if (this.small && !this.whole) await (this.loading ??= this.load(0, this.size).finally(() => { this.loading = null; }));
+    return this.whole ? this.whole.subarray(start, end) : this.load(start, end, signal);
+  }
+
+  async load(start, end, signal) {
+    const answer = await this.request(start, end, signal);
+    const bytes = new Uint8Array(await answer.arrayBuffer()), part = answer.status === 206;
+    if (bytes.length !== (part ? end - start : this.size)) throw this.changed();
+    if (part) return bytes;
+    this.whole = bytes;
+    return bytes.subarray(start, end);
   }
 
   /** Few bytes, by pages that are kept. */
   async peek(start, end) {
-    if (this.whole || end - start > PAGE) return this.read(start, end);
+    if (this.whole || this.small || end - start > PAGE) return this.read(start, end);
     const out = new Uint8Array(end - start);
     for (let at = start - (start % PAGE); at < end; at += PAGE) {
       if (!this.pages.has(at)) {
@@ -222,9 +226,7 @@ export async function openStudent(folder, whole = WHOLE) {
     throw new Error(`${folder}/student.json: format ${header.version}, model ${header.model} cannot be read here`);
   }
   const files = Object.fromEntries(Object.entries(header.files).map(
-    ([name, about]) => [name, new RemoteFile(`${folder}/${name}`, about.bytes)]));
-  const small = ["weights.bin", "labels.bin"].map((name) => files[name]).filter((file) => file.size <= whole);
-  await Promise.all(small.map((file) => file.read(0, file.size)));
+    ([name, { bytes }]) => [name, new RemoteFile(`${folder}/${name}`, bytes, bytes <= whole)]));
   const student = new Student(header, files);
   await student.open();
   return student;
@@ -301,7 +303,7 @@ class Student {
   /** The numbers of some entities whose title holds a text; where labels are fetched in parts, whose name or label
       begins with it. */
   async suggest(text, limit) {
-    if (this.labels.file.whole) {
+    if (this.labels.file.small) {
       this.titles ??= await Promise.all(Array.from({ length: this.num_entities }, async (_, i) => (await this.title(i)).toLowerCase()));
       const found = [], typed = text.toLowerCase(), all = this.titles.includes(typed);
       for (let i = 0; i < this.num_entities && found.length < limit; i++) if (all || this.titles[i].includes(typed)) found.push(i);

@@ -4,7 +4,7 @@ import { openStudent } from "./kge.mjs";
 const here = (path) => new URL(path, import.meta.url).href;
 const find = (id) => document.getElementById(id);
 const say = (text) => { find("try-status").textContent = text; };
-const SUGGESTIONS = 60; // more options than this make a browser slow
+const SUGGESTIONS = 60; // more options than this make a browser slow; of labels that are fetched in parts, a few
 const OFTEN = 100; // milliseconds between two looks at answers that are still being read
 
 let graph = null; // the models of the chosen graph, by role
@@ -56,7 +56,9 @@ async function choose(entry) {
 
 async function suggest() {
   const { student } = graph, typed = find("try-head").value.trim();
-  const ids = await student.suggest(typed, SUGGESTIONS);
+  await new Promise((go) => { setTimeout(go, OFTEN); }); // until the typing rests
+  if (find("try-head").value.trim() !== typed) return;
+  const ids = await student.suggest(typed, student.labels.file.small ? SUGGESTIONS : 8);
   const options = await Promise.all(ids.map((id) => student.title(id)));
   if (find("try-head").value.trim() === typed) find("try-heads").replaceChildren(...options.map((x) => new Option(x, x)));
 }
@@ -85,21 +87,29 @@ async function ask() {
   find("try-stop").hidden = false;
   const said = [];
   for (const [role, model] of Object.entries(models)) {
-    let shown = -Infinity, box = null;
+    let box = document.createElement("div"), drawing = null, drawn = -Infinity;
+    find("try-answers").append(box);
+    const draw = async (found) => { // names are fetched while numbers come
+      const done = found.read === found.of;
+      const rows = await Promise.all(found.ids.map(async (id, i) => (
+        { id, name: await student.title(id), score: found.scores[i], split: known.get(id) ?? "" })));
+      if (signal.aborted) return;
+      const next = table(role, model, rows, took[role], done ? "" : `, ${size(found.read)} of ${size(found.of)} read`);
+      box.replaceWith(next);
+      [box, drawing, drawn] = [next, null, performance.now()];
+      if (done) said.push(`${role}: ${rows[0]?.name ?? "none"}`);
+      else say(`${asked} ${role}: ${size(found.read)} of ${size(found.of)} read; best so far ${rows[0]?.name}.`);
+    };
     try {
-      for await (const found of model.ask(head, relation, { signal })) {
-        const done = found.read === found.of, now = performance.now();
-        if (!done && now - shown < OFTEN) continue;
-        shown = now;
-        const rows = await Promise.all(found.ids.map(async (id, i) => (
-          { id, name: await student.title(id), score: found.scores[i], split: known.get(id) ?? "" })));
-        if (signal.aborted) break;
-        const next = table(role, model, rows, took[role], done ? "" : `, ${size(found.read)} of ${size(found.of)} read`);
-        box ? box.replaceWith(next) : find("try-answers").append(next);
-        box = next;
-        if (done) said.push(`${role}: ${rows[0]?.name ?? "none"}`);
-        else say(`${asked} ${role}: ${size(found.read)} of ${size(found.of)} read; best so far ${rows[0]?.name}.`);
+      let last = null;
+      for await (last of model.ask(head, relation, { signal })) {
+        if (last.read < last.of && !drawing && performance.now() - drawn > OFTEN) {
+          drawing = draw(last);
+          drawing.catch(() => {}); // it is awaited below
+        }
       }
+      await drawing;
+      await draw(last);
     } catch (error) {
       if (!signal.aborted) throw error;
     }
