@@ -115,7 +115,7 @@ class Service:
             most = 8 * BITS // len(self.student.entities)
             raise ConfigError(f"{count:,} queries with typed or candidates; this student takes {most:,} at a time")
         work = lambda: dump(self.student.predict(ids=True, **asked).rows())
-        small = count * self.bytes <= AT_ONCE and count * asked["k"] <= 1000
+        small = count * self.bytes <= AT_ONCE and count * asked["k"] <= 1000 and not some
         return answer(work() if small else await self.away(work))
 
     async def similar(self, request: Request) -> Response:
