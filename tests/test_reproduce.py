@@ -463,7 +463,8 @@ def test_published_students_are_those_of_the_tables(graph: str, monkeypatch):
 def test_other_seeds_and_teachers_publish_nothing(small):
     graph = load("nations")
     model = build_model("TransE", graph.num_entities, graph.num_relations, 8)
-    done = SimpleNamespace(load=lambda graph: model, id="a-run", config=SimpleNamespace(group=0))
+    record = {"test": {"both": {"mrr": 0.5}}}
+    done = SimpleNamespace(load=lambda graph: model, id="a-run", config=SimpleNamespace(group=0), record=record)
     for other, there in (({"seed": 1}, False), ({"teacher_size": 128}, False), ({}, True)):
         tasks.publish(replace(cell("DS", 8), **other), done, graph)
         assert (small / "results" / "students").exists() is there
