@@ -121,7 +121,11 @@ def graph_options(command: Any) -> Any:
         click.option("--valid", type=click.Path(path_type=Path), help="Validation triples; then --test is needed too."),
         click.option("--test", type=click.Path(path_type=Path), help="Test triples."),
         click.option("--split-seed", default=0, show_default=True, help="Seed of the split of a single file."),
-        click.option("--held-out", default=0.1, show_default=True, help="Share for validation, and again for test."),
+        click.option(
+            "--held-out",
+            type=float,
+            help="Share for validation, and again for test.  [default: 0.1, but at most 50,000 triples each]",
+        ),
         click.option(
             "--columns",
             metavar="HEAD,RELATION,TAIL",

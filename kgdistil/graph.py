@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -30,8 +30,8 @@ class Graph:
     train: Tensor
     valid: Tensor
     test: Tensor
-    entities: tuple[str, ...]
-    relations: tuple[str, ...]
+    entities: Sequence[str]
+    relations: Sequence[str]
     sha256: str
     descriptions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

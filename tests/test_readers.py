@@ -571,7 +571,7 @@ def test_shares_of_relations_against_sets(rows: list) -> None:
                     wanted[r, s] = both / larger
                 elif smaller >= checks.FEW and both >= checks.WITHIN * smaller:
                     parts[few, many] = both / smaller
-        equal, within = checks.alike(np.array(rows), 4, 6, inverse)
+        equal, within = checks.alike([np.array(rows)], 4, 6)[not inverse]
         assert dict(equal) == pytest.approx(wanted) and dict(within) == pytest.approx(parts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -57,8 +57,11 @@ def doubtful_order(triples: np.ndarray) -> str | None:
 
 def _sizes(triples: np.ndarray) -> tuple[list[int], dict[tuple[int, int], int]]:
     """How many values the columns have, and how many each two share."""
-    sets = [np.flatnonzero(np.bincount(triples[:, column])) for column in range(3)]
-    return [len(x) for x in sets], {(a, b): len(np.intersect1d(sets[a], sets[b])) for a, b in ((0, 1), (1, 2), (0, 2))}
+    there = np.zeros((3, int(triples.max()) + 1), bool)
+    for column in range(3):
+        there[column, triples[:, column]] = True
+    shared = {(a, b): int((there[a] & there[b]).sum()) for a, b in ((0, 1), (1, 2), (0, 2))}
+    return there.sum(1).tolist(), shared
 
 
 def leaks(parts: Sequence[np.ndarray], relations: Sequence[str], entities: int) -> list[str]:
@@ -71,10 +74,16 @@ def leaks(parts: Sequence[np.ndarray], relations: Sequence[str], entities: int) 
     def key(h: np.ndarray, r: np.ndarray | int, t: np.ndarray) -> np.ndarray:
         return (h * len(relations) + r) * entities + t
 
+    def among(few: np.ndarray, sorted_: np.ndarray) -> np.ndarray:
+        """Which of some numbers stand among sorted ones."""
+        return sorted_[np.searchsorted(sorted_, few).clip(max=len(sorted_) - 1)] == few
+
     keys = [key(*part.T) for part in parts]
+    for part in keys:
+        part.sort()
     lines = []
     for a, b in ((0, 2), (0, 1), (1, 2)):
-        if count := len(np.intersect1d(keys[a], keys[b])):
+        if count := int(among(keys[b], keys[a]).sum()):
             same = count == len(keys[a]) == len(keys[b])
             where = "training" if a == 0 else SPLITS[a]
             lines.append(
@@ -84,7 +93,7 @@ def leaks(parts: Sequence[np.ndarray], relations: Sequence[str], entities: int) 
                 else f"{count:,} of {len(keys[b]):,} {SPLITS[b]} triples stand in {where} too, which makes ranks "
                 "better than they are; --drop-overlap (drop_overlap=True) leaves them out"
             )
-    test, trained = parts[2], np.sort(keys[0])
+    test, trained = parts[2], keys[0]
     h, r, t = test.T
 
     def answered(pairs: Iterable[tuple[int, int]], inverse: bool) -> str:
@@ -93,19 +102,18 @@ def leaks(parts: Sequence[np.ndarray], relations: Sequence[str], entities: int) 
         for relation, other in pairs:
             some = np.flatnonzero(r == relation)
             wanted = key(t[some], other, h[some]) if inverse else key(h[some], other, t[some])
-            found[some] |= trained[np.searchsorted(trained, wanted).clip(max=len(trained) - 1)] == wanted
+            found[some] |= among(wanted, trained)
         where = "the other way round" if inverse else "under the other name"
         return f"{found.sum():,} of {len(test):,} test triples stand in training {where}" if found.any() else ""
 
-    turned = (h != t) & np.isin(key(t, r, h), trained)
+    turned = (h != t) & among(key(t, r, h), trained)
     if turned.sum() >= max(3, 0.01 * len(test)):  # fewer may be by chance
         lines.append(
             f"{turned.sum():,} of {len(test):,} test triples stand in training the other way round, under the same "
             "relation, so that to learn which relations hold both ways is to know their answers"
         )
-    everything = np.concatenate(parts)
-    for inverse, what in ((True, "inverses"), (False, "near copies")):
-        equal, within = alike(everything, len(relations), entities, inverse)
+    for inverse, (equal, within) in zip((True, False), alike(parts, len(relations), entities)):
+        what = "inverses" if inverse else "near copies"
         if equal:
             pairs = "1 pair of relations is" if len(equal) == 1 else f"{len(equal):,} pairs of relations are"
             both = [both for (a, b), _ in equal for both in ((a, b), (b, a))]
@@ -127,37 +135,48 @@ def _example(pair: tuple[int, int], share: float, relations: Sequence[str]) -> s
 Shares = list[tuple[tuple[int, int], float]]
 
 
-def alike(triples: np.ndarray, relations: int, entities: int, inverse: bool) -> tuple[Shares, Shares]:
-    """Pairs of relations that hold between the same entities, or the same the other way round, and in what share.
+def alike(parts: Sequence[np.ndarray], relations: int, entities: int) -> list[tuple[Shares, Shares]]:
+    """Pairs of relations that hold between the same entities the other way round, and of those that hold the same way.
 
+    Args:
+        parts: int64 [n, 3]; a triple may stand in several.
     Returns:
-        Pairs of which both have most triples in common, with the share of the one in which it is smaller; and of the
-        others those of which the first lies within the second, with its share. A relation that is its own inverse is
-        no pair.
+        Twice: pairs of which both have most triples in common, with the share of the one in which it is smaller; and of
+        the others those of which the first lies within the second, with its share. A relation that is its own inverse
+        is no pair.
     """
-    codes = (triples[:, 0] * relations + triples[:, 1]) * entities + triples[:, 2]
-    triples = triples[np.unique(codes, return_index=True)[1]]  # a triple may stand in two parts
-    size = np.bincount(triples[:, 1], minlength=relations)
-    h, r, t = triples.T
-    keys, kinds = h * entities + t, r
-    if inverse:  # the reverse of each triple beside it, as a relation of its own
-        keys, kinds = np.concatenate([keys, t * entities + h]), np.concatenate([r, r + relations])
-    order = np.argsort(keys, kind="stable")
-    keys, kinds = keys[order], kinds[order]
-    counts: Counter[tuple[int, int]] = Counter()
-    for step in range(1, min(DEEP, len(keys))):
-        same = keys[step:] == keys[:-step]
-        if not same.any():
+    codes = []  # two entities in ascending order, the relation, and whether the larger is the head
+    for h, r, t in (part.T for part in parts):
+        code = (np.minimum(h, t) * entities + np.maximum(h, t)).astype(np.uint64)
+        code *= np.uint64(2 * relations)  # entities² × relations stay below 2^63
+        code += (2 * r + (h > t)).astype(np.uint64)
+        codes.append(code)
+    code = np.concatenate(codes)
+    codes.clear()
+    code.sort()
+    code = code[np.append(True, code[1:] != code[:-1])]
+    keys, kinds = code // np.uint64(2 * relations), (code % np.uint64(2 * relations)).astype(np.int32)
+    del code
+    size = np.bincount(kinds >> 1, minlength=relations)
+    counts: tuple[Counter[tuple[int, int]], ...] = Counter(), Counter()
+    at = np.flatnonzero(keys[1:] == keys[:-1])
+    for step in range(1, DEEP):  # those between the same entities as the one so many places on
+        at = at[at + step < len(keys)]
+        at = at[keys[at] == keys[at + step]]
+        if not len(at):
             break
-        a, b = kinds[:-step][same], kinds[step:][same]
-        if inverse:  # one of the two is a reverse, and then the other order of entities counts the pair again
-            mixed = (a < relations) != (b < relations)
-            a, b = a[mixed] % relations, b[mixed] % relations
-        codes, found = np.unique(np.minimum(a, b) * relations + np.maximum(a, b), return_counts=True)
-        counts.update({divmod(int(code), relations): int(n) for code, n in zip(codes, found)})
+        a, b = kinds[at].astype(np.int64), kinds[at + step].astype(np.int64)
+        loop = keys[at] // np.uint64(entities) == keys[at] % np.uint64(entities)  # both ways at once
+        for found, wanted in zip(counts, (((a ^ b) & 1 == 1) | loop, (a ^ b) & 1 == 0)):
+            r, s = a[wanted] >> 1, b[wanted] >> 1
+            both, number = np.unique(np.minimum(r, s) * relations + np.maximum(r, s), return_counts=True)
+            found.update({divmod(int(x), relations): int(n) for x, n in zip(both, number)})
+    return [_shares(found, size) for found in counts]
+
+
+def _shares(counts: Mapping[tuple[int, int], int], size: np.ndarray) -> tuple[Shares, Shares]:
     equal, within = dict[tuple[int, int], float](), dict[tuple[int, int], float]()
-    for (r, s), twice in counts.items():
-        n = twice / (2 if inverse else 1)
+    for (r, s), n in counts.items():
         if r != s and min(size[r], size[s]) >= FEW:
             small, large = (r, s) if size[r] <= size[s] else (s, r)
             if n >= ALIKE * size[large]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kgdistil.config import short
-from kgdistil.errors import DataError, KgdistilError, needs
+from kgdistil.errors import DataError, KgdistilError
 from kgdistil.graphs.labels import show, text_of, tidy, unquoted
 from kgdistil.graphs.limits import Counted
 
@@ -136,7 +136,12 @@ def find_columns(first: Sequence[Any], form: Form, what: str, named: bool | None
             header = bool(named) or (named is None and known is not None)
             found = Columns(tuple(n - 1 for n in numbers), header, True)
         else:
-            missing = next(c for c in asked if c not in tidied)
+            missing = next((c for c in asked if c not in tidied), None)
+            if missing is None:
+                raise DataError(
+                    f"{what}: columns are given by name, so its first row is their names: leave --no-header "
+                    "(header=False) out, or give numbers, counted from 1"
+                )
             raise DataError(
                 f"{what} has no column {show(missing)}; it has {show(', '.join(there))}; give three of these names, or "
                 "numbers, counted from 1"
@@ -205,8 +210,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
         return
     if packed == ".zst":
-        with needs("pyarrow", "reading .zst"):
-            import pyarrow
+        import pyarrow
+
         stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
     else:
         openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}

@@ -16,7 +16,7 @@ import csv
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,6 +30,7 @@ INVISIBLE = dict.fromkeys(
 ) | dict.fromkeys((*range(9), *range(0x0E, 0x1C), *range(0x7F, 0x85), *range(0x86, 0xA0)))
 SPACES = dict.fromkeys([0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x2800, 0x3000, 0x3164, 0xFFA0], " ")
 QUOTES = "\"'`´‘’‚“”„«»‹›"
+DOUBTFUL = f"^[{QUOTES}]|[{QUOTES}]$|%"  # labels that `nearly_alike` looks at
 # Beside white space: joiners, which letters of Persian and emoji need, but which at an end join nothing.
 ENDS = "\u200c\u200d \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029"
 TABLES = {  # files of other libraries that number labels: entities, relations, whether the label stands first
@@ -61,61 +62,20 @@ def unquoted(label: str) -> str:
     return label
 
 
-def nearly_alike(labels: Iterable[str]) -> list[tuple[str, str]]:
-    """Labels that differ from another only in quotes at an end or in percent-encoding, each with the other."""
-    there, found = set(labels), []
-    plain: dict[str, str] = {}
-    for label in sorted(x for x in there if x[0] in QUOTES or x[-1] in QUOTES or "%" in x):
+def nearly_alike(doubtful: Iterable[str], there: Container[str]) -> list[tuple[str, str]]:
+    """Labels that differ from another only in quotes at an end or in percent-encoding, each with the other.
+
+    Args:
+        doubtful: the labels that `DOUBTFUL` matches, sorted.
+        there: all labels.
+    """
+    found, plain = [], dict[str, str]()
+    for label in doubtful:
         bare = tidy(unquote(label).strip(QUOTES))
         other = bare if bare in there else plain.setdefault(bare, label)
         if other != label:
             found.append((label, other))
     return found
-
-
-class LabelFault(Exception):
-    """A label that cannot be: (as it was read, what is wrong with it)."""
-
-
-class Labels:
-    """Labels in the order in which they first appeared; `ids` has the number of each."""
-
-    def __init__(self) -> None:
-        self.ids: dict[str, int] = {}
-        self.changed: dict[str, str] = {}  # as it was read: as it is kept
-        self.unseen: set[str] = set()  # labels that came out of changed ones alone
-
-    def numbers(self, clean: Callable[[str], str] = str) -> dict[str, int]:
-        """A mapping from labels as one source has them, to their numbers, that grows as it is asked."""
-        return _Raw(self, clean)
-
-    @property
-    def merged(self) -> int:
-        """How many labels became one with another."""
-        return len(self.changed) - len(self.unseen)
-
-
-class _Raw(dict):
-    def __init__(self, labels: Labels, clean: Callable[[str], str]):
-        super().__init__()
-        self.labels, self.clean = labels, clean
-
-    def __missing__(self, raw: str) -> int:
-        label, labels = self.clean(raw), self.labels
-        if not label:
-            raise LabelFault(raw, "is empty; give it a label")
-        try:
-            label.encode()
-        except UnicodeEncodeError:  # a lone surrogate
-            raise LabelFault(raw, f"{show(label)} cannot be written as UTF-8; correct it") from None
-        if label == raw:
-            labels.unseen.discard(label)
-        elif raw not in labels.changed:
-            labels.changed[raw] = label
-            if label not in labels.ids:
-                labels.unseen.add(label)
-        self[raw] = number = labels.ids.setdefault(label, len(labels.ids))
-        return number
 
 
 def find_tables(folder: Path) -> tuple[dict[str, str], dict[str, str]] | None:

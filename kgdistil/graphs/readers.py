@@ -10,22 +10,26 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from kgdistil.config import short
 from kgdistil.errors import DataError, needs
 from kgdistil.graph import NAMES, SPLITS, Graph
 from kgdistil.graphs import checks
+from kgdistil.graphs.cache import Copy
 from kgdistil.graphs.datasets import load
 from kgdistil.graphs.forms import PACKED, PLACES, SURE, Form, Source, ending, opened, reading, stem, word
-from kgdistil.graphs.labels import LabelFault, Labels, find_tables, nearly_alike, show, tidy, unquoted
+from kgdistil.graphs.labels import DOUBTFUL, find_tables, nearly_alike, show, tidy, unquoted
+from kgdistil.graphs.numbering import TEXT as STRINGS
+from kgdistil.graphs.numbering import Numbering, Pool, Read, encoded, feed, kept, ranked
 from kgdistil.graphs.rdf import FORMATS, read_rdf
 from kgdistil.graphs.tables import read_array, read_parquet, read_table, table_or_array
 from kgdistil.graphs.text import ENDINGS as TEXT
@@ -36,6 +40,7 @@ ENDINGS = (*TEXT, ".parquet", *FORMATS)
 MISSING = {"nan", "NaN", "NA", "N/A", "<NA>", "None", "null", "NULL"}
 VALIDATION = ("dev", "val", "validation")  # what others call that part
 OPENKE = "{}2id.txt"  # what OpenKE calls its three parts
+SHARE, MOST = 0.1, 50_000  # of the triples that are held out where no share is given
 
 Triples: TypeAlias = str | os.PathLike | pd.DataFrame | np.ndarray | torch.Tensor | Iterable[Iterable[str | int]]
 
@@ -45,7 +50,7 @@ def read_graph(
     valid: Triples | None = None,
     test: Triples | None = None,
     *,
-    held_out: float = 0.1,
+    held_out: float | None = None,
     seed: int = 0,
     columns: tuple[str | int, str | int, str | int] | None = None,
     order: str | None = None,
@@ -63,8 +68,9 @@ def read_graph(
             [n, 3], or lists of rows. Only `train`: that is split. A folder with train, valid and test in any of these
             forms, a name that `kgdistil.load` knows, and "pykeen:<data set>" stand for all three. Numbers become labels
             where another library's tables of numbers and labels lie in the file's folder (`labels.TABLES`).
-        held_out: the share of the triples for valid, and again for test, where the graph is split here. Every entity
-            and relation stays in train, so fewer are held out where the graph is thin.
+        held_out: the share of the triples for valid, and again for test, where the graph is split here. Left out, a
+            tenth, but at most 50,000 triples each. Every entity and relation stays in train, so fewer are held out
+            where the graph is thin.
         seed: of that split; the same triples and seed give the same split, in whatever order or form they come.
         columns: names of the head, relation and tail columns, or their numbers, counted from 1. Left out, a first row
             or column names like "head,relation,tail" or "subject,predicate,object" are recognised, else there must be
@@ -84,7 +90,7 @@ def read_graph(
     """
     if (valid is None) != (test is None):
         raise DataError("give valid and test together, or neither to have the triples split")
-    if not (isinstance(held_out, float) and 0 < held_out < 0.5):
+    if held_out is not None and not (isinstance(held_out, float) and 0 < held_out < 0.5):
         raise DataError(f"held_out is {short(held_out)}: it must be a share between 0 and 0.5, such as 0.1")
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise DataError(f"seed is {short(seed)}: it must be a whole number from 0")
@@ -101,6 +107,11 @@ def read_graph(
     if name is None and isinstance(train, str | os.PathLike):
         name = stem(Path(os.path.abspath(os.path.expanduser(train))))
     name = name or "graph"
+    options = {"held_out": held_out, "seed": seed, "columns": columns, "order": order, "header": header, "name": name}
+    options |= {"keep_labels": keep_labels, "drop_overlap": drop_overlap}
+    copy = Copy.of(sources, options) if names is None else None
+    if copy is not None and (graph := copy.load()) is not None:
+        return _said(graph)
     reader = _Reader(form)
     for i, source in enumerate(sources):
         reader.read(source, "" if len(sources) == 1 else f"{SPLITS[i]}-")
@@ -109,7 +120,16 @@ def read_graph(
         form.names |= _two_columns(Path(names), form)
     elif names is not None:
         form.names |= {str(label): str(text) for label, text in names.items()}
-    return reader.graph(name, held_out, seed, drop_overlap, given=names is not None)
+    graph = _said(reader.graph(name, held_out, seed, drop_overlap, given=names is not None))
+    if copy is not None and not form.names:
+        copy.keep(graph)
+    return graph
+
+
+def _said(graph: Graph) -> Graph:
+    for note in graph.notes:
+        log.warning("%s: %s", graph.name, note)
+    return graph
 
 
 # ---- from labels to numbers -----------------------------------------------------------------------------------------
@@ -117,29 +137,51 @@ class _Reader:
     """Sources whose labels are numbered in the order they appear, until `graph` gives them their final ids."""
 
     def __init__(self, form: Form):
-        self.form, self.labels = form, Labels()
+        self.form, self.labels = form, Numbering()
         self.parts: list[np.ndarray] = []  # int64 [n, 3] of numbers in `labels`
         self.sources: list[Source] = []
 
     def read(self, given: Triples, part: str) -> None:
         """One source more."""
         source, rows = self._open(given, part)
-        columns, numbers = tuple(array("i") for _ in range(3)), None
-        for start, *words in rows:
-            if numbers is None:  # only the first row says how labels are to be cleaned
-                numbers = self.labels.numbers(self._clean(source))
-            for position, (column, labels) in enumerate(zip(columns, words)):
-                try:
-                    column.extend(map(numbers.__getitem__, labels))
-                except LabelFault as fault:
-                    raw, what = fault.args
-                    row = labels.index(raw)
-                    line = f"line {start[row]}" if isinstance(start, list) else f"row {start + row}"
-                    raise DataError(f"{source.what}, {line}: the {PLACES[position]} {what}") from None
-        if not columns[0]:
+        found = Read()
+        try:
+            for block in rows:
+                found.add(*(block if isinstance(block[-1], np.ndarray) else self._encoded(source, *block)))
+        except DataError:
+            self._number(source, found)  # a label above that is at fault is named first
+            raise
+        numbers = self._number(source, found)
+        if not found.blocks:
             raise DataError(f"{source.what} holds no triple: it needs at least one with head, relation and tail")
-        self.parts.append(np.stack([np.frombuffer(column, np.int32) for column in columns], axis=1).astype(np.int64))
+        self.parts.append(found.triples(numbers))
         self.sources.append(source)
+
+    def _encoded(self, source: Source, start: Any, *columns: list[str]) -> Any:
+        try:
+            return encoded(start, *columns)
+        except UnicodeEncodeError:
+            clean = self._clean(source)
+            for what, column in zip(PLACES, columns):
+                for row, label in enumerate(map(clean, column)):
+                    line = f"line {start[row]}" if isinstance(start, list) else f"row {start + row}"
+                    if not label:
+                        raise DataError(_empty(source, line, what)) from None
+                    if label.encode("utf-8", "replace").decode() != label:
+                        raise DataError(
+                            f"{source.what}, {line}: the {what} {show(label)} cannot be written as UTF-8; correct it"
+                        ) from None
+            raise  # pragma: no cover - a surrogate that cleaning leaves out
+
+    def _number(self, source: Source, found: Read) -> np.ndarray:
+        """The numbers of what was read so far."""
+        found.merge()
+        numbers, changed = self.labels.number(found.pool.words, self._clean(source))
+        if place := found.first(numbers < 0):
+            raise DataError(_empty(source, place[0], PLACES[place[1]]))
+        if not self.labels.example and changed.any() and (place := found.first(changed)):
+            self.labels.example = place[2]
+        return numbers
 
     def _open(self, given: Triples, part: str) -> tuple[Source, Iterable]:
         form = self.form
@@ -169,17 +211,16 @@ class _Reader:
             f"{', '.join(PACKED)}"
         )
 
-    def _clean(self, source: Source) -> Any:
+    def _clean(self, source: Source) -> Callable[[str], str]:
         if self.form.keep_labels or source.raw:
             return str
         return (lambda label: tidy(unquoted(tidy(label)))) if source.quotes else tidy
 
     def settle(self, name: str) -> None:
         """Numbers of another library as labels, the order of the columns, and a first line that is none of triples."""
-        words = list(self.labels.ids)
-        self._look_up(words)
+        self._look_up()
         if not all(source.sure for source in self.sources):
-            together = np.concatenate([p for p, source in zip(self.parts, self.sources) if not source.sure])
+            together = _together([p for p, source in zip(self.parts, self.sources) if not source.sure])
             if found := checks.likely_order(together):
                 a, b, c = (len(np.unique(together[:, column])) for column in range(3))
                 raise DataError(
@@ -189,20 +230,21 @@ class _Reader:
                 )
             if doubt := checks.doubtful_order(together):
                 self.form.notes.append(doubt)
-        self._first_rows(words)
+        self._first_rows()
 
-    def _first_rows(self, words: list[str]) -> None:
+    def _first_rows(self) -> None:
         """A first row that names columns in words nobody knew is left out where that is certain, and said if likely."""
         firsts = [tuple(part[0]) for part in self.parts]
-        others = set(np.concatenate([part[1:, 1] for part in self.parts]))
+        words = [self.labels.pool.some(part[0]) for part in self.parts]
         for i, (part, source) in enumerate(zip(self.parts, self.sources)):
             if not source.plain:
                 continue
-            first = show(", ".join(words[x] for x in part[0]))
+            first = show(", ".join(words[i]))
             head, relation, tail = (part[1:] == part[0]).any(0)
-            named = word(words[part[0, 1]]) in SURE
-            alone = len(part) > 3 and not np.isin(part[0], part[1:]).any()
-            if len(part) > 1 and not relation and (named or (firsts.count(firsts[i]) > 1 and part[0, 1] not in others)):
+            named = word(words[i][1]) in SURE
+            alone = len(part) > 3 and not any((part[1:] == number).any() for number in part[0])
+            again = firsts.count(firsts[i]) > 1 and not any((x[1:, 1] == part[0, 1]).any() for x in self.parts)
+            if len(part) > 1 and not relation and (named or again):
                 self.parts[i] = part[1:]
                 self.form.notes.append(
                     f"{source.what}: the first row ({first}) is taken for the columns' names, not for a triple; "
@@ -220,7 +262,7 @@ class _Reader:
                     "again; if it names the columns, give --header (header=True)"
                 )
 
-    def _look_up(self, words: list[str]) -> None:
+    def _look_up(self) -> None:
         """Labels for numbers, where all labels are numbers of tables that lie beside the files."""
         folders = {source.path.parent for source in self.sources}
         if len(folders) != 1 or any(not source.path.name or source.raw for source in self.sources):
@@ -231,8 +273,9 @@ class _Reader:
             if numbered:
                 self.form.notes.append("no table of labels lies beside the triples, so their numbers are the labels")
             return
-        together = np.concatenate(self.parts)
-        values = [{words[i] for i in np.unique(together[:, column])} for column in range(3)]
+        together = _together(self.parts)
+        used = [np.unique(together[:, column]) for column in range(3)]
+        values = [set(self.labels.pool.some(ids)) for ids in used]
         entities, relations = tables
         order = next(
             (
@@ -263,88 +306,100 @@ class _Reader:
             return  # both orders fit the tables: `settle` asks
         if order != "hrt":
             self.form.notes.append(f"the tables of labels beside the triples fit the order {order}, so that is taken")
-        lookup = np.empty((2, len(words)), np.int64)
+        lookup = np.empty((2, len(self.labels.pool)), np.int64)
         for row, table in enumerate((entities, relations)):
-            clean = self.labels.numbers(str if self.form.keep_labels else tidy)
-            for word_ in set().union(*(values[i] for i in range(3) if (order[i] == "r") == bool(row))):
-                lookup[row, self.labels.ids[word_]] = clean[table[word_]]
+            ids = np.unique(np.concatenate([used[i] for i in range(3) if (order[i] == "r") == bool(row)]))
+            texts = pa.array([table[number] for number in self.labels.pool.some(ids)], STRINGS)
+            lookup[row, ids] = numbers = self.labels.number(texts, str if self.form.keep_labels else tidy)[0]
+            if (numbers < 0).any():
+                raise DataError(f"{self.sources[0].what}: a label in the tables beside it is empty; give it one")
         for part in self.parts:
             for column, row in enumerate((0, 1, 0)):
                 part[:, column] = lookup[row][part[:, column]]
         for source in self.sources:
             source.sure, source.plain = True, False
-        words[:] = list(self.labels.ids)
 
-    def graph(self, name: str, held_out: float, seed: int, drop_overlap: bool, given: bool) -> Graph:
+    def graph(self, name: str, held_out: float | None, seed: int, drop_overlap: bool, given: bool) -> Graph:
         """Final ids, sorted by label, and three splits."""
-        form, words = self.form, list(self.labels.ids)
-        together = np.concatenate(self.parts)
-        tables = []
-        for columns in ([0, 2], 1):
-            used = np.unique(together[:, columns])
-            labels = sorted(words[i] for i in used)
-            number = np.empty(len(words), np.int64)
-            number[[self.labels.ids[label] for label in labels]] = np.arange(len(labels))
-            tables.append((labels, number))
-        (entities, entity_number), (relations, relation_number) = tables
-        del together
-        parts = []
-        for part in self.parts:
-            for column, number in enumerate((entity_number, relation_number, entity_number)):
-                part[:, column] = number[part[:, column]]
-            kept = _unique(part, len(entities), len(relations))
-            form.left_out["duplicate(s)"] += len(part) - len(kept)
-            parts.append(kept)
+        form, tables, numbers = self.form, list[pa.Array](), list[np.ndarray]()
+        for columns in ((0, 2), (1,)):
+            used = np.zeros(len(self.labels.pool), bool)
+            for part in self.parts:
+                for column in columns:
+                    used[part[:, column]] = True
+            table, number = ranked(self.labels.pool, used)
+            tables.append(table)
+            numbers.append(number)
+        self.labels.pool = Pool()  # half a gigabyte for eight million labels
+        pa.default_memory_pool().release_unused()
+        entities, relations = map(kept, tables)
+        parts: list[np.ndarray] = []
+        while self.parts:
+            part = self.parts.pop(0)
+            for column in range(3):
+                part[:, column] = numbers[column % 2][part[:, column]]
+            found = _unique(part, len(entities), len(relations))
+            form.left_out["duplicate(s)"] += len(part) - len(found)
+            parts.append(found)
+        notes = list[str]()
         if len(parts) == 1:
-            parts = split(parts[0], held_out, seed)
+            count = len(parts[0])
+            parts = split(parts.pop(), held_out or SHARE, seed, MOST if held_out is None else None)
+            if held_out is None and round(SHARE * count) > len(parts[1]) == MOST:
+                notes.append(
+                    f"{MOST:,} triples each are held out for validation and for test, in place of {SHARE:.0%} "
+                    f"({round(SHARE * count):,}); --held-out {SHARE} (held_out={SHARE}) holds that many out"
+                )
         elif drop_overlap:
             parts, count = checks.without_overlap(parts, len(relations), len(entities))
             form.left_out["triple(s) of valid or test that stand in an earlier part"] += count
-        trained = np.unique(parts[0][:, 1])
+        trained = _flags(parts[0][:, [1]], len(relations))
         for what, part, source in zip(SPLITS[1:], parts[1:], self.sources[1:] or self.sources * 2):
-            if len(unseen := np.setdiff1d(part[:, 1], trained)):
+            if len(unseen := np.flatnonzero(_flags(part[:, [1]], len(relations)) & ~trained)):
                 first = source.plain and unseen[0] == part[0, 1]
                 raise DataError(
                     f"{name}: {len(unseen)} relation(s) of {what} never occur in training, such as "
                     f"{show(relations[unseen[0]])}; remove their triples or train on some"
                     + (", or say --header where the first line names the columns" if first else "")
                 )
-        notes = [f"{count:,} {what} left out" for what, count in form.left_out.items() if count]
-        known = np.zeros(len(entities), bool)
-        known[parts[0][:, [0, 2]]] = True
-        if count := int((~known).sum()):
-            notes.append(f"{count:,} entities occur in valid or test only, so nothing is learnt about them")
-        notes = ["; ".join(notes)] if notes else []
-        notes += form.notes + self._labels_changed() + self._left_apart(entities, relations) + _gaps(parts, entities)
-        notes += checks.leaks(parts, relations, len(entities))
+        notes = self._notes(parts, tables, entities, relations) + notes
         at_hand = self._names(form, entities, given, notes)
-        for note in notes:
-            log.warning("%s: %s", name, note)
         digest = hashlib.sha256()
-        for labels in (entities, relations):
-            for label in labels:
-                digest.update(f"{len(label)}:{label}".encode())
+        for table in tables:
+            feed(digest, table)
         for part in parts:
             digest.update(b"|" + np.ascontiguousarray(part).data)
         train, valid, test = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
-        return Graph(
-            name, train, valid, test, tuple(entities), tuple(relations), digest.hexdigest(), at_hand, tuple(notes)
-        )
+        return Graph(name, train, valid, test, entities, relations, digest.hexdigest(), at_hand, tuple(notes))
+
+    def _notes(
+        self, parts: list[np.ndarray], tables: list[pa.Array], entities: Sequence[str], relations: Sequence[str]
+    ) -> list[str]:
+        """What is to be said of the graph."""
+        found = [f"{count:,} {what} left out" for what, count in self.form.left_out.items() if count]
+        if count := int((~_flags(parts[0][:, [0, 2]], len(entities))).sum()):
+            found.append(f"{count:,} entities occur in valid or test only, so nothing is learnt about them")
+        found = ["; ".join(found)] if found else []
+        found += self.form.notes + self._labels_changed() + self._left_apart(tables, (entities, relations))
+        return found + _gaps(parts, entities) + checks.leaks(parts, relations, len(entities))
 
     def _labels_changed(self) -> list[str]:
         changed, merged = self.labels.changed, self.labels.merged
-        if not changed:
+        if not len(changed):
             return []
-        raw = next(iter(changed))
+        raw = self.labels.example or changed.some([0])[0]
         became = f", by which {merged:,} became one with another" if merged else ""
         return [
             f"{len(changed):,} label(s) lost spaces, quotes or invisible characters, or were composed anew, "
             f"such as {show(raw, 40)}{became}; --keep-labels (keep_labels=True) leaves them as they are"
         ]
 
-    def _left_apart(self, *tables: list[str]) -> list[str]:
-        found = [] if self.form.keep_labels else [pair for labels in tables for pair in nearly_alike(labels)]
-        if not found:
+    def _left_apart(self, tables: list[pa.Array], there: Iterable[Sequence[str]]) -> list[str]:
+        found: list[tuple[str, str]] = []
+        for table, labels in zip(tables, there):
+            doubtful = table.filter(pc.match_substring_regex(table, DOUBTFUL)).to_pylist()
+            found += nearly_alike(doubtful, _lookup(labels) if doubtful else ())
+        if self.form.keep_labels or not found:
             return []
         example = " and ".join(show(label, 40) for label in found[0])
         return [
@@ -352,11 +407,12 @@ class _Reader:
             "stay apart: write them alike where one thing is meant"
         ]
 
-    def _names(self, form: Form, entities: list[str], given: bool, notes: list[str]) -> dict[str, str]:
+    def _names(self, form: Form, entities: Sequence[str], given: bool, notes: list[str]) -> dict[str, str]:
         """Readable names of the entities; said where those that were given are of no entity."""
-        clean = str if form.keep_labels else tidy
-        names = {label if label in self.labels.ids else clean(label): text for label, text in form.names.items()}
-        there = set(entities)
+        if not form.names:
+            return {}
+        clean, there = str if form.keep_labels else tidy, _lookup(entities)
+        names = {label if label in there else clean(label): text for label, text in form.names.items()}
         found = {label: text for label, text in names.items() if label in there}
         for text in found.values():
             if text.encode("utf-8", "replace").decode() != text:
@@ -371,39 +427,89 @@ class _Reader:
         return found
 
 
-def _gaps(parts: list[np.ndarray], entities: list[str]) -> list[str]:
+def _empty(source: Source, line: str, what: str) -> str:
+    return f"{source.what}, {line}: the {what} is empty; give it a label"
+
+
+def _together(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _flags(ids: np.ndarray, count: int) -> np.ndarray:
+    """Which of so many numbers occur, bool."""
+    found = np.zeros(count, bool)
+    found[ids] = True
+    return found
+
+
+def _lookup(labels: Sequence[str]) -> Container[str]:
+    """Labels for many questions whether one is there."""
+    return set(labels) if isinstance(labels, tuple) else labels
+
+
+def _gaps(parts: list[np.ndarray], entities: Sequence[str]) -> list[str]:
     """A line where many things may be one entity, since programs write the same word for each that is missing."""
-    ids = [i for i, label in enumerate(entities) if label in MISSING]
+    there = _lookup(entities)
+    ids = sorted(entities.index(label) for label in MISSING if label in there)
     if not ids:
         return []
     count = sum(int(np.isin(part[:, [0, 2]], ids).any(1).sum()) for part in parts)
     return [f"{count:,} triple(s) have the head or tail {show(entities[ids[0]])}; if it is missing there, remove them"]
 
 
-def split(triples: np.ndarray, held_out: float, seed: int) -> list[np.ndarray]:
+def split(triples: np.ndarray, held_out: float, seed: int, most: int | None = None) -> list[np.ndarray]:
     """Train, valid and test, int64 [·, 3], of different triples; every entity and relation occurs in train.
 
     In a random order, a triple is free to be held out where its head, relation and tail have all occurred before.
 
+    Args:
+        triples: different ones, entities² × relations below 2^63.
+        most: triples in each of valid and test.
     Raises:
         DataError: fewer than two triples are free.
     """
-    triples = triples[np.lexsort(triples.T[::-1])]  # so that the order of the file does not matter
-    shuffled = triples[np.random.default_rng(seed).permutation(len(triples))]
-    needed = np.zeros(len(shuffled), bool)
-    needed[np.unique(shuffled[:, [0, 2]], return_index=True)[1] // 2] = True
-    needed[np.unique(shuffled[:, 1], return_index=True)[1]] = True
+    entities, relations = int(max(triples[:, 0].max(), triples[:, 2].max())) + 1, int(triples[:, 1].max()) + 1
+    keys = _keys(triples, entities, relations)
+    del triples  # millions of them are half a gigabyte
+    keys.sort()  # so that the order of the file does not matter
+    keys = keys[np.random.default_rng(seed).permutation(len(keys))]
+    needed = np.zeros(len(keys), bool)
+    pairs, tails = np.divmod(keys, entities)
+    heads, kinds = np.divmod(pairs, relations)
+    del pairs
+    for count, columns in ((entities, (heads, tails)), (relations, (kinds,))):
+        first = np.full(count, len(keys))
+        for ids in columns:
+            np.minimum.at(first, ids, np.arange(len(keys)))
+        needed[first[first < len(keys)]] = True
+    del heads, kinds, tails
     free = np.flatnonzero(~needed)
-    count = min(max(1, round(held_out * len(shuffled))), len(free) // 2)
+    count = min(max(1, round(held_out * len(keys))), len(free) // 2, most or len(free))
     if count == 0:
         raise DataError(
-            f"{len(shuffled)} triple(s) cannot be split: nearly each of them is the only one of an entity or a "
+            f"{len(keys)} triple(s) cannot be split: nearly each of them is the only one of an entity or a "
             "relation; add triples, or give train, valid and test yourself"
         )
-    valid, test = free[:count], free[count : 2 * count]
-    train = np.ones(len(shuffled), bool)
+    train = np.ones(len(keys), bool)
     train[free[: 2 * count]] = False
-    return [shuffled[train], shuffled[valid], shuffled[test]]
+    return [_triples(keys[at], entities, relations) for at in (train, free[:count], free[count : 2 * count])]
+
+
+def _triples(keys: np.ndarray, entities: int, relations: int) -> np.ndarray:
+    """The triples [n, 3] of `_keys`."""
+    made = np.empty((len(keys), 3), np.int64)
+    rest, made[:, 2] = np.divmod(keys, entities)
+    made[:, 0], made[:, 1] = np.divmod(rest, relations)
+    return made
+
+
+def _keys(triples: np.ndarray, entities: int, relations: int) -> np.ndarray:
+    """One number int64 [n] for each triple, which sorts as (head, relation, tail) does."""
+    keys = triples[:, 0] * relations
+    keys += triples[:, 1]
+    keys *= entities
+    keys += triples[:, 2]
+    return keys
 
 
 def _unique(triples: np.ndarray, entities: int, relations: int) -> np.ndarray:
@@ -413,9 +519,11 @@ def _unique(triples: np.ndarray, entities: int, relations: int) -> np.ndarray:
             f"{entities:,} entities and {relations:,} relations are too many: entities² × relations must "
             "stay below 2^63"
         )
-    keys = (triples[:, 0] * relations + triples[:, 1]) * entities + triples[:, 2]
-    first = np.sort(np.unique(keys, return_index=True)[1])
-    return triples if len(first) == len(triples) else triples[first]
+    keys = _keys(triples, entities, relations)
+    found = np.sort(keys)
+    if not (found[1:] == found[:-1]).any():
+        return triples
+    return triples[np.sort(np.unique(keys, return_index=True)[1])]
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import torch
 
-from kgdistil.errors import DataError, needs
+from kgdistil.errors import DataError
 from kgdistil.graphs.forms import BLOCK, PLACES, Form, Rows, Source, find_columns, reading, texts
 from kgdistil.graphs.labels import show
 from kgdistil.graphs.limits import allow
@@ -63,9 +65,6 @@ def read_array(source: Source, triples: np.ndarray, form: Form) -> Rows:
 
 def read_parquet(source: Source, form: Form) -> Rows:
     path = source.path
-    with needs("pyarrow", "reading .parquet"):
-        import pyarrow
-        import pyarrow.parquet
     with reading(path, pyarrow.ArrowException), open(path, "rb") as handle:
         names = pyarrow.parquet.read_schema(handle).names
         columns = source.settle(find_columns(names, form, source.what, True), form)

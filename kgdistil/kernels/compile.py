@@ -88,23 +88,35 @@ def library_folder() -> Path:
     Where there is none, after one log line, a private one that goes with the process.
     """
     try:
-        given = os.environ.get("KGDISTIL_CACHE")
-        folder = (Path(given) if given else user_folder("cache")) / "kernels"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not own(folder, stat.S_ISDIR):
-            raise KgdistilError(f"{folder} is a link, or another user's; name another folder in KGDISTIL_CACHE")
-        if os.name == "posix" and folder.stat().st_mode & 0o022:  # what lies there may be anybody's
-            folder.chmod(0o700)
-            for path in folder.glob("*.so"):
-                path.unlink()
+        folder = own_folder("kernels", "*.so")
         for stray in folder.glob("build-*"):  # of a killed compiler
             if time.time() - stray.stat().st_mtime > 3600:
                 shutil.rmtree(stray, ignore_errors=True)
-        tempfile.TemporaryFile(dir=folder).close()  # raises where the folder is read-only or the disk is full
         return folder
     except (OSError, KgdistilError) as error:
         log.warning("compiled kernels are not kept but built anew each time: %s", error)
         return Path(private_folder().name)
+
+
+def own_folder(name: str, files: str) -> Path:
+    """A folder in the cache that is the user's own, and that no one else can write to.
+
+    Where others could, the `files` in it, a pattern, are removed.
+
+    Raises:
+        KgdistilError, OSError: it is a link or another's, or cannot be written to.
+    """
+    given = os.environ.get("KGDISTIL_CACHE")
+    folder = (Path(given) if given else user_folder("cache")) / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not own(folder, stat.S_ISDIR):
+        raise KgdistilError(f"{folder} is a link, or another user's; name another folder in KGDISTIL_CACHE")
+    if os.name == "posix" and folder.stat().st_mode & 0o022:  # what lies there may be anybody's
+        folder.chmod(0o700)
+        for path in folder.glob(files):
+            path.unlink()
+    tempfile.TemporaryFile(dir=folder).close()  # raises where the folder is read-only or the disk is full
+    return folder
 
 
 @functools.cache

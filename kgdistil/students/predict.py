@@ -62,7 +62,7 @@ def predict(
 class Texts(Sequence[str]):
     """A graph's labels as `answer.asking.Names`."""
 
-    def __init__(self, labels: tuple[str, ...]):
+    def __init__(self, labels: Sequence[str]):
         self.labels = labels
 
     def __len__(self) -> int:

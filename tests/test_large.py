@@ -1,0 +1,228 @@
+"""Graphs of millions: blocks of text become numbers in Arrow, labels are arrays, and a copy is read again."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kgdistil.answer.labels import Labels
+from kgdistil.errors import DataError
+from kgdistil.graph import Graph
+from kgdistil.graphs import cache, checks, forms, numbering, readers, text
+from kgdistil.graphs.labels import tidy, unquoted
+from kgdistil.graphs.readers import read_graph
+
+PARTS = ("train", "valid", "test")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """What is there for millions is taken for a few; the folder of copies."""
+    monkeypatch.setattr(text, "BLOCK", 3)
+    for name, value in (("PENDING", 40), ("BATCH", 2), ("LARGE", 4)):
+        monkeypatch.setattr(numbering, name, value)
+    for name, value in (("LEAST", 5), ("SMALLEST", 0), ("LARGE", 4)):
+        monkeypatch.setattr(cache, name, value)
+    monkeypatch.setenv("KGDISTIL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "graphs"
+
+
+def same(one: Graph, other: Graph) -> bool:
+    triples = all(torch.equal(getattr(one, part), getattr(other, part)) for part in PARTS)
+    labels = tuple(one.entities) == tuple(other.entities) and tuple(one.relations) == tuple(other.relations)
+    return triples and labels and (one.name, one.sha256, one.notes) == (other.name, other.sha256, other.notes)
+
+
+def plainly(lines: list[str], keep: bool) -> tuple[list[str], list[str], list[np.ndarray], str]:
+    """Entities, relations, three splits and sum, by Python's own strings, sets and sorting."""
+    clean = str if keep else lambda label: tidy(unquoted(tidy(label)))
+    rows = [tuple(map(clean, line.split("\t"))) for line in lines]
+    entities, relations = sorted({x for h, _, t in rows for x in (h, t)}), sorted({r for _, r, _ in rows})
+    numbered = [(entities.index(h), relations.index(r), entities.index(t)) for h, r, t in rows]
+    triples = np.array(sorted(set(numbered)))[np.random.default_rng(0).permutation(len(set(numbered)))]
+    seen, free = set(), []
+    for i, (h, r, t) in enumerate(triples.tolist()):
+        if {h, ("r", r), t} <= seen:
+            free.append(i)
+        seen |= {h, ("r", r), t}
+    count = min(max(1, round(0.1 * len(triples))), len(free) // 2)
+    held = free[: 2 * count]
+    parts = [np.delete(triples, held, 0), triples[held[:count]], triples[held[count:]]]
+    content = "".join(f"{len(x)}:{x}" for x in entities + relations).encode()
+    digest = hashlib.sha256(content + b"".join(b"|" + x.astype(np.int64).tobytes() for x in parts))
+    return entities, relations, parts, digest.hexdigest()
+
+
+LABELS = st.text(st.sampled_from("ab \"'%2é\u0301\u200b\U0001f600\r\0"), min_size=1, max_size=4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(LABELS, min_size=2, max_size=6), st.integers(0, 99), st.booleans(), st.sampled_from(["\n", "\r\n"]))
+def test_it_is_what_python_reads_line_by_line(tmp_path_factory, labels, seed, keep, end) -> None:
+    labels = [x for x in labels if not x.endswith("\r") and (keep or tidy(unquoted(tidy(x))))] + ["z"]
+    draw = np.random.default_rng(seed)
+    lines = ["\t".join(labels[i] for i in draw.integers(len(labels), size=3)) for _ in range(40)]
+    lines.insert(0, "a\ta\ta")  # what no other form begins with
+    path = tmp_path_factory.getbasetemp() / "g.tsv"
+    path.write_bytes("".join(line + end for line in lines).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        for room, name, value in ((text, "BLOCK", 7), (numbering, "PENDING", 9), (numbering, "LARGE", 3)):
+            patch.setattr(room, name, value)
+        entities, relations, parts, digest = plainly(lines, keep)
+        if not len(parts[1]):
+            with pytest.raises(DataError, match="cannot be split"):
+                read_graph(path, keep_labels=keep, order="hrt", header=False)
+            return
+        graph = read_graph(path, keep_labels=keep, order="hrt", header=False)
+    assert list(graph.entities) == entities and list(graph.relations) == relations and graph.sha256 == digest
+    assert isinstance(graph.entities, Labels if len(entities) > 3 else tuple)
+    for part, wanted in zip(PARTS, parts):
+        assert np.array_equal(getattr(graph, part), wanted)
+
+
+ROWS = [(f"e{i % 7}", f"r{i % 2}", f"e{i * i % 5}") for i in range(40)]
+
+
+def written(path: Path, rows: list = ROWS) -> Path:
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    "row, line",
+    [
+        (("e1", " ", "e2"), "line 23: the relation is empty; give it a label"),
+        (('""', "r1", "e2"), "line 23: the head is empty; give it a label"),
+        (("e1", "r1"), "line 23: 2 column"),
+        (("e1", "r1", "\udcff"), "line 23: byte 0xff is not UTF-8"),
+    ],
+)
+def test_the_line_at_fault_is_named_in_whatever_block(small: Path, tmp_path: Path, row: tuple, line: str) -> None:
+    content = "".join("\t".join(x) + "\n" for x in [*ROWS[:22], row, *ROWS[22:30], ("", "r", "t"), ("a", "b")])
+    (tmp_path / "g.tsv").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=line):
+        read_graph(tmp_path / "g.tsv")
+
+
+def test_the_example_is_the_first_in_the_file(small: Path, tmp_path: Path) -> None:
+    """In every block heads come before relations, as they did when each column was read by itself."""
+    rows = [*ROWS[:10], ("e1", "r1", "e3 "), ("e1", " r1", "e4"), ("e2  ", "r0", "e1")]
+    graph = read_graph(written(tmp_path / "g.tsv", rows), order="hrt")
+    assert "3 label(s) lost spaces" in graph.notes[0] and "such as 'e2  ', by which 3 became one" in graph.notes[0]
+    assert len(graph.entities) == 7
+
+
+def test_a_copy_is_the_same_graph(small: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = written(tmp_path / "g.tsv", [*ROWS, ("e1 ", "r1", "e3")])
+    first = read_graph(path, order="hrt")
+    kept = sorted(x.name for x in small.iterdir())
+    assert [x.split(".")[1] for x in kept] == ["bin", "json"] and isinstance(first.entities, Labels)
+    caplog.clear()
+    caplog.set_level("INFO")
+    again = read_graph(path, order="hrt")
+    assert same(first, again) and first.notes and f"read from its copy in {small}" in caplog.text
+    assert caplog.text.count(first.notes[0]) == 1  # what is to be said is said again
+    again.train[0, 0] = 0  # memory of its own
+    assert same(read_graph(path, order="hrt"), first)
+
+
+def test_a_copy_serves_the_same_bytes_and_options_alone(small: Path, tmp_path: Path, monkeypatch) -> None:
+    path = written(tmp_path / "g.tsv")
+    first, before = read_graph(path, order="hrt"), os.stat(path)
+    assert read_graph(path, order="hrt", seed=1).sha256 != first.sha256
+    assert read_graph(path, order="htr").num_relations == 3
+    written(path, [*ROWS[:-1], ("e0", "r1", "e2")])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert os.stat(path).st_size == before.st_size and read_graph(path, order="hrt").sha256 != first.sha256
+    (tmp_path / "entities.dict").write_text("".join(f"{i}\tlabel {i}\n" for i in range(7)))
+    (tmp_path / "relations.dict").write_text("0\tone\n1\ttwo\n")
+    numbers = written(tmp_path / "n.tsv", [tuple(x[1:] for x in row) for row in ROWS])
+    assert read_graph(numbers, order="hrt").relations == ("one", "two")
+    (tmp_path / "relations.dict").write_text("0\tone\n1\tthree\n")
+    assert read_graph(numbers, order="hrt").relations == ("one", "three")
+    monkeypatch.setattr(cache, "reader", lambda: "another release")
+    count = len(list(small.iterdir()))
+    assert same(read_graph(written(path), order="hrt"), first) and len(list(small.iterdir())) == count + 2
+
+
+@pytest.mark.parametrize("ending", ["bin", "json"])
+def test_a_damaged_copy_is_made_anew(small: Path, tmp_path: Path, ending: str) -> None:
+    path = written(tmp_path / "g.tsv")
+    first = read_graph(path, order="hrt")
+    (copy,) = small.glob(f"*.{ending}")
+    whole = copy.read_bytes()
+    for damaged in (whole[:-3], whole[: len(whole) // 2], b"", bytes([whole[0] ^ 1]) + whole[1:]):
+        copy.write_bytes(damaged)
+        assert same(read_graph(path, order="hrt"), first) and copy.read_bytes() == whole
+    middle = whole.replace(b"e3", b"e4") if ending == "bin" else whole.replace(b'"g"', b'"h"')
+    copy.write_bytes(middle)
+    assert middle != whole and same(read_graph(path, order="hrt"), first)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are known on POSIX only")
+def test_what_others_could_write_is_not_read(small: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = written(tmp_path / "g.tsv")
+    first = read_graph(path, order="hrt")
+    assert all(x.stat().st_mode & 0o077 == 0 for x in (small, *small.iterdir()))
+    next(small.glob("*.bin")).chmod(0o666)
+    assert same(read_graph(path, order="hrt"), first) and "others can write to it" in caplog.text
+    small.chmod(0o777)
+    (small / "planted.bin").write_bytes(b"")
+    assert same(read_graph(path, order="hrt"), first) and small.stat().st_mode & 0o777 == 0o700
+    assert len(list(small.iterdir())) == 2
+
+
+def test_copies_are_bounded(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "g.tsv")
+    for seed in range(4):
+        read_graph(path, order="hrt", seed=seed)
+        for age, copy in enumerate(sorted(small.glob("*.bin"), key=lambda x: x.stat().st_mtime, reverse=True)):
+            os.utime(copy, (1e9 - 60 * age, 1e9 - 60 * age))
+        monkeypatch.setattr(cache, "MOST", 2 * next(small.glob("*.bin")).stat().st_size)
+    assert len(list(small.glob("*.bin"))) == len(list(small.glob("*.json"))) == 2
+    monkeypatch.setattr(cache, "write_arrays", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert len(read_graph(path, order="hrt", seed=9).known) > 5 and len(list(small.iterdir())) == 4
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100,000 entities and 550,000 triples."""
+    path, draw = tmp_path_factory.mktemp("large") / "large.tsv", np.random.default_rng(0)
+    heads = np.concatenate([np.arange(100_000), draw.integers(0, 100_000, 450_000)])
+    with path.open("w") as file:
+        for h, r, t in zip(heads.tolist(), draw.integers(0, 7, 550_000).tolist(), draw.integers(0, 999, 550_000)):
+            file.write(f"entity {h}\trelation {r}\tentity {t}\n")
+    return path
+
+
+def test_of_a_large_graph_50_000_triples_are_held_out(made_up: Path, caplog: pytest.LogCaptureFixture) -> None:
+    graph = read_graph(made_up)
+    assert graph.num_entities == 100_000 and isinstance(graph.entities, Labels)
+    assert len(graph.valid) == len(graph.test) == readers.MOST
+    assert "50,000 triples each are held out for validation and for test, in place of 10%" in caplog.text
+    assert graph.entities[:2] == ["entity 0", "entity 1"] and graph.entities.find("entity 99999") == 99_999
+    assert graph.seen["entity"].all() and len(torch.unique(graph.known, dim=0)) == len(graph.known)
+    asked = read_graph(made_up, held_out=0.1)
+    assert len(asked.valid) == round(0.1 * len(asked.known)) > readers.MOST
+
+
+def test_blocks_are_of_the_size_that_forms_say() -> None:
+    assert text.BLOCK == forms.BLOCK
+
+
+def test_leaks_are_counted_as_sets_count_them() -> None:
+    draw = np.random.default_rng(0)
+    parts = [np.unique(draw.integers(0, (9, 3, 9), (n, 3)), axis=0) for n in (150, 30, 30)]
+    train, valid, test = ({tuple(x) for x in part.tolist()} for part in parts)
+    told = checks.leaks(parts, ("p", "q", "s"), 9)
+    for few, many, line in ((test, train, "test triples stand in training too"), (test, valid, "stand in valid too")):
+        assert any(x.startswith(f"{len(few & many):,} of {len(few):,}") and line in x for x in told), told
+    turned = {(t, r, h) for h, r, t in test if h != t}
+    assert any(
+        x.startswith(f"{len(turned & train):,} of {len(test):,} test triples stand in training the other") for x in told
+    )
