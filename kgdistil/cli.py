@@ -684,6 +684,31 @@ def calibrate(student: Path) -> None:
     say(f"{student}: {len(told['tables'])} tables of {told['queries']:,} queries of validation triples")
 
 
+@main.command()
+@click.argument("student", type=FOLDER)
+@click.argument("triples", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def add(student: Path, triples: Path, as_json: bool) -> None:
+    """Learn new entities from their TRIPLES, without training again; what the STUDENT knows of all others stays.
+
+    TRIPLES is a file of "head, relation, tail" a line, separated by tabs, or by commas in a .csv. An entity that the
+    student has not is fitted to its triples, which are known (--new) from then on.
+
+    \b
+      kgdistil add student/ new.tsv
+    """
+    from kgdistil.answer.lines import triples_of
+
+    found, places = triples_of(triples)
+    added = opened(student).add(found, places=places)
+    if as_json:
+        emit(added.rows())
+        return
+    show(Answers({name: column[:10] for name, column in added.by_name.items()}))
+    more = f" ({len(added) - 10:,} more than are shown)" * (len(added) > 10)
+    say(f"{student} has {len(added):,} new entities{more}.")
+
+
 @main.command("import")
 @click.argument("teacher", type=click.Path(path_type=Path, exists=True))
 @click.option("--graph", required=True, help="The graph whose entities the teacher knows; as in distill.")

@@ -73,6 +73,17 @@ class Labels(Sequence[str]):
             order = np.array(sorted(range(len(labels)), key=labels.__getitem__), np.int32)
         return cls(np.frombuffer(text, np.uint8), np.frombuffer(offsets, np.int64), order)
 
+    def added(self, labels: Sequence[str]) -> Labels:
+        """These and then further ones, which take the numbers from n on."""
+        keys = [encode(label) for label in labels]
+        ends = self._arrays["offsets"][-1] + np.cumsum([len(key) for key in keys], dtype=np.int64)
+        text = np.concatenate([self._arrays["text"], np.frombuffer(b"".join(keys), np.uint8)])
+        rank = sorted(range(len(keys)), key=keys.__getitem__)
+        at = [self._lower(keys[i] + b"\0", 0, self._count) for i in rank]  # past those that are equal
+        order = self._arrays.get("order", np.arange(self._count, dtype=np.int32))
+        order = np.insert(order, at, np.array(rank, np.int32) + self._count)
+        return Labels(text, np.concatenate([self._arrays["offsets"], ends]), order)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """What is written: text, offsets and, where there is one, order."""
         return dict(self._arrays)

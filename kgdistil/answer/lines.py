@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import json
 import logging
@@ -45,6 +46,39 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
             raise DataError(
                 f"{name}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; save it as UTF-8"
             ) from None
+
+
+def triples_of(path: Path) -> tuple[list[list[str]], list[str]]:
+    """The triples of a file, and where each stands: head, relation and tail, apart by tabs, or in a .csv by commas.
+
+    A first line of these three words is left out, and so are blank lines.
+
+    Raises:
+        DataError: missing or empty, or a line that is no triple.
+    """
+    marks = path.suffix.lower() == ".csv"
+    found, places = [], []
+    try:
+        with path.open("rb") as file:
+            for number, text in read_lines(file, str(path)):
+                place = f"{path}, line {number}"
+                cells = next(csv.reader([text], strict=True), []) if marks else text.split("\t")
+                if not text.strip() or (
+                    number == 1 and [x.strip().lower() for x in cells] == ["head", "relation", "tail"]
+                ):
+                    continue
+                if len(cells) != 3 or "" in cells:
+                    mend = f"give head, relation and tail, separated by {'commas' if marks else 'tabs'}"
+                    raise DataError(f"{place}: {short(text)} has {len([x for x in cells if x])} label(s) of 3; {mend}")
+                found.append(cells)
+                places.append(place)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; it must be a file with a triple a line") from None
+    except csv.Error as error:
+        raise DataError(f"{place}: {error}; is a quote not closed?") from None
+    if not found:
+        raise DataError(f"{path} holds no triple: it needs at least one, head, relation and tail, on a line of its own")
+    return found, places
 
 
 def entities_of(student: Student, path: Path, ids: bool = False) -> list[Any]:

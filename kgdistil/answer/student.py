@@ -40,6 +40,7 @@ from kgdistil.errors import CheckpointError, ConfigError
 
 SIDES: tuple[tuple[Side, int, int], ...] = (("head", 2, 0), ("tail", 0, 2))
 SMALL = 8 << 20  # bytes of labels that are held to their sums at once, in a millisecond or two
+RETRIES = 10  # of a folder that is replaced while it is opened
 RANKED = 1024  # queries that are ranked at a time
 
 
@@ -72,6 +73,7 @@ class Student:
         self.reflexive = frozenset(header.get("reflexive") or ())
         self.never = {kind: frozenset((header.get("unseen") or {}).get(kind, ())) for kind in ("entity", "relation")}
         self._triples, self._files = triples, files
+        self.folder: Path | None = None  # where it was opened
 
     # ---- asking -----------------------------------------------------------------------------------------------------
     def predict(
@@ -247,6 +249,39 @@ class Student:
     def score_relations(self, head: int, tail: int) -> Array:
         return self.weights.score_relations(head, tail)
 
+    # ---- growing ----------------------------------------------------------------------------------------------------
+    def add(self, triples: Any, *, save: bool = True, places: Sequence[str] | None = None) -> Answers:
+        """Learn new entities from their triples: each gets the row, or the codes, that fit them; all others stay.
+
+        The triples count as training from now on. A student that was opened from a folder replaces it in one move.
+
+        Args:
+            triples: rows of head, relation, tail: labels, of entities also readable names that only one has.
+            save: False leaves the folder as it is.
+            places: of each triple, where it was read, for error lines.
+        Returns:
+            A row for each new entity: id, entity, triples (their number).
+        Raises:
+            ConfigError: no triples, something that is no triple of labels, or a relation that the student has not.
+            BusyError: another process is adding to the folder.
+            KgdistilError: the folder cannot be written.
+        """
+        from kgdistil.answer import adding
+
+        if self.folder is None or not save:
+            grown, found = adding.grown(self, triples, places)
+        elif published.is_published(self.folder, self.graph_sha256, self.graph):
+            raise ConfigError(f"{self.folder} is a published student, which stays as it is: save it elsewhere first")
+        else:
+            with adding.alone(self.folder):
+                before = load_student(self.folder)  # what another process has added meanwhile is kept
+                grown, found = adding.grown(before, triples, places)
+                if grown is not before:
+                    grown.save(self.folder)
+                    grown = load_student(self.folder)
+        self.__dict__ = grown.__dict__
+        return found
+
     # ---- files ------------------------------------------------------------------------------------------------------
     @property
     def has_triples(self) -> bool:
@@ -275,9 +310,7 @@ class Student:
         Raises:
             KgdistilError: the folder cannot be written.
         """
-        self.check()
-        for file in self._files:
-            file.touch()
+        self.check_all()
         replace_folder(Path(folder).expanduser(), self._write, (*FILES, *format1.FILES))
 
     def _write(self, folder: Path) -> None:
@@ -335,6 +368,12 @@ class Student:
         names = {} if self.names is None else {label: name for label, name in zip(entities, self.names) if name}
         return {"entities": entities, "relations": tuple(self.relations), "names": names}
 
+    def check_all(self) -> None:
+        """Hold all numbers to their sums."""
+        self.check()
+        for file in self._files:
+            file.touch()
+
     def check(self) -> None:
         """Hold the numbers to their sums before they are first used, and the files to their sizes."""
         for file in self._files:
@@ -364,10 +403,17 @@ def load_student(folder: str | os.PathLike) -> Student:
     """
     folder = published.found(folder)
     if os.path.isfile(folder / HEADER):
-        student = open_folder(folder)
+        student = open_whole(folder)
         if published.is_published(folder, student.graph_sha256, student.graph):
             student.borrow()
-        return student
+    else:
+        student = read_format1(folder)
+    student.folder = folder
+    return student
+
+
+def read_format1(folder: Path) -> Student:
+    """A folder of format 1, in memory."""
     packed, about = format1.read_tensors(folder / format1.WEIGHTS)
     version = about.get("version")
     if not isinstance(version, int):
@@ -439,6 +485,22 @@ def seen(train: Array, entities: int, relations: int) -> dict[str, Any]:
     never = {kind: np.flatnonzero(~x).tolist() for kind, x in there.items()}
     reflexive = np.unique(train[train[:, 0] == train[:, 2], 1]).tolist()
     return {"reflexive": reflexive, "unseen": {kind: ids for kind, ids in never.items() if ids}}
+
+
+def open_whole(folder: Path) -> Student:
+    """`open_folder`, once more where the folder was replaced meanwhile, so that its files are not of one student."""
+    stamp = lambda: (found := os.stat(folder / HEADER)) and (found.st_ino, found.st_mtime_ns)
+    for _ in range(RETRIES):
+        before = stamp()
+        try:
+            student = open_folder(folder)
+        except CheckpointError:
+            if stamp() == before:
+                raise
+        else:
+            if stamp() == before:
+                return student
+    return open_folder(folder)
 
 
 def open_folder(folder: Path) -> Student:

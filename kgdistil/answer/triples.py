@@ -28,6 +28,29 @@ def arrays(triples: np.ndarray, split: np.ndarray, relations: int) -> dict[str, 
     return {"head": triples[:, 0], "tail": triples[:, 2], "split": split, "first": first, "by_tail": by_tail}
 
 
+def added(held: Triples, triples: np.ndarray) -> dict[str, np.ndarray]:
+    """`arrays` with further training triples [m, 3] that are not held yet, without a sort of all of them."""
+    triples = triples[np.lexsort((triples[:, 2], triples[:, 0], triples[:, 1]))]
+    h, r, t = triples.astype(np.int32).T
+    by_tail = np.lexsort((h, t, r))
+
+    def places(rows: np.ndarray, key: Callable[[int], Any]) -> np.ndarray:
+        every, first = range(len(held)), held.first
+        return np.array([bisect_left(every, (a, b), first[x], first[x + 1], key=key) for a, b, x in rows.tolist()], int)
+
+    at = places(triples[:, [0, 2, 1]], lambda i: (held.head[i], held.tail[i]))
+    turned = lambda i: (held.tail[held.by_tail[i]], held.head[held.by_tail[i]])
+    between = places(triples[by_tail][:, [2, 0, 1]], turned)
+    moved = (held.by_tail + np.searchsorted(at, held.by_tail, "right")).astype(np.int32)
+    return {
+        "head": np.insert(held.head, at, h),
+        "tail": np.insert(held.tail, at, t),
+        "split": np.insert(held.split, at, 0),
+        "first": np.array(held.first) + np.searchsorted(r, np.arange(len(held.first))),
+        "by_tail": np.insert(moved, between, (at + np.arange(len(at)))[by_tail]),
+    }
+
+
 class Triples:
     """Triples of such arrays.
 

@@ -71,9 +71,13 @@ class Weights:
         if not self.coded:
             found = stored.astype(np.float32)
             return found if self.scale is None else found * self.scale[at, None]
+        return self.decoded(stored)
+
+    def decoded(self, stored: Array) -> Array:
+        """Float32 rows [n, width] of codes, two a byte [n, ⌈groups / 2⌉]."""
         groups = len(self.book)
-        codes = np.stack([stored & 15, stored >> 4], axis=-1).reshape(len(at), 2 * stored.shape[1])[:, :groups]
-        made = np.empty((len(at), self.equation.width), np.float32)
+        codes = np.stack([stored & 15, stored >> 4], axis=-1).reshape(len(stored), 2 * stored.shape[1])[:, :groups]
+        made = np.empty((len(stored), self.equation.width), np.float32)
         made[:, self.columns] = self.book[np.arange(groups), codes].reshape(made.shape)
         return made
 
