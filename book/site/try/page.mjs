@@ -10,8 +10,11 @@ const OFTEN = 100; // milliseconds between two looks at answers that are still b
 let graph = null; // the models of the chosen graph, by role
 let running = new AbortController(); // of the question that is being answered
 
+const rest = () => new Promise((go) => { setTimeout(go, OFTEN); });
 const size = (bytes) => bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 const relation_name = (label) => label.replace(/^_+|_+$/g, "").replaceAll("_", " ");
+
+const title = (role) => role === "student" ? "Student" : "Teacher";
 
 const ROUNDS = 6;
 const MOMENT = 4; // milliseconds
@@ -56,7 +59,7 @@ async function choose(entry) {
 
 async function suggest() {
   const { student } = graph, typed = find("try-head").value.trim();
-  await new Promise((go) => { setTimeout(go, OFTEN); }); // until the typing rests
+  await rest(); // until the typing does
   if (find("try-head").value.trim() !== typed) return;
   const ids = await student.suggest(typed, student.labels.file.small ? SUGGESTIONS : 8);
   const options = await Promise.all(ids.map((id) => student.title(id)));
@@ -87,7 +90,7 @@ async function ask() {
   find("try-stop").hidden = false;
   const said = [];
   for (const [role, model] of Object.entries(models)) {
-    let box = document.createElement("div"), drawing = null, drawn = -Infinity;
+    let box = document.createElement("div"), last = null, drawing = null;
     find("try-answers").append(box);
     const draw = async (found) => { // names are fetched while numbers come
       const done = found.read === found.of;
@@ -96,17 +99,21 @@ async function ask() {
       if (signal.aborted) return;
       const next = table(role, model, rows, took[role], done ? "" : `, ${size(found.read)} of ${size(found.of)} read`);
       box.replaceWith(next);
-      [box, drawing, drawn] = [next, null, performance.now()];
+      box = next;
       if (done) said.push(`${role}: ${rows[0]?.name ?? "none"}`);
-      else say(`${asked} ${role}: ${size(found.read)} of ${size(found.of)} read; best so far ${rows[0]?.name}.`);
+      else say(`${asked} ${title(role)}: ${size(found.read)} of ${size(found.of)} read; best so far ${rows[0]?.name}.`);
+    };
+    const follow = async () => { // until nothing has come since it looked
+      for (let seen = null; seen !== last && last.read < last.of && !signal.aborted;) {
+        await draw(seen = last);
+        await rest();
+      }
+      drawing = null;
     };
     try {
-      let last = null;
       for await (last of model.ask(head, relation, { signal })) {
-        if (last.read < last.of && !drawing && performance.now() - drawn > OFTEN) {
-          drawing = draw(last);
-          drawing.catch(() => {}); // it is awaited below
-        }
+        drawing ??= follow();
+        drawing?.catch(() => {}); // it is awaited below
       }
       await drawing;
       await draw(last);
@@ -134,10 +141,10 @@ function table(role, model, rows, took, progress) {
   const result = document.createElement("table");
   result.dataset.role = role;
   const caption = result.createCaption();
-  const title = document.createElement("strong");
-  title.textContent = `${role === "student" ? "Student" : "Teacher"}, ${model.model}, ${model.dim} dimensions`;
+  const heading = document.createElement("strong");
+  heading.textContent = `${title(role)}, ${model.model}, ${model.dim} dimensions`;
   const time = took === undefined ? "" : `, ${took.toFixed(3)} ms a query`;
-  caption.append(title, `${size(model.bytes)} in all, ${model.entityBytes} bytes an entity${time}${progress}`);
+  caption.append(heading, `${size(model.bytes)} in all, ${model.entityBytes} bytes an entity${time}${progress}`);
   const head = result.createTHead().insertRow();
   for (const text of ["", "tail", "score", "in the data"]) {
     const cell = document.createElement(text ? "th" : "td");
