@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import itertools
+import math
 import re
 import threading
 from collections import Counter
@@ -21,7 +22,7 @@ from kgdistil.answer.weights import Weights
 
 
 class Ranges(http.server.ThreadingHTTPServer):
-    """A folder at `address`. `sent`: bytes by file name. `whole`: answer with all of a file, whatever was asked.
+    """A folder at `address`. `sent`: bytes by file name. `parts`: answers with parts of files; then all is sent.
 
     `tags`: the ETag of each answer. `gate`: while it is not set, only the first half of a megabyte and more is sent.
     """
@@ -32,7 +33,7 @@ class Ranges(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), functools.partial(Part, directory=str(folder)))
         self.sent: Counter[str] = Counter()
         self.tags: Iterator[str] = itertools.repeat('"1"')
-        self.whole, self.gate = False, threading.Event()
+        self.parts, self.gate = math.inf, threading.Event()
         self.gate.set()
         self.address = f"http://127.0.0.1:{self.server_port}"
 
@@ -60,7 +61,9 @@ class Part(http.server.SimpleHTTPRequestHandler):
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         size = path.stat().st_size
         start, end = 0, size
-        if asked and not self.server.whole:
+        if asked:
+            self.server.parts -= 1
+        if asked and self.server.parts >= 0:
             start, end = int(asked[1]), min(int(asked[2]) + 1, size)
             self.send_response(206 if start < size else 416)
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
