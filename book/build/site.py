@@ -31,7 +31,18 @@ log = logging.getLogger("kgdistil")
 PARTS = {
     "The paper": ("method", "try"),
     "Notebooks": (),
-    "Results": ("results", "table3", "table4", "table6", "speed", "figures", "claims", "reproduced", "frontier"),
+    "Results": (
+        "results",
+        "table3",
+        "table4",
+        "table6",
+        "speed",
+        "figures",
+        "claims",
+        "reproduced",
+        "frontier",
+        "work",
+    ),
     "Reference": ("promised", "api", "status", "glossary", "bibliography", "contribute"),
 }
 

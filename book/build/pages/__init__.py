@@ -9,7 +9,19 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from book.build.pages import claims, figures, front, frontier, method, reference, reproduced, results, speed, tables
+from book.build.pages import (
+    claims,
+    figures,
+    front,
+    frontier,
+    method,
+    reference,
+    reproduced,
+    results,
+    speed,
+    tables,
+    work,
+)
 from book.build.pages.shown import Shown
 
 PIECES: dict[ModuleType, str] = {
@@ -22,6 +34,7 @@ PIECES: dict[ModuleType, str] = {
     claims: "claims near",
     reproduced: "not_reproduced sides suspects suspects_published unseen readings",
     frontier: "beaten sizes frontier trained ensemble aimed frontier_speed objectives",
+    work: "answer_cost answer_memory labels_found calibrated answer_sets added served",
     reference: "modules runs build contributing citation try_missing",
 }
 
