@@ -17,11 +17,11 @@ from torch import Tensor
 
 from kgdistil.answer import format1
 from kgdistil.answer.format import HEADER
-from kgdistil.answer.format1 import BLANK, DESCRIPTION, VERSION, WEIGHTS, sum_place
+from kgdistil.answer.format1 import BLANK, VERSION, WEIGHTS, sum_place
 from kgdistil.answer.student import load_student
 from kgdistil.compress.packing import pack, unpack
 from kgdistil.errors import CheckpointError, ConfigError
-from kgdistil.files import SUM, sealed, write_atomically, write_json
+from kgdistil.files import SUM, write_atomically
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, RotatE, class_of
 
@@ -84,9 +84,7 @@ def save_model(
     description |= {"precision": precision} if newer else {}
     description |= {"about": about} if about else {}
     write_tensors(Path(folder) / WEIGHTS, pack(model, precision), description)
-    labels = {"entities": list(graph.entities), "relations": list(graph.relations)}
-    names = {"names": dict(graph.descriptions)} if graph.descriptions else {}
-    write_json(Path(folder) / DESCRIPTION, sealed({**description, **labels, **names}))
+    format1.write_labels(Path(folder), description, graph.entities, graph.relations, graph.descriptions)
 
 
 def load_model(folder: str | os.PathLike, graph: Graph | None = None) -> KGEModel:

@@ -1,7 +1,10 @@
 """Graphs of millions: blocks of text become numbers in Arrow, labels are arrays, and a copy is read again."""
 
 import hashlib
+import json
 import os
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +13,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kgdistil
+from kgdistil.answer import labels as packed
+from kgdistil.answer.format1 import DESCRIPTION
 from kgdistil.answer.labels import Labels
-from kgdistil.errors import DataError
+from kgdistil.checkpoint import load_model
+from kgdistil.config import make_config
+from kgdistil.errors import CheckpointError, DataError
 from kgdistil.graph import Graph
 from kgdistil.graphs import cache, checks, forms, numbering, readers, text
 from kgdistil.graphs.labels import tidy, unquoted
 from kgdistil.graphs.readers import read_graph
+from kgdistil.paper.bench import reading
+from kgdistil.students.labelled import Labelled, load_labelled
+from kgdistil.training.loop import train
 
 PARTS = ("train", "valid", "test")
 
@@ -24,9 +35,10 @@ PARTS = ("train", "valid", "test")
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """What is there for millions is taken for a few; the folder of copies."""
     monkeypatch.setattr(text, "BLOCK", 3)
-    for name, value in (("PENDING", 40), ("BATCH", 2), ("LARGE", 4)):
+    monkeypatch.setattr(packed, "LARGE", 4)
+    for name, value in (("PENDING", 40), ("BATCH", 2)):
         monkeypatch.setattr(numbering, name, value)
-    for name, value in (("LEAST", 5), ("SMALLEST", 0), ("LARGE", 4)):
+    for name, value in (("LEAST", 5), ("SMALLEST", 0)):
         monkeypatch.setattr(cache, name, value)
     monkeypatch.setenv("KGDISTIL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "graphs"
@@ -71,7 +83,7 @@ def test_it_is_what_python_reads_line_by_line(tmp_path_factory, labels, seed, ke
     path = tmp_path_factory.getbasetemp() / "g.tsv"
     path.write_bytes("".join(line + end for line in lines).encode())
     with pytest.MonkeyPatch.context() as patch:
-        for room, name, value in ((text, "BLOCK", 7), (numbering, "PENDING", 9), (numbering, "LARGE", 3)):
+        for room, name, value in ((text, "BLOCK", 7), (numbering, "PENDING", 9), (packed, "LARGE", 3)):
             patch.setattr(room, name, value)
         entities, relations, parts, digest = plainly(lines, keep)
         if not len(parts[1]):
@@ -226,3 +238,41 @@ def test_leaks_are_counted_as_sets_count_them() -> None:
     assert any(
         x.startswith(f"{len(turned & train):,} of {len(test):,} test triples stand in training the other") for x in told
     )
+
+
+def test_a_large_graph_is_trained_saved_and_asked_without_lists_of_labels(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    graph = read_graph(written(tmp_path / "g.tsv"), order="hrt")
+    assert isinstance(graph.entities, Labels)
+    config = make_config(dataset="g", model="TransE", dim=2, epochs=1, batch_size=8, negatives=2)
+    model = train(config, graph, tmp_path / "run", progress=False).load(graph)
+    assert isinstance(json.loads((tmp_path / "run" / DESCRIPTION).read_text())["entities"], dict)
+    labelled = load_labelled(tmp_path / "run")
+    assert isinstance(labelled.graph.entities, Labels) and list(labelled.graph.entities) == list(graph.entities)
+    Labelled(model, graph).save(tmp_path / "student")
+    wanted = Labelled(model, replace(graph, entities=tuple(graph.entities))).predict(head="e1", relation="r0", k=3)
+    found = kgdistil.load_student(tmp_path / "student").predict(head="e1", relation="r0", k=3)
+    assert found["entity"] == wanted["entity"].tolist() and np.allclose(found["score"], wanted["score"], atol=1e-5)
+    assert Labelled(model, graph).predict(head=["e1", "e2"], relation="r0", k=3)[:3].entity.tolist() == found["entity"]
+    assert kgdistil.load_student(tmp_path / "run").entities.find("e6") == 6
+    for folder in ("student", "run"):
+        assert tuple(load_labelled(tmp_path / folder).graph.entities) == tuple(graph.entities)
+    assert load_model(tmp_path / "run", graph).num_entities == 7
+    assert list(pickle.loads(pickle.dumps(graph)).entities) == list(graph.entities)
+    copy = tmp_path / "run" / "labels.bin"
+    copy.write_bytes(copy.read_bytes().replace(b"e3", b"e4"))
+    with pytest.raises(CheckpointError, match="labels.bin is damaged"):
+        load_labelled(tmp_path / "run")
+
+
+def test_reading_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    path = written(tmp_path / "g.tsv")
+    assert reading.main([str(path), "--repeats", "1", "-o", str(tmp_path / "out.json")]) == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    (row,) = report["rows"]
+    assert row["sha256"] == read_graph(path).sha256 and row["sizes"]["entities"] == 7 and "dirty" in report
+    for what in ("first", "again"):
+        assert row[what]["peak_bytes"] > 1 << 20 and row[what]["seconds"] > 0 < row[what]["cpu_seconds"]
+    assert "g.tsv: 0 MB, 7 entities; first" in capsys.readouterr().out

@@ -20,8 +20,8 @@ import torch
 import kgdistil
 from kgdistil import records
 from kgdistil.answer import format as new
-from kgdistil.answer.format1 import TRIPLES
-from kgdistil.checkpoint import DESCRIPTION, WEIGHTS, read_model, read_tensors, write_tensors
+from kgdistil.answer.format1 import DESCRIPTION, TRIPLES
+from kgdistil.checkpoint import WEIGHTS, read_model, read_tensors, write_tensors
 from kgdistil.cli import emit
 from kgdistil.config import make_config
 from kgdistil.errors import CheckpointError

@@ -21,7 +21,8 @@ import torch
 
 import kgdistil
 from kgdistil import files, kernels, records
-from kgdistil.checkpoint import DESCRIPTION, WEIGHTS, load_model, read_tensors, save_model, write_tensors
+from kgdistil.answer.format1 import DESCRIPTION
+from kgdistil.checkpoint import WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from kgdistil.config import RunConfig, make_config
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.evaluation import evaluate

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kgdistil.answer import triples as sorted_triples
+from kgdistil.answer.format import LABELS, Arrays, write_arrays
+from kgdistil.answer.labels import Labels
 from kgdistil.errors import CheckpointError
-from kgdistil.files import CHANGED, SUM, unsealed
+from kgdistil.files import CHANGED, SUM, sealed, unsealed, write_atomically, write_json
 
 BLANK = "00000000"
 LARGEST_HEADER = 1 << 24  # bytes: parsed as JSON, they may take a gigabyte
@@ -94,8 +97,30 @@ def view(content: bytearray, base: int, about: dict[str, Any]) -> np.ndarray:
     return (found if found.flags.aligned else found.copy()).reshape(about["shape"])
 
 
+def write_labels(
+    folder: Path, about: Mapping[str, Any], entities: Sequence[str], relations: Sequence[str], names: Mapping[str, str]
+) -> None:
+    """The description of weights, with labels: lists in it, or, of millions of entities, arrays beside it.
+
+    Raises:
+        KgdistilError: the folder cannot be written.
+    """
+    described: dict[str, Any] = {**about, "entities": entities, "relations": list(relations)}
+    if isinstance(entities, Labels):
+        place = folder / LABELS
+        write_atomically(place, lambda scratch: described.update(entities=_write(Path(scratch), entities)))
+    else:
+        described["entities"] = list(entities)
+    write_json(folder / DESCRIPTION, sealed({**described, **({"names": dict(names)} if names else {})}))
+
+
+def _write(path: Path, labels: Labels) -> dict[str, Any]:
+    path.unlink()
+    return write_arrays(path, labels.arrays())
+
+
 def read_labels(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """`entities`, `relations` (tuples) and `names` (label to name) beside the weights that `about` describes.
+    """`entities`, `relations` and `names` (label to name) beside the weights that `about` describes.
 
     Raises:
         CheckpointError: missing, damaged, or of another model.
@@ -103,9 +128,14 @@ def read_labels(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
         described = unsealed(json.loads(path.read_bytes()))
-        entities, relations = (tuple(described[what]) for what in ("entities", "relations"))
-        names = described.get("names", {})
-        texts = [*entities, *relations, *names.keys(), *names.values()]
+        relations, names, entities = tuple(described["relations"]), described.get("names", {}), described["entities"]
+        if isinstance(entities, dict):  # many
+            arrays = Arrays(folder / LABELS, entities)
+            arrays.touch()
+            entities = Labels(arrays["text"], arrays["offsets"], arrays.get("order"))
+        else:
+            entities = tuple(entities)
+        texts = [*(entities if isinstance(entities, tuple) else ()), *relations, *names.keys(), *names.values()]
         if not all(isinstance(x, str) for x in texts):
             raise ValueError("a label is no text")
     except FileNotFoundError:
@@ -113,7 +143,8 @@ def read_labels(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} is damaged ({reason}); export or train the student again") from None
-    sizes, wanted = (len(set(entities)), len(set(relations))), (about.get("num_entities"), about.get("num_relations"))
+    different = len(set(entities)) if isinstance(entities, tuple) else len(entities)
+    sizes, wanted = (different, len(set(relations))), (about.get("num_entities"), about.get("num_relations"))
     if sizes != wanted or sizes != (len(entities), len(relations)):
         rows = f"{WEIGHTS} holds {wanted[0]} and {wanted[1]} embeddings"
         labels = f"{path} has {len(entities)} entity and {len(relations)} relation labels"

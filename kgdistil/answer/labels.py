@@ -10,7 +10,7 @@ import itertools
 import operator
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from kgdistil.errors import CheckpointError
 COMPARED = 256  # neighbours in the order that are compared with a text that is not there
 LONGEST = 200  # characters of a text for which another is suggested
 TRIED = 1000  # letters that are tried in place of those of a text
+LARGE = 1 << 16  # labels; a Python string for each of more would take longer to make than they are used for
 SAMPLED = 16  # labels, spread evenly, whose order is looked at when they are opened
 Touch = Callable[[int, int, int], None]
 END = b"\xff"  # after every letter: no UTF-8 has it
@@ -64,6 +65,8 @@ class Labels(Sequence[str]):
     @classmethod
     def of(cls, labels: Sequence[str]) -> Labels:
         """The labels of a list, packed; with an order where they do not ascend or are not distinct."""
+        if isinstance(labels, Labels):
+            return labels
         text, offsets = bytearray(), array("q", [0])
         for label in labels:
             text += encode(label)
@@ -83,6 +86,13 @@ class Labels(Sequence[str]):
         order = self._arrays.get("order", np.arange(self._count, dtype=np.int32))
         order = np.insert(order, at, np.array(rank, np.int32) + self._count)
         return Labels(text, np.concatenate([self._arrays["offsets"], ends]), order)
+
+    def kept(self) -> tuple[str, ...] | Labels:
+        """As a graph has them: Python strings, where they are few."""
+        return self if len(self) > LARGE else tuple(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Labels, tuple(np.array(x) for x in self._arrays.values())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What is written: text, offsets and, where there is one, order."""

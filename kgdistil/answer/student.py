@@ -363,8 +363,8 @@ class Student:
         return {**arrays, "entities": rows_of(arrays["entities"], self.weights.num_entities)}
 
     def labels(self) -> dict[str, Any]:
-        """`entities`, `relations` (tuples), and `names` by label, all in memory."""
-        entities = tuple(self.entities)
+        """`entities`, `relations`, and `names` by label."""
+        entities = self.entities.kept()
         names = {} if self.names is None else {label: name for label, name in zip(entities, self.names) if name}
         return {"entities": entities, "relations": tuple(self.relations), "names": names}
 

@@ -31,7 +31,6 @@ from kgdistil.errors import KgdistilError
 from kgdistil.files import SUM, sealed, unsealed, write_json
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.graphs.labels import TABLES
-from kgdistil.graphs.numbering import LARGE
 from kgdistil.kernels.compile import own, own_folder
 
 log = logging.getLogger("kgdistil")
@@ -101,7 +100,7 @@ class Copy:
             found.touch()  # all of it, a fraction of a second
             train, valid, test = (torch.from_numpy(found[part].astype(np.int64)) for part in SPLITS)
             labels = [Labels(found[f"{what}_text"], found[f"{what}_offsets"]) for what in ("entity", "relation")]
-            entities, relations = (tuple(x) if len(x) <= LARGE else x for x in labels)
+            entities, relations = (x.kept() for x in labels)
             notes = tuple(about["notes"])
             graph = Graph(about["name"], train, valid, test, entities, relations, about["sha256"], notes=notes)
             os.utime(arrays)
@@ -119,8 +118,7 @@ class Copy:
             return
         arrays = {part: getattr(graph, part).numpy().astype(np.int32) for part in SPLITS}
         for what, labels in (("entity", graph.entities), ("relation", graph.relations)):
-            packed = labels if isinstance(labels, Labels) else Labels.of(labels)
-            arrays |= {f"{what}_{name}": array for name, array in packed.arrays().items()}
+            arrays |= {f"{what}_{name}": array for name, array in Labels.of(labels).arrays().items()}
         scratch = self.folder / f".{secrets.token_hex(4)}"
         try:
             if stamps(self.paths) != self.seen:

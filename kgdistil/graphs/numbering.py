@@ -16,7 +16,6 @@ TEXT = pa.large_string()
 PLAIN = "^[!#-~][!-~]*( [!-~]+)*$"  # labels that `labels.tidy` and `labels.unquoted` leave as they are
 PENDING = 512 << 20  # bytes of labels that wait until they are compared with those before
 BATCH = 1 << 20  # labels that are Python strings at any one time
-LARGE = 1 << 16  # labels; more are kept as two arrays in place of a Python string for each
 
 Part = tuple[Any, pa.Array, np.ndarray]  # where the rows begin, distinct labels, their places in them as int32 [n, 3]
 
@@ -183,9 +182,9 @@ def ranked(pool: Pool, used: np.ndarray) -> tuple[pa.Array, np.ndarray]:
     return pool.words.take(pa.array(order)), place
 
 
-def kept(words: pa.Array) -> tuple[str, ...] | packed.Labels:
+def kept(words: pa.Array) -> Sequence[str]:
     """Sorted labels as a graph has them."""
-    if len(words) <= LARGE:
+    if len(words) <= packed.LARGE:
         return tuple(words.to_pylist())
     words = words if words.offset == 0 else pa.concat_arrays([words])
     _, offsets, text = words.buffers()

@@ -17,7 +17,7 @@ from kgdistil.answer import format1, published
 from kgdistil.answer.answers import Answers
 from kgdistil.answer.calibration import NONE
 from kgdistil.answer.folder import replace_folder
-from kgdistil.answer.format import HEADER, layout
+from kgdistil.answer.format import HEADER, LABELS, layout
 from kgdistil.answer.format1 import FILES, TRIPLES
 from kgdistil.answer.labels import Labels
 from kgdistil.answer.student import Student, load_student, seen
@@ -136,7 +136,7 @@ class Labelled:
         try:
             self.student().save(folder)
         except ForeignModelError:
-            replace_folder(Path(folder).expanduser(), self._write, (*FILES, HEADER))
+            replace_folder(Path(folder).expanduser(), self._write, (*FILES, LABELS, HEADER))
 
     def _write(self, folder: Path) -> None:
         if self.has_triples:

@@ -93,7 +93,9 @@ class Asking:
 
     def __init__(self, model: KGEModel, graph: Graph, known: KnownTriples | None = None, ranker: Ranker | None = None):
         self.model, self.graph, self.triples, self.ranker = model, graph, known, ranker
-        self.entities, self.relations = Texts(graph.entities), Texts(graph.relations)
+        self.entities, self.relations = (
+            labels if isinstance(labels, Labels) else Texts(labels) for labels in (graph.entities, graph.relations)
+        )
 
     @functools.cached_property
     def reflexive(self) -> frozenset[int]:
