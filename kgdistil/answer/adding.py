@@ -3,11 +3,13 @@
 A new entity has queries: of a triple (new, r, t) the query that t and r make for its head, of (h, r, new) for its tail.
 Its row x minimises, over its queries qᵢ with scores s(qᵢ, x),
 
-    Σᵢ [log(e^s(qᵢ, x) + Zᵢ) − s(qᵢ, x)]  +  Σᵢ [log Σⱼ e^s(qⱼ, x) − s(qᵢ, x)]  +  λ/2 (x − μ)ᵀ C⁻¹ (x − μ):
+    Σᵢ [log(e^s(qᵢ, x) + Zᵢ) − s(qᵢ, x)]  +  Σᵢ [log Σⱼ e^s(qⱼ, x) − s(qᵢ, x)]  +  Σₖ log(1 + e^s(qₖ, x) / Zₖ)
+    +  λ/2 (x − μ)ᵀ C⁻¹ (x − μ):
 
 as the answer of a query it stands above the other answers, of which Zᵢ = Σₑ e^s(qᵢ, e); where it asks, its answers
-stand above the others, whose qⱼ are of the same relation and side; and it lies where rows lie, with their mean μ and
-covariance C. Sums over entities are those of the nearest ones, found by a scan, and of a sample of the rest.
+stand above the others, whose qⱼ are of the same relation and side; it stays below the answers of the queries qₖ that
+training had, which without this it would push aside; and it lies where rows lie, with their mean μ and covariance C.
+Sums over entities are those of the nearest ones, found by a scan, and of a sample of the rest; k is a sample, too.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from kgdistil.answer import asking
 from kgdistil.answer.answers import Answers
 from kgdistil.answer.equations import Array, Side
 from kgdistil.answer.format import blocks, rows_of
+from kgdistil.answer.triples import Triples
 from kgdistil.answer.triples import added as with_triples
 from kgdistil.answer.weights import Weights
 from kgdistil.errors import BusyError, ConfigError, KgdistilError, short
@@ -34,11 +37,12 @@ if TYPE_CHECKING:
     from kgdistil.answer.student import Student
 
 log = logging.getLogger("kgdistil")
-SAMPLE, NEAREST = 1024, 64  # entities of a sum: drawn at random, and the nearest
-PRIOR, SHRUNK = 0.05, 0.5  # λ, and how far the covariance is drawn towards a multiple of the identity
+SAMPLE, NEAREST = 512, 64  # entities of a sum: drawn at random, and the nearest
+PRIOR, SHRUNK = 0.1, 0.5  # λ, and how far the covariance is drawn towards a multiple of the identity
 STEPS, TOLERANCE = 6, 0.1  # of Newton's method after each of two scans, at most; less to gain than this is enough
 MOST = 256  # triples of an entity that are fitted; of more, as many are drawn
 SWEEPS, APART = 4, 1.0  # over the codes; what the distance to a row counts beside its loss when codes are chosen
+CROWD = 64  # queries of training of a relation and side
 LIGHT = 1e-3  # shares that the Hessian leaves out
 SPREAD = 4096  # rows that mean and covariance are of
 SIDES: tuple[Side, Side] = ("head", "tail")  # where the new entity stands
@@ -65,11 +69,20 @@ class Links:
 
 
 @dataclass
+class Crowd:
+    """Queries [n, query width] of training, log Z of each [n], and how many each stands for [n]."""
+
+    queries: Array
+    rivals: Array
+    counts: Array
+
+
+@dataclass
 class Task:
     """What a row is fitted to: queries [n, query width] in parts, a relation and side each, and in each what is true.
 
     `counts`: log of how many entities each stands for [n]. `starts`, `sizes`: of the parts. `often`: true ones of each.
-    `true`: where these are. `rivals`: log Z of each of them.
+    `true`: where these are. `rivals`: log Z of each of them. `crowd`: see there.
     """
 
     queries: Array
@@ -79,6 +92,7 @@ class Task:
     often: Array
     true: Array
     rivals: Array
+    crowd: Crowd
 
     def loss(self, scores: Array) -> tuple[float, Array, Array]:
         """Of scores [n] of a row: the loss, the share of each query in its part [n], and how far below 1 the share of
@@ -97,7 +111,7 @@ class Fitter:
     `never`: ids of entities of which training learned nothing; no sum and no prior counts them.
     """
 
-    def __init__(self, weights: Weights, never: Sequence[int] = (), seed: int = 0):
+    def __init__(self, weights: Weights, triples: Triples | None = None, never: Sequence[int] = (), seed: int = 0):
         self.weights, self.equation, self.random = weights, weights.equation, np.random.default_rng(seed)
         count, learned = weights.num_entities, min(weights.num_entities, SPREAD)
         drawn = np.unique(self.random.integers(0, count, 2 * learned) if count > SPREAD else np.arange(count))
@@ -110,6 +124,7 @@ class Fitter:
         self.prior = PRIOR * np.linalg.inv(spread)
         if weights.coded:
             self.columns = weights.columns.reshape(len(weights.book), -1)
+        self.triples, self.crowds = triples, dict[int, Crowd]()
         self.share = np.log((count - NEAREST) / len(self.sample)) if count > NEAREST + SAMPLE else 0.0
 
     # ---- scores -----------------------------------------------------------------------------------------------------
@@ -166,10 +181,10 @@ class Fitter:
         asked = np.concatenate(
             [self.queries(rows[on], links.relations[on], SIDES[i]) for i, on in enumerate(links.on) if on.any()]
         )
-        rivals = self.rivals(asked)
+        rivals, crowd = self.rivals(asked), self.crowd(links)
         x = self.start(asked, rivals)
         for _ in range(2):
-            task = self.task(x, asked, rivals, links)
+            task = self.task(x, asked, rivals, links, crowd)
             x, bend = self.newton(x, task)
         if not self.weights.coded:
             return x.astype(np.float32)
@@ -182,7 +197,28 @@ class Fitter:
         rest[rest - self.share >= nearest[:, -1:]] = -np.inf
         return log_sum(np.concatenate([nearest, rest], axis=1))
 
-    def task(self, x: Array, asked: Array, rivals: Array, links: Links) -> Task:
+    def crowd(self, links: Links) -> Crowd:
+        """Queries of training of the relations and sides of some triples."""
+        kinds = np.unique(2 * links.relations + links.sides).tolist()
+        for kind in kinds:
+            if kind not in self.crowds:
+                self.crowds[kind] = self.drawn(kind // 2, kind % 2)
+        found = [self.crowds[kind] for kind in kinds]
+        return Crowd(*(np.concatenate([getattr(x, name) for x in found]) for name in ("queries", "rivals", "counts")))
+
+    def drawn(self, relation: int, side: int) -> Crowd:
+        """Queries of training that ask for one side of a relation; without triples each entity may ask once."""
+        if self.triples is None:
+            rows, every = self.sample[:CROWD], self.weights.num_entities
+        else:
+            first, last = self.triples.first[relation : relation + 2]
+            every = last - first
+            at = self.random.integers(first, last, min(CROWD, every)) if every else np.empty(0, np.int64)
+            rows = self.weights.rows((self.triples.head if side else self.triples.tail)[at])
+        queries = self.queries(rows, np.full(len(rows), relation), SIDES[side])
+        return Crowd(queries, self.rivals(queries), np.full(len(rows), every / max(1, len(rows)), np.float32))
+
+    def task(self, x: Array, asked: Array, rivals: Array, links: Links, crowd: Crowd) -> Task:
         """What is to be minimised, by the entities that are nearest where a row x asks."""
         found, counts, sizes = [], [], []
         place = 0
@@ -206,15 +242,8 @@ class Fitter:
         at = np.array(sizes)
         starts = np.concatenate([[0], np.cumsum(at.sum(1))])
         true = np.concatenate([np.arange(end - n, end) for end, (_, n) in zip(starts[1:], sizes)])
-        return Task(
-            np.concatenate(found),
-            np.concatenate(counts),
-            starts[:-1],
-            at.sum(1),
-            at[:, 1].astype(np.float32),
-            true,
-            rivals,
-        )
+        often, counts_ = at[:, 1].astype(np.float32), np.concatenate(counts).astype(np.float32)
+        return Task(np.concatenate(found), counts_, starts[:-1], at.sum(1), often, true, rivals, crowd)
 
     def start(self, asked: Array, rivals: Array) -> Array:
         """Where to begin: the ridge regression that lifts each score over its rivals, or the mean of what is asked."""
@@ -243,12 +272,17 @@ class Fitter:
         slope = pull + weight @ lift
         own = lift[task.true]
         slope -= (1 + below) @ own
+        crowd = task.crowd
+        score, push, _ = self.slopes(crowd.queries, x.astype(np.float32))
+        above = 1 / (1 + np.exp(np.minimum(crowd.rivals - score, 80)))
+        value += crowd.counts @ np.logaddexp(0, score - crowd.rivals)
+        slope += (crowd.counts * above) @ push
         heavy = np.flatnonzero(share > LIGHT)
         part = np.repeat(np.arange(len(task.sizes)), task.sizes)[heavy]
         lift, weight, share = lift[heavy], weight[heavy], share[heavy]
         means = ((part == np.arange(len(task.sizes))[:, None]) * share) @ lift
         bend = self.prior + (lift.T * weight) @ lift - (means.T * task.often) @ means
-        bend += (own.T * (below * (1 - below))) @ own
+        bend += (own.T * (below * (1 - below))) @ own + (push.T * (crowd.counts * above * (1 - above))) @ push
         if curve is not None:
             bend[np.diag_indices_from(bend)] += (1 + below) @ curve[task.true]
         return float(value + away @ pull / 2), slope, bend
@@ -398,7 +432,7 @@ def fitted(student: Student, found: Array, count: int) -> tuple[Array, Array]:
             links[h - old].append((t, r, 0))
         if t >= old:
             links[t - old].append((h, r, 1))
-    fitter = Fitter(weights, [*student.never["entity"]])
+    fitter = Fitter(weights, student.triples if student.has_triples else None, [*student.never["entity"]])
     nothing = fitter.mean.astype(np.float32)
     stored = [packed(fitter.rounded(fitter.mean, fitter.prior)) if weights.coded else nothing] * count
     rows = np.tile(fitter.row(stored[0]) if count else nothing, (count, 1))
