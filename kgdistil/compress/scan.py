@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from kgdistil import kernels
+from kgdistil.answer.equations import equation
 from kgdistil.answer.native import MOST_GROUPS, Codes, packed
 from kgdistil.compress.product import grouped
 from kgdistil.errors import ConfigError
-from kgdistil.models import KGEModel
+from kgdistil.models import KGEModel, Side, kind_of
 
 
 def tables(model: KGEModel, queries: Tensor, codebook: Tensor) -> Tensor:
@@ -76,6 +77,20 @@ class CodedRanker:
             model.norm,
             native=native,
         )
+        sizes = {name: getattr(model, name) for name in ("norm", "offset", "epsilon")}
+        shared = model.state_dict().get("map")
+        own = kind_of(type(model).__name__) is not type(model)
+        self.model, self.equation = model, None
+        if not own:
+            numbers = None if shared is None else shared.numpy(force=True)
+            self.equation = equation(type(model).__name__, model.dim, **sizes, shared=numbers)
+
+    def queries(self, anchor: Tensor, relation: Tensor, side: Side) -> Tensor:
+        """Query vectors [n, width] of ids [n], the bits that a student has: numpy and PyTorch differ in sines."""
+        if self.equation is None:
+            return self.model.queries(anchor, relation, side)
+        rows, relations = (x.numpy(force=True) for x in (self.model.entities[anchor], self.model.relations[relation]))
+        return torch.from_numpy(self.equation.query(rows, relations, side))
 
     def counts(self, queries: Tensor, target: Tensor, known: kernels.Known) -> tuple[Tensor, Tensor]:
         """As `kernels.Ranker.counts`."""

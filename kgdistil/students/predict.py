@@ -203,7 +203,10 @@ def top(
         parts = [top(model, a, r, side, k, (start, end, spans[2]), ranker) for a, r, start, end in each]
         score, entity = (torch.cat(x) for x in zip(*parts))
         return score, entity
-    queries = model.queries(anchor.to(device), relation.to(device), side)
+    if isinstance(ranker, CodedRanker):
+        queries = ranker.queries(anchor, relation, side)
+    else:
+        queries = model.queries(anchor.to(device), relation.to(device), side)
     if ranker is not None:
         score, entity = ranker.top(queries, k, spans)
         return score + (model.offset if model.distance else 0.0), entity.long()

@@ -1,0 +1,108 @@
+"""A student answers as the model did in training: every model, every precision, ties and what may not come included."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import kgdistil
+from kgdistil.answer import format as layout
+from kgdistil.compress.size import GROUPS, PRECISIONS
+from kgdistil.errors import CheckpointError, ConfigError
+from kgdistil.graph import Graph
+from kgdistil.models import MODELS, build_model
+
+
+def labelled(graph: Graph, name: str, precision: str, norm: int = 1) -> kgdistil.Labelled:
+    """A model in which every third entity is the twin of the one before it, so that answers tie."""
+    low = {"rank": 8} if name == "LowRankComplEx" else {}
+    sizes = graph.num_entities, graph.num_relations
+    model = build_model(name, *sizes, 8, seed=3, norm=norm, offset=0.0 if "ComplEx" in name else 5.0, **low)
+    with torch.no_grad():
+        model.entities.mul_(3)
+        model.entities[2::3] = model.entities[1::3][: len(model.entities[2::3])]
+    return kgdistil.Labelled(model, graph).quantised(precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "name, norm", [*((name, 1) for name in MODELS), ("LowRankComplEx", 1), ("TransE", 2), ("RotatE", 2)]
+)
+def test_the_answers_of_training(umls: Graph, tmp_path: Path, name: str, norm: int, precision: str) -> None:
+    trained = labelled(umls, name, precision, norm)
+    trained.save(tmp_path / "s")
+    student = kgdistil.load_student(tmp_path / "s")
+    exact = precision in GROUPS and name != "TransH" and (name, precision) != ("RotatE", "4bit")  # which are decoded
+    asked = list(range(0, umls.num_entities, 9))
+    queries = [{"head": asked}, {"tail": asked}, {"head": asked, "new": True}]
+    for query in queries:
+        told = {"relation": 4, "k": umls.num_entities, "by": "id", "ids": True, **query}
+        ours, theirs = student.predict(**told), trained.predict(**told)
+        assert ours["query"] == theirs["query"].tolist() and ours["rank"] == theirs["rank"].tolist()
+        if exact:
+            assert ours["id"] == theirs["id"].tolist() and ours["score"] == theirs["score"].tolist()
+            continue
+        by_id = [dict(zip(zip(x["query"], x["id"]), x["score"])) for x in (ours, theirs)]
+        assert by_id[0].keys() == by_id[1].keys()
+        np.testing.assert_allclose([by_id[0][key] for key in by_id[1]], list(by_id[1].values()), rtol=1e-5, atol=1e-5)
+    both = {"head": asked, "tail": asked[::-1], "by": "id", "ids": True, "k": 5}
+    ours, theirs = student.predict(**both), trained.predict(**both)
+    np.testing.assert_allclose(ours["score"], theirs["score"], rtol=1e-5, atol=1e-5)
+    found, wanted = student.evaluate()["both"], trained.evaluate()["both"]
+    assert found == pytest.approx(wanted, abs=2e-3, rel=2e-3)
+
+
+def test_twins_tie_and_the_lower_number_comes_first(umls: Graph) -> None:
+    student = labelled(umls, "ComplEx", "2bit").student()
+    answers = student.predict(head=0, relation=4, k=umls.num_entities, by="id", ids=True)
+    place = {entity: rank for rank, entity in enumerate(answers["id"])}
+    twins = [(i, i + 1) for i in range(1, umls.num_entities - 1, 3)]
+    assert all(answers["score"][place[a]] == answers["score"][place[b]] and place[a] < place[b] for a, b in twins)
+
+
+def test_without_the_compiled_scanner_the_answers_are_the_same(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    query = {"head": list(range(30)), "relation": 4, "k": 9, "by": "id", "ids": True}
+    for precision in ("2bit", "int8"):
+        wanted = labelled(umls, "RotatE", precision).student().predict(**query)
+        monkeypatch.setenv("KGDISTIL_NATIVE", "0")
+        found = labelled(umls, "RotatE", precision).student().predict(**query)
+        monkeypatch.delenv("KGDISTIL_NATIVE")
+        assert found["id"] == wanted["id"]
+        np.testing.assert_allclose(found["score"], wanted["score"], rtol=0 if precision == "2bit" else 1e-5)
+
+
+def test_the_querys_own_entity_is_no_answer_unless_its_relation_is_reflexive(tiny_graph: Graph) -> None:
+    loops = tiny_graph.train[tiny_graph.train[:, 0] == tiny_graph.train[:, 2], 1].tolist()
+    student = labelled(tiny_graph, "DistMult", "float32").student()
+    assert 0 < len(set(loops)) < tiny_graph.num_relations
+    for relation in range(tiny_graph.num_relations):
+        answers = student.predict(head=7, relation=relation, k=30, by="id", ids=True)
+        assert (7 in answers["id"]) == (relation in loops)
+
+
+def test_a_file_that_shrinks_while_it_is_open_is_one_line(umls: Graph, tmp_path: Path) -> None:
+    labelled(umls, "ComplEx", "2bit").save(tmp_path / "s")
+    student = kgdistil.load_student(tmp_path / "s")
+    student.predict(head=0, relation=1, by="id")
+    with (tmp_path / "s" / layout.WEIGHTS).open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(CheckpointError, match="has shrunk"):
+        student.predict(head=0, relation=1, by="id")
+
+
+def test_a_folder_that_is_replaced_leaves_who_has_it_open_alone(umls: Graph, tmp_path: Path) -> None:
+    labelled(umls, "ComplEx", "2bit").save(tmp_path / "s")
+    student = kgdistil.load_student(tmp_path / "s")
+    before = student.predict(head=0, relation=1, by="id").rows()
+    labelled(umls, "DistMult", "int8").save(tmp_path / "s")
+    assert student.predict(head=0, relation=1, by="id").rows() == before
+    assert kgdistil.load_student(tmp_path / "s").model == "DistMult"
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True, "3"])
+def test_a_number_of_answers_that_is_none(tiny_graph: Graph, k: object) -> None:
+    student = labelled(tiny_graph, "DistMult", "float32").student()
+    with pytest.raises(ConfigError, match="whole number ≥ 1"):
+        student.predict(head=0, relation=0, by="id", k=k)
+    assert len(student.predict(head=0, relation=0, by="id", k=10**6)) >= tiny_graph.num_entities - 1
