@@ -202,7 +202,7 @@ def read(source: str, options: dict[str, Any]) -> Any:
 @click.option(
     "--budget",
     metavar="LIMIT",
-    help="In place of --dim and --precision: bytes of weights, as 2MB, or time of a query, as 2ms. "
+    help="In place of --dim and --precision: bytes of weights, as 2MB, or 16B/entity, or time of a query, as 2ms. "
     "Without --model and --teacher, the best student of the measured frontier that fits.",
 )
 @click.option(

@@ -20,7 +20,7 @@ from kgdistil.models import MODELS
 # Numbers may come as strings ("8"), as papermill and shells pass them. Upper bounds keep the kernels' 32 bits safe.
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Sample = Annotated[int, Field(ge=0)]  # of so many triples, the same each time
+Sample = Annotated[int, Field(ge=0)]  # so many; 0: all
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=10)]
@@ -87,6 +87,7 @@ class SampledSoftmax(Objective):
     shared: Annotated[float, Field(ge=0, le=10)] = 0.15  # of the learning rate, for codebooks and the map of a low rank
     accumulator: Annotated[float, Field(ge=0, le=1)] = 0.0  # where Adagrad's sums of squares begin
     accumulators: Literal["number", "row"] = "number"  # an entity's: one for each number, or the mean over its row
+    answers: Sample = 0  # of a query in a batch at most: one that has more is taken as several queries; 0: all
     top: Annotated[int, Field(ge=0, le=LARGEST_STEP)] = 0  # candidates from the teacher's best, for each query
     temperature: Annotated[Weight, Field(gt=0)] = 1.0  # of the soft labels
     alpha: Share = 0.5  # Eq. 5 and 11
@@ -132,8 +133,8 @@ class RunConfig(BaseModel):
     epochs: Count = 1000
     check_every: Count = 10  # epochs between validations
     patience: Annotated[int, Field(ge=0)] = 15  # validations without a better MRR before stopping; 0: never stop
-    check_sample: Sample = 0  # validation triples of a check; the last weights are then kept, not the luckiest; 0: all
-    final_sample: Sample = 0  # triples of valid, and of test, that are ranked at the end; 0: all
+    check_sample: Sample = 0  # validation triples of a check, always the same; the last weights are then kept
+    final_sample: Sample = 0  # triples of valid, and of test, that are ranked at the end
     test_curve: bool = False  # also rank the test split at each validation (Figure 3); never used for choosing
 
     teacher: Name | None = None  # stages 1 and 2: a run id, or the folder of a saved model

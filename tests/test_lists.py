@@ -57,6 +57,20 @@ def test_queries_hold_every_answer_once(tiny_graph: Graph) -> None:
     assert len(queries) == len(anchor)
 
 
+@pytest.mark.parametrize("most", [1, 3, 1000])
+def test_a_query_of_many_answers_is_taken_as_several(tiny_graph: Graph, most: int) -> None:
+    found, whole = queries_of(tiny_graph.train, most), queries_of(tiny_graph.train)
+    anchor, relation, is_head, start, count, answers = found
+    assert int(count.max()) == min(most, int(whole[4].max())) and int(count.min()) > 0
+    assert torch.equal(answers, whole[5]) and len(anchor) == int((-(-whole[4] // most)).sum())
+    places = torch.cat([torch.arange(s, s + c) for s, c in zip(start.tolist(), count.tolist())])
+    assert torch.equal(places.sort().values, torch.arange(len(answers)))  # each answer once
+    keys = [tuple(x) for x in torch.stack([anchor, relation, is_head.long()], 1).tolist()]
+    for key, *span in zip(zip(*(x.tolist() for x in whole[:3])), whole[3].tolist(), whole[4].tolist()):
+        own = [i for i, other in enumerate(keys) if other == tuple(map(int, key))]
+        assert sum(count[i] for i in own) == span[1] and min(start[i] for i in own) == span[0]
+
+
 def test_losses_against_their_definition() -> None:
     scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     other = torch.randn(3, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -53,14 +53,16 @@ def plan(graph: Graph, budget: str | int, model: str | None = None, teacher_dim:
     measures, and halving the dimension costs much.
 
     Args:
-        budget: bytes, or a text such as "2MB", "500 kB" or "1GiB"; or the time of one query on this machine, as "2ms".
+        budget: bytes, or a text such as "2MB", "500 kB" or "1GiB"; bytes of an entity, as "16B/entity", to which what
+            all share may come; or the time of one query on this machine, as "2ms".
         model: its kind, where it is not the frontier's to decide.
         teacher_dim: of the teacher of such a model; on the frontier a student has as many floats as its teacher.
     Raises:
         ConfigError: neither a size nor a time, or too small for any student.
     """
-    limit, seconds = parse_budget(budget)
-    if model is None and (best := on_frontier(graph, limit, seconds, teacher_dim)):
+    (limit, seconds), each = parse_budget(budget), "/" in str(budget)
+    limit = limit and limit * graph.num_entities if each else limit
+    if model is None and (best := on_frontier(graph, limit, seconds, teacher_dim, each)):
         return best
     kind = MODELS.get(model or "RotatE")
     if kind is None:
@@ -84,7 +86,8 @@ def plan(graph: Graph, budget: str | int, model: str | None = None, teacher_dim:
         for dim in dims
         for precision in ("int8", "float16", "float32")  # the finest that fits stays
     }
-    fitting = [key for key, size in sizes.items() if limit is None or size <= limit]
+    spared = {key: shared_bytes(graph, name, *key) if each else 0 for key in sizes}
+    fitting = [key for key, size in sizes.items() if limit is None or size - spared[key] <= limit]
     if not fitting:
         raise ConfigError(f"budget is {budget}: the smallest {name} of this graph takes {min(sizes.values()):,} bytes")
     dim, precision = fitting[-1]
@@ -101,15 +104,20 @@ def plan(graph: Graph, budget: str | int, model: str | None = None, teacher_dim:
     return Plan(name, dim, precision, teacher_dim, sizes[dim, precision], told, waits.get(dim), why=why)
 
 
-def on_frontier(graph: Graph, limit: int | None, seconds: float | None, teacher_dim: int) -> Plan | None:
-    """The best student of the measured frontier that fits; None where none does, or none was measured."""
+def on_frontier(
+    graph: Graph, limit: int | None, seconds: float | None, teacher_dim: int, each: bool = False
+) -> Plan | None:
+    """The best student of the measured frontier that fits; None where none does, or none was measured.
+
+    `each`: the limit is the entities' alone.
+    """
     for row in advice.frontier(graph.num_entities).itertuples():
         precision, wait = PRECISION_OF.get(row.group), None
         if precision is None:
             continue
         made = {"model": row.model, "dim": row.dim, "precision": precision, "rank": row.rank}
         size = bytes_of(graph, **made)
-        if limit is not None and size > limit:
+        if limit is not None and size - (shared_bytes(graph, **made) if each else 0) > limit:
             continue
         if seconds is not None and (wait := patiently(graph, seconds, **made)) > seconds:
             continue
@@ -122,6 +130,11 @@ def on_frontier(graph: Graph, limit: int | None, seconds: float | None, teacher_
 def bytes_of(graph: Graph, model: str, dim: int, precision: str, rank: int = 0) -> int:
     """Bytes of the weights of such a model of a graph."""
     return model_bytes(graph.num_entities, graph.num_relations, model, dim, precision, rank)
+
+
+def shared_bytes(graph: Graph, model: str, dim: int, precision: str, rank: int = 0) -> int:
+    """Those of them that are no entity's: relations, a map, a codebook."""
+    return model_bytes(0, graph.num_relations, model, dim, precision, rank)
 
 
 def patiently(graph: Graph, limit: float, *size: Any, **more: Any) -> float:
@@ -157,14 +170,14 @@ def fastest(model: KGEModel, precision: str) -> kernels.Ranker | CodedRanker | N
 
 
 def parse_budget(budget: str | int) -> tuple[int | None, float | None]:
-    """Bytes or seconds of a budget such as "2MB" or "2ms"; the other one is None.
+    """Bytes or seconds of a budget such as "2MB" or "2ms"; the other one is None. Of "16B/entity", 16.
 
     Raises:
         ConfigError: neither.
     """
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(us|µs|ms|s)", str(budget).strip())
     if found is None:
-        return parse_size(budget), None
+        return parse_size(str(budget).strip().removesuffix("/entity")), None
     if float(found[1]) == 0:
         raise ConfigError(f"budget is {budget!r}: it must be more than no time at all")
     return None, float(found[1]) * SECONDS[found[2]]
@@ -178,5 +191,5 @@ def parse_size(budget: str | int) -> int:
     """
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]{0,3})", str(budget).strip())
     if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
-        raise ConfigError(f"budget is {str(budget)[:80]!r}: it must be a size, as 2MB, or a time, as 2ms")
+        raise ConfigError(f"budget is {str(budget)[:80]!r}: it must be a size, as 2MB or 16B/entity, or a time, as 2ms")
     return int(float(found[1]) * UNITS[found[2].lower()])

@@ -18,7 +18,7 @@ import torch
 from kgdistil import records
 from kgdistil.checkpoint import load_model, save_model
 from kgdistil.compress.packing import GROUPS, check_precision, quantised
-from kgdistil.distillation import recipes
+from kgdistil.distillation import recipes, scale
 from kgdistil.distillation.progress import together
 from kgdistil.distillation.recipes import LISTS
 from kgdistil.distillation.statistics import bootstrap
@@ -135,13 +135,17 @@ def distil(
     }
     if coded:
         size = min(512, batch_size(graph))
-        recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, batch_size=size)
+        more = scale.settings(graph, model, dim, "softmax")
+        recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, batch_size=size, more=more)
     else:
         own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)
-        recipe = recipes.distillation(**shared, teacher_dim=teacher_dim, stages=stages, batch_size=own)
+        more = scale.settings(graph, model, teacher_dim, "cross-entropy")
+        recipe = recipes.distillation(**shared, teacher_dim=teacher_dim, stages=stages, batch_size=own, more=more)
     last, further = list(recipe.configs)[-1], {}
     if softmax_epochs and not coded:
-        further = recipes.on_lists(recipe, softmax_epochs, min(512, batch_size(graph)))
+        more = scale.settings(graph, model, teacher_dim, "softmax")
+        further = recipes.on_lists(recipe, softmax_epochs, min(512, batch_size(graph)), more)
+    log.info("memory: %s", scale.check_memory(recipe.configs | further, graph))
     with together(recipe.configs | further, graph, given, progress) as shown:
         runs = recipe.run(graph, shown)
         runs |= {name: run(config, graph, progress=shown) for name, config in further.items()}
@@ -149,22 +153,24 @@ def distil(
     alone, taught = (max((n for n in (x, x + LISTS) if n in valid), key=valid.__getitem__) for x in ("no-DS", last))
     gain = valid[taught] - valid[alone]
     chosen = taught if gain > 0 else alone
-    known = KnownTriples(graph.known.cpu(), graph.num_relations)
+    known, ranked = KnownTriples(graph.known.cpu(), graph.num_relations), runs[alone].config.final_sample
     first, second = (
-        evaluate(runs[name].load(graph), graph, "valid", known=known).reciprocal() for name in (alone, taught)
+        evaluate(runs[name].load(graph), graph, "valid", known=known, sample=ranked).reciprocal()
+        for name in (alone, taught)
     )
     low, high, p = bootstrap(first, second)
     which = "distilled" if chosen == taught else "undistilled"
     verdict = (
-        f"{found(low, high, len(graph.valid))}: validation MRR {valid[taught]:.3f} with it, {valid[alone]:.3f} "
+        f"{found(low, high, len(first))}: validation MRR {valid[taught]:.3f} with it, {valid[alone]:.3f} "
         f"without; the difference is {gain:+.3f}, {low:+.3f} to {high:+.3f} with 95 % confidence over "
-        f"{len(graph.valid)} triples; the {which} one is kept"
+        f"{len(first)} triples; the {which} one is kept"
     )
     kept = runs[chosen]
     weights = kept.load(graph)
     if chosen.endswith(LISTS) and weights.distance and has_probabilities(weights):
         weights = calibrated(weights, graph)  # a softmax says nothing about where the score has its zero
-    table = compare_precisions(weights, graph)
+    only = ("float32", precision) if scale.large(graph) else ()
+    table = compare_precisions(weights, graph, only=only, sample=ranked, known=known)
     about: dict[str, Any] = {
         "trained": "alone" if chosen == alone else f"distilled ({chosen})",
         "chosen": chosen,

@@ -21,6 +21,7 @@ from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, build_model
 from kgdistil.training.engine import make_engine
 from kgdistil.training.loop import Shown
+from kgdistil.training.sampled_softmax import queries_of
 
 log = logging.getLogger("kgdistil")
 STEPS, RANKED = 16, 256  # so many steps of an epoch and ranked triples say what all of them cost
@@ -64,15 +65,17 @@ def epoch_seconds(
     """
     part = replace(graph, train=graph.train[: STEPS * config.batch_size])
     student = untrained(config, graph).to(config.device)
-    engine = make_engine(student, teacher and copy.deepcopy(teacher).to(config.device), config, part)
-    rates, ranked = torch.zeros(engine.steps, dtype=torch.float64), graph.valid[:RANKED]
+    fixed = teacher if config.role == "stage1" else copy.deepcopy(teacher)  # which may be too large to have twice
+    engine = make_engine(student, fixed and fixed.to(config.device), config, part)
+    ranks = min(len(graph.valid), config.check_sample or len(graph.valid))
+    rates, ranked = torch.zeros(engine.steps, dtype=torch.float64), graph.valid[: min(RANKED, ranks)]
     for epoch in range(2):  # the first one compiles and warms up
         began = time.perf_counter()
         engine.epoch(epoch, rates, rates)
         between = time.perf_counter()
         if known is not None:
             rank(student, ranked.cpu(), known)
-    validation = (time.perf_counter() - between) * len(graph.valid) / max(1, len(ranked))
+    validation = (time.perf_counter() - between) * ranks / max(1, len(ranked))
     return (between - began) * samples(config, graph) / samples(config, part) + validation / config.check_every
 
 
@@ -80,8 +83,7 @@ def samples(config: RunConfig, graph: Graph) -> int:
     """What an epoch goes through: triples, or for sampled softmax the different queries that they answer."""
     if config.loss != "softmax":
         return len(graph.train)
-    h, r, t = graph.train.T
-    return len((torch.cat([h, t + graph.num_entities]) * graph.num_relations + r.repeat(2)).unique())
+    return len(queries_of(graph.train, config.answers)[0])
 
 
 def untrained(config: RunConfig, graph: Graph) -> KGEModel:

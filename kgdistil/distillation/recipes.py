@@ -99,6 +99,7 @@ def distillation(
     teacher: str = "",
     *,
     batch_size: int | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """The recipe of one distillation.
 
@@ -106,6 +107,7 @@ def distillation(
         epochs: of the teacher and of each stage; the student alone gets as many as its stages together.
         teacher: a run id or the folder of a saved model, which then replaces the teacher of `teacher_dim`.
         batch_size: of all runs; None takes 1,024, or less for the graphs of `SMALL_GRAPHS`.
+        more: further settings of all runs (`scale.settings`).
     Raises:
         ConfigError, CheckpointError, DeviceError: one line with the parameter, its value and what to do.
     """
@@ -120,7 +122,7 @@ def distillation(
         large = make_config(**shared, dim=teacher_dim).dim
     except ConfigError as error:
         raise ConfigError(str(error).replace("dim is", "teacher_dim is")) from None
-    shared |= {"schedule": "linear", "patience": 0, "check_every": max(1, plain.epochs // 10)}
+    shared |= {"schedule": "linear", "patience": 0, "check_every": max(1, plain.epochs // 10), **(more or {})}
     if batch_size := batch_size or SMALL_GRAPHS.get(plain.dataset):
         shared["batch_size"] = batch_size
 
@@ -141,7 +143,9 @@ def distillation(
     return Recipe(own, no_ds, stage1, stage2, None if own else name)
 
 
-def on_lists(recipe: Recipe, epochs: int = 10, batch_size: int = 512) -> dict[str, RunConfig]:
+def on_lists(
+    recipe: Recipe, epochs: int = 10, batch_size: int = 512, further: Mapping[str, Any] | None = None
+) -> dict[str, RunConfig]:
     """Both students of a distillation go on against whole lists of candidates (`lists`), beyond the paper.
 
     The distilled one has its teacher's distribution over a list as soft label.
@@ -172,6 +176,7 @@ def on_lists(recipe: Recipe, epochs: int = 10, batch_size: int = 512) -> dict[st
             patience=0,
             epochs=epochs,
             check_every=max(1, int(epochs) // 5),
+            **(further or {}),
         )
     return found
 
@@ -189,6 +194,7 @@ def few_bits(
     *,
     rank: int = 0,
     batch_size: int = 512,
+    more: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """The recipe of a student of few bits, as on the frontier: as many floats as its teacher, `group` of them in four
     bits, trained through the rounding on whole lists of candidates (`lists`), from the teacher and alone.
@@ -197,6 +203,7 @@ def few_bits(
         epochs: of the teacher; the student gets half as many, the student alone as many as both.
         teacher: a run id or the folder of a saved model of `dim`.
         rank: floats of an entity of low rank, of which `group` share four bits; 0: as many as the teacher's.
+        more: further settings of all runs (`scale.settings`).
     Raises:
         ConfigError, CheckpointError, DeviceError: one line with the parameter, its value and what to do.
     """
@@ -212,6 +219,7 @@ def few_bits(
         "batch_size": batch_size,
         "schedule": "linear",
         "patience": 0,
+        **(more or {}),
     }
     epochs = make_config(**shared, epochs=epochs).epochs
     half = -(-epochs // 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pandas as pd
 
 from kgdistil.compress.packing import quantised, size
@@ -11,11 +13,25 @@ from kgdistil.graph import Graph
 from kgdistil.models import KGEModel
 
 
-def compare_precisions(model: KGEModel, graph: Graph, split: str = "test") -> pd.DataFrame:
-    """Filtered metrics of one model at each precision it can have: precision, bytes, mrr, hits@1, hits@10, mrr_loss."""
-    known, rows = KnownTriples(graph.known.cpu(), graph.num_relations), []
-    for precision in precisions_for(model.entities.shape[1]):
-        found = evaluate(quantised(model, precision), graph, split, known=known).metrics()["both"]
+def compare_precisions(
+    model: KGEModel,
+    graph: Graph,
+    split: str = "test",
+    *,
+    only: Collection[str] = (),
+    sample: int = 0,
+    known: KnownTriples | None = None,
+) -> pd.DataFrame:
+    """Filtered metrics of one model at each precision it can have: precision, bytes, mrr, hits@1, hits@10, mrr_loss.
+
+    Args:
+        only: these precisions, in their order; left out, all.
+        sample: so many triples of the split; 0: all.
+    """
+    known, rows = known or KnownTriples(graph.known.cpu(), graph.num_relations), []
+    for precision in dict.fromkeys(only) or precisions_for(model.entities.shape[1]):
+        other = model if precision == "float32" else quantised(model, precision)
+        found = evaluate(other, graph, split, known=known, sample=sample).metrics()["both"]
         rows.append(
             {"precision": precision, "bytes": size(model, precision)}
             | {name: found[name] for name in ("mrr", "hits@1", "hits@10")}

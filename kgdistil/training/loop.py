@@ -171,9 +171,9 @@ def train(
     """
     path = folder / CHECKPOINT
     saved = read_checkpoint(path, config, graph) if path.is_file() else None
-    with threads_of(saved):
+    with threads_of(saved and saved[1]):
         engine = make_engine(*prepare(config, graph, teacher, start), config, graph)
-        state = restore(path, saved, engine) if saved else Progress()
+        state, saved = restore(path, saved, engine) if saved else Progress(), None  # nothing of the file is kept
         known = KnownTriples(graph.known.cpu(), graph.num_relations)
         saved_at = began = time.monotonic()
         pause = CHECKPOINT_SECONDS
@@ -373,10 +373,10 @@ def read_checkpoint(path: Path, config: RunConfig, graph: Graph) -> Checkpoint:
 
 
 @contextlib.contextmanager
-def threads_of(saved: Checkpoint | None) -> Iterator[None]:
+def threads_of(about: dict[str, Any] | None) -> Iterator[None]:
     """As many threads as a checkpoint was made with, where they decide its last bits, until its run is over."""
     before = torch.get_num_threads()
-    threads = saved[1].get("arithmetic", {}).get("threads", before) if saved else before
+    threads = (about or {}).get("arithmetic", {}).get("threads", before)
     if threads != before:
         log.warning("goes on with %d thread(s), as it was begun: with %d its numbers would differ", threads, before)
     try:
@@ -403,7 +403,7 @@ def restore(path: Path, saved: Checkpoint, engine: Engine) -> Progress:
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "moments": {}, "best": {}}
         for name, x in tensors.items():
             group, rest = name.split(".", 1)
-            groups[group][rest] = x
+            groups[group][rest] = x.clone() if group == "best" else x
         state, epochs = Progress(**about, best=groups["best"]), engine.config.epochs
         sound = (
             all(type(x) is int and 0 <= x <= epochs for x in (state.epoch, state.best_epoch, state.bad_checks))

@@ -42,7 +42,7 @@ class SampledSoftmaxEngine(BaseEngine):
     """
 
     def __init__(self, student: KGEModel, teacher: KGEModel | None, triples: Tensor, config: RunConfig):
-        queries = queries_of(triples)
+        queries = queries_of(triples, config.answers)
         super().__init__(student, teacher, len(queries[0]), config)
         self.anchor, self.relation, self.is_head, self.start, self.count, self.answers = queries
         self.half = bfloat16_where_fast(self.device)
@@ -210,8 +210,8 @@ class View:
             value.addcdiv_(leaf.grad, squares.sqrt().add_(1e-10), value=-own_rate)
 
 
-def queries_of(triples: Tensor) -> tuple[Tensor, ...]:
-    """The different queries of triples [n, 3], and their answers.
+def queries_of(triples: Tensor, most: int = 0) -> tuple[Tensor, ...]:
+    """The different queries of triples [n, 3], and their answers; one of more than `most` stands there several times.
 
     Returns:
         anchor, relation int64 [Q], is_head bool [Q]; start and count int64 [Q]: the span of the query's answers in
@@ -223,15 +223,14 @@ def queries_of(triples: Tensor) -> tuple[Tensor, ...]:
     key = torch.cat([h, t]) * (2 * size) + relation
     key, order = key.sort(stable=True)
     key, count = key.unique_consecutive(return_counts=True)
+    start = count.cumsum(0) - count
+    if most:  # else an answer of half the graph would make half the graph the candidates of its batch
+        whole = torch.arange(len(key), device=key.device).repeat_interleave(-(-count // most))
+        piece = torch.arange(len(whole), device=key.device) - torch.searchsorted(whole, whole)
+        key, start = key[whole], start[whole] + piece * most
+        count = (count[whole] - piece * most).clamp_max(most)
     relation = key % (2 * size)
-    return (
-        key // (2 * size),
-        relation % size,
-        relation >= size,
-        count.cumsum(0) - count,
-        count,
-        torch.cat([t, h])[order],
-    )
+    return key // (2 * size), relation % size, relation >= size, start, count, torch.cat([t, h])[order]
 
 
 @torch.no_grad()

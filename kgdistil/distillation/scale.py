@@ -1,0 +1,130 @@
+"""What a graph of millions changes: how much of it is ranked, how its lists are sampled, and the memory that it takes.
+
+Graphs of the sizes that the package's records are of are trained as ever: `settings` says nothing about them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kgdistil.compress.size import floats
+from kgdistil.config import RunConfig
+from kgdistil.errors import ConfigError
+from kgdistil.graph import NAMES, Graph
+
+LARGE = 100_000  # entities from which a graph of one's own is large
+# Ranking compares a query's numbers with an entity's; so many of these take as long as training on one triple.
+# Measured for sampled softmax: between 1.4 and 2.3 million at dimension 64, whatever the model.
+TRIPLE = 1.5e6
+CHECK, FEWEST = 0.05, 500  # a check takes so much of an epoch, but ranks so many triples at least
+FREE, FINAL = 4e12, 10_000  # at the end all are ranked where that takes a minute, else so many: MRR to ±.008
+GIB = 1 << 30
+
+
+def large(graph: Graph) -> bool:
+    return graph.name not in NAMES and graph.num_entities >= LARGE
+
+
+def settings(graph: Graph, model: str, dim: int, loss: str) -> dict[str, Any]:
+    """What a run on a large graph is set to, beside what it is on any: a function of sizes alone, so that a stopped
+    run finds itself again. Nothing for a graph that is not large."""
+    if not large(graph):
+        return {}
+    ranked = 2.0 * graph.num_entities * floats(model, dim)  # numbers that one triple's two ranks compare
+    check = max(FEWEST, int(float(f"{CHECK * len(graph.train) * TRIPLE / ranked:.2g}")))
+    final = 0 if max(len(graph.valid), len(graph.test)) * ranked <= FREE else FINAL
+    lists = {"accumulators": "row", "answers": 256} if loss == "softmax" else {}
+    return {"check_sample": check, "final_sample": final, **lists}
+
+
+def memory_needed(config: RunConfig, graph: Graph, teacher: int | None = None) -> dict[str, int]:
+    """Bytes that training takes at most beside the graph itself, table by table.
+
+    Args:
+        teacher: numbers of an entity of the teacher, where it has others than the student.
+    """
+    entities, width = graph.num_entities, floats(config.model, config.dim, config.rank)
+    train = len(graph.train)
+    known = train + len(graph.valid) + len(graph.test)
+    table, lists, taught = 4 * entities * width, config.loss == "softmax", config.teacher is not None
+    moments = table // width if config.accumulators == "row" else table if lists else 2 * table
+    other = 4 * entities * (teacher or floats(config.model, config.dim)) if taught else 0
+    needed = {
+        "embeddings": table,
+        "accumulators" if lists else "Adam's moments": moments * (2 if taught and config.role == "stage2" else 1),
+        "teacher": other,
+        "best weights": 0 if config.check_sample else table,
+        "queries and answers": (33 + 16) * 2 * train if lists else (12 + 8 + 8) * train,
+        "triples to filter by": 24 * known,
+        "a step's candidates": candidates(config, train, entities) if lists else 0,
+        "the student as coded": table + entities * width // config.group if config.group else 0,
+        "ranking": table if config.device == "cpu" else 0,  # in the order of the compiled kernel
+    }
+    if config.top:
+        needed["the teacher's best"] = 4 * config.top * 2 * train
+    return {name: size for name, size in needed.items() if size}
+
+
+def candidates(config: RunConfig, train: int, entities: int) -> int:
+    """Bytes of a step's scores and rows: those of its drawn entities and of as many answers as queries."""
+    queries = min(config.batch_size, 2 * train)
+    width = floats(config.model, config.dim, config.rank)
+    listed = min(entities, config.negatives + 3 * queries)
+    return 4 * listed * (6 * queries + 6 * width)
+
+
+def available() -> int:
+    """Bytes of memory that are free here, for this process's group where one is set to less."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) << 10
+    except (OSError, LookupError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 62
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        return free if limit == "max" else min(free, int(limit) - int(used))
+    except (OSError, ValueError):
+        return free
+
+
+def told(needed: Mapping[str, int]) -> str:
+    """The tables in a line, the largest first."""
+    tables = ", ".join(f"{name} {size / GIB:.1f}" for name, size in sorted(needed.items(), key=lambda x: -x[1]))
+    return f"{sum(needed.values()) / GIB:.1f} GiB ({tables})"
+
+
+def check_memory(configs: Mapping[str, RunConfig], graph: Graph, free: int | None = None) -> str:
+    """What the hungriest of a distillation's runs takes, in a line.
+
+    Args:
+        configs: by the names of the runs; the teacher's dimension is the student's where it has none of its own here.
+    Raises:
+        ConfigError: more than is free, with what would fit.
+    """
+    free = available() if free is None else free
+    needs = {name: memory_needed(config, graph, teacher_floats(configs)) for name, config in configs.items()}
+    worst = max(needs, key=lambda name: sum(needs[name].values()))
+    here, size = f"{free / GIB:.1f} GiB are free", sum(needs[worst].values())
+    if size <= free:
+        return f"training takes up to {told(needs[worst])}; {here}"
+    config, own, fits = configs[worst], teacher_floats(configs), "no smaller dimension fits"
+    changes: list[dict[str, Any]] = [{"accumulators": "row"}] if config.loss == "softmax" else []
+    changes += [{"dim": config.dim >> i, "rank": 0, "group": 0} for i in range(1, config.dim.bit_length())]
+    for change in changes:
+        smaller = config.model_copy(update=change)
+        less = sum(memory_needed(smaller, graph, own and own * smaller.dim // config.dim).values())
+        if less <= free:
+            name, value = next(iter(change.items()))
+            fits = f"{name} {value} takes {less / GIB:.1f} GiB"
+            break
+    raise ConfigError(f"{graph.name}, {worst}: training takes {told(needs[worst])}, and {here}: {fits}")
+
+
+def teacher_floats(configs: Mapping[str, RunConfig]) -> int | None:
+    """Numbers of an entity of the teacher that is among the runs."""
+    own = next((config for config in configs.values() if config.role == "teacher"), None)
+    return None if own is None else floats(own.model, own.dim)

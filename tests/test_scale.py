@@ -1,0 +1,160 @@
+"""What a large graph changes: samples and lists, and the memory that is told before training."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from kgdistil.config import make_config
+from kgdistil.distillation import scale
+from kgdistil.distillation.budget import plan, shared_bytes
+from kgdistil.distillation.distil import distil
+from kgdistil.errors import ConfigError
+from kgdistil.graph import Graph
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+
+
+def of_size(entities: int, train: int, held_out: int, name: str = "own") -> Graph:
+    """A graph of which only the sizes count."""
+    parts = [torch.zeros(1, 3, dtype=torch.int64).expand(n, 3) for n in (train, held_out, held_out)]
+    return Graph(name, *parts, range(entities), range(15), "0" * 64)  # type: ignore[arg-type]
+
+
+DEBIAN, PACKAGES = of_size(8_096_110, 22_812_043, 50_000), of_size(143_912, 562_933, 50_000)
+
+
+def test_a_check_costs_a_twentieth_of_an_epoch_and_the_end_a_minute_or_a_sample() -> None:
+    assert scale.settings(DEBIAN, "ComplEx", 64, "softmax") == {
+        "check_sample": 830,
+        "final_sample": 10_000,
+        "accumulators": "row",
+        "answers": 256,
+    }
+    few = scale.settings(PACKAGES, "ComplEx", 64, "softmax")
+    assert few["final_sample"] == 0 and 500 < few["check_sample"] < 2000
+    cost = 2 * few["check_sample"] * 143_912 * 128 / (562_933 * scale.TRIPLE)
+    assert 0.045 < cost <= 0.0525
+    assert scale.settings(DEBIAN, "ComplEx", 512, "softmax")["check_sample"] == 500
+    assert scale.settings(DEBIAN, "RotatE", 64, "cross-entropy") == {"check_sample": 830, "final_sample": 10_000}
+
+
+@pytest.mark.parametrize("graph", [of_size(99_999, 10**6, 10**4), of_size(10**6, 10**6, 10**4, "wn18rr")], ids=repr)
+def test_graphs_of_the_size_that_is_committed_are_trained_as_ever(graph: Graph) -> None:
+    assert scale.settings(graph, "ComplEx", 64, "softmax") == {}
+
+
+def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "LARGE", 100)
+    monkeypatch.setattr(scale, "FEWEST", 50)
+    monkeypatch.setattr(scale, "TRIPLE", 1e3)
+    monkeypatch.setattr(scale, "FREE", 1e6)
+    monkeypatch.setattr(scale, "FINAL", 200)
+    graph = replace(umls, name="own")
+    done = distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
+    for name, run in done.runs.items():
+        assert run.record["sampled"]["test"]["triples"] == 200, name
+        assert (run.config.accumulators, run.config.answers) == ("row", 256)
+        assert run.record["curve"][-1]["valid_mrr_se"] > 0
+    assert list(done.precisions["precision"]) == ["float32", "1bit"]
+    assert "over 200 triples" in done.verdict and done.low <= done.gain <= done.high
+    again = distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
+    assert {name: run.id for name, run in again.runs.items()} == {name: run.id for name, run in done.runs.items()}
+    small = distil(graph, dim=4, precision="int8", teacher_dim=8, epochs=1, softmax_epochs=1, progress=False)
+    assert {run.config.final_sample for run in small.runs.values()} == {200}
+
+
+def test_bytes_of_an_entity_are_a_budget(umls: Graph) -> None:
+    bought = plan(umls, "16B/entity")
+    shared = shared_bytes(umls, bought.model, bought.dim, bought.precision, bought.rank)
+    assert bought.bytes - shared == 16 * umls.num_entities and shared > 0
+    assert plan(umls, "15B/entity").bytes < bought.bytes
+    assert plan(umls, "40 B/entity", "RotatE").dim == 16  # int8, and a scale: 36
+    for wrong in ("16B/", "16B/relation", "16ms/entity", "/entity", "0B/entity"):
+        with pytest.raises(ConfigError, match="it must be a size, as 2MB or 16B/entity, or a time"):
+            plan(umls, wrong)
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+def few_bits(**values: object) -> dict:
+    shared = {"model": "ComplEx", "dim": 64, "loss": "softmax", "negatives": 2048, "lr": 0.1}
+    shared |= {"dataset": "own", "accumulators": "row", "answers": 256, "check_sample": 830, "final_sample": 10_000}
+    return {
+        "teacher": make_config(**shared | {"role": "teacher"} | values),
+        "stage 1": make_config(**shared | {"role": "stage1", "teacher": "t", "group": 4} | values),
+    }
+
+
+def test_memory_is_told_table_by_table() -> None:
+    row = 4 * 8_096_110 * 128
+    teacher = scale.memory_needed(few_bits()["teacher"], DEBIAN)
+    assert teacher["embeddings"] == teacher["ranking"] == row and teacher["accumulators"] == row // 128
+    assert "best weights" not in teacher and "teacher" not in teacher
+    student = scale.memory_needed(few_bits()["stage 1"], DEBIAN)
+    assert student["teacher"] == row and student["the student as coded"] == row + 8_096_110 * 32
+    assert scale.memory_needed(few_bits(check_sample=0)["teacher"], DEBIAN)["best weights"] == row
+    full = scale.memory_needed(few_bits(accumulators="number")["teacher"], DEBIAN)
+    assert full["accumulators"] == row
+    adam = make_config(dataset="own", model="RotatE", dim=64, role="teacher")
+    assert scale.memory_needed(adam, DEBIAN)["Adam's moments"] == 2 * row
+
+
+def test_what_cannot_fit_is_refused_in_one_line_with_what_would() -> None:
+    told = scale.check_memory(few_bits(), DEBIAN, free=24 << 30)
+    assert told.startswith("training takes up to 1") and "embeddings 3.9" in told and "24.0 GiB are free" in told
+    with pytest.raises(ConfigError, match=r"^own, stage 1: .*, and 12.0 GiB are free: dim 32 takes .* GiB$"):
+        scale.check_memory(few_bits(), DEBIAN, free=12 << 30)
+    by_number = {"teacher": few_bits(accumulators="number")["teacher"]}
+    with pytest.raises(ConfigError, match="12.0 GiB are free: accumulators row takes 1"):
+        scale.check_memory(by_number, DEBIAN, free=12 << 30)
+    with pytest.raises(ConfigError, match="0.0 GiB are free: no smaller dimension fits"):
+        scale.check_memory(few_bits(), DEBIAN, free=1 << 20)
+    assert 1 << 28 < scale.available() < 1 << 45
+
+
+MEASURE = """
+import gc, json, sys, torch
+from kgdistil.config import make_config
+from kgdistil.distillation import scale
+from kgdistil.graph import Graph
+from kgdistil.training.loop import run
+
+values = json.loads(sys.argv[1])
+def status(name):
+    return int(open("/proc/self/status").read().split(name + ":")[1].split()[0]) << 10
+def train(entities, triples, **more):
+    random = torch.Generator().manual_seed(0)
+    parts = [torch.randint(entities, (n, 3), generator=random) % torch.tensor([entities, 5, entities]) for n in triples]
+    graph = Graph("own", *parts, tuple(map(str, range(entities))), tuple("abcde"), f"{entities:064d}")
+    config = make_config(**values | {"dataset": "own", "model": "ComplEx", "epochs": 2, "check_every": 1} | more)
+    gc.collect()
+    before = status("VmRSS")
+    run(config, graph, progress=False)
+    return before, sum(scale.memory_needed(config, graph).values())
+train(1000, (1000, 100, 100))  # what every run needs
+before, told = train(400_000, (8_000, 500, 500))
+print(json.dumps({"used": status("VmHWM") - before, "told": told}))
+"""
+
+
+@pytest.mark.parametrize("values", [{"accumulators": "row", "check_sample": 100}, {"group": 4}], ids=str)
+def test_memory_is_what_was_told(values: dict) -> None:
+    shared = {"dim": 64, "loss": "softmax", "lr": 0.1, "role": "no-ds", "batch_size": 256, "negatives": 256}
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, json.dumps(shared | values)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["used"] == pytest.approx(found["told"], rel=0.1)
