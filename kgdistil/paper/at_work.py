@@ -148,12 +148,27 @@ def looked_up(report: dict[str, Any]) -> list[list[str]]:
 
 
 # ---- entities that come later ----------------------------------------------------------------------------------------
-ADDED = ["graph", "entities", "how", "MRR", "of trained in", "ms an entity"]
+ADDED = ["graph", "test triples", "how", "MRR", "of trained in"]
+HURT = ["graph", "other test triples before", "after", "an entity, mean", "95th percentile", "of processor time"]
 
 
 def added(report: dict[str, Any]) -> list[list[str]]:
-    """Rows of `ADDED`: each way to a row for an entity that training never saw."""
-    raise NotImplementedError
+    """Rows of `ADDED`: each way to a row for entities that training never saw."""
+    return [
+        [row["graph"], f"{row['ranked']:,}", how, f"{mrr:.3f}", f"{mrr / row['mrr']['trained in']:.0%}"]
+        for row in report["rows"]
+        for how, mrr in row["mrr"].items()
+    ]
+
+
+def hurt(report: dict[str, Any]) -> list[list[str]]:
+    """Rows of `HURT`: MRR of the triples of old entities, and the time of a fit."""
+    rows = []
+    for row in report["rows"]:
+        times = row["ms"]["mean"], row["ms"]["p95"], row["cpu_ms"]["mean"]
+        others = [f"{row['mrr_of_others'][when]:.4f}" for when in ("before", "after")]
+        rows.append([row["graph"], *others, *map(milliseconds, times)])
+    return rows
 
 
 # ---- over HTTP ------------------------------------------------------------------------------------------------------

@@ -90,7 +90,9 @@ def added(shown: Shown) -> str:
     """Entities that training never saw, added from their triples, beside the same entities trained in."""
 
     def made(report: dict[str, Any]) -> str:
-        title = f"Test triples of entities that were held out of training, {report['device']}"
-        return html_table(title, at_work.ADDED, at_work.added(report))
+        entities = report["rows"][0]["entities"]
+        title = f"{entities:,} entities that were held out of training, by their test triples"
+        table = html_table(title, at_work.ADDED, at_work.added(report))
+        return table + html_table("What it does to others, and takes", at_work.HURT, at_work.hurt(report))
 
     return of("adding", at_work.measured("adding"), made)
