@@ -36,7 +36,6 @@ def test_a_check_costs_a_twentieth_of_an_epoch_and_the_end_a_minute_or_a_sample(
     assert scale.settings(DEBIAN, "ComplEx", 64, "softmax") == {
         "check_sample": 830,
         "final_sample": 10_000,
-        "accumulators": "row",
         "answers": 256,
     }
     few = scale.settings(PACKAGES, "ComplEx", 64, "softmax")
@@ -62,7 +61,7 @@ def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.
     done = distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
     for name, run in done.runs.items():
         assert run.record["sampled"]["test"]["triples"] == 200, name
-        assert (run.config.accumulators, run.config.answers) == ("row", 256)
+        assert (run.config.accumulators, run.config.answers) == ("number", 256)
         assert run.record["curve"][-1]["valid_mrr_se"] > 0
     assert list(done.precisions["precision"]) == ["float32", "1bit"]
     assert "over 200 triples" in done.verdict and done.low <= done.gain <= done.high
