@@ -117,7 +117,7 @@ def make_record(
     engine: str,
     arithmetic: Mapping[str, str | int],
     metrics: dict[str, dict[str, dict[str, float]]],
-    sampled: dict[str, dict[str, float]],
+    sampled: dict[str, dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """A record as plain JSON values: everything needed to make the run again and to judge it."""
     return {

@@ -551,7 +551,9 @@ def test_what_was_said_of_the_graph_stays_with_the_student(tmp_path: Path, monke
 def test_export(student: Path, tmp_path: Path) -> None:
     result = call("export", student, "--to", "npz", "-o", tmp_path / "s.npz")
     assert result.exit_code == 0 and result.stdout.startswith(str(tmp_path / "s.npz"))
-    assert "choose one of onnx, npz, browser" in refused("export", student, "--to", "pdf", "-o", tmp_path)
+    assert "choose one of onnx, npz, arrays, pykeen, faiss, browser" in refused(
+        "export", student, "--to", "pdf", "-o", tmp_path
+    )
 
 
 def test_help_teaches() -> None:

@@ -145,7 +145,8 @@ def distil(
     if softmax_epochs and not coded:
         more = scale.settings(graph, model, teacher_dim, "softmax")
         further = recipes.on_lists(recipe, softmax_epochs, min(512, batch_size(graph)), more)
-    log.info("memory: %s", scale.check_memory(recipe.configs | further, graph))
+    if line := scale.check_memory(recipe.configs | further, graph):
+        log.info("memory: %s", line)
     with together(recipe.configs | further, graph, given, progress) as shown:
         runs = recipe.run(graph, shown)
         runs |= {name: run(config, graph, progress=shown) for name, config in further.items()}

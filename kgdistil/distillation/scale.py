@@ -22,6 +22,7 @@ TRIPLE = 1.5e6
 CHECK, FEWEST = 0.05, 500  # a check takes so much of an epoch, but ranks so many triples at least
 FREE, FINAL = 4e12, 10_000  # at the end all are ranked where that takes a minute, else so many: MRR to ±.008
 GIB = 1 << 30
+TOLD = GIB // 10
 
 
 def large(graph: Graph) -> bool:
@@ -98,7 +99,7 @@ def told(needed: Mapping[str, int]) -> str:
 
 
 def check_memory(configs: Mapping[str, RunConfig], graph: Graph, free: int | None = None) -> str:
-    """What the hungriest of a distillation's runs takes, in a line.
+    """What the hungriest of a distillation's runs takes, in a line; an empty one for less than `TOLD`.
 
     Args:
         configs: by the names of the runs; the teacher's dimension is the student's where it has none of its own here.
@@ -110,7 +111,7 @@ def check_memory(configs: Mapping[str, RunConfig], graph: Graph, free: int | Non
     worst = max(needs, key=lambda name: sum(needs[name].values()))
     here, size = f"{free / GIB:.1f} GiB are free", sum(needs[worst].values())
     if size <= free:
-        return f"training takes up to {told(needs[worst])}; {here}"
+        return f"training takes up to {told(needs[worst])}; {here}" if size >= TOLD else ""
     config, own, fits = configs[worst], teacher_floats(configs), "no smaller dimension fits"
     changes: list[dict[str, Any]] = [{"accumulators": "row"}] if config.loss == "softmax" else []
     changes += [{"dim": config.dim >> i, "rank": 0, "group": 0} for i in range(1, config.dim.bit_length())]

@@ -82,7 +82,7 @@ def export_npz(student: Labelled, path: Path) -> list[Path]:
 
 
 def export_arrays(student: Labelled, folder: Path) -> list[Path]:
-    """A folder that any program with numpy reads; `import_teacher` does, too.
+    """A folder that any program with numpy reads; `import_teacher` does, too::
 
     entities.npy   float32 [E, width], decoded where the student is smaller; the equations are in models.py
     relations.npy  float32 [R, width]
