@@ -82,15 +82,15 @@ def export_npz(student: Labelled, path: Path) -> list[Path]:
 
 
 def export_arrays(student: Labelled, folder: Path) -> list[Path]:
-    """A folder that any program with numpy reads; `import_teacher` does, too::
+    """A folder that any program with numpy reads; `import_teacher` does, too.
 
-    entities.npy   float32 [E, width], decoded where the student is smaller; the equations are in models.py
-    relations.npy  float32 [R, width]
-    map.npy        float32 [rank, 2·dim], of a low rank: what an entity stands for is entities[i] @ map
-    codes.npy      uint8 [E, M] from 0 to 15 and codebook.npy float32 [M, 16, g], of a student of codes: the row
-                   columns.npy int32 [M·g] puts in place is codebook[m, codes[i, m]], one m after the other
-    labels.tsv     kind (entity, relation), id, label, name; fields are quoted as in CSV where they have to be
-    about.json     model, dim, norm, offset, epsilon
+    - entities.npy: float32 [E, width], decoded where the student is smaller; the equations are in models.py.
+    - relations.npy: float32 [R, width].
+    - map.npy: float32 [rank, 2·dim], of a low rank: what an entity stands for is entities[i] @ map.
+    - codes.npy: uint8 [E, M] from 0 to 15, and codebook.npy: float32 [M, 16, g], of a student of codes: the row that
+      columns.npy, int32 [M·g], puts in place is codebook[m, codes[i, m]], one m after the other.
+    - labels.tsv: kind (entity, relation), id, label, name; fields are quoted as in CSV where they have to be.
+    - about.json: model, dim, norm, offset, epsilon.
     """
     model, graph = student.model, student.graph
     arrays = {name: table.detach().cpu().numpy() for name, table in model.state_dict().items()}
