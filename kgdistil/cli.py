@@ -26,6 +26,7 @@ from kgdistil.errors import BusyError, ConfigError, DataError, KgdistilError, ne
 if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
     import filelock
 
+    from kgdistil.answer.labels import Labels
     from kgdistil.answer.student import Student
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -429,7 +430,11 @@ def only_one(folder: Path) -> filelock.AcquireReturnProxy:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File for the answers to a batch."
 )
-@click.option("--skip-errors", is_flag=True, help="Say which lines of a batch cannot be answered, and go on.")
+@click.option(
+    "--skip-errors",
+    is_flag=True,
+    help="Say which lines of a batch cannot be answered, and go on; one of more than 1 MiB still ends it.",
+)
 def predict(
     student: Path,
     as_json: bool,
@@ -502,7 +507,9 @@ def answer_batch(who: Student, file: Path, format_: str, output: Path | None, id
 
     if output is None and format_ == "parquet":
         raise ConfigError("Parquet is no text: name a file with -o")
-    asked: BinaryIO = sys.stdin.buffer
+    if str(file) == "-" and sys.stdin is None:
+        raise DataError("standard input is closed; name a file, or let something stand there")
+    asked: BinaryIO | None = sys.stdin.buffer if str(file) == "-" else None
     size, name, make = 0, "standard input", lines.writer(format_)
     with contextlib.ExitStack() as stack:
         if str(file) != "-":
@@ -511,6 +518,7 @@ def answer_batch(who: Student, file: Path, format_: str, output: Path | None, id
             if output is not None and output.exists() and output.samefile(file):
                 raise ConfigError(f"{output} holds the queries: name another file")
             asked, size, name = stack.enter_context(file.open("rb")), file.stat().st_size, str(file)
+        assert asked is not None
         found = lines.answer_lines(who, asked, name, ids=ids, **options)
         begun, queries, answers = time.monotonic(), 0, 0
         shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
@@ -641,19 +649,25 @@ def convert(student: Path, output: Path | None) -> None:
       kgdistil convert student/
       kgdistil convert student/ -o other/
     """
+    from kgdistil.answer.adding import alone
     from kgdistil.answer.format import HEADER, VERSION
     from kgdistil.answer.published import found as place
     from kgdistil.answer.student import load_student
 
     student = place(student)
     found, target = load_student(student), output or student
+    here = target.resolve() == student.resolve()
     before, done = sizes(student), (student / HEADER).is_file()
-    if done and target.resolve() == student.resolve():
+    if done and here:
         say(f"{student} is of format {VERSION} already ({before}): nothing is left to do.")
         return
-    if target.resolve() != student.resolve() and target.exists() and any(target.iterdir()):
+    if not here and target.exists() and any(target.iterdir()):
         raise ConfigError(f"{target} holds other files; name a new or empty folder")
-    found.save(target)
+    if here:
+        with alone(student):
+            load_student(student).replace(student)  # with what was added meanwhile
+    else:
+        found.save(target)
     say(f"{student}: {before}")
     say(f"{target}: {sizes(target)}, {'a copy' if done else f'of format {VERSION}'}")
 
@@ -687,8 +701,9 @@ def calibrate(student: Path) -> None:
 @main.command()
 @click.argument("student", type=FOLDER)
 @click.argument("triples", type=FILE)
+@click.option("--keep-labels", is_flag=True, help="Keep labels as they are: by default they are tidied as a graph's.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def add(student: Path, triples: Path, as_json: bool) -> None:
+def add(student: Path, triples: Path, keep_labels: bool, as_json: bool) -> None:
     """Learn new entities from their TRIPLES, without training again; what the STUDENT knows of all others stays.
 
     TRIPLES is a file of "head, relation, tail" a line, separated by tabs, or by commas in a .csv. An entity that the
@@ -700,11 +715,35 @@ def add(student: Path, triples: Path, as_json: bool) -> None:
     from kgdistil.answer.lines import triples_of
 
     found, places = triples_of(triples)
-    added = opened(student).add(found, places=places)
+    known = opened(student)
+    if not keep_labels:
+        from kgdistil.graphs.labels import tidy
+
+        def tidied(label: str, there: Labels) -> str:
+            return label if label in there else tidy(label)
+
+        given = [x for triple in found for x in triple]
+        found = [
+            [tidied(h, known.entities), tidied(r, known.relations), tidied(t, known.entities)] for h, r, t in found
+        ]
+        if count := sum(x != y for x, y in zip(given, (x for triple in found for x in triple))):
+            logging.getLogger("kgdistil").warning(
+                "%s: %d labels were tidied (spaces, invisible characters, NFC); see --keep-labels", triples, count
+            )
+    before = known.graph_sha256
+    added = known.add(found, places=places)
     if as_json:
         emit(added.rows())
         return
-    show(Answers({name: column[:10] for name, column in added.by_name.items()}))
+    if added.empty:
+        old = (
+            "triples, of entities that it had, are known from now on" if known.graph_sha256 != before else "nothing new"
+        )
+        say(f"{student} has no new entities: {old}.")
+        return
+    first = {name: column[:10] for name, column in added.by_name.items()}
+    first["entity"] = [x if len(x) <= WIDEST else f"{x[: WIDEST - 1]}…" for x in first["entity"]]
+    show(Answers(first))
     more = f" ({len(added) - 10:,} more than are shown)" * (len(added) > 10)
     say(f"{student} has {len(added):,} new entities{more}.")
 

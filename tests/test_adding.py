@@ -235,14 +235,17 @@ def add_one(folder: str, label: str) -> None:
             student.add([(label, student.relations[0], student.entities[0])])
             return
         except BusyError as error:
-            assert str(error) == f"{folder}: another process is adding; try again"
+            assert str(error) == f"{folder}: another process is changing it; try again"
 
 
 def test_two_processes_that_add_at_once_lose_nothing(trained: Callable[[str], Labelled], tmp_path: Path) -> None:
     folder = tmp_path / "s"
     trained("ComplEx").save(folder)
     before = load_student(folder)
-    with filelock.FileLock(folder / ".lock"), pytest.raises(BusyError, match="another process is adding; try again"):
+    with (
+        filelock.FileLock(folder / ".lock"),
+        pytest.raises(BusyError, match="another process is changing it; try again"),
+    ):
         before.add([("new", before.relations[0], before.entities[0])])
     context = multiprocessing.get_context("fork")
     at_work = [context.Process(target=add_one, args=(str(folder), f"n{i}")) for i in range(4)]
@@ -295,6 +298,40 @@ def test_the_command_adds_and_says_what(tiny_graph: Graph, tmp_path: Path) -> No
     asked = ["predict", str(tmp_path / "s"), "--head", "a, b", "--relation", "r0", "--new", "-k", "40", "--json"]
     answers = [row["entity"] for row in json.loads(CliRunner().invoke(main, asked).output)]
     assert "solo" in answers and "e01" not in answers
+
+
+@pytest.mark.parametrize("written", [" e01", "e01\u200b", "e\x0101", "e01 \u00a0"])
+def test_labels_that_look_the_same_are_one_entity(tiny_graph: Graph, tmp_path: Path, written: str) -> None:
+    folder, file = tmp_path / "s", tmp_path / "new.tsv"
+    Labelled(build_model("TransE", 30, 4, 4), tiny_graph).save(folder)
+    file.write_text(f"{written}\tr0\tnew\n", encoding="utf-8")
+    done = CliRunner().invoke(main, ["add", str(folder), str(file)])
+    assert done.exit_code == 0 and "1 labels were tidied" in done.output
+    assert [*load_student(folder).entities][30:] == ["new"]
+    done = CliRunner().invoke(main, ["add", str(folder), str(file), "--keep-labels"])
+    assert [*load_student(folder).entities][30:] == ["new", written]
+
+
+def test_the_command_says_that_nothing_is_new_and_clears_what_a_killed_one_left(
+    tiny_graph: Graph, tmp_path: Path
+) -> None:
+    folder, file = tmp_path / "s", tmp_path / "new.tsv"
+    Labelled(build_model("TransE", 30, 4, 4), tiny_graph).save(folder)
+    file.write_text("x" * 900 + "\tr0\te01\n")
+    done = CliRunner().invoke(main, ["add", str(folder), str(file)])
+    assert done.exit_code == 0 and max(map(len, done.output.splitlines())) < 400
+    (tmp_path / ".s.new-1234").mkdir()
+    done = CliRunner().invoke(main, ["add", str(folder), str(file)])
+    assert done.exit_code == 0 and "nothing new" in done.output and "answer" not in done.output
+    assert not (tmp_path / ".s.new-1234").exists()
+
+
+def test_a_folder_that_is_being_changed_is_not_replaced(tiny_graph: Graph, tmp_path: Path) -> None:
+    labelled = Labelled(build_model("TransE", 30, 4, 4), tiny_graph)
+    labelled.save(tmp_path / "s")
+    with filelock.FileLock(tmp_path / "s" / ".lock"), pytest.raises(BusyError):
+        labelled.save(tmp_path / "s")
+    labelled.save(tmp_path / "s")
 
 
 @pytest.mark.parametrize("wrong", [[], [("a", "r0")], [("a", "r0", 1.5)], [("", "r0", "e01")], [3]])

@@ -8,6 +8,7 @@ import torch
 
 import kgdistil
 from kgdistil.answer import format as layout
+from kgdistil.answer.equations import equation
 from kgdistil.compress.size import GROUPS, PRECISIONS
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.graph import Graph
@@ -106,3 +107,13 @@ def test_a_number_of_answers_that_is_none(tiny_graph: Graph, k: object) -> None:
     with pytest.raises(ConfigError, match="whole number ≥ 1"):
         student.predict(head=0, relation=0, by="id", k=k)
     assert len(student.predict(head=0, relation=0, by="id", k=10**6)) >= tiny_graph.num_entities - 1
+
+
+@pytest.mark.parametrize("rank", [7, 32])
+def test_low_rank_queries_are_the_same_asked_alone_and_together(rank: int) -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((rank, 80)).astype(np.float32)
+    query = equation("LowRankComplEx", 40, shared=shared).query
+    a, r = (rng.standard_normal((50, n)).astype(np.float32) for n in (rank, 80))
+    together = query(a, r, "tail")
+    assert all(np.array_equal(together[i], query(a[i : i + 1], r[i : i + 1], "tail")[0]) for i in range(50))

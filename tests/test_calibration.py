@@ -17,7 +17,7 @@ from kgdistil.answer.calibration import Calibration, log_softmax
 from kgdistil.answer.format import read_header, write_header
 from kgdistil.answer.student import load_student
 from kgdistil.config import make_config
-from kgdistil.errors import CheckpointError, ConfigError
+from kgdistil.errors import BusyError, CheckpointError, ConfigError
 from kgdistil.graph import Graph
 from kgdistil.models import build_model
 from kgdistil.paper.bench.calibration import brier, error, first_answers
@@ -281,3 +281,23 @@ def test_the_picture_shows_what_was_measured(trained: Labelled, umls: Graph, mon
     drawn = left.lines[2].get_xydata()
     assert drawn.tolist() == [[one["probability"], one["true"]] for one in tenths]
     assert right.lines[0].get_ydata().tolist() == [found["median"] for found in both]
+
+
+def test_what_is_added_while_a_folder_is_calibrated_is_refused_and_not_lost(
+    trained: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "s"
+    trained.save(folder)
+    other = load_student(folder)
+    new, real = [("new", other.relations[0], other.entities[0])], calibration.fit
+
+    def meanwhile(student: Any) -> dict[str, Any]:
+        with pytest.raises(BusyError):
+            other.add(new)
+        return real(student)
+
+    monkeypatch.setattr(calibration, "fit", meanwhile)
+    calibration.calibrate(folder)
+    other.add(new)
+    calibration_kept = load_student(folder)
+    assert "new" in calibration_kept.entities and "calibration" in calibration_kept.header

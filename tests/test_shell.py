@@ -22,7 +22,7 @@ from kgdistil.answer.format import FILES
 from kgdistil.answer.student import Student
 from kgdistil.checkpoint import save_model, write_tensors
 from kgdistil.compress.packing import quantised
-from kgdistil.errors import ConfigError
+from kgdistil.errors import ConfigError, DataError
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.models import build_model
 from kgdistil.students.labelled import Labelled
@@ -71,7 +71,7 @@ def test_a_folder_of_an_earlier_release_is_rewritten(earlier: Path, student: Pat
     assert told.exit_code == 0 and f"{len(before['model.safetensors']):,}" in told.stdout, told.output
     assert {path.name: path.read_bytes() for path in earlier.iterdir()} == before  # untouched
     assert call("convert", earlier).exit_code == 0
-    assert {path.name for path in earlier.iterdir()} == {*FILES, "notes.txt"}
+    assert {path.name for path in earlier.iterdir()} - {".lock"} == {*FILES, "notes.txt"}
     wanted = kgdistil.load_student(student)
     for folder in (earlier, tmp_path / "other"):
         found = kgdistil.load_student(folder)
@@ -421,3 +421,9 @@ def test_answers_need_neither_torch_nor_pandas(labelled: Labelled, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "kgdistil.answer.student" in loaded and not loaded & {"torch", "pandas", "scipy", "pydantic", "tqdm"}
+
+
+def test_a_closed_standard_input_is_one_line(labelled: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(DataError, match="standard input is closed"):
+        cli.answer_batch(labelled.student(), Path("-"), "jsonl", None, False)

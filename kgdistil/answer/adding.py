@@ -476,7 +476,7 @@ def extended(weights: Weights, stored: Array) -> dict[str, Array]:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """While this holds, no other process adds to a folder.
+    """While this holds, no other process adds to a folder, calibrates it or replaces it.
 
     Raises:
         BusyError: another process does.
@@ -487,9 +487,9 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise BusyError(f"{folder}: another process is adding; try again") from None
+        raise BusyError(f"{folder}: another process is changing it; try again") from None
     except OSError as error:
-        raise KgdistilError(f"cannot write {folder}: {error.strerror}; nothing was added") from None
+        raise KgdistilError(f"cannot write {folder}: {error.strerror}; it is as it was") from None
     try:
         yield
     finally:

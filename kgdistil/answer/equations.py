@@ -111,7 +111,13 @@ def equation(
 
     def low_rank(anchor: Array, r: Array, side: Side) -> Array:
         assert shared is not None
-        return complex_(anchor @ shared, r, side) @ shared.T
+        return each(complex_(each(anchor, shared), r, side), shared.T)
+
+    def each(rows: Array, by: Array) -> Array:
+        """rows @ by, row by row: BLAS adds up in another order when it is given several."""
+        return np.array([row @ by for row in rows.reshape(-1, len(by))], rows.dtype).reshape(
+            *rows.shape[:-1], by.shape[1]
+        )
 
     if norm not in (1, 2) or dim < 1 or (model == "LowRankComplEx") != (shared is not None):
         raise CheckpointError(f"no student is a {model} of dimension {dim} and norm {norm}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from kgdistil.answer import asking, calibration, format1, published
 from kgdistil.answer.answers import Answers
 from kgdistil.answer.asking import Places
 from kgdistil.answer.equations import Array, Side
-from kgdistil.answer.folder import replace_folder
+from kgdistil.answer.folder import recover, replace_folder
 from kgdistil.answer.format import (
     CARD,
     FILES,
@@ -256,14 +257,15 @@ class Student:
         The triples count as training from now on. A student that was opened from a folder replaces it in one move.
 
         Args:
-            triples: rows of head, relation, tail: labels, of entities also readable names that only one has.
+            triples: rows of head, relation, tail: labels as they are to be kept (`kgdistil add` tidies those of a
+                file), of entities also readable names that only one has.
             save: False leaves the folder as it is.
             places: of each triple, where it was read, for error lines.
         Returns:
             A row for each new entity: id, entity, triples (their number).
         Raises:
             ConfigError: no triples, something that is no triple of labels, or a relation that the student has not.
-            BusyError: another process is adding to the folder.
+            BusyError: another process is changing the folder.
             KgdistilError: the folder cannot be written.
         """
         from kgdistil.answer import adding
@@ -274,10 +276,11 @@ class Student:
             raise ConfigError(f"{self.folder} is a published student, which stays as it is: save it elsewhere first")
         else:
             with adding.alone(self.folder):
+                recover(Path(os.path.realpath(self.folder)))
                 before = load_student(self.folder)  # what another process has added meanwhile is kept
                 grown, found = adding.grown(before, triples, places)
                 if grown is not before:
-                    grown.save(self.folder)
+                    grown.replace(self.folder)
                     grown = load_student(self.folder)
         self.__dict__ = grown.__dict__
         return found
@@ -308,10 +311,19 @@ class Student:
         """Write the student as a folder of format 2; one that is there is replaced in one move, other files stay.
 
         Raises:
-            KgdistilError: the folder cannot be written.
+            BusyError: another process is changing the folder. KgdistilError: it cannot be written.
         """
+        from kgdistil.answer import adding
+
+        folder = Path(folder).expanduser()
+        there = holds_student(folder) and os.access(folder, os.W_OK)
+        with adding.alone(folder) if there else contextlib.nullcontext():
+            self.replace(folder)
+
+    def replace(self, folder: Path) -> None:
+        """`save` for those who hold the folder's lock (`adding.alone`)."""
         self.check_all()
-        replace_folder(Path(folder).expanduser(), self._write, (*FILES, *format1.FILES))
+        replace_folder(folder, self._write, (*FILES, *format1.FILES))
 
     def _write(self, folder: Path) -> None:
         arrays: dict[str, Mapping[str, Array]] = {WEIGHTS: self.weights.arrays, LABELS: self.entities.arrays()}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kgdistil.answer import asking, published
+from kgdistil.answer import adding, asking, published
 from kgdistil.answer.calibration import log_softmax
 from kgdistil.answer.equations import Array, Side
 from kgdistil.answer.format import HEADER, write_header
@@ -137,13 +137,16 @@ def calibrate(folder: str | os.PathLike) -> Student:
     Args:
         folder: or the name of a published student, in a checkout.
     Raises:
-        ConfigError: it came without triples, or with too few. KgdistilError: the folder cannot be written.
+        ConfigError: it came without triples, or with too few. BusyError: another process is changing the
+            folder. KgdistilError: it cannot be written.
     """
     folder = published.found(folder)
-    student = load_student(folder)
-    student.header = {**student.header, "calibration": fit(student)}
-    if (folder / HEADER).is_file():
-        write_header(folder, student.header)
-    else:
-        student.save(folder)
+    load_student(folder)  # what is none is refused before a lock is laid there
+    with adding.alone(folder):
+        student = load_student(folder)
+        student.header = {**student.header, "calibration": fit(student)}
+        if (folder / HEADER).is_file():
+            write_header(folder, student.header)
+        else:
+            student.replace(folder)
     return student
