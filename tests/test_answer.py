@@ -82,14 +82,99 @@ def test_the_querys_own_entity_is_no_answer_unless_its_relation_is_reflexive(tin
         assert (7 in answers["id"]) == (relation in loops)
 
 
-def test_a_file_that_shrinks_while_it_is_open_is_one_line(umls: Graph, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [layout.WEIGHTS, layout.LABELS, layout.TRIPLES])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_file_that_shrinks_or_changes_while_it_is_open(
+    umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mapped: bool
+) -> None:
+    """A mapped one is one line; a small one was read, and answers as before."""
+    monkeypatch.setattr(layout, "SMALL", 0 if mapped else layout.SMALL)
     labelled(umls, "ComplEx", "2bit").save(tmp_path / "s")
-    student = kgdistil.load_student(tmp_path / "s")
-    student.predict(head=0, relation=1, by="id")
-    with (tmp_path / "s" / layout.WEIGHTS).open("r+b") as file:
-        file.truncate(100)
-    with pytest.raises(CheckpointError, match="has shrunk"):
-        student.predict(head=0, relation=1, by="id")
+    uses = [
+        lambda s: s.predict(head="virus", relation="causes").rows(),
+        lambda s: s.entities.find("fungus"),
+        lambda s: list(s.entities),
+        lambda s: s.predict(head="virus", relation="causes", new=True).rows(),
+        lambda s: s.triples.of("train").tolist(),
+        lambda s: s.labels(),
+    ]
+    whole = (tmp_path / "s" / name).read_bytes()
+    for change in (lambda file: file.truncate(10), lambda file: file.write(bytes(64))):
+        student = kgdistil.load_student(tmp_path / "s")
+        before = [use(student) for use in uses]
+        with (tmp_path / "s" / name).open("r+b") as file:
+            change(file)
+        touched = 0
+        for use, wanted in zip(uses, before):
+            try:
+                assert use(student) == wanted
+            except CheckpointError as error:
+                assert mapped and name in str(error) and "since it was opened" in str(error)
+                touched += 1
+        assert bool(touched) == mapped
+        if mapped:
+            with pytest.raises(CheckpointError):
+                student.save(tmp_path / "copy")
+        (tmp_path / "s" / name).write_bytes(whole)
+
+
+CHANGES = [
+    {"offset": 10**400},
+    {"epsilon": -(10**400)},
+    {"offset": 0.0, "epsilon": 5e-324},
+    {"num_entities": 0},
+    {"num_relations": 0},
+    {"offset": 1e300},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_header_that_cannot_be_is_one_line(umls: Graph, tmp_path: Path, change: dict) -> None:
+    labelled(umls, "RotatE", "float32").save(tmp_path)
+    layout.write_header(tmp_path, {**layout.read_header(tmp_path), **change})
+    with pytest.raises(CheckpointError) as caught:
+        kgdistil.load_student(tmp_path).predict(head=0, relation=1, by="id")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [layout.WEIGHTS, layout.LABELS, layout.TRIPLES])
+@pytest.mark.parametrize("wrong", [10**400, 10**30, -64, 1 << 40])
+def test_arrays_that_lie_elsewhere_are_one_line(umls: Graph, tmp_path: Path, name: str, wrong: int) -> None:
+    labelled(umls, "ComplEx", "2bit").save(tmp_path)
+    header = layout.read_header(tmp_path)
+    for array in header["files"][name]["arrays"]:
+        for spoil in (
+            lambda x: [x[0], x[1], wrong],
+            lambda x: [x[0], [wrong, *x[1][1:]], x[2]],
+            lambda x: [x[0], [], x[2]],
+        ):
+            files = {key: {**about, "arrays": dict(about["arrays"])} for key, about in header["files"].items()}
+            files[name]["arrays"][array] = spoil(files[name]["arrays"][array])
+            layout.write_header(tmp_path, {**header, "files": files})
+            with pytest.raises(CheckpointError) as caught:
+                kgdistil.load_student(tmp_path).predict(head=0, relation=1, by="id", new=True)
+            assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_only_a_students_own_files_are_opened(umls: Graph, tmp_path: Path) -> None:
+    labelled(umls, "ComplEx", "2bit").save(tmp_path / "s")
+    header = layout.read_header(tmp_path / "s")
+    files = {**header["files"], "../secret": header["files"][layout.LABELS]}
+    layout.write_header(tmp_path / "s", {**header, "files": files})
+    with pytest.raises(CheckpointError, match="files"):
+        kgdistil.load_student(tmp_path / "s")
+
+
+def test_numbers_that_are_not_finite_are_refused(umls: Graph, tmp_path: Path) -> None:
+    labelled(umls, "ComplEx", "float32").save(tmp_path)
+    student = kgdistil.load_student(tmp_path)
+    arrays = {name: x.copy() for name, x in student.weights.arrays.items()}
+    arrays["relations"][3, 2] = np.nan
+    (tmp_path / layout.WEIGHTS).unlink()
+    files = {**student.header["files"], layout.WEIGHTS: layout.write_arrays(tmp_path / layout.WEIGHTS, arrays)}
+    layout.write_header(tmp_path, {**student.header, "files": files})
+    with pytest.raises(CheckpointError, match="not finite"):
+        kgdistil.load_student(tmp_path).predict(head=0, relation=1, by="id")
 
 
 def test_a_folder_that_is_replaced_leaves_who_has_it_open_alone(umls: Graph, tmp_path: Path) -> None:

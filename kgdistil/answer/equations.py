@@ -121,7 +121,9 @@ def equation(
 
     if norm not in (1, 2) or dim < 1 or (model == "LowRankComplEx") != (shared is not None):
         raise CheckpointError(f"no student is a {model} of dimension {dim} and norm {norm}")
-    if model == "RotatE" and not offset + epsilon > 0:
+    if shared is not None and (shared.ndim != 2 or shared.shape[1] != 2 * dim):
+        raise CheckpointError(f"the map of a low rank is {list(shared.shape)}, and not [rank, {2 * dim}]")
+    if model == "RotatE" and not (offset + epsilon) / dim > 1e-30:
         raise CheckpointError(f"RotatE with offset + epsilon = {offset + epsilon} has no angles")
     same = lambda rows: rows
     wide: dict[str, Any] = {"width": 2 * dim, "relation_width": 2 * dim, "paired": True}

@@ -13,7 +13,6 @@ held to the file's before an array is used, and every block to its sum when it i
 from __future__ import annotations
 
 import json
-import math
 import mmap
 import os
 from collections.abc import Callable, Mapping
@@ -32,6 +31,7 @@ HEADER, WEIGHTS, LABELS, TRIPLES, CARD = "student.json", "weights.bin", "labels.
 FILES = (CARD, TRIPLES, LABELS, WEIGHTS, HEADER)  # the header last: where it is, all is
 LARGEST_HEADER = 64 << 20  # bytes: parsed as JSON, they take several times as many
 ALIGNED, BLOCK = 64, 1 << 18  # bytes
+SMALL = 8 << 20  # bytes of a file that is read whole, in a few milliseconds
 TYPES = ("|u1", "|i1", "<f2", "<f4", "<i4", "<u4", "<i8", "<u8")
 MEND = "take an unchanged copy, or train the student again"
 
@@ -54,27 +54,35 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """The arrays of one file, read-only views of its memory map.
+    """The arrays of one file, read-only: views of its memory map, or of the bytes of a small one, which stay.
 
     Raises:
         CheckpointError: the file is missing, of another size, or not as it was described.
     """
 
+    handle: int | None = None  # of a file that is mapped
+
     def __init__(self, path: Path, about: Any):
         self.path = path
         try:
             places, self.sums, self.size = about["arrays"], about["sums"], about["bytes"]
+            if not isinstance(self.sums, list) or not all(isinstance(x, str) for x in self.sums):
+                raise ValueError("no sums")
             if not path.is_file():
                 raise CheckpointError(f"{path} is not there: copy the student's whole folder")
             with path.open("rb") as file:
                 found = os.fstat(file.fileno()).st_size
                 if found != self.size or len(self.sums) != -(-found // BLOCK):
                     raise CheckpointError(f"{path} has {found} bytes where {self.size} were written: {MEND}")
-                self.handle = os.dup(file.fileno())
-                self.map = mmap.mmap(self.handle, 0, access=mmap.ACCESS_READ) if found else b""
+                self.map: bytes | mmap.mmap = b""
+                if found <= SMALL:
+                    self.map = file.read(found)
+                else:
+                    self.handle = os.dup(file.fileno())
+                    self.map, self.opened = mmap.mmap(self.handle, 0, access=mmap.ACCESS_READ), self._state()
             self.views = {name: self._view(*place) for name, place in places.items()}
-        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
-            raise CheckpointError(f"{path} is not what {HEADER} says ({error}): {MEND}") from None
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+            raise CheckpointError(f"{path} is not what {HEADER} says ({str(error)[:200]}): {MEND}") from None
         self.unread = bytearray(b"\1" * len(self.sums))  # blocks that were not held to their sums yet
 
     def _view(self, kind: str, shape: list[int], start: int) -> np.ndarray:
@@ -85,9 +93,14 @@ class Arrays(Mapping[str, np.ndarray]):
             count *= x
         return np.frombuffer(self.map, kind, count, start).reshape(shape) if count else np.empty(shape, kind)
 
+    def _state(self) -> tuple[int, int]:
+        assert self.handle is not None
+        found = os.fstat(self.handle)
+        return found.st_size, found.st_mtime_ns
+
     def __del__(self) -> None:
-        if (handle := getattr(self, "handle", None)) is not None:
-            os.close(handle)
+        if self.handle is not None:
+            os.close(self.handle)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.views[name]
@@ -105,9 +118,8 @@ class Arrays(Mapping[str, np.ndarray]):
             CheckpointError: the file was changed.
         """
         first, last = start // BLOCK, len(self.unread) if end is None else -(-end // BLOCK)
-        if (at := self.unread.find(1, first, last)) < 0:
-            return
-        self.check_size()
+        self.check_unchanged()
+        at = self.unread.find(1, first, last)
         while at >= 0:
             block = memoryview(self.map)[at * BLOCK : (at + 1) * BLOCK]
             if xxhash.xxh3_64_hexdigest(block) != self.sums[at]:
@@ -115,10 +127,15 @@ class Arrays(Mapping[str, np.ndarray]):
             self.unread[at] = 0
             at = self.unread.find(1, at, last)
 
-    def check_size(self) -> None:
-        """CheckpointError where the file shrank since it was opened: to read what is gone would end the process."""
-        if os.fstat(self.handle).st_size < self.size:
-            raise CheckpointError(f"{self.path} has shrunk since it was opened: {MEND}")
+    def check_unchanged(self) -> None:
+        """CheckpointError where a mapped file shrank or was written to since it was opened.
+
+        To read what is gone would end the process.
+        """
+        if self.handle is None or (state := self._state()) == self.opened:
+            return
+        what = "has shrunk" if state[0] < self.size else "was written to"
+        raise CheckpointError(f"{self.path} {what} since it was opened: {MEND}")
 
     def offset(self, name: str) -> int:
         """Where in the file an array begins, in bytes."""
@@ -130,14 +147,16 @@ class Arrays(Mapping[str, np.ndarray]):
 
 # ---- the header -----------------------------------------------------------------------------------------------------
 whole = lambda x: isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 1 << 48
-finite = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+finite = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= 1e30  # NaN is not
+counted = lambda x: whole(x) and x > 0
 text = lambda x: isinstance(x, str)
 either = lambda right: lambda x: x is None or right(x)
 listed = lambda right: lambda x: isinstance(x, list) and all(map(right, x))
 mapped = lambda right: lambda x: isinstance(x, dict) and all(map(right, x.values()))
 RIGHT: dict[str, Callable[[Any], bool]] = {  # what a header may say
     **dict.fromkeys(("model", "precision", "graph", "graph_sha256"), text),
-    **dict.fromkeys(("dim", "norm", "num_entities", "num_relations", "rank"), whole),
+    **dict.fromkeys(("dim", "norm", "num_entities", "num_relations"), counted),
+    "rank": whole,
     **dict.fromkeys(("offset", "epsilon"), finite),
     "run_id": either(text),
     "about": either(lambda x: isinstance(x, dict)),
@@ -145,7 +164,7 @@ RIGHT: dict[str, Callable[[Any], bool]] = {  # what a header may say
     "reflexive": either(listed(whole)),
     "unseen": either(mapped(listed(whole))),
     "calibration": either(calibration.right),
-    "files": mapped(lambda x: isinstance(x, dict)),
+    "files": lambda x: mapped(lambda y: isinstance(y, dict))(x) and set(x) <= {WEIGHTS, LABELS, TRIPLES},
 }
 
 

@@ -40,7 +40,6 @@ from kgdistil.answer.weights import SLICE, Weights
 from kgdistil.errors import CheckpointError, ConfigError
 
 SIDES: tuple[tuple[Side, int, int], ...] = (("head", 2, 0), ("tail", 0, 2))
-SMALL = 8 << 20  # bytes of labels that are held to their sums at once, in a millisecond or two
 RETRIES = 10  # of a folder that is replaced while it is opened
 RANKED = 1024  # queries that are ranked at a time
 
@@ -73,7 +72,7 @@ class Student:
             raise ValueError(f"calibration of {len(told['head'])} relations")
         self.reflexive = frozenset(header.get("reflexive") or ())
         self.never = {kind: frozenset((header.get("unseen") or {}).get(kind, ())) for kind in ("entity", "relation")}
-        self._triples, self._files = triples, files
+        self._triples, self._files, self._sound = triples, files, False
         self.folder: Path | None = None  # where it was opened
 
     # ---- asking -----------------------------------------------------------------------------------------------------
@@ -291,14 +290,23 @@ class Student:
         """Whether its folder holds them."""
         return isinstance(self._triples, Mapping)
 
-    @functools.cached_property
+    @property
     def triples(self) -> Triples:
+        if isinstance(self._triples, Arrays):
+            self._triples.check_unchanged()
+        return self._sorted
+
+    @functools.cached_property
+    def _sorted(self) -> Triples:
         if self._triples is None:
             raise ConfigError(f"this student came without its triples ({TRIPLES}), which are needed here")
         if isinstance(self._triples, Arrays):
             self._triples.touch()
         found = self._triples() if callable(self._triples) else self._triples
-        return Triples(found, len(self.entities), len(self.relations))
+        try:
+            return Triples(found, len(self.entities), len(self.relations))
+        except (LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the student's triples are damaged ({str(error)[:200]}): {MEND}") from None
 
     def borrow(self) -> None:
         """Take what a published student came without from its data set, where that is at hand: names, and triples."""
@@ -382,16 +390,20 @@ class Student:
 
     def check_all(self) -> None:
         """Hold all numbers to their sums."""
-        self.check()
         for file in self._files:
+            file.unread[:] = b"\1" * len(file.unread)  # what was right when it was opened may not be so now
             file.touch()
+        self.check()
 
     def check(self) -> None:
         """Hold the numbers to their sums before they are first used, and the files to their sizes."""
         for file in self._files:
-            file.check_size()
-            if file.path.name == WEIGHTS:
-                file.touch()
+            file.check_unchanged()
+        if self._files and not self._sound:
+            self._files[0].touch()
+            if not self.weights.finite():
+                raise CheckpointError(f"{self._files[0].path}: its numbers are not finite: {MEND}")
+            self._sound = True
 
     def _allowed(self, relation: int, side: Side, typed: bool, listed: Array | None) -> Array:
         """A bitmap uint64 [⌈E/64⌉] of the entities that may come."""
@@ -460,9 +472,9 @@ def labels_of(arrays: Mapping[str, Array], prefix: str) -> Labels:
     text, offsets, order = (arrays.get(prefix + name) for name in ("text", "offsets", "order"))
     if text is None or offsets is None:
         raise ValueError("no labels")
-    if isinstance(arrays, Arrays) and arrays.size <= SMALL:
+    if isinstance(arrays, Arrays) and arrays.handle is None:
         arrays.touch()
-    if not isinstance(arrays, Arrays) or arrays.size <= SMALL:
+    if not isinstance(arrays, Arrays) or arrays.handle is None:
         return Labels(text, offsets, order)
     first, begin, file = arrays.offset(prefix + "offsets"), arrays.offset(prefix + "text"), arrays
 
@@ -527,6 +539,13 @@ def open_folder(folder: Path) -> Student:
         names = labels_of(labels, "names.") if "names.text" in labels else None
         if len(entities) != found.num_entities or (names is not None and len(names) != len(entities)):
             raise CheckpointError(f"{folder / LABELS} and {WEIGHTS} are of different sizes: {MEND}")
-        return Student(header, found, entities, names, files.get(TRIPLES), tuple(files.values()))
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        return Student(
+            header,
+            found,
+            entities,
+            names,
+            files.get(TRIPLES),
+            (weights, *(x for x in files.values() if x is not weights)),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{folder / HEADER} is damaged ({' '.join(str(error).split())[:200]}): {MEND}") from None

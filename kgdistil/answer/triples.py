@@ -61,6 +61,9 @@ class Triples:
     def __init__(self, found: Mapping[str, np.ndarray], entities: int, relations: int):
         self.head, self.tail, self.split = found["head"], found["tail"], found["split"]
         self.first, self.by_tail = found["first"].tolist(), found["by_tail"]
+        kinds = {"head": "<i4", "tail": "<i4", "split": "|u1", "first": "<i8", "by_tail": "<i4"}
+        if any(found[name].dtype != kind or found[name].ndim != 1 for name, kind in kinds.items()):
+            raise ValueError("arrays of other kinds")
         n = len(self.head)
         shaped = len(self.first) == relations + 1 and all(len(x) == n for x in (self.tail, self.split, self.by_tail))
         if not shaped or self.first[0] != 0 or self.first[-1] != n or sorted(self.first) != self.first:

@@ -84,6 +84,7 @@ class Weights:
     def finite(self) -> bool:
         """Whether all numbers are finite, so that there is an order to rank by."""
         shared = [self.relations, *([self.book] if self.coded else []), *([] if self.scale is None else [self.scale])]
+        shared += [self.arrays["map"]] if "map" in self.arrays else []
         whole = [self.blocks] if self.blocks.dtype.kind == "f" else []
         return all(np.isfinite(x).all() for x in (*shared, *whole))
 
