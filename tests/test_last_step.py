@@ -95,7 +95,7 @@ def run(step):
     os._exit(int(code) if left is None or left > 0 else 98 if code == 0 else int(code))
 
 def content(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.is_dir() else None
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"} if folder.is_dir() else None
 
 start = work / "start"
 before = content(start)

@@ -222,7 +222,8 @@ def test_it_goes_by_its_own_name_only(student: Student, client: TestClient) -> N
     assert "access-control-allow-origin" not in anyone.get("/health", headers={"origin": "http://x.example"}).headers
 
 
-def test_a_file_that_shrank_is_no_crash(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_shrank_is_no_crash(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kgdistil.answer.format.SMALL", 0)  # larger files are mapped
     copy = shutil.copytree(folder, tmp_path / "copy")
     client = TestClient(application(load_student(copy)))
     assert client.get("/health").status_code == 200

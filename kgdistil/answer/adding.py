@@ -493,4 +493,6 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):
+            (folder / ".lock").unlink()  # while it is held: who waits on it finds it gone and makes another
         lock.release()
