@@ -86,7 +86,8 @@ def answer_cost(report: dict[str, Any]) -> Figure:
         axis.grid(axis="x", color="#dddddd", lw=0.8)
         axis.set_axisbelow(True)
     axes[0].set_yticks(range(len(students)), [f"{r['student']}\n{r['entities']:,} entities" for r in report["rows"]])
-    axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    handles, names = axes[1].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=len(names))
     return finished(figure)
 
 
