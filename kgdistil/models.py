@@ -97,10 +97,14 @@ class KGEModel(nn.Module):
 
     # ---- what a model defines -------------------------------------------------------------------
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Draw the initial embeddings (Glorot and Bengio 2010, uniform)."""
+        """Draw the initial embeddings."""
         for table in (self.entities, self.relations):
-            bound = math.sqrt(6 / sum(table.shape))
-            nn.init.uniform_(table, -bound, bound, generator=generator)
+            self.draw(table, len(table), generator)
+
+    def draw(self, rows: Tensor, count: int, generator: torch.Generator | None) -> None:
+        """Draw the next rows of a table of `count` (Glorot and Bengio 2010, uniform)."""
+        bound = math.sqrt(6 / (count + rows.shape[1]))
+        nn.init.uniform_(rows, -bound, bound, generator=generator)
 
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         """f_r(h, t) of embeddings [..., width] that broadcast; returns scores [...]."""
@@ -181,13 +185,11 @@ class TransE(KGEModel):
     loss, distance = "margin", True
     comparison, equation = "distance", "TransE"
 
-    def reset(self, generator: torch.Generator | None = None) -> None:
+    @torch.no_grad()
+    def draw(self, rows: Tensor, count: int, generator: torch.Generator | None) -> None:
         """Uniform in ±6/√d, then unit length, as in the TransE paper's algorithm 1."""
         bound = 6 / math.sqrt(self.dim)
-        with torch.no_grad():
-            for table in (self.entities, self.relations):
-                nn.init.uniform_(table, -bound, bound, generator=generator)
-                table.copy_(F.normalize(table, dim=-1))
+        nn.init.uniform_(rows, -bound, bound, generator=generator).copy_(F.normalize(rows, dim=-1))
 
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         return self.offset - torch.linalg.vector_norm(h + r - t, self.norm, dim=-1)
@@ -274,12 +276,11 @@ class RotatE(KGEModel):
     def range(self) -> float:
         return (self.offset + self.epsilon) / self.dim
 
-    def reset(self, generator: torch.Generator | None = None) -> None:
-        """Entities and relations uniform in ±(γ + ε)/d; ConfigError where that is nothing."""
+    def draw(self, rows: Tensor, count: int, generator: torch.Generator | None) -> None:
+        """Uniform in ±(γ + ε)/d; ConfigError where that is nothing."""
         if self.range <= 0:
             raise ConfigError(f"RotatE: offset + epsilon is {self.offset + self.epsilon}; it must be above 0")
-        for table in (self.entities, self.relations):
-            nn.init.uniform_(table, -self.range, self.range, generator=generator)
+        nn.init.uniform_(rows, -self.range, self.range, generator=generator)
 
     def rotation(self, r: Tensor) -> Tensor:
         """Unit complex numbers [..., 2·d] of stored relations [..., d]."""

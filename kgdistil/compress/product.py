@@ -89,7 +89,12 @@ def fit(rows: Tensor, size: int, paired: bool, seed: int = 0, rounds: int = 15) 
         return book
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(rows), generator=generator).to(rows.device)[:FITTED]
-    x = grouped(rows[order], size, paired).transpose(0, 1)  # [M, n, g]
+    return fitted(grouped(rows[order], size, paired), generator, rounds)
+
+
+def fitted(groups: Tensor, generator: torch.Generator, rounds: int = 15) -> Tensor:
+    """Lloyd's k-means of each group of [n, M, g], as `fit` goes on."""
+    x = groups.transpose(0, 1)  # [M, n, g]
     book = torch.stack([starting_vectors(column, generator) for column in x])
     for _ in range(rounds):
         code = assign(x.transpose(0, 1), book).T.long()  # [M, n]

@@ -45,7 +45,7 @@ class SampledSoftmaxEngine(BaseEngine):
         queries = queries_of(triples, config.answers)
         super().__init__(student, teacher, len(queries[0]), config)
         self.anchor, self.relation, self.is_head, self.start, self.count, self.answers = queries
-        self.half = bfloat16_where_fast(self.device)
+        self.size, self.half = student.num_entities, bfloat16_where_fast(self.device)
         if self.device.type == "cpu":
             kernels.keep_freed_memory()
         self.top = None
@@ -139,7 +139,7 @@ class SampledSoftmaxEngine(BaseEngine):
         Each drawn entity stands for (E − chosen) / drawn others, so log of that is added to its score; chosen are the
         answers and what the teacher puts first, `top` [n, k].
         """
-        size, k = self.models["student"].num_entities, self.config.negatives
+        size, k = self.size, self.config.negatives
         if k >= size:
             return torch.arange(size, device=self.device), answers, torch.zeros(size, device=self.device)
         chosen = answers if top is None else torch.cat([answers, top.flatten().long()])
@@ -152,6 +152,16 @@ class SampledSoftmaxEngine(BaseEngine):
         shift[len(own) :] = math.log(max(1, size - len(own)) / max(1, len(drawn)))
         return torch.cat([own, drawn]), place, shift
 
+    def rows(self, role: str, ids: Tensor) -> Tensor:
+        """Rows [n, W] of entities [n]; where tables are spread over several processes, they come from those."""
+        return self.models[role].entities.data[ids]
+
+    def summed(self, view: View) -> tuple[Tensor, Tensor]:
+        """The entities [u] that a view used, each once, and the gradients [u, W] of their rows."""
+        ids, inverse = view.ids.unique(return_inverse=True)
+        gradient = view.latent.grad.new_zeros(len(ids), view.latent.shape[1])
+        return ids, gradient.index_add_(0, inverse, view.latent.grad)
+
 
 class View:
     """The rows of one model that a batch uses, and their way back."""
@@ -161,7 +171,7 @@ class View:
         self.tails = int((~engine.is_head[batch]).sum())
         self.num_candidates = len(candidates)
         self.ids = torch.cat([candidates, engine.anchor[batch]])
-        self.latent = self.model.entities.data[self.ids].requires_grad_(trained)
+        self.latent = engine.rows(role, self.ids).requires_grad_(trained)
         self.relations = self.model.relations.detach().requires_grad_(trained)
         self.book, rows = None, self.latent
         if engine.config.group and role == "student":
@@ -190,9 +200,7 @@ class View:
     def update(self, rate: float) -> None:
         """One step of Adagrad (Duchi et al. 2011) on the rows that were used."""
         tensors = self.engine.moments
-        ids, inverse = self.ids.unique(return_inverse=True)
-        gradient = self.latent.grad.new_zeros(len(ids), self.latent.shape[1])
-        gradient.index_add_(0, inverse, self.latent.grad)
+        ids, gradient = self.engine.summed(self)
         v = tensors[f"{self.role}.entities.v"]
         squares = (
             v[ids] + gradient.square().mean(1, keepdim=True) if v.shape[1] == 1 else v[ids].addcmul_(gradient, gradient)

@@ -1,0 +1,66 @@
+"""Functions of several ranks, each a process, for tests: gloo on this machine."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from kgdistil.config import RunConfig
+from kgdistil.distributed.engine import ShardedEngine
+from kgdistil.distributed.shards import Shards
+from kgdistil.models import KGEModel, build_model, with_entities
+
+RATES = {"student": 0.1, "teacher": 0.05}
+
+
+def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What a function of this module returns on each rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(one_rank, (world, folder, function, arguments), nprocs=world)
+        return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(world)]
+
+
+def one_rank(rank: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def models(config: RunConfig, size: int) -> list[KGEModel | None]:
+    """Student and teacher, the same each time."""
+    student = build_model(config.model, size, 4, config.dim, seed=1, **config.model_options)
+    teacher = build_model(config.model, size, 4, 2 * config.dim, seed=2) if config.teacher else None
+    return [student, teacher]
+
+
+def state(engine: Any) -> dict[str, torch.Tensor]:
+    """Weights and moments."""
+    weights = {f"{role}.{name}": x for role, m in engine.models.items() for name, x in m.state_dict().items()}
+    return {name: x.detach().clone() for name, x in {**weights, **engine.moments}.items()}
+
+
+def steps(engine: Any, batches: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[int]]:
+    """The losses of some steps, and the bytes that each sent."""
+    engine.half, losses, sent = torch.float32, [], [0]
+    for i, batch in enumerate(batches):
+        losses.append(engine.step(batch, torch.tensor(7 + i), RATES))
+        sent.append(engine.shards.sent if hasattr(engine, "shards") else 0)
+    return losses, torch.tensor(sent).diff().tolist()
+
+
+def sharded_steps(configs: list[RunConfig], size: int, triples: torch.Tensor, batches: list[torch.Tensor]) -> list[Any]:
+    """For each config: what the engine holds here, the losses, and the bytes of each step."""
+    found = []
+    for config in configs:
+        shards = Shards(size)
+        own = [m and with_entities(m, m.entities[shards.low : shards.high]) for m in models(config, size)]
+        engine = ShardedEngine(own[0], own[1], triples, config, shards)
+        shards.sent = 0
+        losses, sent = steps(engine, batches)
+        found.append((state(engine), losses, sent))
+    return found
