@@ -16,7 +16,7 @@ PATHS = list(native.libraries())  # plain, and what else this processor has
 ALL = [*PATHS, False]
 KINDS = [("dot", 1), ("distance", 1), ("distance", 2), ("modulus", 1), ("modulus", 2)]
 SHAPES = [(1, 2), (63, 3), (64, 7), (65, 8), (331, 33), (1000, 32), (90, 258), (130, 512)]
-HOW = ["normal", "whole numbers", "equal", "zero", "huge ranges", "tiny", "far off", "one group decides"]
+HOW = ["normal", "whole numbers", "equal", "zero", "huge ranges", "tiny", "far off", "one group decides", "one is wide"]
 
 needs_build = pytest.mark.skipif(not PATHS, reason="the scanner was not built: python setup.py build_ext --inplace")
 
@@ -38,6 +38,7 @@ def some_tables(seed: int, n: int, groups: int, how: str) -> np.ndarray:
         "huge ranges": made * np.exp(10 * scale.clip(-3, 3)) * 1e20,
         "tiny": made * 1e-42,
         "far off": 1000 * scale + 0.001 * made,
+        "one is wide": made * np.where(np.arange(groups) == 1, 12, 1)[:, None],  # as in trained codebooks
         "one group decides": made * np.where(np.arange(groups) == 0, 1e6, 1)[:, None],
     }.get(how, made)
     return made.astype(np.float32)
@@ -233,7 +234,7 @@ def test_targets_at_every_depth_of_many_entities(groups, how):
     n=st.integers(0, 11),
     k=st.integers(1, 900),
     threads=st.integers(1, 3),
-    how=st.sampled_from(["normal", "whole numbers", "huge ranges", "far off"]),
+    how=st.sampled_from(["normal", "whole numbers", "huge ranges", "far off", "one is wide"]),
 )
 def test_random_shapes(seed, entities, groups, n, k, threads, how):
     codes, made = some_codes(seed, entities, groups), some_tables(seed, max(n, 1), groups, how)

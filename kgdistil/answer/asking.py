@@ -18,6 +18,7 @@ Asked = str | int | Iterable[str | int]  # an array, a tensor or a Series, too
 By = Literal["label", "id"]
 Places = tuple[Array, Array, Array]  # entities of query i: ids[start[i]:end[i]], ascending; int64 [n], int64 [n], int32
 FEW = 16  # labels that are found one by one
+NOBODY = np.empty(0, np.int32)
 
 
 class Names(Protocol):
@@ -193,9 +194,9 @@ def leave_out(who: Answerer, anchor: Array, relation: Array, side: Side, new: bo
 
 def places(found: Sequence[Any]) -> Places:
     """Ids that each query leaves out, as scanners take them."""
-    ends = np.cumsum([len(x) for x in found], dtype=np.int64)
-    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-    return starts, ends, np.concatenate([*found, np.empty(0)]).astype(np.int32)
+    sizes = np.array([len(x) for x in found], np.int64)
+    ends = sizes.cumsum()
+    return ends - sizes, ends, np.concatenate([*found, NOBODY], dtype=np.int32, casting="unsafe")
 
 
 # ---- what was asked -------------------------------------------------------------------------------------------------

@@ -239,6 +239,7 @@ struct Query {
     std::vector<float> table;         // [M][16]
     std::vector<Line> high, low;      // the table in bytes, RADIX·high + low steps; zeros past M
     double base, step, slack, rest;   // rest: the most that the low bytes add
+    double most, widest;              // the score of an entity with the best code everywhere; of one group's, the range
     bool blind;                       // numbers that bytes cannot stand for: float32 decides
     bool closely;                     // the goal lies among many: look at the low bytes too, so that less is open
     float goal;
@@ -295,33 +296,37 @@ inline std::pair<float, float> ends(Sixteen x) {  // the smallest and largest of
 }
 
 // v ≤ MOST with |table[m][c] − smallest[m] − step·v| ≤ .51 step; base, the sum of the smallest; slack, the largest
-// difference of base + step·(sum of v) and a float32 score: these halves, and what float32 rounds off
-void quantise(const Job& job, Query& query) {
+// difference of base + step·(sum of v) and a float32 score: these halves, and what float32 rounds off. What lies more
+// than `reach` below the best of its group counts as if it lay there: then a sum is only a bound from above.
+void quantise(const Job& job, Query& query, float reach = INFINITE) {
     typedef int32_t Whole __attribute__((vector_size(64)));
     typedef uint8_t Small __attribute__((vector_size(16), aligned(1)));
     const int64_t M = job.groups;
     const Sixteen* table = reinterpret_cast<const Sixteen*>(query.table.data());
     query.high.assign((M + 7) / 8 * 2, {}), query.low.assign((M + 7) / 8 * 2, {});
     double largest = 0, size = 0;
-    query.base = query.rest = 0;
+    query.base = query.rest = query.most = 0;
     float smallest[512], range[512];
     Sixteen nothing = {};  // x · 0, or no number
     for (int64_t m = 0; m < M; m++) {
-        const auto [least, top] = ends(table[m]);
+        auto [least, top] = ends(table[m]);
         nothing += table[m] * 0.f;
+        size += std::max(std::fabs(top), std::fabs(least)), least = std::max(least, top - reach);
         smallest[m] = least, range[m] = top - least;
-        query.base += least, size += std::max(std::fabs(top), std::fabs(least));
+        query.base += least, query.most += top;
         largest = std::max(largest, double(top) - least);
     }
     // sums that overflow, or steps that are no float32, are for float32 itself
     query.blind = !(size < 1e37) || (largest > 0 && largest < 1e-30);
     for (int c = 0; c < 16; c++) query.blind |= !(nothing[c] == 0);
     if (query.blind) return;
+    if (reach == INFINITE) query.widest = largest;
     query.step = largest > 0 ? largest / MOST : 1;
     const float inverse = largest > 0 ? float(MOST / largest) : 0;
     for (int64_t m = 0; m < M; m++) {
         query.rest += std::min(RADIX - 1.f, range[m] * inverse + 1);
-        const Whole rounded = __builtin_convertvector((table[m] - smallest[m]) * inverse + .5f, Whole);
+        const Sixteen above = table[m] - smallest[m];
+        const Whole rounded = __builtin_convertvector((above > 0 ? above : Sixteen{}) * inverse + .5f, Whole);
         const Whole v = rounded < MOST ? rounded : MOST - Whole{};
         const Small high = __builtin_convertvector(v / RADIX, Small), low = __builtin_convertvector(v % RADIX, Small);
         const int64_t at = place(m / 2) + m % 2 * 64;
@@ -567,7 +572,14 @@ template <bool TOP> int64_t sort_out(const Job& job, Query& query, int64_t first
             }
         }
     }
-    if (TOP && query.best.full()) aim(query, query.best.bar(), true);
+    if (TOP && query.best.full()) {
+        const float bar = query.best.bar();
+        // An entity that beats the bar is seldom far below the best in any one group: the bytes are for those that
+        // may. In trained codebooks one group's range is often many times that of the others.
+        const double reach = std::max((query.most - bar) / 4, query.widest / 64);
+        if (!query.blind && std::isfinite(bar) && reach < query.step * MOST * .9) quantise(job, query, float(reach));
+        aim(query, bar, true);
+    }
     return count;
 }
 
