@@ -10,8 +10,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from kgdistil.config import RunConfig
+from kgdistil.distributed import keeping
 from kgdistil.distributed.engine import ShardedEngine
+from kgdistil.distributed.ranking import rank
+from kgdistil.distributed.run import train
 from kgdistil.distributed.shards import Shards
+from kgdistil.evaluation import KnownTriples, Ranks
+from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, build_model, with_entities
 
 RATES = {"student": 0.1, "teacher": 0.05}
@@ -21,13 +26,13 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[
     """What a function of this module returns on each rank."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(one_rank, (world, folder, function, arguments), nprocs=world)
-        return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(world)]
+        return [torch.load(Path(folder) / f"{number}.pt", weights_only=False) for number in range(world)]
 
 
-def one_rank(rank: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def one_rank(number: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    torch.save(function(*arguments), Path(folder) / f"{rank}.pt")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=world)
+    torch.save(function(*arguments), Path(folder) / f"{number}.pt")
     dist.destroy_process_group()
 
 
@@ -64,3 +69,34 @@ def sharded_steps(configs: list[RunConfig], size: int, triples: torch.Tensor, ba
         losses, sent = steps(engine, batches)
         found.append((state(engine), losses, sent))
     return found
+
+
+def sharded_ranks(models: list[KGEModel], triples: torch.Tensor, every: torch.Tensor) -> list[list[Ranks]]:
+    """For each model, its ranks of triples by the kernel and by PyTorch."""
+    shards, known = Shards(models[0].num_entities), KnownTriples(every, models[0].num_relations)
+    own = [with_entities(m, m.entities[shards.low : shards.high]) for m in models]
+    return [[rank(m, triples, known, shards=shards, native=native) for native in (None, False)] for m in own]
+
+
+class StopError(Exception):
+    pass
+
+
+def sharded_run(config: RunConfig, graph: Graph, folder: Path, saves: int) -> dict[str, Any] | None:
+    """The record of a run, or None where it is left after so many checkpoints, one of which is made in each step."""
+    count, save = 0, keeping.save
+
+    def counted(*arguments: Any) -> None:
+        nonlocal count
+        save(*arguments)
+        count += 1
+        if count == saves:
+            raise StopError
+
+    keeping.save = counted
+    try:
+        return train(config, graph, folder, Shards(graph.num_entities), 0.0)
+    except StopError:
+        return None
+    finally:
+        keeping.save = save

@@ -1,13 +1,23 @@
 """Training and ranking on several ranks: what one process gives, and what is sent for it."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from ranks import models, on_ranks, sharded_steps, state, steps
+import torch.distributed as dist
+from ranks import models, on_ranks, sharded_ranks, sharded_run, sharded_steps, state, steps
 
+from kgdistil.checkpoint import load_model
 from kgdistil.config import RunConfig, make_config
+from kgdistil.distributed import keeping, tables
+from kgdistil.distributed.shards import Shards
+from kgdistil.evaluation import KnownTriples, evaluate, rank
 from kgdistil.graph import Graph
-from kgdistil.models import KGEModel
-from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
+from kgdistil.models import KGEModel, build_model
+from kgdistil.training.loop import run
+from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, queries_of
 
 TAUGHT = {"role": "stage1", "teacher": "t", "alpha": 0.6, "temperature": 2.0}
 CASES = {
@@ -56,10 +66,10 @@ def by_the_formula(engine: SampledSoftmaxEngine, batch: torch.Tensor, base: int,
     answers = torch.cat([engine.answers[s : s + c] for s, c in zip(engine.start[batch], engine.count[batch])])
     candidates = set(engine.candidates(answers, torch.tensor(base))[0].tolist())
     others = 0
-    for rank in range(world):
-        share = batch[rank::world] if rank < len(batch) else batch[:1]
+    for reader in range(world):
+        share = batch[reader::world] if reader < len(batch) else batch[:1]
         own = set(engine.anchor[share].tolist()) - candidates
-        others += sum(1 for e in own if e // block != rank)
+        others += sum(1 for e in own if e // block != reader)
 
     def sums(model: KGEModel, further: int) -> int:
         numbers = model.relations.numel() + (model.map.numel() if model.rank else 0) + further
@@ -75,3 +85,69 @@ def by_the_formula(engine: SampledSoftmaxEngine, batch: torch.Tensor, base: int,
         elif role in engine.trained:
             total += sums(model, 0)
     return total
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_are_those_of_one_process(tiny_graph: Graph, world: int) -> None:
+    kinds = ("ComplEx", "TransE", "RotatE", "TransH")
+    found = [build_model(kind, 30, 4, 4, seed=3, offset=1.0) for kind in kinds]
+    for model in found:  # entities of both ends tie, and the last relation ties all
+        model.entities.data[20:] = model.entities.data[:10]
+    found[0].relations.data[3] = 0
+    known = KnownTriples(tiny_graph.known, 4)
+    for ranks in on_ranks(world, sharded_ranks, found, tiny_graph.test, tiny_graph.known):
+        for model, by_kernel, by_pytorch in zip(found, *zip(*ranks)):
+            one = rank(model, tiny_graph.test, known)
+            assert np.array_equal(by_kernel.greater, one.greater) and np.array_equal(by_kernel.equal, one.equal)
+            assert by_kernel.equal.any()
+            if model.distance:
+                slow = rank(model, tiny_graph.test, known, native=False)
+                assert np.array_equal(by_pytorch.greater, slow.greater) and np.array_equal(by_pytorch.equal, slow.equal)
+
+
+@pytest.mark.parametrize("values", [{"model": "TransE"}, {"rank": 6}, {"model": "RotatE"}], ids=str)
+def test_what_is_drawn_is_the_same_on_any_ranks(
+    tiny_graph: Graph, values: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tables, "SLICE", 7)
+    config = a_config(**values, seed=5)
+    whole = build_model(config.model, 30, 4, config.dim, seed=5, **config.model_options)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for low, high in ((0, 30), (0, 7), (8, 22), (25, 30)):
+            shards = Shards(30)
+            shards.low, shards.high = low, high
+            own = tables.drawn(config, tiny_graph, shards).state_dict()
+            assert torch.equal(own.pop("entities"), whole.entities[low:high])
+            assert all(torch.equal(x, whole.state_dict()[name]) for name, x in own.items())
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_run_goes_on_with_other_ranks_and_ends_as_one_process_does(
+    umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 ranks, left within the first epoch, then 3, left within the second, then 1."""
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    shared = {"dataset": "umls", "dim": 8, "negatives": 40, "batch_size": 200, "epochs": 4, "check_every": 2}
+    teacher = run(a_config(**shared, role="teacher"), umls, progress=False)
+    taught = {**TAUGHT, "teacher": teacher.id}
+    config = a_config(**shared, **taught, rank=8, group=2, accumulators="row", student=teacher.id)
+    one = run(config, umls, progress=False)
+    folder = tmp_path / "ranks"
+    steps_of = -(-len(queries_of(umls.train)[0]) // config.batch_size)
+    for world, saves in ((2, steps_of - 2), (3, steps_of - 1)):
+        assert on_ranks(world, sharded_run, config, umls, folder, saves) == [None] * world
+        about = json.loads((folder / keeping.ABOUT).read_text())
+        assert len(list((folder / keeping.FOLDER).iterdir())) == 1
+        assert about["epoch"] == world - 2 and not about["folder"].endswith("-0")
+    (record,) = on_ranks(1, sharded_run, config, umls, folder, 0)
+    assert record["distributed"]["bytes_sent"] > 0 and record["parameters"] == one.record["parameters"]
+    for split in ("valid", "test"):
+        assert record[split]["both"]["mrr"] == pytest.approx(one.record[split]["both"]["mrr"], abs=0.02)
+    for mine, theirs in zip(record["curve"], one.record["curve"], strict=True):
+        assert mine["student_hard"] == pytest.approx(theirs["student_hard"], rel=1e-3)
+    model = load_model(folder, umls)  # an ordinary one
+    assert evaluate(model, umls).metrics() == record["test"]
+    assert not (folder / keeping.ABOUT).exists() and not (folder / keeping.FOLDER).exists()

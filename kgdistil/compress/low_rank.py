@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,8 +59,12 @@ class LowRankComplEx(ComplEx):
 
 
 @torch.no_grad()
-def low_rank(model: ComplEx, rank: int, seed: int = 0) -> LowRankComplEx:
+def low_rank(
+    model: ComplEx, rank: int, seed: int = 0, together: Callable[[Tensor], Tensor] = lambda x: x
+) -> LowRankComplEx:
     """The nearest model of that rank: the entities' principal axes, turned at random.
+
+    Where several processes hold rows of a model, `together` sums a matrix over them.
 
     Principal without centring, since scores are inner products. Turned, each of the `rank` floats varies as much as
     the others, so that as many bits suit each of them.
@@ -72,7 +77,7 @@ def low_rank(model: ComplEx, rank: int, seed: int = 0) -> LowRankComplEx:
     sizes = model.num_entities, model.num_relations, model.dim
     found = LowRankComplEx(*sizes, rank=rank, norm=model.norm, offset=model.offset, epsilon=model.epsilon)
     rows = model.entities.double()
-    axes = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1).T[:rank]
+    axes = torch.linalg.eigh(together(rows.T @ rows)).eigenvectors.flip(1).T[:rank]
     turn = torch.randn(rank, rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     found.map.data = (torch.linalg.qr(turn).Q.to(axes.device) @ axes).float().contiguous()
     found.entities.data = model.entities @ found.map.T

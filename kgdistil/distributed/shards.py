@@ -90,6 +90,7 @@ class Wanted:
 
     def places(self, ids: Tensor) -> Tensor:
         """Where entities [n], each a candidate or one that this rank reads, stand among what `fetch` returns."""
+        ids = ids.contiguous()
         place = torch.searchsorted(self.all, ids).clamp_max(len(self.all) - 1)
         common = self.all[place] == ids
         owner = ids // self.shards.block

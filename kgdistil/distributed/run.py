@@ -1,0 +1,190 @@
+"""`python -m kgdistil.train GRAPH --loss softmax …`: one run, on one process or, below torchrun, on several ranks.
+
+    torchrun --nproc-per-node 2 --max-restarts 9 -m kgdistil.train graph/ --model ComplEx --loss softmax --dim 64
+
+The options are the fields of a run's config, the same on one process. All ranks read the graph and share the folders of
+runs and records. What a rank holds beside its N-th of the entities (weights, Adagrad's sums, the best weights, the
+teacher): triples, queries, relations, codebooks, map. A run that was stopped, or lost a rank, goes on where its last
+checkpoint stands, with as many ranks or others, as the same command says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import os
+import re
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+import torch.distributed as dist
+
+from kgdistil import records
+from kgdistil.answer.format1 import WEIGHTS
+from kgdistil.config import FLAT, RunConfig, make_config
+from kgdistil.distributed import keeping, tables
+from kgdistil.distributed.engine import ShardedEngine
+from kgdistil.distributed.ranking import rank
+from kgdistil.distributed.shards import Shards
+from kgdistil.errors import BusyError, ConfigError
+from kgdistil.evaluation import KnownTriples, sampled
+from kgdistil.graph import NAMES, Graph
+from kgdistil.graphs.datasets import load
+from kgdistil.graphs.readers import read_graph
+from kgdistil.training.loop import CHECKPOINT_SECONDS, Progress, advance, load_weights, run, validate
+
+LOST = re.compile("gloo|nccl|store|timed? ?out|connection", re.IGNORECASE)  # what losing a rank is called
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train a run, or find it finished, and print its test metrics.
+
+    Returns:
+        0.
+    """
+    parser = argparse.ArgumentParser(prog="python -m kgdistil.train", description=__doc__.split("\n")[0])
+    parser.add_argument("graph", help="a known graph, a folder of train, valid and test, or a file of triples")
+    for name in FLAT:
+        if name != "dataset":
+            parser.add_argument(f"--{name.replace('_', '-')}")
+    parser.add_argument("--timeout", type=float, default=60, help="seconds after which a silent rank is given up")
+    parser.add_argument("--keep-every", type=float, default=CHECKPOINT_SECONDS, help="seconds between checkpoints")
+    options = vars(parser.parse_args(arguments))
+    source, timeout, every = options.pop("graph"), options.pop("timeout"), options.pop("keep_every")
+    given = {name: value for name, value in options.items() if value is not None}
+    config = make_config(dataset=source, **given)
+    graph = load(source) if source.lower() in NAMES or os.path.isdir(source) else read_graph(source)
+    record = on_ranks(config, graph, timeout, every) if "RANK" in os.environ else run(config, graph).record
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{record['id']}: test MRR {record['test']['both']['mrr']:.4f}, epoch {record['best_epoch']}")
+    return 0
+
+
+def on_ranks(config: RunConfig, graph: Graph, timeout: float, every: float) -> dict[str, Any]:
+    """The record of a run on the ranks that torchrun started, of which this process is one.
+
+    Raises:
+        KgdistilError: a rank is lost, besides what `loop.run` raises.
+    """
+    if config.loss != "softmax" or config.top:
+        raise ConfigError("several ranks train with --loss softmax, and without --top")
+    if config.device.startswith("cuda"):
+        config = config.model_copy(update={"device": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"})
+        torch.cuda.set_device(config.device)
+    own = records.is_own(config.dataset)
+    folder = records.model_folder(config.run_id, own)
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if config.device != "cpu" else "gloo", timeout=datetime.timedelta(seconds=timeout)
+        )
+        return found_or_trained(config, graph, folder, Shards(graph.num_entities), every)
+    except RuntimeError as error:
+        if not LOST.search(str(error)):
+            raise
+        print(f"kgdistil: {lost(folder)}", file=sys.stderr, flush=True)
+        os._exit(1)  # threads of a broken process group may never end
+
+
+def lost(folder: Path) -> str:
+    """What to say where a rank is gone."""
+    stands = "its last checkpoint" if (folder / keeping.ABOUT).is_file() else "its beginning"
+    rank = os.environ.get("RANK", "0")
+    return f"rank {rank} lost the others; the run stands at {stands}, where the same command goes on with any ranks"
+
+
+def found_or_trained(config: RunConfig, graph: Graph, folder: Path, shards: Shards, every: float) -> dict[str, Any]:
+    """The record, of a finished run where all ranks find one."""
+    path = records.record_path(config.run_id, records.is_own(config.dataset))
+    found = records.read_record(path)
+    same = found is not None and found["graph"]["sha256"] == graph.sha256 and (folder / WEIGHTS).is_file()
+    if int(shards.add([torch.tensor([int(same)], device=config.device)])[0]) == shards.world:
+        return found
+    if shards.rank:
+        return train(config, graph, folder, shards, every)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            return train(config, graph, folder, shards, every)
+    except filelock.Timeout:
+        raise BusyError(f"{folder}: another process is training this run; wait for it or stop it") from None
+
+
+def train(config: RunConfig, graph: Graph, folder: Path, shards: Shards, every: float) -> dict[str, Any]:
+    """`loop.train` on all ranks: the weights of the whole in `folder`, and the record, which is returned."""
+    student, teacher = tables.prepare(config, graph, shards)
+    engine = ShardedEngine(student, teacher, graph.train.to(config.device), config, shards)
+    mesh = keeping.mesh_of(config.device)
+    state, before = keeping.restore(folder, engine, graph, mesh)
+    known, ranking = KnownTriples(graph.known, graph.num_relations), functools.partial(rank, shards=shards)
+    began = saved = time.monotonic()
+
+    def sent() -> int:
+        """Bytes that all ranks sent, in all sittings."""
+        return before + int(shards.add([torch.tensor([shards.sent], device=config.device)])[0])
+
+    def keep(always: bool = False) -> None:
+        nonlocal began, saved
+        if always or engine.stopped:  # all ranks know, since the step before
+            now = time.monotonic()
+            state.seconds, began = state.seconds + now - began, now
+            keeping.save(folder, engine, graph, state, sent(), mesh)
+            saved, engine.stopped = time.monotonic(), False
+        engine.stop = float(shards.rank == 0 and time.monotonic() - saved >= every)
+
+    engine.between = keep
+    while not state.finished:
+        losses = advance(engine, state)
+        if state.epoch % config.check_every == 0 or state.epoch == config.epochs:
+            validate(engine, graph, known, state, losses, ranking)
+        state.finished = state.epoch == config.epochs or 0 < config.patience <= state.bad_checks
+        keep(state.finished)
+    return finish(folder, engine, graph, ranking, known, state, sent())
+
+
+def finish(
+    folder: Path, engine: ShardedEngine, graph: Graph, ranking: Any, known: KnownTriples, state: Progress, sent: int
+) -> dict[str, Any]:
+    """`loop.finish`: rank the best weights, put the parts together, write the record; the checkpoint goes last."""
+    config, shards, models = engine.config, engine.shards, engine.trained
+    if config.check_sample:
+        models = engine.as_saved()
+    else:
+        load_weights(models, state.best)
+    student, sample = models["student"], config.final_sample
+    ranks = {split: ranking(student, sampled(getattr(graph, split), sample), known) for split in ("valid", "test")}
+    peaks = torch.zeros(shards.world, dtype=torch.int64, device=config.device)
+    peaks[shards.rank] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (peaks,) = shards.add([peaks])
+    rows = (shards.size - len(student.entities)) * student.entities.shape[1]  # of the others
+    record = records.make_record(
+        config,
+        graph,
+        seconds=state.seconds,
+        epochs=state.epoch,
+        best_epoch=state.best_epoch,
+        curve=state.curve,
+        parameters=student.num_parameters + rows,
+        engine=type(engine).__name__,
+        arithmetic=engine.arithmetic,
+        metrics={split: r.metrics() for split, r in ranks.items()},
+        sampled={s: {"triples": len(r.greater), "mrr_se": r.standard_error()} for s, r in ranks.items()}
+        if sample
+        else {},
+    )
+    about = {"ranks": shards.world, "backend": dist.get_backend(), "bytes_sent": sent, "peak_bytes": peaks.tolist()}
+    record["distributed"] = about
+    for role, model in models.items():
+        into = folder if role == "student" else folder / role
+        tables.save_whole(into, model, graph, config.run_id, shards)
+    if shards.rank == 0:
+        records.write_record(record)
+        (folder / keeping.ABOUT).unlink(missing_ok=True)
+        shutil.rmtree(folder / keeping.FOLDER, ignore_errors=True)
+    return record
