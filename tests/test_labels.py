@@ -66,6 +66,16 @@ def test_one_slip_of_the_fingers_is_mended(some, text):
         assert labels.nearest(text) in {None, *some}
 
 
+def test_what_explains_a_name_is_no_part_of_it():
+    names = Labels.of(
+        ["dg, a unit of mass", "dog, a beast that barks", "", "dogs, more of them", "house", "hut, a hovel"]
+    )
+    assert names.nearest("dgo", ", ") == "dog" and names.nearest("doog", ", ") == "dog"
+    assert names.nearest("huose", ", ") == "house" and names.nearest("hult", ", ") == "hut"
+    assert names.nearest("dgos", ", ") == "dogs" and names.nearest("dgo") is None
+    assert names.nearest("hhuttt", ", ") == "hut"  # a neighbour
+
+
 def test_the_slip_is_sought_late_and_letters_are_not_tried_where_they_lead_nowhere():
     some = [f"usr/share/{a}{b}/copyright" for a, b in itertools.product("abcdefgh", repeat=2)]
     labels = Labels.of(some)

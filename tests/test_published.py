@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from kgdistil.answer import published
 from kgdistil.answer.format import CARD, FILES, TRIPLES
 from kgdistil.answer.student import open_folder
 from kgdistil.checkpoint import load_model
-from kgdistil.errors import CheckpointError, DataError
+from kgdistil.errors import CheckpointError, ConfigError, DataError
 from kgdistil.graph import Graph
 from kgdistil.models import build_model
 from kgdistil.paper import tasks
@@ -184,6 +185,22 @@ def test_a_name_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path))  # no checkout
     with pytest.raises(CheckpointError, match="is not there"):
         kgdistil.load_student("wn18rr-complex-d8")
+
+
+@at_hand
+def test_a_name_with_a_slip_is_mended_and_names_are_put_in_order_only_when_they_are_searched() -> None:
+    student = kgdistil.load_student(SMALL)
+    at = student.entities.find("02084071")
+    student.predict(head=at, relation=1, by="id")
+    assert student.readable(at).startswith("domestic dog, ") and "_order" not in vars(student.names)
+    with pytest.raises(ConfigError, match="did you mean 'dog'"):
+        student.predict(head="dgo", relation="hypernym")
+    assert "_order" in vars(student.names) and student.names[-1] == student.readable(len(student.entities) - 1)
+    assert tuple(student.names) == tuple(student.names.many(range(len(student.names))))
+    with pytest.raises(IndexError):
+        student.names[len(student.names)]
+    copied = pickle.loads(pickle.dumps(student.names))
+    assert copied.all(student.readable(at)) == [at]
 
 
 @at_hand

@@ -186,23 +186,26 @@ class Labels(Sequence[str]):
         low = self._lower(key, 0, self._count)
         return self._numbers(low, min(low + limit, self._lower(key + END, low, self._count)))
 
-    def nearest(self, text: str) -> str | None:
+    def nearest(self, text: str, ending: str = "") -> str | None:
         """The label that may have been meant, in a time that does not grow with the number of labels; None without one.
 
-        One that is one letter more, less or other, or two exchanged, as late in the text as possible; else the most
-        similar of those that stand beside it in the order. None for a text of more than `LONGEST` characters.
+        `ending`, where given, and what follows it in a label, count as no part of it: ", " and what explains a name.
+
+        One in which two letters are exchanged, or one is more, less or other, as late in the text as possible; else the
+        most similar of those that stand beside it in the order. None for a text of more than `LONGEST` characters.
         """
         if len(text) > LONGEST:
             return None
-        at = self._slip([encode(letter) for letter in text])
+        cut: Callable[[str], str] = lambda label: label.partition(ending)[0] if ending else label
+        at = self._slip([encode(letter) for letter in text], encode(ending))
         if at is not None:
-            return self._label(at)
+            return cut(self._label(at))
         low = max(0, self._lower(encode(text), 0, self._count) - COMPARED // 2)
         near = self._numbers(low, min(low + COMPARED, self._count))
         short = [i for i in near if self._offsets[i + 1] - self._offsets[i] <= 4 * LONGEST]
-        return next(iter(difflib.get_close_matches(text, self.many(short), 1)), None)
+        return next(iter(difflib.get_close_matches(text, map(cut, self.many(short)), 1)), None)
 
-    def _slip(self, letters: list[bytes]) -> int | None:
+    def _slip(self, letters: list[bytes], more: bytes) -> int | None:
         """The number of a label one slip of the fingers from a text. The sorted labels are walked as a trie is.
 
         Level i is the span of the labels that begin with the first i letters. Where all of them go on as the text does,
@@ -215,16 +218,16 @@ class Labels(Sequence[str]):
             spans.append((low, self._lower(begun + END, low, spans[-1][1])))
             if low == spans[-1][1]:
                 break
-        tried = 0
-        for i in reversed(range(len(spans))):
+        tried, places = 0, [i for i in reversed(range(len(spans))) if spans[i + 1 : i + 2] != [spans[i]]]
+        for i in places:
+            swapped = b"".join([*letters[:i], *letters[i : i + 2][::-1], *letters[i + 2 :]])
+            if (number := self._exact(swapped, *spans[i], more)) is not None:
+                return number
+        for i in places:
             low, high = spans[i]
-            if low == high or spans[i + 1 : i + 2] == [(low, high)]:
-                continue
             start, here, rest = (b"".join(x) for x in (letters[:i], letters[i : i + 1], letters[i + 1 :]))
-            swapped = b"".join(letters[i + 1 : i + 2]) + here + b"".join(letters[i + 2 :])
-            for ending in (swapped, rest):
-                if (number := self._exact(start + ending, low, high)) is not None:
-                    return number
+            if (number := self._exact(start + rest, low, high, more)) is not None:
+                return number
             at = self._lower(start + b"\0", low, high)  # past those that end here
             while at < high and tried < TRIED:
                 tried += 1
@@ -234,7 +237,7 @@ class Labels(Sequence[str]):
                 lead = label[len(start)]  # says how many bytes the letter has
                 letter = label[len(start) :][: 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)]
                 for ending in (rest, here + rest) if letter != here else ():
-                    if (number := self._exact(start + letter + ending, at, high)) is not None:
+                    if (number := self._exact(start + letter + ending, at, high, more)) is not None:
                         return number
                 at = self._lower(start + letter + END, at + 1, high)
         return None
@@ -269,9 +272,13 @@ class Labels(Sequence[str]):
         except UnicodeDecodeError:
             raise damaged(f"number {i} is no UTF-8") from None
 
-    def _exact(self, key: bytes, low: int, high: int) -> int | None:
+    def _exact(self, key: bytes, low: int, high: int, more: bytes = b"") -> int | None:
+        """The number of the label that is a key, or where `more` is given begins with it and that."""
         at = self._lower(key, low, high)
-        return self._number(at) if at < high and self._bytes(at) == key else None
+        if at < high and self._bytes(at) == key:
+            return self._number(at)
+        at = self._lower(key + more, at, high) if more else high
+        return self._number(at) if at < high and self._bytes(at).startswith(key + more) else None
 
     def _lower(self, key: bytes, low: int, high: int) -> int:
         """The first place of the order in [low, high) whose label is not below a key, else `high`."""

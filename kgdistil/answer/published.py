@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,8 +73,30 @@ def names_of(graph: str, entities: Labels) -> Labels | None:
         how = f"put {file} into a folder and name that in {DATA_VARIABLE}"
         log.warning("the readable names of %s are not at hand, so a label looks like %r: %s", graph, entities[0], how)
         return None
-    by_label = dict(line.split("\t", 1) for line in content.decode().removesuffix("\n").split("\n"))
-    return Labels.of([by_label.get(label, "") for label in entities])
+    return Borrowed(content, entities)
+
+
+class Borrowed(Labels):
+    """The names of the file of a data set, looked up by label; they are put in order when they are first searched."""
+
+    def __init__(self, content: bytes, entities: Labels):
+        self._content, self._entities, self._count = content, entities, len(entities)
+
+    @functools.cached_property
+    def _by_label(self) -> dict[str, str]:
+        return dict(line.split("\t", 1) for line in self._content.decode().removesuffix("\n").split("\n"))
+
+    def many(self, ids: Iterable[int]) -> list[str]:
+        return [self._by_label.get(label, "") for label in self._entities.many(ids)]
+
+    def _label(self, i: int) -> str:
+        return self.many([i])[0]
+
+    def __getattr__(self, name: str) -> Any:  # of what `Labels` keeps
+        if name not in ("_arrays", "_text", "_offsets", "_order", "_touch"):
+            raise AttributeError(name)
+        vars(self).update(vars(Labels.of(self.many(range(self._count)))))
+        return vars(self)[name]
 
 
 def triples_of(graph: str, entities: Labels, relations: Labels) -> Mapping[str, np.ndarray]:

@@ -229,6 +229,11 @@ class Student:
             raise ConfigError(f"several are called {name!r}: {several}{' …' * (len(found) > 5)}: give a label")
         return found[0] if found else None
 
+    def nearest(self, text: str, kind: str) -> str | None:
+        """The label, or else the readable name, that may have been meant."""
+        near = (self.relations if kind == "relation" else self.entities).nearest(text)
+        return self.names.nearest(text, ", ") if near is None and kind == "entity" and self.names else near
+
     def unseen(self, kind: str, ids: Array) -> Array:
         never = self.never[kind]
         return np.array([x in never for x in ids.tolist()], bool) if never else np.zeros(len(ids), bool)

@@ -84,9 +84,6 @@ class Texts(Sequence[str]):
         index = {label: i for i, label in enumerate(self.labels)}
         return np.array([index.get(label, -1) for label in labels])
 
-    def nearest(self, text: str) -> str | None:
-        return Labels.of(self.labels).nearest(text)
-
 
 class Asking:
     """A model and its graph as `answer.asking.Answerer`."""
@@ -107,6 +104,9 @@ class Asking:
 
     def called(self, name: str, kind: str) -> int | None:
         return None
+
+    def nearest(self, text: str, kind: str) -> str | None:
+        return Labels.of(self.graph.relations if kind == "relation" else self.graph.entities).nearest(text)
 
     def unseen(self, kind: str, ids: np.ndarray) -> np.ndarray:
         return ~self.graph.seen[kind].numpy()[ids]
