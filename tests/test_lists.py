@@ -14,6 +14,7 @@ from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate, sampled
 from kgdistil.graph import Graph
+from kgdistil.kernels.softmax import softmax_library, softmax_losses
 from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import build_model
 from kgdistil.training.engine import make_engine
@@ -69,6 +70,47 @@ def test_a_query_of_many_answers_is_taken_as_several(tiny_graph: Graph, most: in
     for key, *span in zip(zip(*(x.tolist() for x in whole[:3])), whole[3].tolist(), whole[4].tolist()):
         own = [i for i, other in enumerate(keys) if other == tuple(map(int, key))]
         assert sum(count[i] for i in own) == span[1] and min(start[i] for i in own) == span[0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("taught", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_compiled_losses_equal_the_readable_ones(dtype, taught: bool, temperature: float, threads: int) -> None:
+    """Losses and gradients; scores beyond the candidates, which hold anything, count nothing."""
+    draw = torch.Generator().manual_seed(0)
+    n, m, beyond = 37, 83, 13
+    scores, other = (
+        torch.cat([8 * torch.randn(n, m, generator=draw), torch.full((n, beyond), 1e4)], 1).to(dtype) for _ in range(2)
+    )
+    scores[5], other[7] = 300.0, -300.0
+    scores[6, 3] = 200.0  # all others' powers are nothing
+    count = torch.randint(1, 6, (n,), generator=draw)
+    place = torch.randint(m, (int(count.sum()),), generator=draw)
+    place[-1] = place[-2] if count[-1] > 1 else place[-1]  # one candidate may stand for two answers
+    shift = torch.rand(m, generator=draw)
+    row = torch.arange(n).repeat_interleave(count)
+    if softmax_library(scores) is None:
+        pytest.skip("no compiler")
+    before, found = torch.get_num_threads(), {}
+    torch.set_num_threads(threads)
+    for name in ("compiled", "readable"):
+        x = scores.detach().clone().requires_grad_()
+        given = other if taught else None
+        if name == "compiled":
+            hard, soft = softmax_losses(x, given, shift, count, place, temperature)
+        else:
+            wide = x[:, :m].double() + shift
+            hard, soft = softmax_hard_loss(wide, row, place), torch.zeros(())
+            if taught:
+                soft = softmax_soft_loss(wide, other[:, :m].double() + shift, count, temperature)
+        (0.3 * hard + 0.7 * soft).backward()
+        found[name] = hard.item(), soft.item(), x.grad
+    torch.set_num_threads(before)
+    assert found["compiled"][:2] == pytest.approx(found["readable"][:2], rel=1e-5)
+    assert not found["compiled"][2][:, m:].any()
+    near = {"rtol": 1e-4, "atol": 1e-8} if dtype == torch.float32 else {"rtol": 1 / 128, "atol": 1e-8}
+    torch.testing.assert_close(found["compiled"][2], found["readable"][2], **near)
 
 
 def test_losses_against_their_definition() -> None:

@@ -20,16 +20,20 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil import kernels
 from kgdistil.compress.product import StraightThrough, codes_of, fit, grouped, rows_of, ungrouped
 from kgdistil.config import RunConfig
 from kgdistil.kernels import pairs
-from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
+from kgdistil.kernels.softmax import softmax_library, softmax_losses
+from kgdistil.losses import PARTS
 from kgdistil.models import KGEModel, Side, with_entities
 from kgdistil.sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
 from kgdistil.training.base import BaseEngine
+
+SHAPES = 256  # candidates are padded to a multiple of it
 
 
 class SampledSoftmaxEngine(BaseEngine):
@@ -68,7 +72,7 @@ class SampledSoftmaxEngine(BaseEngine):
         """The type of matrix products, which the processor decides, the kernels, and on a CPU the threads that share
         out PyTorch's sums."""
         student = self.models["student"]
-        paths: dict[str, bool] = {}
+        paths = {"softmax": softmax_library(student.entities) is not None}
         if student.distance:
             paths["pairs"] = all(kernels.comparison("pairs.cpp", model) is not None for model in self.models.values())
         if self.config.group:
@@ -115,13 +119,12 @@ class SampledSoftmaxEngine(BaseEngine):
         answers = self.answers[self.start[batch][row] + within]
         candidates, place, shift = self.candidates(answers, base, None if self.top is None else self.top[batch])
         views = {role: View(self, role, batch, candidates, role in self.trained) for role in self.models}
-        scores = {role: view.scores() + shift for role, view in views.items()}
+        scores = {role: view.scores() for role, view in views.items()}
         soft, hard = {}, {}
         for role in self.trained:
-            hard[role] = softmax_hard_loss(scores[role], row, place)
-            if len(self.models) == 2:
-                other = scores["teacher" if role == "student" else "student"]
-                soft[role] = softmax_soft_loss(scores[role], other, count, self.config.temperature)
+            other = scores.get("teacher" if role == "student" else "student")
+            hard[role], found = softmax_losses(scores[role], other, shift, count, place, self.config.temperature)
+            soft |= {} if other is None else {role: found}
         penalty = torch.zeros((), device=self.device)
         if self.config.penalty:
             for role in self.trained:
@@ -185,13 +188,14 @@ class View:
         self.relation = self.relations[engine.relation[batch]]
 
     def scores(self) -> Tensor:
-        """Scores [n, m] of the batch's queries against its candidates, float32."""
+        """Scores [n, m or more] of the batch's queries against its candidates; what stands beyond them is nothing."""
         parts: list[tuple[slice, Side]] = [(slice(None, self.tails), "tail"), (slice(self.tails, None), "head")]
         queries = torch.cat([self.model.query(self.anchors[part], self.relation[part], side) for part, side in parts])
         if self.model.distance:
             return pairs.compare(self.model, queries, self.rows)
-        half = self.engine.half
-        return self.model.compare(queries.to(half), self.rows.to(half)).to(self.rows.dtype)
+        # padded, since oneDNN makes code anew for each shape that it has not seen
+        rows = F.pad(self.rows.to(self.engine.half), (0, 0, 0, -len(self.rows) % SHAPES))
+        return self.model.compare(queries.to(self.engine.half), rows)
 
     def penalty(self, row: Tensor, place: Tensor) -> Tensor:
         """The model's regulariser, the mean over the batch's triples."""

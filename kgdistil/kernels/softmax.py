@@ -1,0 +1,118 @@
+"""`softmax.cpp`: the two losses of a softmax over candidates and their gradient, each in one pass over a query's row."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kgdistil.kernels.compile import check_sizes, compiled, enough, pointer, threads
+from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
+
+
+class Job(ctypes.Structure):
+    """Mirrors `Softmax` of softmax.cpp."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("scores", "other", "shift", "start", "place")]
+        + [(name, ctypes.c_int64) for name in ("n", "m", "stride")]
+        + [(name, ctypes.c_float) for name in ("temperature", "hard", "soft")]
+        + [("threads", ctypes.c_int32), ("gradient", ctypes.c_void_p), ("losses", ctypes.c_void_p)]
+    )
+
+
+def softmax_library(scores: Tensor) -> ctypes.CDLL | None:
+    """The compiled losses for scores of that kind, None where they cannot be: on the CPU, float32 or bfloat16."""
+    if scores.device.type != "cpu" or scores.dtype not in (torch.float32, torch.bfloat16):
+        return None
+    library = compiled("softmax.cpp", f"KGD_HALF={int(scores.dtype == torch.bfloat16)}")
+    if library is not None:
+        check_sizes(library, Job)
+        library.kgd_softmax.argtypes = [ctypes.POINTER(Job)]
+        library.kgd_softmax.errcheck = enough
+    return library
+
+
+def softmax_losses(
+    scores: Tensor, other: Tensor | None, shift: Tensor, count: Tensor, place: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """`softmax_hard_loss` and `softmax_soft_loss` of `kgdistil.losses`, compiled where they can be; the soft one is 0
+    without `other`.
+
+    Args:
+        scores, other: [n, m or more], float32 or bfloat16; columns beyond `shift` count nothing.
+        shift: float32 [m], added to the scores of both.
+        count: int64 [n], the answers of each query; place: int64 [a], their candidates, query after query.
+    """
+    if (library := softmax_library(scores)) is not None:
+        start = F.pad(count.cumsum(0), (1, 0))
+        other = None if other is None else other.detach().contiguous()
+        return SoftmaxLosses.apply(scores.contiguous(), other, shift, start, place, temperature, library)
+    row = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    scores, other = (x if x is None else x[:, : len(shift)].float() + shift for x in (scores, other))
+    hard = softmax_hard_loss(scores, row, place)
+    return hard, hard.new_zeros(()) if other is None else softmax_soft_loss(scores, other, count, temperature)
+
+
+class SoftmaxLosses(torch.autograd.Function):
+    """`softmax_losses`, of which `other` is a constant."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scores: Tensor,
+        other: Tensor | None,
+        shift: Tensor,
+        start: Tensor,
+        place: Tensor,
+        temperature: float,
+        library: ctypes.CDLL,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.given = library, temperature
+        given = scores, other, shift, start, place
+        ctx.save_for_backward(*given)
+        losses = torch.empty(len(scores), 2, dtype=torch.float64)
+        call(library, given, temperature, losses)
+        hard, soft = (losses.sum(0) / max(1, len(place))).float()
+        return hard, soft
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, hard: Tensor, soft: Tensor) -> tuple[Tensor | None, ...]:
+        library, temperature = ctx.given
+        scores = ctx.saved_tensors[0]
+        losses, gradient = torch.empty(len(scores), 2, dtype=torch.float64), torch.empty_like(scores)
+        call(library, ctx.saved_tensors, temperature, losses, float(hard), float(soft), gradient)
+        return gradient, None, None, None, None, None, None
+
+
+def call(
+    library: ctypes.CDLL,
+    given: Sequence[Tensor | None],
+    temperature: float,
+    losses: Tensor,
+    hard: float = 0.0,
+    soft: float = 0.0,
+    gradient: Tensor | None = None,
+) -> None:
+    """Fill in the losses of each query, float64 [n, 2], and the gradient of hard · the first + soft · the second."""
+    scores, _, shift, *_ = given
+    assert scores is not None and shift is not None
+    names = ("scores", "other", "shift", "start", "place")
+    job = Job(
+        **{name: pointer(x) for name, x in zip(names, given, strict=True)},
+        n=len(scores),
+        m=len(shift),
+        stride=scores.shape[1],
+        temperature=temperature,
+        hard=hard,
+        soft=soft,
+        threads=threads(),
+        gradient=pointer(gradient),
+        losses=pointer(losses),
+    )
+    library.kgd_softmax(ctypes.byref(job))
