@@ -88,6 +88,7 @@ class SampledSoftmax(Objective):
     accumulator: Annotated[float, Field(ge=0, le=1)] = 0.0  # where Adagrad's sums of squares begin
     accumulators: Literal["number", "row"] = "number"  # an entity's: one for each number, or the mean over its row
     answers: Sample = 0  # of a query in a batch at most: one that has more is taken as several queries; 0: all
+    relation_weight: Weight = 0.0  # of the softmax over all relations for (h, ?, t); dot-product models
     top: Annotated[int, Field(ge=0, le=LARGEST_STEP)] = 0  # candidates from the teacher's best, for each query
     temperature: Annotated[Weight, Field(gt=0)] = 1.0  # of the soft labels
     alpha: Share = 0.5  # Eq. 5 and 11
@@ -195,6 +196,8 @@ class RunConfig(BaseModel):
             raise ValueError(f"group is {self.group}: it must divide the {of} of an entity")
         if self.penalty and self.model in ("TransE", "RotatE"):
             raise ValueError(f"penalty is {self.penalty}, but {self.model} has no regulariser: set it to 0")
+        if self.relation_weight and kind.distance:
+            raise ValueError(f"relation_weight is {self.relation_weight}, but {self.model} is a distance: set it to 0")
         if self.batch_size * self.negatives > LARGEST_STEP:
             raise ValueError(f"batch_size × negatives is {self.batch_size * self.negatives}: at most {LARGEST_STEP}")
         return self

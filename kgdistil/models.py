@@ -118,6 +118,10 @@ class KGEModel(nn.Module):
         """Scores [n, m] of queries [n, query width] against candidate entities [m, width]."""
         return q @ candidates.T
 
+    def between(self, h: Tensor, t: Tensor) -> Tensor:
+        """q [..., relation width] of (h, ?, t): a dot product's score is q · r, whatever the relation."""
+        return h * t
+
     def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         """What the regulariser adds to each positive triple [B] of embeddings [B, ·] (weight left out).
 
@@ -257,6 +261,9 @@ class ComplEx(KGEModel):
     def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
         return complex_product(anchor, r if side == "tail" else conjugate(r))
 
+    def between(self, h: Tensor, t: Tensor) -> Tensor:
+        return complex_product(conjugate(h), t)
+
     def modulus(self, x: Tensor) -> Tensor:
         return safe_hypot(*complex_parts(x))
 
@@ -332,6 +339,10 @@ class SimplE(KGEModel):
         if side == "tail":
             return torch.cat([second * backward, first * forward], -1) / 2
         return torch.cat([second * forward, first * backward], -1) / 2
+
+    def between(self, h: Tensor, t: Tensor) -> Tensor:
+        (first, second), (third, fourth) = h.chunk(2, -1), t.chunk(2, -1)
+        return torch.cat([first * fourth, second * third], -1) / 2
 
 
 def on_hyperplane(x: Tensor, w: Tensor) -> Tensor:

@@ -14,12 +14,13 @@ from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate, sampled
 from kgdistil.graph import Graph
+from kgdistil.graphs.queries import queries_of
 from kgdistil.kernels.softmax import softmax_library, softmax_losses
 from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import build_model
 from kgdistil.training.engine import make_engine
 from kgdistil.training.loop import run
-from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, queries_of
+from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +71,27 @@ def test_a_query_of_many_answers_is_taken_as_several(tiny_graph: Graph, most: in
     for key, *span in zip(zip(*(x.tolist() for x in whole[:3])), whole[3].tolist(), whole[4].tolist()):
         own = [i for i, other in enumerate(keys) if other == tuple(map(int, key))]
         assert sum(count[i] for i in own) == span[1] and min(start[i] for i in own) == span[0]
+
+
+@pytest.mark.parametrize("model", ["ComplEx", "DistMult", "SimplE", "LowRankComplEx"])
+def test_relations_are_predicted_by_the_score(tiny_graph: Graph, model: str) -> None:
+    rank = {"rank": 3} if model == "LowRankComplEx" else {}
+    found = build_model(model, tiny_graph.num_entities, tiny_graph.num_relations, 4, seed=0, **rank).double()
+    h, r, t = tiny_graph.train.unbind(-1)
+    between = found.between(found.entities[h], found.entities[t])
+    torch.testing.assert_close((between * found.relations[r]).sum(-1), found(h, r, t))
+    if model != "LowRankComplEx":
+        config = a_config(model=model, dim=4, negatives=100, relation_weight=0.5, batch_size=1000)
+        plain = config.model_copy(update={"relation_weight": 0})
+        steps = {}
+        for given in (config, plain):
+            student = build_model(model, tiny_graph.num_entities, tiny_graph.num_relations, 4, seed=0)
+            engine = make_engine(student, None, given, tiny_graph)
+            engine.half = torch.float32
+            steps[given.relation_weight] = engine.epoch(0, torch.zeros(engine.steps, dtype=torch.float64))
+        logits = between @ found.relations.T  # each triple is an answer of two queries
+        wanted = 0.5 * F.cross_entropy(logits, r)
+        assert steps[0.5]["penalty"] - steps[0]["penalty"] == pytest.approx(wanted.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])

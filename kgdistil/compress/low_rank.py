@@ -54,6 +54,9 @@ class LowRankComplEx(ComplEx):
     def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
         return super().query(self.rows(anchor), r, side) @ self.map.T
 
+    def between(self, h: Tensor, t: Tensor) -> Tensor:
+        return super().between(self.rows(h), self.rows(t))
+
     def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         return super().penalty(self.rows(h), r, self.rows(t))
 

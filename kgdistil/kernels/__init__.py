@@ -1,11 +1,20 @@
-"""Fast paths on the CPU: C++ compiled at first use, loaded with ctypes; they know nothing of losses or sampling.
+"""Fast paths on the CPU: C++ compiled at first use, loaded with ctypes.
 
 `rank.cpp` counts filtered ranks and finds top-k answers, `codes.cpp` finds four-bit codes, `pairs.cpp` scores each
-query with each candidate, and `train.cpp` runs one epoch (see `kgdistil.training.native`). All are held to the readable
-modules by the tests.
+query with each candidate, `softmax.cpp` makes losses of such scores, and `train.cpp` runs one epoch of negative
+sampling (see `kgdistil.training.native`). All are held to the readable modules by the tests.
 """
 
-from .compile import compiled, compiler, keep_freed_memory, pointer, processor, threads
+from .compile import (
+    bfloat16_where_fast,
+    compiled,
+    compiler,
+    keep_freed_memory,
+    pointer,
+    processor,
+    threads,
+    with_threads,
+)
 from .kinds import check_equation, comparison, said, usable
 from .nearest import nearest, nearest_library
 from .rank import Job, Known, Ranker, for_vectors, rank_library
@@ -14,6 +23,7 @@ __all__ = [
     "Job",
     "Known",
     "Ranker",
+    "bfloat16_where_fast",
     "check_equation",
     "comparison",
     "compiled",
@@ -28,4 +38,5 @@ __all__ = [
     "said",
     "threads",
     "usable",
+    "with_threads",
 ]

@@ -7,6 +7,7 @@ which holds nothing but the user's own.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -19,7 +20,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,22 @@ def threads() -> int:
 
 def pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
+
+
+def bfloat16_where_fast(device: torch.device) -> torch.dtype:
+    """bfloat16 on a GPU and on processors that multiply it, else float32."""
+    fast = device.type == "cuda" or any(name in processor() for name in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if fast else torch.float32
+
+
+@contextlib.contextmanager
+def with_threads(count: int | None) -> Iterator[None]:
+    """As many threads of PyTorch, until the end, as a checkpoint was made with; None: as many as there are."""
+    before = torch.get_num_threads()
+    if count not in (None, before):
+        log.warning("goes on with %d thread(s), as it was begun: with %d its numbers would differ", count, before)
+    try:
+        torch.set_num_threads(count or before)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""`softmax.cpp`: the two losses of a softmax over candidates and their gradient, each in one pass over a query's row."""
+"""`softmax.cpp`: the losses of a softmax over candidates and their gradient, each in one pass over a query's row."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil.kernels.compile import check_sizes, compiled, enough, pointer, threads
-from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
 
 
 class Job(ctypes.Structure):
     """Mirrors `Softmax` of softmax.cpp."""
 
-    _fields_ = (
-        [(name, ctypes.c_void_p) for name in ("scores", "other", "shift", "start", "place")]
-        + [(name, ctypes.c_int64) for name in ("n", "m", "stride")]
-        + [(name, ctypes.c_float) for name in ("temperature", "hard", "soft")]
-        + [("threads", ctypes.c_int32), ("gradient", ctypes.c_void_p), ("losses", ctypes.c_void_p)]
-    )
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("scores", "other", "shift", "start", "place")),
+        *((name, ctypes.c_int64) for name in ("n", "m", "stride")),
+        *((name, ctypes.c_float) for name in ("temperature", "hard", "soft")),
+        ("threads", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("gradient", "losses")),
+    ]
 
 
 def softmax_library(scores: Tensor) -> ctypes.CDLL | None:
@@ -39,23 +39,21 @@ def softmax_library(scores: Tensor) -> ctypes.CDLL | None:
 
 def softmax_losses(
     scores: Tensor, other: Tensor | None, shift: Tensor, count: Tensor, place: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """`softmax_hard_loss` and `softmax_soft_loss` of `kgdistil.losses`, compiled where they can be; the soft one is 0
-    without `other`.
+) -> tuple[Tensor, Tensor] | None:
+    """`softmax_hard_loss` and `softmax_soft_loss` of `kgdistil.losses`, the soft one 0 without `other`; None where they
+    cannot be compiled.
 
     Args:
         scores, other: [n, m or more], float32 or bfloat16; columns beyond `shift` count nothing.
         shift: float32 [m], added to the scores of both.
         count: int64 [n], the answers of each query; place: int64 [a], their candidates, query after query.
     """
-    if (library := softmax_library(scores)) is not None:
-        start = F.pad(count.cumsum(0), (1, 0))
-        other = None if other is None else other.detach().contiguous()
-        return SoftmaxLosses.apply(scores.contiguous(), other, shift, start, place, temperature, library)
-    row = torch.arange(len(count), device=count.device).repeat_interleave(count)
-    scores, other = (x if x is None else x[:, : len(shift)].float() + shift for x in (scores, other))
-    hard = softmax_hard_loss(scores, row, place)
-    return hard, hard.new_zeros(()) if other is None else softmax_soft_loss(scores, other, count, temperature)
+    library = softmax_library(scores)
+    if library is None:
+        return None
+    start = F.pad(count.cumsum(0), (1, 0))
+    other = None if other is None else other.detach().contiguous()
+    return SoftmaxLosses.apply(scores.contiguous(), other, shift, start, place, temperature, library)
 
 
 class SoftmaxLosses(torch.autograd.Function):

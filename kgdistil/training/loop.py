@@ -9,13 +9,12 @@ softmax adds gradients in no fixed order, so that there the same run ends close 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kgdistil import records
+from kgdistil import kernels, records
 from kgdistil.answer.format import HEADER
 from kgdistil.checkpoint import WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from kgdistil.compress.low_rank import low_rank
@@ -171,7 +170,8 @@ def train(
     """
     path = folder / CHECKPOINT
     saved = read_checkpoint(path, config, graph) if path.is_file() else None
-    with threads_of(saved and saved[1]):
+    threads = (saved[1] if saved else {}).get("arithmetic", {}).get("threads")
+    with kernels.with_threads(threads):
         engine = make_engine(*prepare(config, graph, teacher, start), config, graph)
         state, saved = restore(path, saved, engine) if saved else Progress(), None  # nothing of the file is kept
         known = KnownTriples(graph.known.cpu(), graph.num_relations)
@@ -198,7 +198,7 @@ def train(
                 losses = advance(engine, state)
                 speed = len(graph.train) / (time.monotonic() - at)
                 if state.epoch % config.check_every == 0 or state.epoch == config.epochs:
-                    validate(engine, graph, known, state, losses)
+                    validate(engine, graph, known, state, losses, rank)
                 state.finished = state.epoch == config.epochs or 0 < config.patience <= state.bad_checks
                 loss, mrr = sum(losses.values()) - losses["lr"], max(state.best_mrr, 0)
                 bar.set_postfix_str(f"valid MRR {mrr:.3f}, loss {loss:.4f}, {speed:,.0f} triples/s", refresh=False)
@@ -239,7 +239,7 @@ def advance(engine: Engine, state: Progress) -> dict[str, float]:
 
 
 def validate(
-    engine: Engine, graph: Graph, known: KnownTriples, state: Progress, losses: dict[str, float], rank: Any = rank
+    engine: Engine, graph: Graph, known: KnownTriples, state: Progress, losses: dict[str, float], rank: Any
 ) -> None:
     """Rank the valid split, keep the weights where they are the best so far, else count towards the next decay."""
     models = engine.as_saved()
@@ -372,20 +372,6 @@ def read_checkpoint(path: Path, config: RunConfig, graph: Graph) -> Checkpoint:
     if not isinstance(arithmetic, dict) or arithmetic.get("threads", 1) not in range(1, 1025):
         raise CheckpointError(f"{path} is damaged (arithmetic); delete it to start over")
     return tensors, about
-
-
-@contextlib.contextmanager
-def threads_of(about: dict[str, Any] | None) -> Iterator[None]:
-    """As many threads as a checkpoint was made with, where they decide its last bits, until its run is over."""
-    before = torch.get_num_threads()
-    threads = (about or {}).get("arithmetic", {}).get("threads", before)
-    if threads != before:
-        log.warning("goes on with %d thread(s), as it was begun: with %d its numbers would differ", threads, before)
-    try:
-        torch.set_num_threads(threads)
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def restore(path: Path, saved: Checkpoint, engine: Engine) -> Progress:

@@ -12,7 +12,8 @@ k entities drawn for the whole batch, whose scores stand for all others. The lea
 squares begin at `accumulator`: at 0, the first step moves every number by the whole rate, those of the drawn entities
 as well, however small their gradients, which a model that has learned already does not need. An entity may have one sum
 for its whole row (`accumulators`), as in DGL-KE (Zheng et al. 2020). Products of matrices are taken in bfloat16 where
-the processor has it. A step reads and changes the rows that it uses: neither its time nor its memory grows with E.
+the processor has it. Relations may be predicted as well, (h, ?, t), for dot products (`relation_weight`; Chen et al.
+2021). A step reads and changes the rows that it uses: neither its time nor its memory grows with E.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from torch import Tensor
 from kgdistil import kernels
 from kgdistil.compress.product import StraightThrough, codes_of, fit, grouped, rows_of, ungrouped
 from kgdistil.config import RunConfig
+from kgdistil.graphs.queries import queries_of
 from kgdistil.kernels import pairs
 from kgdistil.kernels.softmax import softmax_library, softmax_losses
-from kgdistil.losses import PARTS
+from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import KGEModel, Side, with_entities
 from kgdistil.sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
 from kgdistil.training.base import BaseEngine
@@ -49,7 +51,7 @@ class SampledSoftmaxEngine(BaseEngine):
         queries = queries_of(triples, config.answers)
         super().__init__(student, teacher, len(queries[0]), config)
         self.anchor, self.relation, self.is_head, self.start, self.count, self.answers = queries
-        self.size, self.half = student.num_entities, bfloat16_where_fast(self.device)
+        self.size, self.half = student.num_entities, kernels.bfloat16_where_fast(self.device)
         if self.device.type == "cpu":
             kernels.keep_freed_memory()
         self.top = None
@@ -122,19 +124,26 @@ class SampledSoftmaxEngine(BaseEngine):
         scores = {role: view.scores() for role, view in views.items()}
         soft, hard = {}, {}
         for role in self.trained:
-            other = scores.get("teacher" if role == "student" else "student")
-            hard[role], found = softmax_losses(scores[role], other, shift, count, place, self.config.temperature)
-            soft |= {} if other is None else {role: found}
-        penalty = torch.zeros((), device=self.device)
-        if self.config.penalty:
-            for role in self.trained:
-                penalty = penalty + views[role].penalty(row, place)
-            penalty = self.config.penalty * penalty
+            others = [scores[name] for name in scores if name != role]
+            hard[role], *found = self.losses_of([scores[role], *others], shift, row, count, place)
+            soft |= {role: found[0]} if others else {}
+        penalty, weight = torch.zeros((), device=self.device), self.config.relation_weight
+        for view in (views[role] for role in self.trained):
+            penalty = penalty + (self.config.penalty * view.penalty(row, place) if self.config.penalty else 0)
+            penalty = penalty + (weight * view.relation_loss(row, place) if weight else 0)
         total, parts = self.add(soft, hard, penalty)
         total.backward()
         for role in self.trained:
             views[role].update(rates[role])
         return len(row) * parts
+
+    def losses_of(self, scores: list[Tensor], shift: Tensor, row: Tensor, count: Tensor, place: Tensor) -> list[Tensor]:
+        """The hard loss of the first scores, and the soft one where there are the other model's."""
+        own, other, t = scores[0], scores[1] if len(scores) > 1 else None, self.config.temperature
+        if (found := softmax_losses(own, other, shift, count, place, t)) is not None:
+            return [*found]
+        own, *others = (x[:, : len(shift)].float() + shift for x in scores)
+        return [softmax_hard_loss(own, row, place), *(softmax_soft_loss(own, x, count, t) for x in others)]
 
     def candidates(self, answers: Tensor, base: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Ids [m] of a batch's candidates, the answers' places among them, and what to add to the scores [m].
@@ -185,7 +194,8 @@ class View:
         if self.map is not None:
             self.map.requires_grad_(trained).grad = None
         self.rows, self.anchors = rows[: len(candidates)], rows[len(candidates) :]
-        self.relation = self.relations[engine.relation[batch]]
+        self.relation_ids = engine.relation[batch]
+        self.relation = self.relations[self.relation_ids]
 
     def scores(self) -> Tensor:
         """Scores [n, m or more] of the batch's queries against its candidates; what stands beyond them is nothing."""
@@ -200,6 +210,14 @@ class View:
     def penalty(self, row: Tensor, place: Tensor) -> Tensor:
         """The model's regulariser, the mean over the batch's triples."""
         return self.model.penalty(self.anchors[row], self.relation[row], self.rows[place]).mean()
+
+    def relation_loss(self, row: Tensor, place: Tensor) -> Tensor:
+        """−log softmax of each triple's relation among all of them (Chen et al. 2021, Eq. 3), the mean over triples."""
+        anchors, answers = self.anchors[row], self.rows[place]
+        tail = (row < self.tails)[:, None]
+        queries = self.model.between(torch.where(tail, anchors, answers), torch.where(tail, answers, anchors))
+        scores = queries.to(self.engine.half) @ self.relations.to(self.engine.half).T
+        return F.cross_entropy(scores.float(), self.relation_ids[row])
 
     def update(self, rate: float) -> None:
         """One step of Adagrad (Duchi et al. 2011) on the rows that were used."""
@@ -222,29 +240,6 @@ class View:
             value.addcdiv_(leaf.grad, squares.sqrt().add_(1e-10), value=-own_rate)
 
 
-def queries_of(triples: Tensor, most: int = 0) -> tuple[Tensor, ...]:
-    """The different queries of triples [n, 3], and their answers; one of more than `most` stands there several times.
-
-    Returns:
-        anchor, relation int64 [Q], is_head bool [Q]; start and count int64 [Q]: the span of the query's answers in
-        the last one, int64 [2 n].
-    """
-    h, r, t = triples.unbind(-1)
-    size = int(r.max()) + 1
-    relation = torch.cat([r, r + size])
-    key = torch.cat([h, t]) * (2 * size) + relation
-    key, order = key.sort(stable=True)
-    key, count = key.unique_consecutive(return_counts=True)
-    start = count.cumsum(0) - count
-    if most:  # else an answer of half the graph would make half the graph the candidates of its batch
-        whole = torch.arange(len(key), device=key.device).repeat_interleave(-(-count // most))
-        piece = torch.arange(len(whole), device=key.device) - torch.searchsorted(whole, whole)
-        key, start = key[whole], start[whole] + piece * most
-        count = (count[whole] - piece * most).clamp_max(most)
-    relation = key % (2 * size)
-    return key // (2 * size), relation % size, relation >= size, start, count, torch.cat([t, h])[order]
-
-
 @torch.no_grad()
 def best_of(model: KGEModel, anchor: Tensor, relation: Tensor, is_head: Tensor, k: int) -> Tensor:
     """The k best entities of each query [Q] by a model, known ones among them: int32 [Q, k]."""
@@ -255,9 +250,3 @@ def best_of(model: KGEModel, anchor: Tensor, relation: Tensor, is_head: Tensor, 
             scores = model.compare(model.queries(anchor[rows], relation[rows], side), model.entities)
             best[rows] = scores.topk(best.shape[1]).indices.to(torch.int32)
     return best
-
-
-def bfloat16_where_fast(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU and on processors that multiply it, else float32."""
-    fast = device.type == "cuda" or any(name in kernels.processor() for name in ("avx512_bf16", "amx_bf16"))
-    return torch.bfloat16 if fast else torch.float32
