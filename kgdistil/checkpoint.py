@@ -20,7 +20,7 @@ from kgdistil.answer.format import HEADER
 from kgdistil.answer.format1 import BLANK, VERSION, WEIGHTS, sum_place
 from kgdistil.answer.student import load_student
 from kgdistil.compress.packing import pack, unpack
-from kgdistil.errors import CheckpointError, ConfigError
+from kgdistil.errors import CheckpointError, ConfigError, short
 from kgdistil.files import SUM, write_atomically
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, RotatE, class_of
@@ -111,7 +111,7 @@ def read_model(path: Path, graph: Graph | None = None) -> tuple[KGEModel, dict[s
     if not isinstance(version, int):
         raise CheckpointError(f"{path} holds no model; name a folder that save_model or a finished run wrote")
     if version > VERSION:
-        raise CheckpointError(f"{path} has version {version}; this kgdistil reads up to {VERSION}: update it")
+        raise CheckpointError(f"{path} has version {short(version)}; this kgdistil reads up to {VERSION}: update it")
     check_graph(path, about, graph)
     return built(path, tensors, about), about
 

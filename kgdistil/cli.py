@@ -68,10 +68,12 @@ class Commands(click.Group):
             fail(f'this needs {error.name}: pip install "kgdistil[train]"; a student answers without it', 1)
         except MemoryError:
             fail("out of memory: take a smaller graph or dimension", 1)
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise  # click ends quietly
-            fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:  # of a pipe that is closed click ends quietly
+            fail(f"{error.filename or 'cannot write standard output'}: {error.strerror or error}", 1)
 
 
 def fail(line: str, code: int) -> None:

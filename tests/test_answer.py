@@ -11,6 +11,7 @@ from kgdistil.answer import format as layout
 from kgdistil.answer.equations import equation
 from kgdistil.compress.size import GROUPS, PRECISIONS
 from kgdistil.errors import CheckpointError, ConfigError
+from kgdistil.files import sealed, write_json
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, build_model
 
@@ -125,16 +126,30 @@ CHANGES = [
     {"num_entities": 0},
     {"num_relations": 0},
     {"offset": 1e300},
+    {"version": 10**400},
+    {"model": 9999 * "M"},
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("change", CHANGES, ids=lambda x: str(x)[:40])
 def test_a_header_that_cannot_be_is_one_line(umls: Graph, tmp_path: Path, change: dict) -> None:
     labelled(umls, "RotatE", "float32").save(tmp_path)
-    layout.write_header(tmp_path, {**layout.read_header(tmp_path), **change})
+    header = {**layout.read_header(tmp_path), "version": layout.VERSION, **change}
+    write_json(tmp_path / layout.HEADER, sealed(header))
     with pytest.raises(CheckpointError) as caught:
         kgdistil.load_student(tmp_path).predict(head=0, relation=1, by="id")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", [layout.WEIGHTS, layout.LABELS, layout.TRIPLES])
+def test_a_size_of_many_digits_is_one_line(umls: Graph, tmp_path: Path, name: str) -> None:
+    labelled(umls, "ComplEx", "2bit").save(tmp_path)
+    header = layout.read_header(tmp_path)
+    header["files"][name]["bytes"] = 10**400
+    layout.write_header(tmp_path, header)
+    with pytest.raises(CheckpointError, match="bytes where 1000") as caught:
+        kgdistil.load_student(tmp_path)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("name", [layout.WEIGHTS, layout.LABELS, layout.TRIPLES])

@@ -180,10 +180,13 @@ def test_a_name_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         kgdistil.load_student("wn18rr-complex-8B")
     monkeypatch.chdir(tmp_path)
     Path(SMALL).mkdir()  # what lies here comes first
-    with pytest.raises(CheckpointError, match="is not there"):
-        kgdistil.load_student(SMALL)
+    for ask in (kgdistil.load_student, load_labelled):
+        with pytest.raises(CheckpointError, match="holds no student: student.json is not there.*wn18rr-complex-16B"):
+            ask(SMALL)
+    with pytest.raises(CheckpointError, match="no/where is not there.*or a published student"):
+        kgdistil.load_student(tmp_path / "no" / "where")
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path))  # no checkout
-    with pytest.raises(CheckpointError, match="is not there"):
+    with pytest.raises(CheckpointError, match="is not there; name a student's folder$"):
         kgdistil.load_student("wn18rr-complex-d8")
 
 

@@ -106,7 +106,7 @@ def test_a_newer_version_and_files_of_two_students(tmp_path: Path, tiny_graph: G
     Labelled(a_model(umls), umls).save(tmp_path / "new")
     header = unsealed(json.loads((tmp_path / "new" / HEADER).read_text()))
     (tmp_path / "new" / HEADER).write_text(json.dumps(sealed({**header, "version": 3})))
-    with pytest.raises(CheckpointError, match="has format 3; this kgdistil reads 1 and 2: update kgdistil"):
+    with pytest.raises(CheckpointError, match="has format 3; this kgdistil reads 1 and 2: update it"):
         load_student(tmp_path / "new")
 
 

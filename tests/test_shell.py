@@ -329,6 +329,12 @@ def test_a_batch_that_cannot_be(student: Path, tmp_path: Path) -> None:
     assert f"cannot write {tmp_path}/no/a.tsv: No such file" in refused(*asked, "-o", tmp_path / "no" / "a.tsv")
     if os.path.exists("/dev/full"):
         assert "cannot write /dev/full: No space left" in refused(*asked, "-o", "/dev/full")
+        for told in (["--help"], ["predict", student, "--head", "e01", "--relation", "r0"], asked):
+            command = [sys.executable, "-m", "kgdistil.cli", *map(str, told)]
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+            assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+            assert done.stderr.startswith("kgdistil: cannot write standard output: No space left")
     assert "holds the queries" in refused(*asked, "-o", path) and path.read_text() == "e01\t\te02\n"
     assert "comes without" in refused(*asked, "--head", "e01") and "comes without" in refused(*asked, "--json")
     assert "of a batch" in refused("predict", student, "--head", "e01", "--relation", "r0", "--format", "jsonl")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kgdistil.errors import CheckpointError, ForeignModelError
+from kgdistil.errors import CheckpointError, ForeignModelError, short
 
 Array = np.ndarray
 Side = Literal["head", "tail"]
@@ -120,7 +120,7 @@ def equation(
         )
 
     if norm not in (1, 2) or dim < 1 or (model == "LowRankComplEx") != (shared is not None):
-        raise CheckpointError(f"no student is a {model} of dimension {dim} and norm {norm}")
+        raise CheckpointError(f"no student is a {short(model)} of dimension {short(dim)} and norm {short(norm)}")
     if shared is not None and (shared.ndim != 2 or shared.shape[1] != 2 * dim):
         raise CheckpointError(f"the map of a low rank is {list(shared.shape)}, and not [rank, {2 * dim}]")
     if model == "RotatE" and not (offset + epsilon) / dim > 1e-30:
@@ -160,5 +160,5 @@ def equation(
         return Equation("hyperplane", **translated, width=dim, relation_width=2 * dim, paired=False, query=query)
 
     if model not in found:
-        raise ForeignModelError(f"{model} is no model that answers without PyTorch, as {', '.join(found)} do")
+        raise ForeignModelError(f"{short(model)} is no model that answers without PyTorch, as {', '.join(found)} do")
     return found[model]()

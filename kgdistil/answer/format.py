@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 
 from kgdistil.answer import calibration
-from kgdistil.errors import CheckpointError
+from kgdistil.errors import CheckpointError, short
 from kgdistil.files import CHANGED, SUM, sealed, unsealed, write_json
 
 VERSION = 2
@@ -73,7 +73,7 @@ class Arrays(Mapping[str, np.ndarray]):
             with path.open("rb") as file:
                 found = os.fstat(file.fileno()).st_size
                 if found != self.size or len(self.sums) != -(-found // BLOCK):
-                    raise CheckpointError(f"{path} has {found} bytes where {self.size} were written: {MEND}")
+                    raise CheckpointError(f"{path} has {found} bytes where {short(self.size)} were written: {MEND}")
                 self.map: bytes | mmap.mmap = b""
                 if found <= SMALL:
                     self.map = file.read(found)
@@ -188,7 +188,7 @@ def read_header(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({' '.join(str(error).split())[:200]}): {MEND}") from None
     if not isinstance(version, int) or version != VERSION:
-        raise CheckpointError(f"{path} has format {version}; this kgdistil reads 1 and {VERSION}: update kgdistil")
+        raise CheckpointError(f"{path} has format {short(version)}; this kgdistil reads 1 and {VERSION}: update it")
     if wrong := [name for name, right in RIGHT.items() if not right(header.get(name))]:
         raise CheckpointError(f"{path} is damaged ({wrong[0]} is no {wrong[0]}): {MEND}")
     return header

@@ -14,7 +14,7 @@ import numpy as np
 from kgdistil.answer import triples as sorted_triples
 from kgdistil.answer.format import LABELS, Arrays, write_arrays
 from kgdistil.answer.labels import Labels
-from kgdistil.errors import CheckpointError
+from kgdistil.errors import CheckpointError, short
 from kgdistil.files import CHANGED, SUM, sealed, unsealed, write_atomically, write_json
 
 BLANK = "00000000"
@@ -89,7 +89,7 @@ def view(content: bytearray, base: int, about: dict[str, Any]) -> np.ndarray:
     count = 1
     for x in about["shape"]:
         if not isinstance(x, int) or x < 0:
-            raise ValueError(f"a shape of {about['shape']}")
+            raise ValueError(f"a shape of {short(about['shape'])}")
         count *= x
     if not 0 <= start <= end <= len(content) - base or end - start != count * kind.itemsize:
         raise ValueError("an array lies outside the file")

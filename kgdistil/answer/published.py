@@ -48,10 +48,14 @@ def found(student: str | os.PathLike) -> Path:
         return folder
     if os.path.isdir(students_folder() / name):
         return students_folder() / name
-    there = sorted(path.name for path in students_folder().glob("*/"))
-    if not there:
+    if not (there := names()):
         return folder
     raise CheckpointError(f"no folder and no student of the name {short(name)}: published ones are {', '.join(there)}")
+
+
+def names() -> list[str]:
+    """Of the published students; none without a checkout."""
+    return sorted(path.name for path in students_folder().glob("*/"))
 
 
 def is_published(folder: Path, graph_sha256: str, graph: str) -> bool:

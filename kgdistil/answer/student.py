@@ -37,7 +37,7 @@ from kgdistil.answer.rendering import markdown
 from kgdistil.answer.triples import SPLITS, Triples
 from kgdistil.answer.triples import arrays as triple_arrays
 from kgdistil.answer.weights import SLICE, Weights
-from kgdistil.errors import CheckpointError, ConfigError
+from kgdistil.errors import CheckpointError, ConfigError, short
 
 SIDES: tuple[tuple[Side, int, int], ...] = (("head", 2, 0), ("tail", 0, 2))
 RETRIES = 10  # of a folder that is replaced while it is opened
@@ -430,7 +430,7 @@ def load_student(folder: str | os.PathLike) -> Student:
     Raises:
         CheckpointError: missing, damaged, of a newer version, or put together from two students.
     """
-    folder = published.found(folder)
+    folder = located(folder)
     if os.path.isfile(folder / HEADER):
         student = open_whole(folder)
         if published.is_published(folder, student.graph_sha256, student.graph):
@@ -441,6 +441,17 @@ def load_student(folder: str | os.PathLike) -> Student:
     return student
 
 
+def located(folder: str | os.PathLike) -> Path:
+    """The folder of a student, or of a published one by its name; CheckpointError where there is none."""
+    folder = published.found(folder)
+    if not holds_student(folder):
+        what = f"holds no student: {HEADER} is not there" if os.path.isdir(folder) else "is not there"
+        there = published.names()
+        named = f", or a published student: {', '.join(there)}" if there else ""
+        raise CheckpointError(f"{folder} {what}; name a student's folder{named}")
+    return folder
+
+
 def read_format1(folder: Path) -> Student:
     """A folder of format 1, in memory."""
     packed, about = format1.read_tensors(folder / format1.WEIGHTS)
@@ -448,7 +459,8 @@ def read_format1(folder: Path) -> Student:
     if not isinstance(version, int):
         raise CheckpointError(f"{folder / format1.WEIGHTS} holds no model; name a folder that holds a student")
     if version > format1.VERSION:
-        raise CheckpointError(f"{folder} has version {version}; this kgdistil reads up to {format1.VERSION}: update it")
+        told = f"{folder} has version {short(version)}; this kgdistil reads up to {format1.VERSION}"
+        raise CheckpointError(f"{told}: update it")
     labels = format1.read_labels(folder, about)
     split = format1.read_triples(folder / format1.TRIPLES, about)
     header = {"precision": "float32", "rank": 0, **about, "relations": list(labels["relations"])}

@@ -12,7 +12,7 @@ import numpy as np
 from kgdistil.answer.equations import Array, Equation, Side, equation
 from kgdistil.answer.format import blocks
 from kgdistil.answer.native import Codes, Floats
-from kgdistil.errors import CheckpointError
+from kgdistil.errors import CheckpointError, short
 
 log = logging.getLogger("kgdistil")
 GROUPS = {"4bit": 1, "2bit": 2, "1bit": 4}  # floats of an entity that share four bits
@@ -53,7 +53,7 @@ class Weights:
         if self.scale is not None:
             fits &= self.scale.shape == (self.num_entities,)
         if not fits:
-            raise CheckpointError(f"its numbers are not those of a {about['model']} of that size and precision")
+            raise CheckpointError(f"its numbers are not those of a {short(about['model'])} of that size and precision")
 
     @property
     def bytes(self) -> int:

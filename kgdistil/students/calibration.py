@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from kgdistil.answer import adding, asking, published
+from kgdistil.answer import adding, asking
 from kgdistil.answer.calibration import log_softmax
 from kgdistil.answer.equations import Array, Side
 from kgdistil.answer.format import HEADER, write_header
-from kgdistil.answer.student import RANKED, SIDES, Student, load_student
+from kgdistil.answer.student import RANKED, SIDES, Student, load_student, located
 from kgdistil.answer.triples import Triples
 from kgdistil.answer.triples import arrays as triple_arrays
 from kgdistil.errors import ConfigError
@@ -140,7 +140,7 @@ def calibrate(folder: str | os.PathLike) -> Student:
         ConfigError: it came without triples, or with too few. BusyError: another process is changing the
             folder. KgdistilError: it cannot be written.
     """
-    folder = published.found(folder)
+    folder = located(folder)
     load_student(folder)  # what is none is refused before a lock is laid there
     with adding.alone(folder):
         student = load_student(folder)

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kgdistil.answer import format1, published
+from kgdistil.answer import format1
 from kgdistil.answer.answers import Answers
 from kgdistil.answer.calibration import NONE
 from kgdistil.answer.folder import replace_folder
 from kgdistil.answer.format import HEADER, LABELS, layout
 from kgdistil.answer.format1 import FILES, TRIPLES
 from kgdistil.answer.labels import Labels
-from kgdistil.answer.student import Student, load_student, seen
+from kgdistil.answer.student import Student, load_student, located, seen
 from kgdistil.answer.triples import arrays as triple_arrays
 from kgdistil.answer.weights import Weights
 from kgdistil.checkpoint import read_labelled, save_model, write_tensors
@@ -196,7 +196,7 @@ def load_labelled(folder: str | os.PathLike) -> Labelled:
     Raises:
         CheckpointError: missing, damaged, of a newer version, or put together from two students.
     """
-    folder = published.found(folder)
+    folder = located(folder)
     model, about, labels = read_labelled(folder)
     if (folder / HEADER).is_file():
         found = load_student(folder)
