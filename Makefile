@@ -28,11 +28,11 @@ demo: .venv/.installed-notebooks ## distil a student, show table and picture [DI
 	$(BIN)/papermill notebooks/03_distill.ipynb $(DEMO) $(if $(DATASET),-p dataset $(DATASET) )-p dim $(DIM)
 	@$(BIN)/python -W ignore::RuntimeWarning:runpy -m kgdistil.paper.last
 
-reproduce: .venv/.installed-notebooks ## train what the paper's tables lack [TABLE=3 FIGURE=2 PROTOCOL=paper JOBS=2]
+reproduce: .venv/.installed-notebooks,cluster ## train what the paper's tables lack [TABLE=3 FIGURE=2 PROTOCOL=paper JOBS=2]
 	$(BIN)/python -m kgdistil.paper.reproduce $(if $(TABLE),--table $(TABLE) )$(if $(FIGURE),--figure $(FIGURE) )--protocol $(PROTOCOL) --jobs $(JOBS)
 	$(MAKE) refresh
 
-frontier: .venv/.installed-notebooks ## train and measure what a byte buys [DATASET=wn18rr]
+frontier: .venv/.installed-notebooks,cluster ## train and measure what a byte buys [DATASET=wn18rr]
 	$(BIN)/python -m kgdistil.paper.frontier $(if $(DATASET),--graph $(DATASET) )--jobs $(JOBS)
 	$(MAKE) refresh
 

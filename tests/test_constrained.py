@@ -31,7 +31,7 @@ def fb15k() -> Graph:
 def trained_cell(small):
     """A distilled student of a small graph, with its record."""
     mine = cell("DS")
-    work([mine], "cpu", 1, False)
+    work([mine], "cpu", show=False)
     return mine
 
 

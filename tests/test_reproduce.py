@@ -2,17 +2,9 @@
 
 import itertools
 import json
-import os
-import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import filelock
@@ -21,7 +13,7 @@ import torch
 from conftest import SMALL
 
 from kgdistil import load, load_student, records
-from kgdistil.errors import BusyError, CheckpointError, ConfigError
+from kgdistil.errors import BusyError, CheckpointError, ConfigError, KgdistilError
 from kgdistil.models import build_model
 from kgdistil.paper import cells, frontier, reproduce, tasks
 from kgdistil.paper import recipe as recipes
@@ -226,10 +218,10 @@ def test_a_table_is_run_once_and_then_skipped(small, monkeypatch):
     monkeypatch.setattr(tasks, "run", lambda c, *a, **k: began.append(c.run_id) or train(c, *a, **k))
     first = list(outstanding(cells))
     assert sum(isinstance(t, Task) for t in first) == 4 and all(t.trial for t in first if isinstance(t, Task))
-    reproduce.work(cells, "cpu", 1, False)
+    reproduce.work(cells, "cpu", show=False)
     assert len(began) == len(set(began)) == 3 * 2 + 5  # trials of teacher, no-DS and stage 1, then each cell
     assert list(outstanding(cells)) == []
-    reproduce.work(cells, "cpu", 1, False)
+    reproduce.work(cells, "cpu", show=False)
     assert len(began) == 11
 
     for c in with_needs(cells):
@@ -262,7 +254,7 @@ def test_a_cell_may_go_on_from_a_run_of_its_own(small, monkeypatch):
     }
     monkeypatch.setattr(recipes, "recipes", lambda: {"tuned": table})
     asked = [cell("teacher", 64), cell("no-DS"), cell("DS"), cell("-S1")]
-    reproduce.work(asked, "cpu", 1, False)
+    reproduce.work(asked, "cpu", show=False)
     assert list(outstanding(asked)) == []
     made = {c.method: config(c) for c in with_needs(asked)}
     assert len(made) == 9
@@ -280,7 +272,7 @@ def test_a_cell_may_go_on_from_a_run_of_its_own(small, monkeypatch):
 
 
 def test_lost_weights_are_made_again_only_for_those_who_wait(small):
-    reproduce.work([cell("DS")], "cpu", 1, False)
+    reproduce.work([cell("DS")], "cpu", show=False)
     teacher = config(cell("teacher", 64))
     (records.model_folder(teacher.run_id) / "model.safetensors").unlink()
     assert list(outstanding([cell("DS")])) == []
@@ -289,36 +281,30 @@ def test_lost_weights_are_made_again_only_for_those_who_wait(small):
     assert first.config == teacher and not first.trial
 
 
-def test_two_workers_share_a_folder_without_doing_anything_twice(small, monkeypatch):
-    began, train = [], run
-
-    def count(c, *arguments, **keywords):
-        done = train(c, *arguments, **keywords)
-        began.append((c.run_id, done.ranks is not None))
-        return done
-
-    monkeypatch.setattr(tasks, "run", count)
-    cells = [cell("teacher", 64), cell("no-DS"), cell("DS")]
-    workers = [threading.Thread(target=reproduce.work, args=(cells, "cpu", 1, False)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=120)
-    assert list(outstanding(cells)) == []
-    trained = [name for name, fresh in began if fresh]
-    assert len(trained) == len(set(trained)) == 10
+def test_one_command_writes_into_a_folder(small):
+    (small / "runs").mkdir()
+    with filelock.FileLock(small / "runs" / ".reproduce.lock"), pytest.raises(BusyError, match="another process"):
+        reproduce.work([cell("no-DS")], "cpu", show=False)
+    assert not (small / "results").exists()
 
 
-def test_a_run_that_another_process_has_is_left_to_it(small, umls):
-    task = next(iter(outstanding([cell("no-DS")])))
-    folder = records.model_folder(task.config.run_id)
-    folder.mkdir(parents=True)
-    with filelock.FileLock(folder / ".lock"), pytest.raises(BusyError):
-        tasks.perform(task, tasks.graph_of("nations"))
+def test_an_error_does_not_stop_the_others(small, monkeypatch):
+    train, bad = run, config(cell("no-DS")) or trials(cell("no-DS"))[0]
+
+    def fail(own, *arguments, **keywords):
+        if own == bad:
+            raise ConfigError("it diverged")
+        return train(own, *arguments, **keywords)
+
+    monkeypatch.setattr(tasks, "run", fail)
+    with pytest.raises(KgdistilError, match=f"^{cell('no-DS')} trial {bad.run_id[-8:]}: it diverged$"):
+        reproduce.work([cell("no-DS"), cell("DS")], "cpu", show=False)
+    assert len(read_search(cell("DS"))) == 5, "the other trial, and those of the two others"
+    assert [str(c) for c in outstanding([cell("no-DS"), cell("DS")])] == [f"{cell('no-DS')} trial {bad.run_id[-8:]}"]
 
 
 def test_a_larger_teacher_takes_the_search_of_the_usual_one(small):
-    reproduce.work([cell("DS", teacher_size=72)], "cpu", 1, False)
+    reproduce.work([cell("DS", teacher_size=72)], "cpu", show=False)
     found = read_search(cell("DS"))
     assert sorted(t["config"]["dim"] for t in found.values()) == [4, 4, 64, 64]
     assert config(cell("teacher", 72)).gamma == config(cell("teacher", 64)).gamma
@@ -326,7 +312,7 @@ def test_a_larger_teacher_takes_the_search_of_the_usual_one(small):
 
 
 def test_a_damaged_search_names_its_line(small):
-    reproduce.work([cell("no-DS")], "cpu", 1, False)
+    reproduce.work([cell("no-DS")], "cpu", show=False)
     path = search_path(cell("no-DS"))
     path.write_text(path.read_text() + "{not json\n")
     with pytest.raises(CheckpointError, match="line 3"):
@@ -334,7 +320,7 @@ def test_a_damaged_search_names_its_line(small):
 
 
 def test_a_changed_trial_names_its_line_and_one_without_a_sum_is_taken(small):
-    reproduce.work([cell("no-DS")], "cpu", 1, False)
+    reproduce.work([cell("no-DS")], "cpu", show=False)
     path = search_path(cell("no-DS"))
     first, second = path.read_text().splitlines()
     trials_ = [json.loads(line) for line in (first, second)]
@@ -349,7 +335,7 @@ def test_a_changed_trial_names_its_line_and_one_without_a_sum_is_taken(small):
 
 
 def test_a_seed_shares_the_search_and_the_teacher(small):
-    reproduce.work([cell("DS")], "cpu", 1, False)
+    reproduce.work([cell("DS")], "cpu", show=False)
     other = [t for t in outstanding([cell("DS", seed=1)]) if isinstance(t, Task)]
     assert [t.cell.method for t in other] == ["-S2"] and not other[0].trial
     assert other[0].config.seed == 1 and other[0].config.teacher == config(cell("teacher", 64)).run_id
@@ -365,85 +351,6 @@ def test_the_command_says_the_cost_first(small, capsys, monkeypatch):
     assert reproduce.main([address]) == 0
     assert reproduce.main([address, "--plan"]) == 0
     assert "1 of 1 cells are recorded" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("how", ["terminate", "kill"])
-def test_stopping_the_command_stops_its_workers(tmp_path, how):
-    places = {"KGDISTIL_RUNS": str(tmp_path / "runs"), "KGDISTIL_RESULTS": str(tmp_path / "results")}
-    command = [sys.executable, "-c", STOPPABLE]
-    with subprocess.Popen(command, env={**os.environ, **places}, stdout=subprocess.PIPE, text=True) as process:
-        workers = [int(process.stdout.readline()) for _ in range(2)]
-        getattr(process, how)()
-        assert process.wait(timeout=60) != 0
-    until = time.monotonic() + 30
-    while any(map(alive, workers)) and time.monotonic() < until:  # of a killed command, they find out themselves
-        time.sleep(0.05)
-    assert not any(map(alive, workers))
-
-
-def test_two_jobs_that_are_killed_end_with_the_same_bits(small, monkeypatch):
-    """By SIGKILL, in the middle; the same command then goes on, and its numbers are those of one job undisturbed."""
-    asked = [f"tuned/nations/TransE/{method}/4" for method in ("DS", "no-DS")]
-    monkeypatch.setattr(cells, "GRAPHS", ("nations",))
-    monkeypatch.setattr(reproduce, "print_plan", lambda *_: None)
-    assert reproduce.main(asked) == 0
-    expected = bits(small)
-    other = small / "other"
-    places = {"KGDISTIL_RUNS": str(other / "runs"), "KGDISTIL_RESULTS": str(other / "results")}
-    command = [sys.executable, "-c", KILLABLE, json.dumps(SMALL), *asked, "--jobs", "2"]
-    moments = random.Random(0)
-    with subprocess.Popen(command, env={**os.environ, **places}, start_new_session=True) as process:
-        until = time.monotonic() + 120
-        while process.poll() is None and not list(other.rglob("checkpoint.*")) and time.monotonic() < until:
-            time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.1))
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert bits(other) != expected
-    subprocess.run(command, env={**os.environ, **places}, check=True, timeout=120)
-    assert bits(other) == expected
-
-
-def bits(folder: Path) -> dict[str, object]:
-    """Weights, and what the records say of them; the losses of a curve are summed as the threads fall."""
-    weights = {path.parent.name: path.read_bytes() for path in folder.glob("runs/models/*/model.safetensors")}
-    told = [json.loads(path.read_text()) for path in folder.glob("results/runs/*.json")]
-    return weights | {f"{x['id']}.json": [x[name] for name in ("config", "valid", "test")] for x in told}
-
-
-KILLABLE = """
-import json, sys
-from kgdistil.paper import cells, recipe, reproduce
-from kgdistil.training import loop
-
-cells.GRAPHS = ("nations",)
-table, loop.CHECKPOINT_SECONDS = json.loads(sys.argv[1]), 0.0
-recipe.recipes, reproduce.print_plan = lambda: table, lambda *_: None
-reproduce.multiprocessing.get_context = lambda _: reproduce.multiprocessing  # fork: the workers know the lines above
-sys.exit(reproduce.main(sys.argv[2:]))
-"""
-
-
-def alive(process: int) -> bool:
-    """Whether it runs; one that ended may wait to be asked how."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False
-
-
-STOPPABLE = """
-import os, time
-from kgdistil.paper import reproduce, tasks
-
-def work(*_):
-    print(os.getpid(), flush=True)
-    time.sleep(600)
-
-reproduce.work, reproduce.print_plan = work, lambda *_: None
-reproduce.multiprocessing.get_context = lambda _: reproduce.multiprocessing  # fork: the workers know the line above
-reproduce.main(["tuned/wn18rr/TransE/no-DS/8", "--jobs", "2"])
-"""
 
 
 def test_asking_for_nothing_is_an_error(capsys):

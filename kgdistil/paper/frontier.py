@@ -60,7 +60,7 @@ from kgdistil.paper.cells import (
 )
 from kgdistil.paper.costs import print_plan
 from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide
-from kgdistil.paper.reproduce import log_to_terminal, work_together
+from kgdistil.paper.reproduce import add_jobs, log_to_terminal, work
 from kgdistil.paper.tasks import recorded
 from kgdistil.training.loop import run
 
@@ -368,12 +368,12 @@ def named(dataset: str) -> str:
     return parse(f"{FRONTIER}/{dataset}/{MODEL}/teacher/64").dataset
 
 
-def complete(dataset: str = "umls", sizes: str = "64 32 16", jobs: int = 1) -> None:
+def complete(dataset: str = "umls", sizes: str = "64 32 16", jobs: int = 1, address: str | None = None) -> None:
     """Train and measure what is missing of a graph's frontier.
 
     Args:
         sizes: bytes of an entity, apart by spaces.
-        jobs: processes; the threads are divided among them.
+        jobs, address: where runs are trained: see `reproduce.work`.
     Raises:
         ConfigError: no such graph, or no number.
     """
@@ -385,9 +385,9 @@ def complete(dataset: str = "umls", sizes: str = "64 32 16", jobs: int = 1) -> N
         raise ConfigError(f"sizes is {sizes!r}: give bytes of an entity, as '64 32 16'") from None
     dataset = named(dataset)
     todo = cells(dataset, wanted)
-    work_together([cell for cell in todo if cell.method == "teacher"], "cpu", jobs)
+    work([cell for cell in todo if cell.method == "teacher"], "cpu", jobs, address)
     measure(dataset, load(dataset), wanted)
-    work_together(todo, "cpu", jobs)
+    work(todo, "cpu", jobs, address)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -399,7 +399,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kgdistil.paper.frontier", description=__doc__.split("\n")[0])
     parser.add_argument("--graph", nargs="+", default=["wn18rr", "fb15k-237"])
     parser.add_argument("--sizes", nargs="+", default=[str(size) for size in SIZES], help="bytes of an entity")
-    parser.add_argument("--jobs", type=int, default=1, help="processes; the threads are divided among them")
+    add_jobs(parser)
     parser.add_argument("--plan", action="store_true", help="say what is left and what it costs, and stop")
     options = parser.parse_args(arguments)
     log_to_terminal()
@@ -407,7 +407,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.plan:
             print_plan(cells(named(dataset), map(int, options.sizes)), "cpu", torch.get_num_threads(), options.jobs)
         else:
-            complete(dataset, " ".join(options.sizes), options.jobs)
+            complete(dataset, " ".join(options.sizes), options.jobs, options.ray)
     return 0
 
 

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
 from kgdistil import records
 from kgdistil.answer.format import HEADER, read_header
 from kgdistil.answer.student import Student
@@ -19,7 +17,7 @@ from kgdistil.checkpoint import WEIGHTS, load_model
 from kgdistil.compress.packing import size
 from kgdistil.compress.size import PRECISION_OF
 from kgdistil.config import RunConfig
-from kgdistil.errors import BusyError, ConfigError
+from kgdistil.errors import ConfigError
 from kgdistil.files import sealed, write_text
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
@@ -59,6 +57,13 @@ class Task:
     cell: Cell
     config: RunConfig
     trial: bool
+    joined: tuple[str, ...] = ()  # runs whose mean is its teacher
+
+    @property
+    def inputs(self) -> set[str]:
+        """Runs whose weights it starts from or learns from."""
+        given = {self.config.student, *(self.joined or (self.config.teacher,))} - {None}
+        return {run_id.split("/")[0] for run_id in given}
 
     def __str__(self) -> str:
         return f"{self.cell} trial {self.config.run_id[-8:]}" if self.trial else str(self.cell)
@@ -100,48 +105,40 @@ def outstanding(cells: Iterable[Cell], device: str = "cpu") -> Iterator[Task | C
         if own and recorded(own) and (cell not in waiting or has_weights(own)):
             continue
         ready = all((c := config(need, device)) and recorded(c) and has_weights(c) for need in needs(cell))
+        joined = tuple(config(member, device).run_id for member in members(cell)) if ready else ()
         if own:
-            yield Task(cell, own, False) if ready else cell
+            yield Task(cell, own, False, joined) if ready else cell
             continue
         # a trial of stage 1 needs the trained teacher as well
         if not ready or (searched := trials(cell, device)) is None:
             yield cell
             continue
         found = read_search(cell)
-        yield from (Task(cell, t, True) for t in searched if t.run_id not in found)
+        yield from (Task(cell, t, True, joined) for t in searched if t.run_id not in found)
 
 
-def perform(task: Task, graph: Graph, progress: bool | None = None) -> None:
-    """Train one task and leave its record: a cell's under `results/runs/`, a trial's as a line of its search.
+def train(task: Task, graph: Graph, again: bool = False) -> Run:
+    """Train one task. Its record is where `run` writes it: the driver's `keep` puts a trial's where it belongs.
 
     Raises:
         BusyError: another process is at it.
     """
-    if several := members(task.cell):
-        join(graph, *(decided(member, task.config.device).run_id for member in several))
+    if task.joined:
+        join(graph, *task.joined)
+    return run(task.config, graph, progress=False, save_ranks=not task.trial, again=again)
+
+
+def keep(task: Task, done: Run, graph: Graph) -> None:
+    """Leave what a finished task is for: a student worth publishing, or a trial's line of its search."""
     if not task.trial:
-        done = run(task.config, graph, progress=progress, save_ranks=True)
         if task.cell.dataset in GRAPHS:
             publish(task.cell, done, graph)
         return
-    name, path = task.config.run_id, search_path(task.cell)
-    for folder in (records.runs_folder(), path.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        held = filelock.FileLock(records.runs_folder() / f".{name}.lock", timeout=0).acquire()
-    except filelock.Timeout:
-        raise BusyError(f"another process is at trial {name}") from None
-    with held:
-        if name in read_search(task.cell):  # since this task was listed
-            return
-        done = run(task.config, graph, progress=progress)
-        kept = {key: value for key, value in done.record.items() if key not in ("curve", "test")}
-        with filelock.FileLock(records.runs_folder() / f".{path.name}.lock"):
-            found = {**read_search(task.cell), name: sealed(kept)}
-            lines = "".join(json.dumps(found[key], ensure_ascii=False) + "\n" for key in sorted(found))
-            write_text(path, lines)
-        records.record_path(name).unlink(missing_ok=True)
-        shutil.rmtree(done.folder, ignore_errors=True)
+    kept = {key: value for key, value in done.record.items() if key not in ("curve", "test")}
+    found = {**read_search(task.cell), done.id: sealed(kept)}
+    write_text(search_path(task.cell), "".join(json.dumps(found[k], ensure_ascii=False) + "\n" for k in sorted(found)))
+    records.record_path(done.id).unlink(missing_ok=True)
+    shutil.rmtree(done.folder, ignore_errors=True)
 
 
 def folder_of(cell: Cell) -> Path | None:
@@ -177,12 +174,10 @@ def train_again(cell: Cell, graph: Graph, device: str = "cpu") -> Run:
     for need in needs(cell):
         if not has_weights(decided(need, device)):
             train_again(need, graph, device)
-    if several := members(cell):
-        join(graph, *(decided(member, device).run_id for member in several))
+    task = Task(cell, own, False, tuple(decided(member, device).run_id for member in members(cell)))
     before = records.read_record(records.record_path(own.run_id))
-    done = run(own, graph, save_ranks=True, again=True)
-    if cell.dataset in GRAPHS:
-        publish(cell, done, graph)
+    done = train(task, graph, again=True)
+    keep(task, done, graph)
     if before:
         log.info("again: %s, test MRR %.4f, recorded was %.4f", cell, done.test(), before["test"]["both"]["mrr"])
     return done
