@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,21 @@ def cells(start: Any, block: bytes, ends: np.ndarray, width: int, order: Sequenc
     coded = found.dictionary_encode()
     words = pc.binary_slice(coded.dictionary.view(pa.large_binary()), 0, -1).view(TEXT)
     return start, words, coded.indices.to_numpy().reshape(-1, 3)[:, list(order)]
+
+
+@dataclass
+class Numbered:
+    """Triples that are numbers already: int64 [n, 3] of labels' places in two lists."""
+
+    what: str  # their name in error lines
+    entities: pa.Array
+    relations: pa.Array
+    triples: np.ndarray
+
+    def part(self) -> Part:
+        places = self.triples.astype(np.int32)
+        places[:, 1] += len(self.entities)
+        return 0, pa.concat_arrays([self.entities, self.relations]), places
 
 
 class Pool:

@@ -29,7 +29,8 @@ from kgdistil.graphs.datasets import load
 from kgdistil.graphs.forms import PACKED, PLACES, SURE, Form, Source, ending, opened, reading, stem, word
 from kgdistil.graphs.labels import DOUBTFUL, find_tables, nearly_alike, show, tidy, unquoted
 from kgdistil.graphs.numbering import TEXT as STRINGS
-from kgdistil.graphs.numbering import Numbering, Pool, Read, encoded, feed, kept, ranked
+from kgdistil.graphs.numbering import Numbered, Numbering, Pool, Read, encoded, feed, kept, ranked
+from kgdistil.graphs.ogb import find_parts, read_parts
 from kgdistil.graphs.rdf import FORMATS, read_rdf
 from kgdistil.graphs.tables import read_array, read_parquet, read_table, table_or_array
 from kgdistil.graphs.text import ENDINGS as TEXT
@@ -42,7 +43,9 @@ VALIDATION = ("dev", "val", "validation")  # what others call that part
 OPENKE = "{}2id.txt"  # what OpenKE calls its three parts
 SHARE, MOST = 0.1, 50_000  # of the triples that are held out where no share is given
 
-Triples: TypeAlias = str | os.PathLike | pd.DataFrame | np.ndarray | torch.Tensor | Iterable[Iterable[str | int]]
+Triples: TypeAlias = (
+    str | os.PathLike | pd.DataFrame | np.ndarray | torch.Tensor | Numbered | Iterable[Iterable[str | int]]
+)
 
 
 def read_graph(
@@ -66,8 +69,9 @@ def read_graph(
         train, valid, test: files (.tsv and .txt with tabs, .csv, .parquet, RDF as .nt, .ttl, .nq, .trig, .jsonld, .rdf,
             .del of LibKGE, train2id.txt of OpenKE; .gz, .bz2, .xz or .zst after the ending), tables, arrays or tensors
             [n, 3], or lists of rows. Only `train`: that is split. A folder with train, valid and test in any of these
-            forms, a name that `kgdistil.load` knows, and "pykeen:<data set>" stand for all three. Numbers become labels
-            where another library's tables of numbers and labels lie in the file's folder (`labels.TABLES`).
+            forms or as OGB publishes it (`ogb`), a name that `kgdistil.load` knows, and "pykeen:<data set>" stand for
+            all three. Numbers become labels where another library's tables of numbers and labels lie in the file's
+            folder (`labels.TABLES`).
         held_out: the share of the triples for valid, and again for test, where the graph is split here. Left out, a
             tenth, but at most 50,000 triples each. Every entity and relation stays in train, so fewer are held out
             where the graph is thin.
@@ -103,7 +107,8 @@ def read_graph(
         if whole.lower().startswith("pykeen:"):
             return _from_pykeen(whole.split(":", 1)[1])
         if os.path.isdir(folder := os.path.expanduser(whole)):
-            sources = _in_folder(Path(folder))
+            parts = find_parts(Path(folder))
+            sources = list(read_parts(Path(folder), parts) if parts else _in_folder(Path(folder)))
     if name is None and isinstance(train, str | os.PathLike):
         name = stem(Path(os.path.abspath(os.path.expanduser(train))))
     name = name or "graph"
@@ -185,6 +190,8 @@ class _Reader:
 
     def _open(self, given: Triples, part: str) -> tuple[Source, Iterable]:
         form = self.form
+        if isinstance(given, Numbered):
+            return Source(given.what, sure=True, raw=True), [given.part()]
         if not isinstance(given, str | os.PathLike):
             value = table_or_array(given)
             if value is None:
@@ -554,12 +561,28 @@ def _from_pykeen(name: str) -> Graph:
         from pykeen.datasets import get_dataset
     try:
         found = get_dataset(dataset=name)
-        factories: list[Any] = [found.factory_dict[what] for what in ("training", "validation", "testing")]
-        train, valid, test = (np.asarray(factory.triples, dtype=object) for factory in factories)
+        parts = [_of_factory(name, found.factory_dict[what]) for what in ("training", "validation", "testing")]
     except Exception as error:  # noqa: BLE001 - whatever a download of another library raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"PyKEEN cannot give the data set {show(name)}: {reason[:200]}") from None
-    return read_graph(train, valid, test, name=name.lower(), order="hrt", keep_labels=True)
+    return read_graph(*parts, name=name.lower(), keep_labels=True)
+
+
+def _of_factory(name: str, factory: Any) -> Numbered:
+    """A TriplesFactory's numbers, and its labels; of one that has none, the numbers are the labels."""
+    triples, labels = factory.mapped_triples.numpy().astype(np.int64), list[pa.Array]()
+    for what, columns in (("entity", [0, 2]), ("relation", [1])):
+        table: dict[str, int] | None = getattr(factory, f"{what}_to_id", None)
+        ids = (
+            np.arange(triples[:, columns].max() + 1)
+            if table is None
+            else np.fromiter(table.values(), np.int64, len(table))
+        )
+        labels.append(pa.array(ids).cast(STRINGS) if table is None else pa.array(list(table), STRINGS))
+        place = np.full(ids.max() + 1, -1)
+        place[ids] = np.arange(len(ids))
+        triples[:, columns] = place[triples[:, columns]]
+    return Numbered(f"PyKEEN's {name}", labels[0], labels[1], triples)
 
 
 def _two_columns(path: Path, form: Form) -> dict[str, str]:
