@@ -110,6 +110,8 @@ def main() -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Plain("kgdistil: %(message)s"))
+    # how far another library is, PyKEEN for one, is not asked for
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("kgdistil"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("kgdistil").setLevel(logging.INFO)  # how far training is
 

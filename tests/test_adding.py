@@ -24,7 +24,7 @@ from kgdistil.cli import main
 from kgdistil.config import make_config
 from kgdistil.errors import BusyError, ConfigError
 from kgdistil.graph import Graph
-from kgdistil.models import MODELS, build_model
+from kgdistil.models import MODELS, TransE, build_model
 from kgdistil.paper.bench.adding import without
 from kgdistil.students.labelled import Labelled
 from kgdistil.training.loop import run
@@ -326,12 +326,20 @@ def test_the_command_says_that_nothing_is_new_and_clears_what_a_killed_one_left(
     assert not (tmp_path / ".s.new-1234").exists()
 
 
+class Manhattan(TransE):
+    pass
+
+
 def test_a_folder_that_is_being_changed_is_not_replaced(tiny_graph: Graph, tmp_path: Path) -> None:
     labelled = Labelled(build_model("TransE", 30, 4, 4), tiny_graph)
-    labelled.save(tmp_path / "s")
-    with filelock.FileLock(tmp_path / "s" / ".lock"), pytest.raises(BusyError):
-        labelled.save(tmp_path / "s")
-    labelled.save(tmp_path / "s")
+    own = Labelled(Manhattan(30, 4, 4), tiny_graph)  # a class of one's own
+    for number, student in enumerate((labelled, own)):
+        folder = tmp_path / f"s{number}"
+        student.save(folder)
+        with filelock.FileLock(folder / ".lock"), pytest.raises(BusyError):
+            student.save(folder)
+        student.save(folder)
+        assert not (folder / ".lock").exists()
 
 
 @pytest.mark.parametrize("wrong", [[], [("a", "r0")], [("a", "r0", 1.5)], [("", "r0", "e01")], [3]])

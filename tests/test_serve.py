@@ -362,13 +362,38 @@ def said(address: tuple[str, int], text: bytes) -> bytes:
     return b""
 
 
+def json_of(told: bytes, status: int) -> str:
+    """The line of a refusal, which is the only one on its connection."""
+    head, _, body = told.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status) and b"application/json" in head, told[:200]
+    assert b"connection: close" in head.lower()
+    return json.loads(body)["error"]
+
+
+def test_beyond_the_most_connections_a_refusal_is_as_all_others(
+    patient: tuple[tuple[str, int], uvicorn.Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = b"GET /health HTTP/1.1\r\nHost: testserver\r\n\r\n"
+    monkeypatch.setattr(run, "SECONDS", 60)
+    monkeypatch.setattr(run, "CONNECTIONS", 2)
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            client = stack.enter_context(socket.create_connection(patient[0], timeout=30))
+            client.sendall(whole)
+            assert b" 200 " in client.recv(1000)
+        told = said(patient[0], whole)
+        assert "too many are connected" in json_of(told, 503) and b"retry-after: 1" in told.lower()
+
+
 def test_who_is_slow_or_says_too_much_is_not_waited_for(patient: tuple[tuple[str, int], uvicorn.Server]) -> None:
     address = patient[0]
     assert said(address, b"") == said(address, b"GET /health HTTP/1.1\r\nHost: testser") == b""
     whole = b"GET /health HTTP/1.1\r\nHost: testserver\r\n\r\n"
     assert said(address, whole).count(b"200 OK") == 1 and said(address, whole * 3).count(b"200 OK") == 3
-    assert b" 400 " in said(address, b"GET /health HTTP/1.1\r\nX: " + b"x" * (run.HEADERS + 9000))
-    assert b" 400 " in said(address, b"\x16\x03\x01 no HTTP\r\n\r\n")
+    assert json_of(said(address, b"GET /health HTTP/1.1\r\nX: " + b"x" * (run.HEADERS + 9000)), 400)
+    assert json_of(said(address, b"\x16\x03\x01 no HTTP\r\n\r\n"), 400)
+    for long in (b"GET /health HTTP/1.1\r\nX: %b" % (b"x" * 50_000), b"GET /health?%b HTTP/1.1" % (b"x" * 50_000)):
+        assert "16,384 bytes" in json_of(said(address, long + b"\r\nHost: testserver\r\n\r\n"), 431)
     assert b" 413 " in said(
         address,
         b"POST /predict HTTP/1.1\r\nHost: testserver\r\nContent-Type: application/json\r\n"

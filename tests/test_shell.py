@@ -311,6 +311,36 @@ def test_a_wrong_line_loses_no_answer(
     assert [row[0] for row in table(told.stdout)[1:]] == ["1", "1", "2", "2", "3", "3", "5", "5"]
 
 
+def test_lines_that_cannot_be_read_are_skipped_too(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "LONGEST", 1000)
+    path = tmp_path / "q.tsv"
+    path.write_bytes(b"e01\tr0\t\n" + b"e" * 2500 + b"\tr0\t\ne\xff\tr0\t\n\tr1\te02\n" + b"x" * 2000)
+    told = call("predict", student, "--batch", path, "-k", 1, "--skip-errors")
+    assert told.exit_code == 0 and [row[0] for row in table(told.stdout)[1:]] == ["1", "4"]
+    assert [line.partition("q.tsv, ")[2].partition(":")[0] for line in told.stderr.splitlines()] == [
+        "line 2",
+        "line 3",
+        "line 5",
+    ]
+    assert "line 2: it has more than 1,000 bytes" in call("predict", student, "--batch", path).stderr
+
+
+def test_answers_of_no_query_have_their_columns(student: Path, tmp_path: Path) -> None:
+    path, into = tmp_path / "q.tsv", tmp_path / "a.parquet"
+    for options in ((), ("--ids",)):
+        kinds = []
+        for content in ("7\t1\t\n" if options else "e01\tr0\t\n", "no\tline\n" * 3):
+            path.write_text(content)
+            asked = ["predict", student, "--batch", path, "--skip-errors", *options]
+            assert call(*asked, "--format", "parquet", "-o", into).exit_code == 0
+            kinds.append(pyarrow.parquet.read_table(into).schema)
+            assert table(call(*asked).stdout)[0] == kinds[0].names
+        assert kinds[0].equals(kinds[1])
+    assert len(pyarrow.parquet.read_table(into)) == 0
+
+
 def test_a_batch_that_cannot_be(student: Path, tmp_path: Path) -> None:
     path = tmp_path / "q.tsv"
     asked = ["predict", student, "--batch", path]
@@ -433,3 +463,9 @@ def test_a_closed_standard_input_is_one_line(labelled: Labelled, monkeypatch: py
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(DataError, match="standard input is closed"):
         cli.answer_batch(labelled.student(), Path("-"), "jsonl", None, False)
+
+
+def test_an_export_to_pykeen_says_nothing_of_its_own(student: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pykeen")
+    told = call("export", student, "--to", "pykeen", "-o", tmp_path / "p")
+    assert told.exit_code == 0 and told.stderr == "" and "trained_model.pkl" in told.stdout

@@ -29,23 +29,31 @@ PLACES = (("head", "entity"), ("relation", "relation"), ("tail", "entity"))
 Columns = dict[str, list[Any]]
 
 
-def read_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
+def read_lines(
+    file: BinaryIO, name: str, skipped: Callable[[DataError], None] | None = None
+) -> Iterator[tuple[int, str]]:
     r"""The lines of a file from 1, as UTF-8, without the byte order mark and \n or \r\n.
 
     Raises:
-        DataError: a byte that is no UTF-8, or a line of more than `LONGEST` bytes.
+        DataError: a byte that is no UTF-8, or a line of more than `LONGEST` bytes; `skipped`, where given, is told so
+            instead.
     """
     for number, line in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
-        if len(line) == LONGEST:
-            raise DataError(
-                f"{name}, line {number}: it has more than {LONGEST:,} bytes; give one label or query a line"
-            )
+        fault = f"it has more than {LONGEST:,} bytes; give one label or query a line" * (len(line) == LONGEST)
         try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
+            text = "" if fault else line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{name}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; save it as UTF-8"
-            ) from None
+            fault = f"byte 0x{line[error.start]:02x} is not UTF-8; save it as UTF-8"
+        if not fault:
+            yield number, text.removesuffix("\n").removesuffix("\r")
+            continue
+        wrong = DataError(f"{name}, line {number}: {fault}")
+        if skipped is None:
+            raise wrong
+        skipped(wrong)
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(LONGEST)
 
 
 def triples_of(path: Path) -> tuple[list[list[str]], list[str]]:
@@ -160,7 +168,7 @@ def answer_lines(
 
     Args:
         ids: what is given are ids.
-        skip_errors: leave out lines that cannot be answered, with a log line for each.
+        skip_errors: leave out lines that cannot be answered or read, with a log line for each.
         options: of `Student.predict`.
     Raises:
         DataError: a line that cannot be answered, after the answers of those before it; an empty file.
@@ -174,7 +182,14 @@ def answer_lines(
     size = max(1, min(TOGETHER, MOST // k))
     if options.get("typed"):
         size = max(1, min(size, 8 * BITMAPS // len(student.entities)))
-    lines, columns, more, any_ = read_lines(file, name), None, True, False
+    columns, more, any_ = None, True, False
+
+    def skipped(fault: DataError) -> None:
+        nonlocal any_
+        any_ = True
+        log.warning("%s", fault)
+
+    lines = read_lines(file, name, skipped if skip_errors else None)
     while more:
         queries: list[Query] = []
         fault: DataError | None = None
@@ -208,6 +223,8 @@ def answer_lines(
             raise wrong or fault  # type: ignore[misc]
     if not any_:
         raise DataError(f"{name} is empty: it needs at least one query, as head, relation and an empty tail")
+    if columns is None:  # all were skipped
+        yield 0, answered(student, [], np.empty((0, 3), np.int64), {"ids": ids, **options})
 
 
 def faulty(name: str, number: int, error: ConfigError, skip: bool) -> DataError | None:
@@ -254,7 +271,7 @@ def answered(student: Student, queries: list[Query], numbers: np.ndarray, option
     """The answers to queries of which ids [n, 3] are known, in their order."""
     asked = np.array([query.asked for query in queries])
     parts: list[Columns] = []
-    for place in np.unique(asked).tolist():
+    for place in np.unique(asked).tolist() or [2]:
         rows = np.flatnonzero(asked == place)
         given = {what: numbers[rows, i] for i, (what, _) in enumerate(PLACES) if i != place}
         found = student.predict(by="id", **given, **options).by_name

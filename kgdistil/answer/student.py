@@ -326,11 +326,8 @@ class Student:
         Raises:
             BusyError: another process is changing the folder. KgdistilError: it cannot be written.
         """
-        from kgdistil.answer import adding
-
         folder = Path(folder).expanduser()
-        there = holds_student(folder) and os.access(folder, os.W_OK)
-        with adding.alone(folder) if there else contextlib.nullcontext():
+        with replacing(folder):
             self.replace(folder)
 
     def replace(self, folder: Path) -> None:
@@ -508,6 +505,13 @@ def labels_of(arrays: Mapping[str, Array], prefix: str) -> Labels:
 def holds_student(folder: Path) -> bool:
     """Whether a folder holds a student, of any format."""
     return any(os.path.isfile(folder / name) for name in (HEADER, format1.WEIGHTS))
+
+
+def replacing(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """`adding.alone` with a student that a folder holds; BusyError where another process changes it."""
+    from kgdistil.answer import adding
+
+    return adding.alone(folder) if holds_student(folder) and os.access(folder, os.W_OK) else contextlib.nullcontext()
 
 
 def half_saved(folder: Path) -> bool:

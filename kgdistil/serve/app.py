@@ -33,6 +33,7 @@ log = logging.getLogger("kgdistil")
 AT_ONCE = 1 << 20  # bytes that the event loop itself reads for an answer, about 0.1 ms; more goes to a thread
 ROWS = 100_000  # answers of one request
 BITS = 1 << 28  # bytes of bitmaps for one request: a bit for each entity and query, where only some may come
+HEADERS = 16 << 10  # bytes of a request's first line and headers
 WAITING = 64  # requests that wait for a thread, at most
 BODY_SECONDS = 10.0  # in which a body has to arrive
 SAFE = {
@@ -187,13 +188,20 @@ class Service:
 class Guard:
     """Refuses a Host header that this server does not go by: so a foreign page cannot read it under a name of its own.
 
-    It is no password: who reaches the server may ask it.
+    It is no password: who reaches the server may ask it. Refuses headers that are too long, too, where they came at
+    once: h11 bounds those that it waits for.
     """
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...]):
         self.app, self.hosts = app, frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+            if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > HEADERS:
+                refusal = problem(431, f"the first line and the headers may have {HEADERS:,} bytes; send lists as JSON")
+                refusal.headers["Connection"] = "close"
+                return await refusal(scope, receive, send)
         if scope["type"] == "http" and self.hosts:
             named = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
             host, colon, port = named.rpartition(":")

@@ -123,7 +123,7 @@ def operation(
         "200": {"description": "Done.", "content": {kind: {"schema": schema}}},
         "422": {"description": "It cannot be answered; the line says why.", "content": line},
         "503": {"description": "Not now: the student's files are damaged, or too many are asking.", "content": line},
-        "default": {"description": "Refused: 400, 404, 405, 408, 413 or 415.", "content": line},
+        "default": {"description": "Refused: 400, 404, 405, 408, 413, 415 or 431.", "content": line},
     }
     found: dict[str, Any] = {"summary": what, "responses": told}
     return found | ({"parameters": parameters} if parameters else {}) | ({"requestBody": body} if body else {})

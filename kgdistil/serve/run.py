@@ -20,9 +20,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 from kgdistil.errors import ConfigError
-from kgdistil.serve.app import Limits, make
+from kgdistil.serve.app import HEADERS, Limits, make, problem
 
-HEADERS = 16 << 10  # bytes of a request's first line and headers
 SECONDS = 10.0  # in which a client sends its headers, and takes an answer
 CONNECTIONS = 500  # at a time; below the open files that a process may usually have
 STOPPING = 10  # seconds for the last answers
@@ -38,6 +37,9 @@ class Patient(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            self.app = problem(503, "too many are connected; ask again in a second")
+            self.app.headers.update({"Retry-After": "1", "Connection": "close"})
         # asyncio does so only where the listening socket names its protocol; without it, each answer waits for 40 ms
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.look(None)
@@ -49,6 +51,18 @@ class Patient(H11Protocol):
             self.transport.abort()
         else:
             self.timer = self.loop.call_later(SECONDS, self.look, self.cycle)
+
+    def send_400_response(self, msg: str) -> None:
+        """As all other refusals."""
+        found = problem(400, f"this is no HTTP request, or its headers have more than {HEADERS:,} bytes")
+        headers = [*found.raw_headers, (b"connection", b"close")]
+        for event in (
+            h11.Response(status_code=400, headers=headers),
+            h11.Data(data=bytes(found.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()
@@ -118,7 +132,6 @@ def serve(folder: str, host: str, port: int, workers: int, limits: Limits, say: 
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=STOPPING,
             h11_max_incomplete_event_size=HEADERS,
         )

@@ -20,7 +20,7 @@ from kgdistil.answer.folder import replace_folder
 from kgdistil.answer.format import HEADER, LABELS, layout
 from kgdistil.answer.format1 import FILES, TRIPLES
 from kgdistil.answer.labels import Labels
-from kgdistil.answer.student import Student, load_student, located, seen
+from kgdistil.answer.student import Student, load_student, located, replacing, seen
 from kgdistil.answer.triples import arrays as triple_arrays
 from kgdistil.answer.weights import Weights
 from kgdistil.checkpoint import read_labelled, save_model, write_tensors
@@ -131,12 +131,13 @@ class Labelled:
         A student that the folder holds is replaced in one move, other files in it stay.
 
         Raises:
-            KgdistilError: the folder cannot be written.
+            BusyError: another process is changing the folder. KgdistilError: it cannot be written.
         """
         try:
             self.student().save(folder)
         except ForeignModelError:
-            replace_folder(Path(folder).expanduser(), self._write, (*FILES, LABELS, HEADER))
+            with replacing(folder := Path(folder).expanduser()):
+                replace_folder(folder, self._write, (*FILES, LABELS, HEADER))
 
     def _write(self, folder: Path) -> None:
         if self.has_triples:
