@@ -22,9 +22,10 @@ from kgdistil import kernels
 from kgdistil.config import make_config
 from kgdistil.errors import KgdistilError
 from kgdistil.evaluation import KnownTriples, rank
+from kgdistil.kernels.train import Epoch
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.training.engine import make_engine
-from kgdistil.training.native import Epoch, NativeEngine
+from kgdistil.training.native import NativeEngine
 from kgdistil.training.reference import ReferenceEngine
 
 needs_compiler = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")

@@ -16,8 +16,8 @@ from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.kernels.pairs import compare
+from kgdistil.kernels.train import train_library
 from kgdistil.models import MODELS, KGEModel, TransE, build_model
-from kgdistil.training.native import train_library
 from kgdistil.training.reference import ReferenceEngine
 
 VARIANTS = [(name, norm) for name in MODELS for norm in ((1, 2) if name in ("TransE", "TransH") else (1,))]

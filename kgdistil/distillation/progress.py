@@ -18,10 +18,10 @@ from kgdistil import records
 from kgdistil.config import RunConfig
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
+from kgdistil.graphs.queries import queries_of
 from kgdistil.models import KGEModel, build_model
 from kgdistil.training.engine import make_engine
 from kgdistil.training.loop import Shown
-from kgdistil.training.sampled_softmax import queries_of
 
 log = logging.getLogger("kgdistil")
 STEPS, RANKED = 16, 256  # so many steps of an epoch and ranked triples say what all of them cost

@@ -36,6 +36,7 @@ from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import BusyError, ConfigError, run_command
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
+from kgdistil.graphs.queries import queries_of
 from kgdistil.paper.cells import FRONTIER, Cell
 from kgdistil.paper.ensemble import join, joined_name
 from kgdistil.paper.frontier import teacher_cell
@@ -43,7 +44,6 @@ from kgdistil.paper.recipe import config
 from kgdistil.paper.reproduce import log_to_terminal
 from kgdistil.paper.tasks import recorded
 from kgdistil.training.loop import run
-from kgdistil.training.sampled_softmax import queries_of
 
 log = logging.getLogger("kgdistil")
 

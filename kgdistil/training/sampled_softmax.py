@@ -122,7 +122,8 @@ class SampledSoftmaxEngine(BaseEngine):
         candidates, place, shift = self.candidates(answers, base, None if self.top is None else self.top[batch])
         views = {role: View(self, role, batch, candidates, role in self.trained) for role in self.models}
         scores = {role: view.scores() for role, view in views.items()}
-        soft, hard = {}, {}
+        soft: dict[str, Tensor] = {}
+        hard: dict[str, Tensor] = {}
         for role in self.trained:
             others = [scores[name] for name in scores if name != role]
             hard[role], *found = self.losses_of([scores[role], *others], shift, row, count, place)
