@@ -329,7 +329,7 @@ OUT_OF_MEMORY = """if True:
         work = lambda n: ranker.counts(queries[:n], target[:n], (known[0][:n], known[1][:n], known[2]))
     else:
         model, triples = build_model("DistMult", 50, 2, 4), torch.zeros(1 << 20, 3, dtype=torch.int64)
-        engine = NativeEngine(model, None, triples, make_config(model="DistMult", negatives=5, batch_size=1 << 15))
+        engine = NativeEngine(model, None, triples, make_config(model="DistMult", negatives=5, batch_size=1 << 20))
         rates = torch.zeros(engine.steps, dtype=torch.float64)
         work = lambda n: engine.epoch(0, rates) if n > 1 else None
     work(1)
