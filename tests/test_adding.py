@@ -22,7 +22,7 @@ from kgdistil.answer.triples import Triples, added, arrays
 from kgdistil.checkpoint import save_model
 from kgdistil.cli import main
 from kgdistil.config import make_config
-from kgdistil.errors import BusyError, ConfigError
+from kgdistil.errors import BusyError, CheckpointError, ConfigError
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, TransE, build_model
 from kgdistil.paper.bench.adding import without
@@ -364,6 +364,24 @@ def test_triples_and_labels_grow_as_if_they_had_been_sorted_anew(seed: int) -> N
     more = Labels.of(labels[:25]).added(labels[25:])
     more.check()
     assert [*more] == labels and more.arrays()["order"].tolist() == sorted(range(40), key=labels.__getitem__)
+
+
+def test_triples_that_are_not_sorted_are_refused() -> None:
+    rng = np.random.default_rng(1)
+    held = arrays(every := np.unique(rng.integers(0, [9, 3, 9], (60, 3)), axis=0), np.zeros(len(every)), 5)
+    n = len(held["head"])
+    assert len(Triples(held, 9, 5)) == n
+    for name, places in (("head", (0, 9)), ("tail", (0, 1)), ("by_tail", (0, 9)), ("by_tail", (0, n - 1))):
+        wrong = held[name].copy()
+        assert wrong[places[0]] != wrong[places[1]]
+        wrong[[*places]] = wrong[[*places[::-1]]]
+        with pytest.raises(CheckpointError, match="not sorted"):
+            Triples({**held, name: wrong}, 9, 5)
+    again = held["by_tail"].copy()
+    again[1] = again[0]
+    with pytest.raises(CheckpointError, match="not sorted"):
+        Triples({**held, "by_tail": again}, 9, 5)
+    assert len(Triples(arrays(np.empty((0, 3), int), np.empty(0), 2), 1, 2)) == 0
 
 
 def test_every_model_is_measured() -> None:

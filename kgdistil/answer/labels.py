@@ -33,6 +33,10 @@ def encode(text: str) -> bytes:
 class Labels(Sequence[str]):
     """The labels of n entities or relations, or their readable names; their number is their place.
 
+    Opening looks at a few of them, since to read millions would take seconds. What is found is what was asked for all
+    the same: in labels that are not sorted, which no writer of this package leaves, a label may be met with an error,
+    or not be found.
+
     Args:
         text: uint8 [bytes], the labels as UTF-8 (`surrogatepass`), one after the other.
         offsets: int64 [n + 1], where each begins, and the end.
@@ -178,13 +182,14 @@ class Labels(Sequence[str]):
         """The numbers of a label that may repeat, ascending."""
         key = encode(label)
         low = self._lower(key, 0, self._count)
-        return self._numbers(low, self._lower(key + b"\0", low, self._count))
+        return self._numbers(low, self._lower(key + b"\0", low, self._count), lambda label: label == key)
 
     def prefix(self, text: str, limit: int = 10) -> list[int]:
         """The numbers of the first labels that begin with a text, at most `limit`, in the order of the labels."""
         key = encode(text)
         low = self._lower(key, 0, self._count)
-        return self._numbers(low, min(low + limit, self._lower(key + END, low, self._count)))
+        begun = lambda label: label[: len(key)] == key
+        return self._numbers(low, min(low + limit, self._lower(key + END, low, self._count)), begun)
 
     def nearest(self, text: str, ending: str = "") -> str | None:
         """The label that may have been meant, in a time that does not grow with the number of labels; None without one.
@@ -249,8 +254,12 @@ class Labels(Sequence[str]):
             raise damaged(f"their order names number {number}")
         return number
 
-    def _numbers(self, low: int, high: int) -> list[int]:
-        return [self._number(at) for at in range(low, high)]
+    def _numbers(self, low: int, high: int, right: Callable[[memoryview], bool] = lambda _: True) -> list[int]:
+        """The numbers at places [low, high) of the order; where the labels are sorted, each of theirs is right."""
+        found = [self._number(at) for at in range(low, high)]
+        if not all(right(self._view(i)) for i in found):
+            raise damaged("they are not sorted")
+        return found
 
     def _bytes(self, at: int) -> bytes:
         """The label at a place of the order."""
