@@ -1,5 +1,7 @@
 """Functions of several ranks, each a process, for tests: gloo on this machine."""
 
+import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +27,17 @@ RATES = {"student": 0.1, "teacher": 0.05}
 def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What a function of this module returns on each rank."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(one_rank, (world, folder, function, arguments), nprocs=world)
+        multiprocessing.set_forkserver_preload(
+            ["kgdistil.distributed.run", "kgdistil.compress.low_rank"]
+        )  # imported once: a rank begins at once
+        mp.start_processes(
+            one_rank, (world, folder, dict(os.environ), function, arguments), world, start_method="forkserver"
+        )
         return [torch.load(Path(folder) / f"{number}.pt", weights_only=False) for number in range(world)]
 
 
-def one_rank(number: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def one_rank(number: int, world: int, folder: str, variables: dict, function: Callable, arguments: tuple) -> None:
+    os.environ.update(variables)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=world)
     torch.save(function(*arguments), Path(folder) / f"{number}.pt")

@@ -8,14 +8,19 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks import models, on_ranks, sharded_ranks, sharded_run, sharded_steps, state, steps
+from torch.multiprocessing import ProcessRaisedException
 
 from kgdistil.checkpoint import load_model
 from kgdistil.config import RunConfig, make_config
 from kgdistil.distributed import keeping, tables
+from kgdistil.distributed.run import main
+from kgdistil.distributed.run import on_ranks as on_ranks_of_torchrun
 from kgdistil.distributed.shards import Shards
+from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate, rank
 from kgdistil.graph import Graph
-from kgdistil.models import KGEModel, build_model
+from kgdistil.models import build_model
+from kgdistil.paper.bench import distributed as bench
 from kgdistil.training.loop import run
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, queries_of
 
@@ -56,35 +61,7 @@ def test_ranks_give_what_one_process_gives(tiny_graph: Graph, world: int) -> Non
             torch.testing.assert_close(torch.stack(losses), torch.stack(one_loss), rtol=1e-5, atol=1e-5, msg=name)
         for i, batch in enumerate(batches):
             sent = sum(bytes_sent[i] for _, _, bytes_sent in ranks)
-            assert sent == by_the_formula(engine, batch, 7 + i, world), name
-
-
-def by_the_formula(engine: SampledSoftmaxEngine, batch: torch.Tensor, base: int, world: int) -> int:
-    """The bytes that `distributed.engine` says a step takes."""
-    block = -(-30 // world)
-    batch = torch.tensor(sorted(batch.tolist(), key=lambda i: bool(engine.is_head[i])))
-    answers = torch.cat([engine.answers[s : s + c] for s, c in zip(engine.start[batch], engine.count[batch])])
-    candidates = set(engine.candidates(answers, torch.tensor(base))[0].tolist())
-    others = 0
-    for reader in range(world):
-        share = batch[reader::world] if reader < len(batch) else batch[:1]
-        own = set(engine.anchor[share].tolist()) - candidates
-        others += sum(1 for e in own if e // block != reader)
-
-    def sums(model: KGEModel, further: int) -> int:
-        numbers = model.relations.numel() + (model.map.numel() if model.rank else 0) + further
-        return 8 * (world - 1) * numbers
-
-    total = 0
-    for role, model in engine.models.items():
-        rows = 4 * model.entities.shape[1] * ((world - 1) * len(candidates) + others)
-        total += 2 * rows if role in engine.trained else rows
-        if role == "student":
-            book = engine.moments.get("student.codebook")
-            total += sums(model, 6 + (0 if book is None else book.numel()))
-        elif role in engine.trained:
-            total += sums(model, 0)
-    return total
+            assert sent == bench.step_bytes(engine, batch, torch.tensor(7 + i), world), name
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -151,3 +128,44 @@ def test_a_run_goes_on_with_other_ranks_and_ends_as_one_process_does(
     model = load_model(folder, umls)  # an ordinary one
     assert evaluate(model, umls).metrics() == record["test"]
     assert not (folder / keeping.ABOUT).exists() and not (folder / keeping.FOLDER).exists()
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "another", "no part"])
+def test_a_checkpoint_that_cannot_be_is_said(umls: Graph, tmp_path: Path, harm: str) -> None:
+    config = a_config(dataset="umls", epochs=2, check_every=1)
+    assert on_ranks(1, sharded_run, config, umls, tmp_path, 2) == [None]
+    about = tmp_path / keeping.ABOUT
+    text, part = about.read_text(), next((tmp_path / keeping.FOLDER).glob("*/*"))
+    if harm == "another":
+        config = config.model_copy(update={"lr": 0.2})
+    elif harm == "no part":
+        part.write_bytes(part.read_bytes()[:1000])
+    else:
+        about.write_text(text[:100] if harm == "cut" else text.replace('"epoch": 0', '"epoch": 1'))
+    with pytest.raises(ProcessRaisedException, match=r"(?s)CheckpointError.*(damaged|belongs to another).*start over"):
+        on_ranks(1, sharded_run, config, umls, tmp_path, 0)
+
+
+def test_a_killed_rank_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun starts both ranks again, and they end where they would have."""
+    monkeypatch.setattr(bench, "KILLED", {**bench.SMALL, "dim": 4, "epochs": 3, "check_every": 1})
+    monkeypatch.setattr(bench, "EVERY", ("--keep-every", "0"))
+    found = bench.kill_ranks(tmp_path, 1)
+    assert found["same"] == 1 and found["times"][0]["restarts"] == 1, found
+
+
+def test_one_process_needs_no_torchrun(umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.delenv("RANK", raising=False)
+    assert main(["umls", *bench.flags("umls", {**bench.SMALL, "dim": 4, "epochs": 1})[3:]]) == 0
+    record = bench.record_in(tmp_path)
+    assert f"{record['id']}: test MRR {record['test']['both']['mrr']:.4f}" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="softmax"):
+        on_ranks_of_torchrun(make_config(dataset="umls"), umls, 1, 1)
+
+
+def test_too_many_ranks_are_refused() -> None:
+    """Of 5 entities in blocks of 2, the fourth rank would hold none."""
+    with pytest.raises(ProcessRaisedException, match="5 entities leave one of 4 ranks without any: take 3"):
+        on_ranks(4, Shards, 5)

@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from kgdistil.distributed.engine import ShardedEngine
+from kgdistil.distributed.shards import lost
 from kgdistil.errors import CheckpointError
 from kgdistil.files import sealed, unsealed, write_json
 from kgdistil.graph import Graph
@@ -94,5 +95,7 @@ def restore(folder: Path, engine: ShardedEngine, graph: Graph, mesh: DeviceMesh)
         dcp.load(spread(tensors, graph.num_entities, mesh), storage_reader=reader)
         state.best = {k: x.cpu() for k, x in state.best.items()}
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, dcp.CheckpointException) as error:
+        if lost(error):
+            raise
         raise CheckpointError(f"{path} is damaged ({' '.join(str(error).split())[:200]}); {mend}") from None
     return state, sent

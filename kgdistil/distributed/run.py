@@ -14,7 +14,6 @@ import argparse
 import datetime
 import functools
 import os
-import re
 import resource
 import shutil
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 import filelock
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint import CheckpointException
 
 from kgdistil import records
 from kgdistil.answer.format1 import WEIGHTS
@@ -32,15 +32,13 @@ from kgdistil.config import FLAT, RunConfig, make_config
 from kgdistil.distributed import keeping, tables
 from kgdistil.distributed.engine import ShardedEngine
 from kgdistil.distributed.ranking import rank
-from kgdistil.distributed.shards import Shards
+from kgdistil.distributed.shards import Shards, lost
 from kgdistil.errors import BusyError, ConfigError
 from kgdistil.evaluation import KnownTriples, sampled
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.graphs.readers import read_graph
 from kgdistil.training.loop import CHECKPOINT_SECONDS, Progress, advance, load_weights, run, validate
-
-LOST = re.compile("gloo|nccl|store|timed? ?out|connection", re.IGNORECASE)  # what losing a rank is called
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,18 +79,25 @@ def on_ranks(config: RunConfig, graph: Graph, timeout: float, every: float) -> d
     own = records.is_own(config.dataset)
     folder = records.model_folder(config.run_id, own)
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if config.device != "cpu" else "gloo", timeout=datetime.timedelta(seconds=timeout)
-        )
+        join("cpu:gloo,cuda:nccl" if config.device != "cpu" else "gloo", datetime.timedelta(seconds=timeout))
         return found_or_trained(config, graph, folder, Shards(graph.num_entities), every)
-    except RuntimeError as error:
-        if not LOST.search(str(error)):
+    except (RuntimeError, CheckpointException) as error:
+        if not lost(error):
             raise
-        print(f"kgdistil: {lost(folder)}", file=sys.stderr, flush=True)
+        print(f"kgdistil: {where_it_stands(folder)}", file=sys.stderr, flush=True)
         os._exit(1)  # threads of a broken process group may never end
 
 
-def lost(folder: Path) -> str:
+def join(backend: str, timeout: datetime.timedelta) -> None:
+    """Meet the other ranks. One store of torchrun serves all attempts, where addresses of an earlier one would be read;
+    over several machines TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives each attempt its own."""
+    store, rank, world = next(dist.rendezvous("env://", timeout=timeout))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+
+
+def where_it_stands(folder: Path) -> str:
     """What to say where a rank is gone."""
     stands = "its last checkpoint" if (folder / keeping.ABOUT).is_file() else "its beginning"
     rank = os.environ.get("RANK", "0")

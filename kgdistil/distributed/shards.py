@@ -14,6 +14,7 @@ NCCL's ring, by
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kgdistil.errors import ConfigError
+
+LOST = re.compile("gloo|nccl|store|timed? ?out|connection", re.IGNORECASE)  # what losing a rank is called
 
 
 class Shards:
@@ -62,6 +65,11 @@ class Shards:
         self.sent += total * (self.rank + 1) // self.world - total * self.rank // self.world
         parts = flat.split([x.numel() for x in tensors])
         return [part.view(x.shape) for part, x in zip(parts, tensors, strict=True)]
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error is of a rank that is gone."""
+    return LOST.search(str(error)) is not None
 
 
 class Wanted:
