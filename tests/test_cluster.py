@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from kgdistil.paper import reproduce, tasks
 from kgdistil.paper.recipe import config, read_search, trials, with_needs
 from kgdistil.paper.tasks import Task
 
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402 - after it is known to be there
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402 - the same

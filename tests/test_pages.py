@@ -429,6 +429,34 @@ def test_every_number_of_the_price_follows_the_records(tmp_path, monkeypatch):
     assert "0.444" in after and "0.444" not in before
 
 
+def test_scale_on_paper_follows_its_constants(tmp_path, monkeypatch):
+    folder = copied(tmp_path, "bench")
+    given = json.loads((folder / "scale.json").read_text()) | {"machines": [1, 4], "bits_per_second": 8e9}
+    given["memory_bytes"] = 5 << 30
+    given["graphs"] = [
+        {"name": "A", "entities": 3_000_000, "triples": 6_000_000},
+        {"name": "B", "entities": 6_000_000, "like": "A"},
+        {"name": "C", "entities": 1_000_000, "triples": 50_000_000},
+    ]
+    (folder / "scale.json").unlink()  # a link
+    (folder / "scale.json").write_text(json.dumps(given))
+    bench = json.loads((folder / "bench" / "bench.json").read_text()) | {"matmul_flops": 1e11}
+    (folder / "bench" / "bench.json").write_text(json.dumps(bench))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    call = pieces(Shown(tmp_path))
+    found = {(name, machines): cells for name, machines, *cells in rows(call["scale_table"]())[1:]}
+    # 2 · 4 bytes · 128 numbers · 3 / 4 · (2,048 + 512) rows; 6 · 128 · 2,048 · 512 operations; 12 M queries
+    assert found["A", "4"][1:5] == ["2.0", "1.97", "8.05", f"{12e6 / 2048 * (1.96608 + 8.05306) / 6e4:,.1f}"]
+    assert found["A", "1"][1:3] == ["0.0", "0.00"] and [x[-1] for x in found.values()][:2] == ["memory", "arithmetic"]
+    assert float(found["B", "1"][4]) == pytest.approx(2 * float(found["A", "1"][4]), abs=0.1), "as dense as A"
+    assert found["C", "4"][-1] == "memory", "triples are on every machine"
+    given["bits_per_second"] = 1e9
+    (folder / "scale.json").write_text(json.dumps(given))
+    again = {(name, machines): cells for name, machines, *cells in rows(call["scale_table"]())[1:]}
+    assert again["A", "4"][-1] == "network" and again["A", "1"][-1] == "memory"
+    assert f"from {(5 << 30) / 146e6:,.0f} million on" in call["scale_limits"](), "24 + 24 + 98 bytes a triple"
+
+
 def test_the_contents_list_the_notebooks_that_are_there():
     with_two, without = site.toc(["01_teacher", "03_distill"]), site.toc([])
     files = [c["file"] for part in with_two["parts"] for c in part["chapters"]]

@@ -42,6 +42,7 @@ PARTS = {
         "reproduced",
         "frontier",
         "work",
+        "scale",
     ),
     "Reference": ("promised", "api", "status", "glossary", "bibliography", "contribute"),
 }

@@ -18,6 +18,7 @@ from book.build.pages import (
     reference,
     reproduced,
     results,
+    scale,
     speed,
     tables,
     work,
@@ -34,6 +35,7 @@ PIECES: dict[ModuleType, str] = {
     claims: "claims near",
     reproduced: "not_reproduced sides suspects suspects_published unseen readings",
     frontier: "beaten sizes frontier trained ensemble aimed frontier_speed objectives",
+    scale: "scale_table scale_constants scale_limits scale_published",
     work: "answer_cost answer_memory labels_found calibrated answer_sets added served",
     reference: "modules runs build contributing citation try_missing",
 }

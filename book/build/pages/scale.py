@@ -1,0 +1,138 @@
+"""More than one machine, on paper: memory, traffic and time from measured constants and the engine's formulas."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any, cast
+
+from book.build.html import html_table
+from book.build.pages.shown import Shown
+from kgdistil import records
+from kgdistil.compress.size import floats
+from kgdistil.config import make_config
+from kgdistil.distillation.scale import GIB, memory_needed
+from kgdistil.graph import Graph
+from kgdistil.paper.bench.lists import CANDIDATES, QUERIES
+
+SHARDED = ("embeddings", "accumulators", "ranking")  # of `memory_needed`, by rows over the machines
+TRIPLE = 24  # bytes of the graph's own triples
+
+
+def told(name: str) -> dict[str, Any]:
+    return json.loads((records.results_folder() / name).read_text(encoding="utf-8"))
+
+
+def graphs() -> list[tuple[str, int, int]]:
+    """Name, entities and triples of each graph; one that nobody has is as dense as another."""
+    rows = {x["name"]: x for x in told("scale.json")["graphs"]}
+    like = {name: rows[x["like"]] if "like" in x else x for name, x in rows.items()}
+    return [
+        (name, x["entities"], round(x["entities"] / like[name]["entities"] * like[name]["triples"]))
+        for name, x in rows.items()
+    ]
+
+
+def memory(entities: int, triples: int, accumulators: str = "number") -> tuple[float, float]:
+    """Bytes that all machines share, and bytes that each of them needs."""
+    given = told("scale.json")
+    config = make_config(
+        model=given["model"],
+        dim=given["dim"],
+        role="teacher",
+        loss="softmax",
+        negatives=CANDIDATES,
+        batch_size=QUERIES,
+        accumulators=accumulators,
+        check_sample=1,  # as large graphs are: the best weights are not kept apart
+    )
+    graph = SimpleNamespace(num_entities=entities, train=range(triples), valid=(), test=())
+    needed = memory_needed(config, cast(Graph, graph))
+    shared = sum(needed.get(name, 0) for name in SHARDED)
+    return shared, sum(needed.values()) - shared + TRIPLE * triples
+
+
+def step(machines: int) -> tuple[float, float]:
+    """Of a step of `QUERIES` queries a machine, bytes that a machine sends, and the seconds of the least arithmetic.
+
+    Sent: what `distributed.shards` says of one model that learns, anchors all different and spread over the machines.
+    Arithmetic: for each score and number of a row a multiplication and an addition, and twice that for its gradients.
+    """
+    given = told("scale.json")
+    width = floats(given["model"], given["dim"])
+    sent = 2 * 4 * width * (machines - 1) * (CANDIDATES + QUERIES) / machines
+    return sent, 6 * width * CANDIDATES * QUERIES / told("bench/bench.json")["matmul_flops"]
+
+
+def scale_table(shown: Shown) -> str:
+    """Memory of a machine, traffic and time of an epoch for each graph and number of machines, and what limits it."""
+    given, rows = told("scale.json"), []
+    for name, entities, triples in graphs():
+        shared, each = memory(entities, triples)
+        for machines in given["machines"]:
+            (sent, arithmetic), held = step(machines), shared / machines + each
+            wire = 8 * sent / given["bits_per_second"]
+            steps = 2 * triples / (machines * QUERIES)
+            limit = "memory" if held > given["memory_bytes"] else "network" if wire > arithmetic else "arithmetic"
+            times = [f"{sent / 1e6:.1f}", f"{1e3 * wire:.2f}", f"{1e3 * arithmetic:.2f}"]
+            minutes = f"{steps * (wire + arithmetic) / 60:,.1f}"
+            rows.append([name, str(machines), f"{held / GIB:,.1f}", *times, minutes, limit])
+    head = [
+        "graph",
+        "machines",
+        "GiB on each",
+        "MB sent a step",
+        "ms on the wire",
+        "ms of arithmetic",
+        "hours an epoch",
+    ]
+    return html_table("Memory, traffic and time on paper", [*head, "limit"], rows)
+
+
+def scale_constants(shown: Shown) -> str:
+    """What the table is computed from."""
+    given, bench = told("scale.json"), told("bench/bench.json")
+    sizes = "; ".join(f"{name}: {entities:,} entities and {triples:,} triples" for name, entities, triples in graphs())
+    return (
+        f"{given['model']} of dimension {given['dim']}, float32, Adagrad; {QUERIES} queries a machine and "
+        f"{CANDIDATES:,} candidates a step, both sides of each triple asked once an epoch; machines of "
+        f"{given['memory_bytes'] / GIB:.0f} GiB and {bench['threads']} threads of {bench['device'].split(',')[0]}, "
+        f"whose matrix products were measured at {bench['matmul_flops'] / 1e9:,.0f} GFLOP/s; "
+        f"{given['bits_per_second'] / 1e9:.0f} Gb/s each way. {sizes}."
+    )
+
+
+def scale_limits(shown: Shown) -> str:
+    """From which size on each resource is the limit."""
+    given = told("scale.json")
+    room, width = given["memory_bytes"], floats(given["model"], given["dim"])
+    # bytes of an entity, by what the optimiser keeps of it
+    fits = [(memory(2_000_000, 1, kept)[0] - memory(1_000_000, 1, kept)[0]) / 1e6 for kept in ("number", "row")]
+    of_triple = memory(1, 2_000_000)[1] - memory(1, 1_000_000)[1]  # of a million triples
+    sent, arithmetic = step(2)
+    most = arithmetic / (8 * 2 * sent / given["bits_per_second"])  # N of N − 1 / N, as many machines as one likes
+    dense = {name: triples / entities for name, entities, triples in graphs()}
+    reached = " and ".join(
+        f"{room / of_triple / dense[x['name']]:,.0f} million as in {x['name']}"
+        for x in given["graphs"]
+        if "like" not in x
+    )
+    return (
+        f"- **Entities.** One takes {fits[0]:,.0f} bytes, with row-wise Adagrad {fits[1]:,.0f}: a machine holds "
+        f"{room / fits[0] / 1e6:,.0f} or {room / fits[1] / 1e6:,.0f} million, N machines N times as many.\n"
+        f"- **Triples.** Every machine holds all of them, with their queries {of_triple / 1e6:,.0f} bytes each: from "
+        f"{room / of_triple:,.0f} million on no number of machines is enough. Entities with as many triples each "
+        f"reach that at {reached}.\n"
+        f"- **Network.** With as many machines as one likes, rows and gradients on the wire take {1 / most:.0%} of the "
+        f"arithmetic's time: machines more than {most:.1f} times as fast wait for the network, unless a step asks more "
+        f"queries of more candidates, since arithmetic grows with their product and traffic with their sum.\n"
+        f"- **Relations** are summed over all machines in each step, all of them: from {CANDIDATES + QUERIES:,} "
+        f"relations of {width} numbers on that is more than all rows. It is not in the table.\n"
+    )
+
+
+def scale_published(shown: Shown) -> str:
+    """What other systems told of themselves, from `results/scale.json`."""
+    names = ("system", "how", "graph", "model", "machines", "told", "source")
+    rows = [[x[name] for name in names] for x in told("scale.json")["published"]]
+    return html_table("What other systems published", [*names[:5], "published", names[6]], rows)
