@@ -70,6 +70,7 @@ class Commands(click.Group):
             fail("out of memory: take a smaller graph or dimension", 1)
 
     def main(self, *arguments: Any, **options: Any) -> Any:
+        """Click's own, and a line where standard output is full; without this text the book would show click's."""
         try:
             return super().main(*arguments, **options)
         except OSError as error:  # of a pipe that is closed click ends quietly
