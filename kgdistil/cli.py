@@ -221,6 +221,12 @@ def read(source: str, options: dict[str, Any]) -> Any:
     help="A trained teacher: a folder of kgdistil, a result folder of PyKEEN, a checkpoint of LibKGE, an .npz, or "
     "another that `kgdistil import` reads. Left out: one is trained.",
 )
+@click.option(
+    "--teacher-lists",
+    type=FILE,
+    help="In place of a teacher, what any model says: a Parquet file with the columns head (the entity that is given), "
+    "relation, side (tail or head), candidate and score. For --precision 4bit, 2bit or 1bit.",
+)
 @teacher_options
 @click.option("--teacher-dim", default=64, show_default=True, help="Dimension of the teacher that is trained here.")
 @click.option(
@@ -248,6 +254,7 @@ def distill(
     budget: str | None,
     model: str | None,
     teacher: Path | None,
+    teacher_lists: Path | None,
     replace: bool,
     as_json: bool,
     **options: Any,
@@ -279,6 +286,7 @@ def distill(
     if (lists := options.pop("lists")) is not None:
         options["softmax_epochs"] = lists
     asked = as_asked(dim=dim, precision=precision, budget=budget, model=model, teacher=teacher, **options)
+    asked |= as_asked(teacher_lists=teacher_lists)
     if holds_student(output) and not replace:
         if made(output) != {"graph": read(graph, options).sha256, **asked}:
             raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
@@ -307,7 +315,7 @@ def distill(
             wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim", "rank")}
             wanted["model"] = model if teacher else expected.model
         how = {name: options[name] for name in TEACHER if options[name]}
-        done = distil(found, teacher=teacher, teacher_options=how, **wanted)
+        done = distil(found, teacher=teacher, teacher_lists=teacher_lists, teacher_options=how, **wanted)
         done.student.about |= {"expected": expected and expected.expected, "asked": {"graph": found.sha256, **asked}}
         done.student.save(output)
     report(opened(output), output, as_json)

@@ -26,6 +26,7 @@ from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.importers import import_teacher
+from kgdistil.graphs.lists import read_lists
 from kgdistil.models import KGEModel, RotatE
 from kgdistil.students.labelled import Labelled
 from kgdistil.students.precisions import compare_precisions
@@ -71,6 +72,7 @@ def distil(
     precision: str = "int8",
     model: str | None = None,
     teacher: str | Path | KGEModel | None = None,
+    teacher_lists: str | Path | None = None,
     teacher_dim: int = 64,
     stages: int = 2,
     epochs: int | None = None,
@@ -96,6 +98,7 @@ def distil(
         rank: floats of an entity of low rank, for few bits; 0: as many as the teacher's.
         softmax_epochs: of sampled softmax after those of the paper; 0: the paper alone. Few bits have no others.
         trust_pickle: as `importers.import_teacher`.
+        teacher_lists: in place of a teacher, a Parquet file of what any model says: `graphs.lists`. For few bits.
         teacher_options: how a teacher's file is to be read: other arguments of `importers.import_teacher`. Its model is
             `model` where neither they nor the file say it.
         stages, epochs, seed, device: as `recipes.distillation`, or `recipes.few_bits`, which has one stage; their
@@ -119,6 +122,14 @@ def distil(
     elif isinstance(teacher, KGEModel):
         teacher = _keep(teacher, graph)
     given = None if teacher is None else load_model(resolve(str(teacher)), graph)
+    lists = None
+    if teacher_lists is not None:
+        if teacher is not None or precision not in GROUPS:
+            few = ", ".join(GROUPS)
+            raise ConfigError(f"teacher_lists takes the place of a teacher, and a precision of {few}: {precision!r}")
+        lists, teacher_dim = read_lists(teacher_lists, graph), dim
+        log.info("%s: %s lists", teacher_lists, f"{len(lists.keys):,}")
+        notes.append(f"taught by {len(lists.keys):,} lists of {Path(teacher_lists).name}, sha256 {lists.sha256}")
     coded = precision in GROUPS and dim == (teacher_dim if given is None else given.dim)
     if rank and not coded:
         raise ConfigError(f"rank is {rank}: it takes a precision of {', '.join(GROUPS)} and the teacher's dimension")
@@ -136,7 +147,10 @@ def distil(
     if coded:
         size = min(512, batch_size(graph))
         more = scale.settings(graph, model, dim, "softmax")
-        recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, batch_size=size, more=more)
+        taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
+        recipe = recipes.few_bits(
+            **shared, group=GROUPS[precision], rank=rank, batch_size=size, lists=taught, more=more
+        )
     else:
         own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)
         more = scale.settings(graph, model, teacher_dim, "cross-entropy")
@@ -147,7 +161,7 @@ def distil(
         further = recipes.on_lists(recipe, softmax_epochs, min(512, batch_size(graph)), more)
     if line := scale.check_memory(recipe.configs | further, graph):
         log.info("memory: %s", line)
-    with together(recipe.configs | further, graph, given, progress) as shown:
+    with together(recipe.configs | further, graph, lists or given, progress) as shown:
         runs = recipe.run(graph, shown)
         runs |= {name: run(config, graph, progress=shown) for name, config in further.items()}
     valid = {name: done.record["valid"]["both"]["mrr"] for name, done in runs.items()}

@@ -18,6 +18,7 @@ from kgdistil import records
 from kgdistil.config import RunConfig
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
+from kgdistil.graphs.lists import Lists
 from kgdistil.graphs.queries import queries_of
 from kgdistil.models import KGEModel, build_model
 from kgdistil.training.engine import make_engine
@@ -31,7 +32,7 @@ TRUST = 0.05  # of the first estimate: so much training counts as much as that e
 
 @contextlib.contextmanager
 def together(
-    configs: Mapping[str, RunConfig], graph: Graph, teacher: KGEModel | None, progress: bool | None
+    configs: Mapping[str, RunConfig], graph: Graph, teacher: KGEModel | Lists | None, progress: bool | None
 ) -> Iterator[Shown]:
     """What to give `training.run` as `progress` for each of several runs, in the order of their names.
 
@@ -40,7 +41,7 @@ def together(
     None without a terminal and a log that takes such lines, shows and times nothing.
 
     Args:
-        teacher: of the students; None: what the config named "teacher" describes.
+        teacher: of the students, a model or lists; None: what the config named "teacher" describes.
     """
     if progress is False or (progress is None and not (sys.stderr.isatty() or log.isEnabledFor(logging.INFO))):
         yield False
@@ -57,7 +58,7 @@ def together(
 
 
 def epoch_seconds(
-    config: RunConfig, graph: Graph, teacher: KGEModel | None, known: KnownTriples | None = None
+    config: RunConfig, graph: Graph, teacher: KGEModel | Lists | None, known: KnownTriples | None = None
 ) -> float:
     """Seconds of an epoch here, by `STEPS` steps of models that are thrown away; their numbers do not matter.
 

@@ -52,7 +52,8 @@ STEPS = {"teacher": "teacher", "no_ds": "no-DS", "stage1": "stage 1", "stage2": 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Configs of the runs; `teacher` is None where `saved_teacher` names one, `stage2` for a single stage."""
+    """Configs of the runs; `teacher` is None where `saved_teacher` names one or lists teach, `stage2` for a single
+    stage."""
 
     teacher: RunConfig | None
     no_ds: RunConfig
@@ -81,7 +82,7 @@ class Recipe:
 
     def run(self, graph: Graph, progress: Shown = None) -> dict[str, Run]:
         """All runs by their names for people, those that are finished read from disk."""
-        there = [name for name in STEPS if name != "stage2" or self.stage2]
+        there = [name for name in STEPS if getattr(self, name) or (name == "teacher" and self.saved_teacher)]
         return {STEPS[name]: self.step(name, graph, progress) for name in there}
 
 
@@ -194,6 +195,7 @@ def few_bits(
     *,
     rank: int = 0,
     batch_size: int = 512,
+    lists: str = "",
     more: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """The recipe of a student of few bits, as on the frontier: as many floats as its teacher, `group` of them in four
@@ -203,6 +205,7 @@ def few_bits(
         epochs: of the teacher; the student gets half as many, the student alone as many as both.
         teacher: a run id or the folder of a saved model of `dim`.
         rank: floats of an entity of low rank, of which `group` share four bits; 0: as many as the teacher's.
+        lists: what `Lists.save` wrote, in place of a teacher; both students then begin at random, with equal epochs.
         more: further settings of all runs (`scale.settings`).
     Raises:
         ConfigError, CheckpointError, DeviceError: one line with the parameter, its value and what to do.
@@ -223,15 +226,19 @@ def few_bits(
     }
     epochs = make_config(**shared, epochs=epochs).epochs
     half = -(-epochs // 2)
+    coded = {**shared, "group": group, "rank": rank, "check_every": max(1, half // 5)}
+    alone = make_config(**coded, lr=0.1, epochs=epochs + half, role="no-ds")
+    if lists:
+        taught = make_config(**coded, lr=0.1, epochs=epochs + half, role="stage1", alpha=alpha, teacher=lists)
+        return Recipe(None, alone, taught, None)
     own = None
     if not teacher:
         penalty = {} if MODELS[make_config(**shared).model].distance else {"penalty": 0.03}
         own = make_config(**shared, **penalty, lr=0.1, epochs=epochs, check_every=half, role="teacher")
     name = own.run_id if own else find_teacher(teacher)
-    coded = {**shared, "group": group, "rank": rank, "check_every": max(1, half // 5)}
     return Recipe(
         own,
-        make_config(**coded, lr=0.1, epochs=epochs + half, role="no-ds"),
+        alone,
         make_config(**coded, lr=0.05, alpha=alpha, epochs=half, role="stage1", teacher=name, student=name),
         None,
         None if own else name,

@@ -33,6 +33,7 @@ from kgdistil.errors import BusyError, CheckpointError, ConfigError, KgdistilErr
 from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank, sampled
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
+from kgdistil.graphs.lists import KEPT, Lists
 from kgdistil.models import ComplEx, KGEModel, build_model, class_of
 from kgdistil.training.engine import Engine, make_engine
 
@@ -134,7 +135,8 @@ def run(
             return Run(config, found, folder)
         if again:
             (folder / CHECKPOINT).unlink(missing_ok=True)
-        teacher = load_model(resolve(config.teacher), graph) if config.teacher else None
+        read: Any = Lists.load if str(config.teacher).endswith(KEPT) else load_model
+        teacher = read(resolve(config.teacher), graph) if config.teacher else None
         start = load_model(resolve(config.student), graph) if config.student else None
         if config.rank and type(start) is ComplEx:
             start = low_rank(start, config.rank, config.seed)
@@ -145,7 +147,7 @@ def resolve(name: str) -> Path:
     """The folder of a run id, or of a saved model given by its path."""
     runs = [records.model_folder(name, own) for own in records.places()]
     for folder in (*runs, Path(os.path.expanduser(name))):
-        if any(os.path.isfile(folder / name) for name in (WEIGHTS, HEADER)):  # Path.is_file raises for long names
+        if any(os.path.isfile(folder / name) for name in (WEIGHTS, HEADER)) or folder.suffix == KEPT:
             return folder
     where = " or ".join(dict.fromkeys(str(folder.parent) for folder in runs))
     raise CheckpointError(f"no model {name!r}: neither a finished run under {where} nor a folder with {WEIGHTS}")
@@ -156,7 +158,7 @@ def train(
     graph: Graph,
     folder: Path,
     *,
-    teacher: KGEModel | None = None,
+    teacher: KGEModel | Lists | None = None,
     start: KGEModel | None = None,
     progress: Shown = None,
     save_ranks: bool = False,
@@ -164,7 +166,7 @@ def train(
     """Train one model and leave its weights in `folder` and its record at `records.record_path`.
 
     Args:
-        teacher: frozen in stage 1, learning in stage 2.
+        teacher: frozen in stage 1, learning in stage 2; lists of sampled softmax are neither.
         start: the student stage 2 begins with; drawn from the seed where None. Of both, copies are changed, but they
             themselves by softmax, which trains tables too large to have twice.
     """
@@ -208,16 +210,17 @@ def train(
 
 
 def prepare(
-    config: RunConfig, graph: Graph, teacher: KGEModel | None, start: KGEModel | None
-) -> tuple[KGEModel, KGEModel | None]:
+    config: RunConfig, graph: Graph, teacher: KGEModel | Lists | None, start: KGEModel | None
+) -> tuple[KGEModel, KGEModel | Lists | None]:
     """Student and teacher on the config's device, of what was given as `train` says."""
     device = check_device(config.device)
     sizes = graph.num_entities, graph.num_relations, config.dim
     own = (lambda model: model) if config.loss == "softmax" else copy.deepcopy
     student = own(start) or build_model(config.model, *sizes, seed=config.seed, **config.model_options)
-    check_fit(config, student, teacher, graph)
-    if teacher is not None and teacher.dim < student.dim:
-        log.warning("the student (dim %d) is larger than its teacher (dim %d)", student.dim, teacher.dim)
+    model = teacher if isinstance(teacher, KGEModel) else None
+    check_fit(config, student, model, graph)
+    if model is not None and model.dim < student.dim:
+        log.warning("the student (dim %d) is larger than its teacher (dim %d)", student.dim, model.dim)
     return student.to(device), teacher and own(teacher).to(device)
 
 

@@ -122,12 +122,11 @@ class SampledSoftmaxEngine(BaseEngine):
         candidates, place, shift = self.candidates(answers, base, None if self.top is None else self.top[batch])
         views = {role: View(self, role, batch, candidates, role in self.trained) for role in self.models}
         scores = {role: view.scores() for role, view in views.items()}
-        soft: dict[str, Tensor] = {}
-        hard: dict[str, Tensor] = {}
+        soft, hard = dict[str, Tensor](), dict[str, Tensor]()
         for role in self.trained:
             others = [scores[name] for name in scores if name != role]
             hard[role], *found = self.losses_of([scores[role], *others], shift, row, count, place)
-            soft |= {role: found[0]} if others else {}
+            soft |= {role: found[0]} if found else {}
         penalty, weight = torch.zeros((), device=self.device), self.config.relation_weight
         for view in (views[role] for role in self.trained):
             penalty = penalty + (self.config.penalty * view.penalty(row, place) if self.config.penalty else 0)
@@ -142,7 +141,7 @@ class SampledSoftmaxEngine(BaseEngine):
         """The hard loss of the first scores, and the soft one where there are the other model's."""
         own, other, t = scores[0], scores[1] if len(scores) > 1 else None, self.config.temperature
         if (found := softmax_losses(own, other, shift, count, place, t)) is not None:
-            return [*found]
+            return [*found][: len(scores)]
         own, *others = (x[:, : len(shift)].float() + shift for x in scores)
         return [softmax_hard_loss(own, row, place), *(softmax_soft_loss(own, x, count, t) for x in others)]
 
