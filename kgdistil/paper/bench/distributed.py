@@ -248,7 +248,8 @@ def kill_ranks(folder: Path, times: int, world: int = 2) -> dict[str, Any]:
     while len(rows) < times:
         target, pause = draw.uniform(0, 0.9 * KILLED["epochs"]), draw.uniform(0, 0.2)
         found = killed(folder / str(len(rows)), world, target, pause, draw)
-        rows.append({**found, "same": metrics(found.pop("record")) == metrics(alone)})
+        same = metrics(found.pop("record")) == metrics(alone)
+        rows.append({**found, "same": same})
         print(rows[-1], flush=True)
     about = {"ranks": world, "seconds": alone["seconds"], "test_mrr": alone["test"]["both"]["mrr"]}
     struck = sum(row["restarts"] > 0 for row in rows)
