@@ -16,6 +16,7 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.lists import Lists, read_lists, write_lists
 from kgdistil.losses import softmax_soft_loss
 from kgdistil.models import build_model
+from kgdistil.paper import rules
 from kgdistil.training.lists import ListsEngine
 
 
@@ -184,3 +185,20 @@ def test_from_the_shell(tiny_graph: Graph, tmp_path: Path) -> None:
     assert (tmp_path / "student" / "student.json").is_file()
     again = CliRunner().invoke(main, [str(x) for x in command])
     assert again.exit_code == 0 and "nothing is left to do" in again.output
+
+
+def test_rules_are_counted_and_their_lists_are_read(tiny_graph: Graph, tmp_path: Path) -> None:
+    train = [tuple(x) for x in tiny_graph.train.tolist()]
+    found = rules.rules(tiny_graph)
+    assert len(found) and found["confidence"].is_monotonic_decreasing
+    for body, inverse, head, both, confidence in found.itertuples(index=False):
+        of_body = [(t, h) if inverse else (h, t) for h, r, t in train if r == body]
+        expected = sum((x, head, y) in train for x, y in of_body)
+        assert (both, confidence) == (expected, pytest.approx(expected / (1 + len(of_body))))
+    write_lists(tmp_path / "rules.parquet", rules.lists(tiny_graph))
+    lists = read_lists(tmp_path / "rules.parquet", tiny_graph)
+    for h, r, t in train:
+        for given, answer, is_head in ((h, t, False), (t, h, True)):
+            start, count = lists.spans(torch.tensor([given]), torch.tensor([r]), torch.tensor([is_head]))
+            assert answer in lists.ids[int(start) : int(start + count)].tolist()
+    assert rules.shown(tiny_graph, 3).columns.tolist() == ["rule", "pairs", "confidence"]
