@@ -123,6 +123,28 @@ def test_an_entity_taken_out_and_added_again_is_ranked_far_better_than_by_its_ne
     assert found > max(2.0 * rounded * by_chance, 1.3 * rounded * by_mean, 0.2), (found, by_chance, by_mean)
 
 
+def test_new_entities_leave_the_answers_of_others_where_they_are(
+    trained: Callable[[str], Labelled], umls: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled = trained("ComplEx")
+    triples = [labelled.graph.label_triple(*x) for x in labelled.graph.test.tolist()]
+    before, free, student = labelled.student(), labelled.student(), labelled.student()
+    student.add(theirs(umls))
+    with monkeypatch.context() as patch:
+        patch.setattr("kgdistil.answer.adding.WEIGHT", 0.0)
+        free.add(theirs(umls))
+    kept, lost = mrr(before, triples) - mrr(student, triples), mrr(before, triples) - mrr(free, triples)
+    assert kept < 0.7 * lost, "the term that holds a new row below what training knew"
+
+
+def test_what_is_to_be_ranked_later_changes_no_row(trained: Callable[[str], Labelled], umls: Graph) -> None:
+    labelled = trained("ComplEx")
+    blind = dataclasses.replace(labelled.graph, valid=labelled.graph.valid[:0], test=labelled.graph.test[:0])
+    student, other = labelled.student(), dataclasses.replace(labelled, graph=blind).student()
+    student.add(theirs(umls)), other.add(theirs(umls))
+    assert np.array_equal(student.weights.blocks, other.weights.blocks)
+
+
 def test_low_rank(umls: Graph, trained: Callable[[str], Labelled]) -> None:
     from kgdistil.compress.low_rank import low_rank
 

@@ -3,18 +3,20 @@
 A new entity has queries: of a triple (new, r, t) the query that t and r make for its head, of (h, r, new) for its tail.
 Its row x minimises, over its queries qᵢ with scores s(qᵢ, x),
 
-    Σᵢ [log(e^s(qᵢ, x) + Zᵢ) − s(qᵢ, x)]  +  Σᵢ [log Σⱼ e^s(qⱼ, x) − s(qᵢ, x)]  +  Σₖ log(1 + e^s(qₖ, x) / Zₖ)
+    Σᵢ [log(e^s(qᵢ, x) + Zᵢ) − s(qᵢ, x)]  +  Σᵢ [log Σⱼ e^s(qⱼ, x) − s(qᵢ, x)]  +  w Σₖ log(1 + e^s(qₖ, x) / Zₖ)
     +  λ/2 (x − μ)ᵀ C⁻¹ (x − μ):
 
 as the answer of a query it stands above the other answers, of which Zᵢ = Σₑ e^s(qᵢ, e); where it asks, its answers
 stand above the others, whose qⱼ are of the same relation and side; it stays below the answers of the queries qₖ that
 training had, which without this it would push aside; and it lies where rows lie, with their mean μ and covariance C.
-Sums over entities are those of the nearest ones, found by a scan, and of a sample of the rest; k is a sample, too.
+Sums over entities are those of the nearest ones, found by a scan, and of a sample of the rest; k, of all relations, is
+a sample of which the ones that x comes nearest to answering count singly.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -42,7 +44,9 @@ PRIOR, SHRUNK = 0.1, 0.5  # λ, and how far the covariance is drawn towards a mu
 STEPS, TOLERANCE = 6, 0.1  # of Newton's method after each of two scans, at most; less to gain than this is enough
 MOST = 256  # triples of an entity that are fitted; of more, as many are drawn
 SWEEPS, APART = 4, 1.0  # over the codes; what the distance to a row counts beside its loss when codes are chosen
-CROWD = 64  # queries of training of a relation and side
+CROWD, HEARD = 8192, 384  # queries of training; those that a row comes nearest to answering, and as many of the rest
+WEIGHT = 0.7  # of a query of training beside a triple of the new entity
+EFFORT = 1 << 30  # scores that may be taken to know the crowd
 LIGHT = 1e-3  # shares that the Hessian leaves out
 SPREAD = 4096  # rows that mean and covariance are of
 SIDES: tuple[Side, Side] = ("head", "tail")  # where the new entity stands
@@ -76,6 +80,9 @@ class Crowd:
     rivals: Array
     counts: Array
 
+    def of(self, chosen: Array, times: float = 1) -> Crowd:
+        return Crowd(self.queries[chosen], self.rivals[chosen], self.counts[chosen] * np.float32(times))
+
 
 @dataclass
 class Task:
@@ -83,6 +90,7 @@ class Task:
 
     `counts`: log of how many entities each stands for [n]. `starts`, `sizes`: of the parts. `often`: true ones of each.
     `true`: where these are. `rivals`: log Z of each of them. `crowd`: see there.
+    `stands_for`: how many triples each of the entity's does.
     """
 
     queries: Array
@@ -93,6 +101,7 @@ class Task:
     true: Array
     rivals: Array
     crowd: Crowd
+    stands_for: float
 
     def loss(self, scores: Array) -> tuple[float, Array, Array]:
         """Of scores [n] of a row: the loss, the share of each query in its part [n], and how far below 1 the share of
@@ -102,7 +111,8 @@ class Task:
         share = np.exp(raised - np.repeat(most, self.sizes))
         sums, own = np.add.reduceat(share, self.starts), scores[self.true]
         total = self.often @ (most + np.log(sums)) - 2 * own.sum() + np.logaddexp(self.rivals, own).sum()
-        return total, share / np.repeat(sums, self.sizes), 1 / (1 + np.exp(np.minimum(own - self.rivals, 80)))
+        below = 1 / (1 + np.exp(np.minimum(own - self.rivals, 80)))
+        return total * self.stands_for, share / np.repeat(sums, self.sizes), below
 
 
 class Fitter:
@@ -124,7 +134,7 @@ class Fitter:
         self.prior = PRIOR * np.linalg.inv(spread)
         if weights.coded:
             self.columns = weights.columns.reshape(len(weights.book), -1)
-        self.triples, self.crowds = triples, dict[int, Crowd]()
+        self.triples = triples
         self.share = np.log((count - NEAREST) / len(self.sample)) if count > NEAREST + SAMPLE else 0.0
 
     # ---- scores -----------------------------------------------------------------------------------------------------
@@ -173,18 +183,19 @@ class Fitter:
         Args:
             rows: [n, width] of the others.
         """
+        stands_for = 1.0  # of a hub each triple that is drawn stands for several
         if len(rows) > MOST:
             chosen = np.sort(self.random.choice(len(rows), MOST, replace=False))
-            rows, links = rows[chosen], links.of(chosen)
+            stands_for, rows, links = len(rows) / MOST, rows[chosen], links.of(chosen)
         order = np.lexsort((links.relations, links.sides))
         rows, links = rows[order], links.of(order)
         asked = np.concatenate(
             [self.queries(rows[on], links.relations[on], SIDES[i]) for i, on in enumerate(links.on) if on.any()]
         )
-        rivals, crowd = self.rivals(asked), self.crowd(links)
+        rivals = self.rivals(asked)
         x = self.start(asked, rivals)
-        for _ in range(2):
-            task = self.task(x, asked, rivals, links, crowd)
+        for again in (False, True):
+            task = self.task(x, asked, rivals, links, self.heard(x if again else None), stands_for)
             x, bend = self.newton(x, task)
         if not self.weights.coded:
             return x.astype(np.float32)
@@ -197,28 +208,38 @@ class Fitter:
         rest[rest - self.share >= nearest[:, -1:]] = -np.inf
         return log_sum(np.concatenate([nearest, rest], axis=1))
 
-    def crowd(self, links: Links) -> Crowd:
-        """Queries of training of the relations and sides of some triples."""
-        kinds = np.unique(2 * links.relations + links.sides).tolist()
-        for kind in kinds:
-            if kind not in self.crowds:
-                self.crowds[kind] = self.drawn(kind // 2, kind % 2)
-        found = [self.crowds[kind] for kind in kinds]
-        return Crowd(*(np.concatenate([getattr(x, name) for x in found]) for name in ("queries", "rivals", "counts")))
-
-    def drawn(self, relation: int, side: int) -> Crowd:
-        """Queries of training that ask for one side of a relation; without triples each entity may ask once."""
-        if self.triples is None:
-            rows, every = self.sample[:CROWD], self.weights.num_entities
+    @functools.cached_property
+    def crowd(self) -> Crowd:
+        """Queries of training, of both sides and all relations; without triples each entity asks for any relation."""
+        half, triples = max(64, min(CROWD, EFFORT // self.weights.num_entities) // 2), self.triples
+        learned = np.empty(0, int) if triples is None else np.flatnonzero(triples.split == 0)  # none to be ranked later
+        if triples is None or not len(learned):
+            every = self.weights.num_entities
+            relations = self.random.integers(0, len(self.weights.relations), 2 * half)
+            rows = self.sample[self.random.integers(0, len(self.sample), 2 * half)]
         else:
-            first, last = self.triples.first[relation : relation + 2]
-            every = last - first
-            at = self.random.integers(first, last, min(CROWD, every)) if every else np.empty(0, np.int64)
-            rows = self.weights.rows((self.triples.head if side else self.triples.tail)[at])
-        queries = self.queries(rows, np.full(len(rows), relation), SIDES[side])
-        return Crowd(queries, self.rivals(queries), np.full(len(rows), every / max(1, len(rows)), np.float32))
+            every, at = len(learned), learned[self.random.integers(0, len(learned), 2 * half)]
+            relations = np.searchsorted(triples.first, at, "right") - 1
+            ids = np.concatenate([triples.tail[at[:half]], triples.head[at[half:]]])
+            rows = self.weights.rows(ids)
+        queries = np.concatenate(
+            [self.queries(rows[on], relations[on], side) for on, side in zip((slice(half), slice(half, None)), SIDES)]
+        )
+        return Crowd(queries, self.rivals(queries), np.full(2 * half, WEIGHT * every / half, np.float32))
 
-    def task(self, x: Array, asked: Array, rivals: Array, links: Links, crowd: Crowd) -> Task:
+    def heard(self, x: Array | None) -> Crowd:
+        """The queries of the crowd that a row x comes nearest to answering, and some that stand for the others."""
+        crowd, every = self.crowd, np.arange(len(self.crowd.queries))
+        nearest, rest = every[:0], every
+        if x is not None and len(every) > 2 * HEARD:
+            score, _, _ = self.slopes(crowd.queries, x.astype(np.float32))
+            order = np.argpartition(crowd.rivals - score, HEARD)
+            nearest, rest = order[:HEARD], np.sort(order[HEARD:])
+        some = rest[:: max(1, len(rest) // HEARD)]
+        parts = crowd.of(nearest), crowd.of(some, len(rest) / max(1, len(some)))
+        return Crowd(*(np.concatenate([getattr(part, name) for part in parts]) for name in vars(crowd)))
+
+    def task(self, x: Array, asked: Array, rivals: Array, links: Links, crowd: Crowd, stands_for: float) -> Task:
         """What is to be minimised, by the entities that are nearest where a row x asks."""
         found, counts, sizes = [], [], []
         place = 0
@@ -243,7 +264,7 @@ class Fitter:
         starts = np.concatenate([[0], np.cumsum(at.sum(1))])
         true = np.concatenate([np.arange(end - n, end) for end, (_, n) in zip(starts[1:], sizes)])
         often, counts_ = at[:, 1].astype(np.float32), np.concatenate(counts).astype(np.float32)
-        return Task(np.concatenate(found), counts_, starts[:-1], at.sum(1), often, true, rivals, crowd)
+        return Task(np.concatenate(found), counts_, starts[:-1], at.sum(1), often, true, rivals, crowd, stands_for)
 
     def start(self, asked: Array, rivals: Array) -> Array:
         """Where to begin: the ridge regression that lifts each score over its rivals, or the mean of what is asked."""
@@ -267,24 +288,27 @@ class Fitter:
         """What is minimised at x, its gradient, and a Hessian that is positive."""
         score, lift, curve = self.slopes(task.queries, x.astype(np.float32))
         value, share, below = task.loss(score)
-        weight, away = share * np.repeat(task.often, task.sizes), x - self.mean
+        often = task.stands_for * task.often
+        weight, away = share * np.repeat(often, task.sizes), x - self.mean
         pull = self.prior @ away
         slope = pull + weight @ lift
         own = lift[task.true]
-        slope -= (1 + below) @ own
+        slope -= task.stands_for * (1 + below) @ own
         crowd = task.crowd
         score, push, _ = self.slopes(crowd.queries, x.astype(np.float32))
         above = 1 / (1 + np.exp(np.minimum(crowd.rivals - score, 80)))
         value += crowd.counts @ np.logaddexp(0, score - crowd.rivals)
         slope += (crowd.counts * above) @ push
+        loud = np.flatnonzero(above > LIGHT)
+        near, heft = push[loud], (crowd.counts * above * (1 - above))[loud]
         heavy = np.flatnonzero(share > LIGHT)
         part = np.repeat(np.arange(len(task.sizes)), task.sizes)[heavy]
         lift, weight, share = lift[heavy], weight[heavy], share[heavy]
         means = ((part == np.arange(len(task.sizes))[:, None]) * share) @ lift
-        bend = self.prior + (lift.T * weight) @ lift - (means.T * task.often) @ means
-        bend += (own.T * (below * (1 - below))) @ own + (push.T * (crowd.counts * above * (1 - above))) @ push
+        bend = self.prior + (lift.T * weight) @ lift - (means.T * often) @ means
+        bend += (own.T * (task.stands_for * below * (1 - below))) @ own + (near.T * heft) @ near
         if curve is not None:
-            bend[np.diag_indices_from(bend)] += (1 + below) @ curve[task.true]
+            bend[np.diag_indices_from(bend)] += task.stands_for * (1 + below) @ curve[task.true]
         return float(value + away @ pull / 2), slope, bend
 
     # ---- codes ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 A seeded choice of entities is held out: all triples that touch them leave the graph, on which the student of 16 bytes
 is trained anew by its published recipe. Then all are added from their training triples, and their test triples ranked,
 filtered by the whole graph, beside those of the published student, which was trained with them. Defaults of adding were
-chosen by validation triples of the entities of another choice, `CHOSEN`.
+chosen by validation triples: on WN18RR of the entities of another choice, `CHOSEN`, on FB15k-237 of those of choice 1.
 """
 
 from __future__ import annotations
