@@ -31,6 +31,7 @@ CASES = {
     "taught": {**TAUGHT, "group": 4},
     "both learn": {**TAUGHT, "role": "stage2"},
     "rank": {"rank": 6, "group": 2},
+    "relations": {"relation_weight": 0.5, "group": 2},
     "all entities": {"negatives": 64},
     "RotatE": {"model": "RotatE", "negatives": 12},
 }
@@ -163,6 +164,8 @@ def test_one_process_needs_no_torchrun(umls: Graph, tmp_path: Path, monkeypatch:
     assert f"{record['id']}: test MRR {record['test']['both']['mrr']:.4f}" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="softmax"):
         on_ranks_of_torchrun(make_config(dataset="umls"), umls, 1, 1)
+    with pytest.raises(ConfigError, match="a model as teacher"):
+        on_ranks_of_torchrun(a_config(role="stage1", teacher="some.lists"), umls, 1, 1)
 
 
 def test_too_many_ranks_are_refused() -> None:

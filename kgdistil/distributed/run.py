@@ -37,6 +37,7 @@ from kgdistil.errors import BusyError, ConfigError
 from kgdistil.evaluation import KnownTriples, sampled
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.datasets import load
+from kgdistil.graphs.lists import KEPT
 from kgdistil.graphs.readers import read_graph
 from kgdistil.training.loop import CHECKPOINT_SECONDS, Progress, advance, load_weights, run, validate
 
@@ -71,8 +72,8 @@ def on_ranks(config: RunConfig, graph: Graph, timeout: float, every: float) -> d
     Raises:
         KgdistilError: a rank is lost, besides what `loop.run` raises.
     """
-    if config.loss != "softmax" or config.top:
-        raise ConfigError("several ranks train with --loss softmax, and without --top")
+    if config.loss != "softmax" or config.top or str(config.teacher).endswith(KEPT):
+        raise ConfigError("several ranks train with --loss softmax, without --top, and with a model as teacher")
     if config.device.startswith("cuda"):
         config = config.model_copy(update={"device": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"})
         torch.cuda.set_device(config.device)
