@@ -368,7 +368,7 @@ def named(dataset: str) -> str:
     return parse(f"{FRONTIER}/{dataset}/{MODEL}/teacher/64").dataset
 
 
-def complete(dataset: str = "umls", sizes: str = "64 32 16", jobs: int = 1, address: str | None = None) -> None:
+def complete(dataset: str = "umls", sizes: str = "64 32 16", jobs: int = 1, address: str = "") -> None:
     """Train and measure what is missing of a graph's frontier.
 
     Args:
@@ -385,9 +385,9 @@ def complete(dataset: str = "umls", sizes: str = "64 32 16", jobs: int = 1, addr
         raise ConfigError(f"sizes is {sizes!r}: give bytes of an entity, as '64 32 16'") from None
     dataset = named(dataset)
     todo = cells(dataset, wanted)
-    work([cell for cell in todo if cell.method == "teacher"], "cpu", jobs, address)
+    work([cell for cell in todo if cell.method == "teacher"], "cpu", jobs, address or None)
     measure(dataset, load(dataset), wanted)
-    work(todo, "cpu", jobs, address)
+    work(todo, "cpu", jobs, address or None)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -407,7 +407,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.plan:
             print_plan(cells(named(dataset), map(int, options.sizes)), "cpu", torch.get_num_threads(), options.jobs)
         else:
-            complete(dataset, " ".join(options.sizes), options.jobs, options.ray)
+            complete(dataset, " ".join(options.sizes), options.jobs, options.ray or "")
     return 0
 
 
