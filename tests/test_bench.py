@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -302,6 +303,36 @@ def test_whole_lists_are_measured_beside_pytorch(results_in_tmp, monkeypatch):
     monkeypatch.setattr(lists.kernels, "compiler", lambda: None)
     with pytest.raises(ConfigError, match="needs the compiled kernels"):
         lists.measure(1)
+
+
+def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypatch):
+    """After one step from the same numbers, both have the same rows and relations, whatever the kind of step."""
+    from kgdistil.paper.bench import step
+    from kgdistil.sampling import stream
+
+    umls = load("umls")
+    for group, taught in step.KINDS.values():
+        values = {"dataset": "umls", "model": "ComplEx", "dim": 8, "loss": "softmax", "lr": 0.1, "negatives": 50}
+        values |= {"batch_size": 32, "penalty": 0.01, "group": group} | (
+            {"role": "stage1", "teacher": "x"} if taught else {}
+        )
+        engine = step.engine_of(umls, make_config(**values), taught)
+        engine.half = torch.float32
+        peer, batch = step.Eager(engine), torch.arange(32)
+        given = step.batch_of(engine, batch, stream(0, 2, 0))
+        engine.config = engine.config.model_copy(update={"shared": 1.0} if group else {})
+        engine.step(batch, stream(0, 2, 0), {"student": 0.1})
+        peer.step(given)
+        student = engine.models["student"]
+        torch.testing.assert_close(peer.tables[0].detach(), student.entities.detach(), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(peer.tables[1].detach(), student.relations.detach(), atol=1e-4, rtol=1e-3)
+    monkeypatch.setattr(step, "measure", partial(step.measure, dim=4, queries=16, negatives=20))
+    assert step.main(["--graph", "umls", "--rounds", "2"]) == 0
+    report = json.loads((results_in_tmp / "bench" / "step.json").read_text())
+    assert [row["kind"] for row in report["rows"]] == list(step.KINDS) and report["commit"]
+    for row in report["rows"]:
+        assert row["ratio"] == pytest.approx(row["pytorch_seconds"] / row["seconds"])
+        assert 0 <= row["outside_products"] <= 1 and row["share_of_peak"] > 0
 
 
 @needs_compiler

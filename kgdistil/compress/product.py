@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil import kernels
@@ -46,8 +47,12 @@ def assign(groups: Tensor, book: Tensor, *, native: bool | None = None) -> Tenso
 
 def decode(codes: Tensor, book: Tensor) -> Tensor:
     """Groups [n, M, g] of codes uint8 [n, M]."""
-    index = codes.T.long()[..., None].expand(-1, -1, book.shape[2])
-    return torch.gather(book, 1, index).transpose(0, 1)
+    return F.embedding(places(codes), book.flatten(0, 1))
+
+
+def places(codes: Tensor) -> Tensor:
+    """Where the vectors of codes [n, M] stand among all vectors of a book, int64 [n, M]."""
+    return codes.long() + torch.arange(0, SIXTEEN * codes.shape[1], SIXTEEN, device=codes.device)
 
 
 def codes_of(rows: Tensor, book: Tensor, paired: bool) -> Tensor:
@@ -137,5 +142,6 @@ class StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient itself for the groups; summed by code for the book."""
         codes, book = ctx.saved_tensors
-        index = codes.T.long()[..., None].expand(-1, -1, book.shape[2])
-        return gradient, torch.zeros_like(book).scatter_add_(1, index, gradient.transpose(0, 1))
+        sums = torch.zeros_like(book).flatten(0, 1)
+        sums.index_add_(0, places(codes).flatten(), gradient.flatten(0, 1))
+        return gradient, sums.view_as(book)

@@ -241,9 +241,7 @@ def advance(engine: Engine, state: Progress) -> dict[str, float]:
     return {"lr": float(rates[-1]), **losses}
 
 
-def validate(
-    engine: Engine, graph: Graph, known: KnownTriples, state: Progress, losses: dict[str, float], rank: Any
-) -> None:
+def validate(engine: Engine, graph: Graph, known: KnownTriples, state: Progress, losses: dict, rank: Any) -> None:
     """Rank the valid split, keep the weights where they are the best so far, else count towards the next decay."""
     models = engine.as_saved()
     splits = ("valid", "test") if engine.config.test_curve else ("valid",)

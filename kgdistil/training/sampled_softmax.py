@@ -181,7 +181,6 @@ class View:
     def __init__(self, engine: SampledSoftmaxEngine, role: str, batch: Tensor, candidates: Tensor, trained: bool):
         self.engine, self.role, self.model = engine, role, engine.models[role]
         self.tails = int((~engine.is_head[batch]).sum())
-        self.num_candidates = len(candidates)
         self.ids = torch.cat([candidates, engine.anchor[batch]])
         self.latent = engine.rows(role, self.ids).requires_grad_(trained)
         self.relations = self.model.relations.detach().requires_grad_(trained)
@@ -193,14 +192,16 @@ class View:
         self.map = getattr(self.model, "map", None)  # of a low rank: the model's functions use it themselves
         if self.map is not None:
             self.map.requires_grad_(trained).grad = None
-        self.rows, self.anchors = rows[: len(candidates)], rows[len(candidates) :]
+        # split and embedding, since the gradients of slices and of indexing are as large as what they take from
+        self.rows, self.anchors = rows.split([len(candidates), len(batch)])
         self.relation_ids = engine.relation[batch]
-        self.relation = self.relations[self.relation_ids]
+        self.relation = F.embedding(self.relation_ids, self.relations)
 
     def scores(self) -> Tensor:
         """Scores [n, m or more] of the batch's queries against its candidates; what stands beyond them is nothing."""
-        parts: list[tuple[slice, Side]] = [(slice(None, self.tails), "tail"), (slice(self.tails, None), "head")]
-        queries = torch.cat([self.model.query(self.anchors[part], self.relation[part], side) for part, side in parts])
+        sides = [self.tails, len(self.anchors) - self.tails]
+        (tail, head), (of_tail, of_head) = (x.split(sides) for x in (self.anchors, self.relation))
+        queries = torch.cat([self.model.query(tail, of_tail, "tail"), self.model.query(head, of_head, "head")])
         if self.model.distance:
             return pairs.compare(self.model, queries, self.rows)
         # padded, since oneDNN makes code anew for each shape that it has not seen
@@ -209,11 +210,15 @@ class View:
 
     def penalty(self, row: Tensor, place: Tensor) -> Tensor:
         """The model's regulariser, the mean over the batch's triples."""
-        return self.model.penalty(self.anchors[row], self.relation[row], self.rows[place]).mean()
+        return self.model.penalty(*self.triples(row, place)).mean()
+
+    def triples(self, row: Tensor, place: Tensor) -> list[Tensor]:
+        """Rows of each triple's given entity, relation and answer."""
+        return [F.embedding(i, x) for i, x in ((row, self.anchors), (row, self.relation), (place, self.rows))]
 
     def relation_loss(self, row: Tensor, place: Tensor) -> Tensor:
         """−log softmax of each triple's relation among all of them (Chen et al. 2021, Eq. 3), the mean over triples."""
-        anchors, answers = self.anchors[row], self.rows[place]
+        anchors, _, answers = self.triples(row, place)
         tail = (row < self.tails)[:, None]
         queries = self.model.between(torch.where(tail, anchors, answers), torch.where(tail, answers, anchors))
         scores = queries.to(self.engine.half) @ self.relations.to(self.engine.half).T
@@ -224,10 +229,8 @@ class View:
         tensors = self.engine.moments
         ids, gradient = self.engine.summed(self)
         v = tensors[f"{self.role}.entities.v"]
-        squares = (
-            v[ids] + gradient.square().mean(1, keepdim=True) if v.shape[1] == 1 else v[ids].addcmul_(gradient, gradient)
-        )
-        v[ids] = squares
+        squares = gradient.square().mean(1, keepdim=True) if v.shape[1] == 1 else gradient.square()
+        v.index_copy_(0, ids, squares.add_(v[ids]))
         self.model.entities.data.index_add_(0, ids, gradient.div_(squares.sqrt_().add_(1e-10)), alpha=-rate)
         others = [(self.model.relations.data, self.relations, f"{self.role}.relations.v", rate)]
         shared = rate * self.engine.config.shared

@@ -1,0 +1,181 @@
+"""`python -m kgdistil.paper.bench.step`: a step of sampled softmax beside the same step in eager PyTorch.
+
+ComplEx on FB15k-237, alone, through the rounding of a few-bit student, and with a teacher besides; in rounds that take
+turns. The peer is what a library such as LibKGE does: autograd over looked-up rows with sparse gradients, float32
+products, `torch.optim.Adagrad`, with the candidates of our step given to it. Results: `results/bench/step.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from kgdistil import kernels, records
+from kgdistil.compress.product import assign, decode, grouped, ungrouped
+from kgdistil.config import RunConfig, make_config
+from kgdistil.errors import run_command
+from kgdistil.files import write_json
+from kgdistil.graph import Graph
+from kgdistil.graphs.datasets import load
+from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
+from kgdistil.models import KGEModel, build_model
+from kgdistil.paper.timing import seconds
+from kgdistil.sampling import NEGATIVE_STREAM, epoch_order, stream
+from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
+
+KINDS = {"teacher": (0, False), "student, alone": (4, False), "student, taught": (4, True)}  # group, whether taught
+LARGE = 2048  # sides of the matrices whose product says what the machine can do
+
+
+class Eager:
+    """The peer's step, from the same numbers."""
+
+    def __init__(self, engine: SampledSoftmaxEngine):
+        self.engine, self.config = engine, engine.config
+        student = engine.models["student"]
+        self.tables = [x.detach().clone().requires_grad_() for x in (student.entities, student.relations)]
+        others = []
+        if self.config.group:
+            others.append(engine.moments["student.codebook"].clone().requires_grad_())
+        self.book = others[0] if others else None
+        self.optimizer = torch.optim.Adagrad([*self.tables, *others], lr=self.config.lr)
+
+    def scores(self, model: KGEModel, anchors: Tensor, relations: Tensor, rows: Tensor, tails: int) -> Tensor:
+        parts = [model.query(anchors[:tails], relations[:tails], "tail")]
+        parts.append(model.query(anchors[tails:], relations[tails:], "head"))
+        return torch.cat(parts) @ rows.T
+
+    def step(self, given: dict[str, Any]) -> None:
+        student, teacher = self.engine.models["student"], self.engine.models.get("teacher")
+        ids, row, place, shift = (given[name] for name in ("candidates", "row", "place", "shift"))
+        anchor, relation, count, tails = (given[name] for name in ("anchor", "relation", "count", "tails"))
+        entities, relations = self.tables
+        rows = F.embedding(torch.cat([ids, anchor]), entities, sparse=True)
+        if self.book is not None:
+            groups = grouped(rows, self.config.group, student.paired)
+            coded = decode(assign(groups.detach(), self.book.detach(), native=False), self.book)
+            rows = ungrouped(groups + (coded - groups).detach() + coded - coded.detach(), student.paired)
+        looked_up, anchors = rows[: len(ids)], rows[len(ids) :]
+        relation_rows = F.embedding(relation, relations, sparse=True)
+        scores = self.scores(student, anchors, relation_rows, looked_up, tails) + shift
+        loss = softmax_hard_loss(scores, row, place)
+        if teacher is not None:
+            with torch.no_grad():
+                other = self.scores(
+                    teacher, teacher.entities[anchor], teacher.relations[relation], teacher.entities[ids], tails
+                )
+            soft = softmax_soft_loss(scores, other + shift, count, self.config.temperature)
+            loss = self.config.alpha * soft + (1 - self.config.alpha) * loss
+        loss = loss + self.config.penalty * student.penalty(anchors[row], relation_rows[row], looked_up[place]).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+
+def engine_of(graph: Graph, config: RunConfig, taught: bool) -> SampledSoftmaxEngine:
+    sizes = config.model, graph.num_entities, graph.num_relations, config.dim
+    student, teacher = (build_model(*sizes, seed=seed) for seed in (0, 1))
+    engine = SampledSoftmaxEngine(student, teacher if taught else None, graph.train, config)
+    engine.begin(0)
+    return engine
+
+
+def batch_of(engine: SampledSoftmaxEngine, queries: Tensor, base: Tensor) -> dict[str, Any]:
+    """What our step works out of a batch, for the peer."""
+    queries = queries[engine.is_head[queries].sort(stable=True).indices]
+    count = engine.count[queries]
+    row = torch.arange(len(queries)).repeat_interleave(count)
+    within = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
+    candidates, place, shift = engine.candidates(engine.answers[engine.start[queries][row] + within], base)
+    found = {"candidates": candidates, "row": row, "place": place, "shift": shift, "count": count}
+    tails = int((~engine.is_head[queries]).sum())
+    return found | {"anchor": engine.anchor[queries], "relation": engine.relation[queries], "tails": tails}
+
+
+def measure(
+    graph: Graph, rounds: int, dim: int = 128, queries: int = 512, negatives: int = 2048
+) -> list[dict[str, Any]]:
+    """One row for each kind of step: median seconds of ours and of the peer's, and the matrix products within ours."""
+    kernels.keep_freed_memory()
+    out = []
+    for kind, (group, taught) in tqdm(KINDS.items(), desc="steps", disable=None):
+        values: dict[str, Any] = {"dataset": graph.name, "model": "ComplEx", "dim": dim, "loss": "softmax", "lr": 0.05}
+        values |= {"negatives": negatives, "batch_size": queries, "penalty": 0.005, "group": group}
+        values |= {"role": "stage1", "teacher": "x"} if taught else {}
+        engine = engine_of(graph, make_config(**values), taught)
+        peer = Eager(engine)
+        order = epoch_order(0, 0, engine.samples).split(queries)
+        taken: dict[str, list[float]] = {"kgdistil": [], "PyTorch": []}
+        listed = []
+        for i in range(rounds + 2):  # the first two warm up
+            base = stream(0, NEGATIVE_STREAM, i)
+            batch = order[i % (len(order) - 1)]
+            given = batch_of(engine, batch, base)
+            listed.append(len(given["candidates"]))
+            for way, work in (
+                ("kgdistil", lambda: engine.step(batch, base, {"student": 0.05})),  # noqa: B023 - called at once
+                ("PyTorch", lambda: peer.step(given)),  # noqa: B023 - called at once
+            ):
+                taken[way].append(clocked(work))
+        ours, theirs = (statistics.median(times[2:]) for times in taken.values())
+        wide, columns = 2 * dim, int(statistics.median(listed))
+        ops = 2 * queries * columns * wide * (4 if taught else 3)
+        q, k, g = (
+            torch.ones(*size, dtype=engine.half) for size in ((queries, wide), (columns, wide), (queries, columns))
+        )
+        products = seconds(lambda: (q @ k.T, g @ k, g.T @ q, *([q @ k.T] if taught else [])), rounds, "cpu")  # noqa: B023 - called at once
+        large = torch.ones(LARGE, LARGE, dtype=engine.half)
+        peak = 2 * LARGE**3 / seconds(lambda: large @ large, 5, "cpu")  # noqa: B023 - called at once
+        row = {"kind": kind, "candidates": columns, "seconds": ours, "pytorch_seconds": theirs, "ratio": theirs / ours}
+        row |= {"products": str(engine.half).removeprefix("torch."), "ops": ops, "share_of_peak": ops / ours / peak}
+        out.append(row | {"outside_products": max(0.0, 1 - products / ours), "seconds_all": taken})
+    return out
+
+
+def clocked(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write `results/bench/step.json` and print it.
+
+    Returns:
+        0.
+    """
+    parser = argparse.ArgumentParser(prog="python -m kgdistil.paper.bench.step", description=__doc__.split("\n")[0])
+    parser.add_argument("--graph", default="fb15k-237")
+    parser.add_argument("--rounds", type=int, default=21)
+    options = parser.parse_args(arguments)
+    graph = load(options.graph)
+    rows = measure(graph, options.rounds)
+    report = {
+        "graph": {"name": graph.name, "sha256": graph.sha256},
+        "rounds": options.rounds,
+        "threads": torch.get_num_threads(),
+        "command": records.command(),
+        "device": records.describe_device("cpu"),
+        **records.provenance(),
+        "rows": rows,
+    }
+    write_json(records.results_folder() / "bench" / "step.json", report)
+    for row in rows:
+        print(
+            f"{row['kind']:16s} {1e3 * row['seconds']:6.1f} ms, eager PyTorch {1e3 * row['pytorch_seconds']:6.1f} ms, "
+            f"{row['ratio']:4.1f}x; {row['share_of_peak']:.0%} of the peak, "
+            f"{row['outside_products']:.0%} outside matrix products"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
