@@ -46,6 +46,9 @@ class Nodes:
             self.other = self.cluster.add_node(num_cpus=1)
 
 
+slow = pytest.mark.skipif(not os.environ.get("KGDISTIL_SLOW"), reason="takes a minute; KGDISTIL_SLOW=1 runs it")
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One for all tests: its start takes seconds."""
@@ -81,7 +84,7 @@ def expected(small: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     return bits(small)
 
 
-@pytest.mark.parametrize("what", ["workers", "a machine"])
+@pytest.mark.parametrize("what", ["workers", pytest.param("a machine", marks=slow)])
 def test_what_is_killed_is_done_again(
     nodes: Nodes, expected: dict, small: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,10 +143,11 @@ def test_an_error_in_a_worker_is_told_at_the_end(nodes: Nodes, small: Path, monk
     assert list(real([cell("no-DS")])) == [] == list(real([asked.teacher])), "what needs it not has ended"
 
 
-def test_a_command_that_is_ended_leaves_no_worker_and_goes_on(small: Path, expected: dict) -> None:
+@pytest.mark.parametrize("ways", [[signal.SIGKILL], pytest.param([signal.SIGINT, signal.SIGKILL], marks=slow)])
+def test_a_command_that_is_ended_leaves_no_worker_and_goes_on(small: Path, expected: dict, ways: list) -> None:
     """Stopped by Ctrl-C and killed, in the middle; what then goes on ends with the bits of one undisturbed."""
     command = [sys.executable, "-c", COMMAND, json.dumps(SMALL), *map(str, CELLS), "--jobs", "2"]
-    for how in (signal.SIGINT, signal.SIGKILL):
+    for how in ways:
         began = time.monotonic()
         out = (small / "out").open("w+")  # Ray's helpers outlive a killed command by seconds, and would hold a pipe
         with out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:

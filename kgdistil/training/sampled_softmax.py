@@ -54,9 +54,8 @@ class SampledSoftmaxEngine(BaseEngine):
         self.size, self.half = student.num_entities, kernels.bfloat16_where_fast(self.device)
         if self.device.type == "cpu":
             kernels.keep_freed_memory()
-        self.top = None
-        if config.top and teacher is not None:
-            self.top = best_of(teacher, self.anchor, self.relation, self.is_head, config.top)
+        asked = self.anchor, self.relation, self.is_head
+        self.top = best_of(teacher, *asked, config.top) if config.top and teacher is not None else None
         for role, model in self.trained.items():
             for table, x in model.named_parameters():
                 by_row = table == "entities" and config.accumulators == "row"
