@@ -165,7 +165,7 @@ class SampledSoftmaxEngine(BaseEngine):
 
     def rows(self, role: str, ids: Tensor) -> Tensor:
         """Rows [n, W] of entities [n]; where tables are spread over several processes, they come from those."""
-        return self.models[role].entities.data[ids]
+        return self.models[role].entities.data.index_select(0, ids)
 
     def summed(self, view: View) -> tuple[Tensor, Tensor]:
         """The entities [u] that a view used, each once, and the gradients [u, W] of their rows."""
@@ -229,7 +229,7 @@ class View:
         ids, gradient = self.engine.summed(self)
         v = tensors[f"{self.role}.entities.v"]
         squares = gradient.square().mean(1, keepdim=True) if v.shape[1] == 1 else gradient.square()
-        v.index_copy_(0, ids, squares.add_(v[ids]))
+        v.index_copy_(0, ids, squares.add_(v.index_select(0, ids)))
         self.model.entities.data.index_add_(0, ids, gradient.div_(squares.sqrt_().add_(1e-10)), alpha=-rate)
         others = [(self.model.relations.data, self.relations, f"{self.role}.relations.v", rate)]
         shared = rate * self.engine.config.shared
