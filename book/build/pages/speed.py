@@ -65,6 +65,27 @@ def lists_speed(shown: Shown) -> str:
     return html_table(title, head, rows)
 
 
+def step_speed(shown: Shown) -> str:
+    """What a whole step of sampled softmax costs, from `results/bench/step.json`."""
+    path = records.results_folder() / "bench" / "step.json"
+    if not path.is_file():
+        return none_yet("python -m kgdistil.paper.bench.step")
+    bench = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        [
+            r["kind"],
+            f"{1e3 * r['seconds']:.1f}",
+            f"{1e3 * r['pytorch_seconds']:.1f}",
+            f"{r['ratio']:.1f}×",
+            f"{r['share_of_peak']:.0%}",
+            f"{r['outside_products']:.0%}",
+        ]
+        for r in bench["rows"]
+    ]
+    head = ["step of", "ours, ms", "eager PyTorch, ms", "as fast", "of the peak", "outside matrix products"]
+    return html_table(f"A step of sampled softmax, ComplEx on {bench['graph']['name']}, {bench['device']}", head, rows)
+
+
 def bench_device(shown: Shown) -> str:
     return str(reading.benchmark()["device"])
 
