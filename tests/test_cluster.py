@@ -143,11 +143,11 @@ def test_an_error_in_a_worker_is_told_at_the_end(nodes: Nodes, small: Path, monk
     assert list(real([cell("no-DS")])) == [] == list(real([asked.teacher])), "what needs it not has ended"
 
 
-@pytest.mark.parametrize("ways", [[signal.SIGKILL], pytest.param([signal.SIGINT, signal.SIGKILL], marks=slow)])
-def test_a_command_that_is_ended_leaves_no_worker_and_goes_on(small: Path, expected: dict, ways: list) -> None:
+@slow
+def test_a_command_that_is_ended_leaves_no_worker_and_goes_on(small: Path, expected: dict) -> None:
     """Stopped by Ctrl-C and killed, in the middle; what then goes on ends with the bits of one undisturbed."""
     command = [sys.executable, "-c", COMMAND, json.dumps(SMALL), *map(str, CELLS), "--jobs", "2"]
-    for how in ways:
+    for how in (signal.SIGINT, signal.SIGKILL):
         began = time.monotonic()
         out = (small / "out").open("w+")  # Ray's helpers outlive a killed command by seconds, and would hold a pipe
         with out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
