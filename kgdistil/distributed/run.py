@@ -39,7 +39,7 @@ from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.graphs.lists import KEPT
 from kgdistil.graphs.readers import read_graph
-from kgdistil.training.loop import CHECKPOINT_SECONDS, Progress, advance, load_weights, run, validate
+from kgdistil.training.loop import CHECKPOINT_SECONDS, Progress, advance, load_weights, record_of, run, validate
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -169,21 +169,7 @@ def finish(
     peaks[shards.rank] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     (peaks,) = shards.add([peaks])
     rows = (shards.size - len(student.entities)) * student.entities.shape[1]  # of the others
-    record = records.make_record(
-        config,
-        graph,
-        seconds=state.seconds,
-        epochs=state.epoch,
-        best_epoch=state.best_epoch,
-        curve=state.curve,
-        parameters=student.num_parameters + rows,
-        engine=type(engine).__name__,
-        arithmetic=engine.arithmetic,
-        metrics={split: r.metrics() for split, r in ranks.items()},
-        sampled={s: {"triples": len(r.greater), "mrr_se": r.standard_error()} for s, r in ranks.items()}
-        if sample
-        else {},
-    )
+    record = record_of(engine, graph, state, ranks, student.num_parameters + rows)
     about = {"ranks": shards.world, "backend": dist.get_backend(), "bytes_sent": sent, "peak_bytes": peaks.tolist()}
     record["distributed"] = about
     for role, model in models.items():

@@ -273,21 +273,7 @@ def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, stat
         load_weights(models, state.best)
     student, sample = models["student"], config.final_sample
     ranks = {split: rank(student, sampled(getattr(graph, split).cpu(), sample), known) for split in ("valid", "test")}
-    record = records.make_record(
-        config,
-        graph,
-        seconds=state.seconds,
-        epochs=state.epoch,
-        best_epoch=state.best_epoch,
-        curve=state.curve,
-        parameters=student.num_parameters,
-        engine=type(engine).__name__,
-        arithmetic=engine.arithmetic,
-        metrics={split: r.metrics() for split, r in ranks.items()},
-        sampled={s: {"triples": len(r.greater), "mrr_se": r.standard_error()} for s, r in ranks.items()}
-        if sample
-        else {},
-    )
+    record = record_of(engine, graph, state, ranks, student.num_parameters)
     for role, model in models.items():
         save_model(folder if role == "student" else folder / role, model.cpu(), graph, config.run_id)
     if save_ranks:
@@ -295,6 +281,19 @@ def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, stat
     records.write_record(record)
     (folder / CHECKPOINT).unlink(missing_ok=True)  # everything in it stands in the record and the weights now
     return Run(config, record, folder, ranks["test"])
+
+
+def record_of(engine: Engine, graph: Graph, state: Progress, ranks: dict[str, Ranks], parameters: int) -> dict:
+    """The record of a run that ended so."""
+    parts = ranks.items() if engine.config.final_sample else ()
+    return records.make_record(
+        engine.config,
+        graph,
+        **{name: getattr(state, name) for name in ("seconds", "best_epoch", "curve")},
+        **{"epochs": state.epoch, "parameters": parameters, **bits(engine)},
+        metrics={split: r.metrics() for split, r in ranks.items()},
+        sampled={split: {"triples": len(r.greater), "mrr_se": r.standard_error()} for split, r in parts},
+    )
 
 
 def check_fit(config: RunConfig, student: KGEModel, teacher: KGEModel | None, graph: Graph) -> None:
