@@ -335,6 +335,27 @@ def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypat
         assert 0 <= row["outside_products"] <= 1 and row["share_of_peak"] > 0
 
 
+def test_one_sum_a_row_is_measured_beside_one_a_number(results_in_tmp):
+    """Each at its own rate, the best of the same few on validation; graphs are added to those that are there."""
+    from kgdistil.paper.bench import accumulators
+
+    (results_in_tmp / "bench").mkdir()
+    (results_in_tmp / "bench" / "accumulators.json").write_text('{"another": 1}')
+    few = ["umls", "--dim", "4", "--epochs", "2", "--rates", "0.001", "0.1", "--sample", "100"]
+    assert accumulators.main(few) == 0
+    report = json.loads((results_in_tmp / "bench" / "accumulators.json").read_text())
+    assert report["another"] == 1 and report["umls"]["commit"]
+    runs, mrr, difference = (report["umls"][name] for name in ("runs", "test_mrr", "difference"))
+    assert [row["accumulators"] for row in runs] == ["number"] * 3 + ["row"] * 3
+    for kind, numbers in (("number", 135 * 8), ("row", 135)):
+        *tried, further = (row for row in runs if row["accumulators"] == kind)
+        best = max(tried, key=lambda row: row["valid_mrr"])
+        assert [row["lr"] for row in tried] == [0.001, 0.1] and (further["lr"], further["seed"]) == (best["lr"], 1)
+        assert mrr[kind] == pytest.approx([best["test_mrr"], further["test_mrr"]]) and best["numbers"] == numbers
+    gain = sum(mrr["row"]) / 2 - sum(mrr["number"]) / 2
+    assert difference["row_less_number"] == pytest.approx(gain) and difference["low"] <= gain <= difference["high"]
+
+
 @needs_compiler
 def test_what_no_compiler_costs_is_measured(results_in_tmp, monkeypatch):
     from kgdistil.paper.bench import readable
