@@ -123,14 +123,17 @@ class KGEModel(nn.Module):
         return h * t
 
     def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        """What the regulariser adds to each positive triple [B] of embeddings [B, ·] (weight left out).
+        """What the regulariser adds to each positive triple [B] of embeddings [B, ·] (weight left out)."""
+        return self.entity_penalty(h) + self.relation_penalty(r) + self.entity_penalty(t)
 
-        Dot-product models: N3 of Lacroix et al. 2018, Σ|h|³ + Σ|r|³ + Σ|t|³. Distances have none but TransH's own.
-        """
-        if self.distance:
-            return 0 * h.sum(-1)  # nothing, yet with a gradient
-        a, b, c = (self.modulus(x).pow(3).sum(-1) for x in (h, r, t))
-        return a + b + c
+    def entity_penalty(self, x: Tensor) -> Tensor:
+        """An entity's part of it [B]. Dot-product models: Σ|x|³, N3 of Lacroix et al. 2018. Distances have none, but
+        TransH its own."""
+        return 0 * x.sum(-1) if self.distance else self.modulus(x).pow(3).sum(-1)  # nothing, yet with a gradient
+
+    def relation_penalty(self, r: Tensor) -> Tensor:
+        """A relation's part of it [B]."""
+        return KGEModel.entity_penalty(self, r)
 
     def modulus(self, x: Tensor) -> Tensor:
         """|x| of each coordinate: complex models override it."""
@@ -239,12 +242,15 @@ class TransH(TransE):
         projected = on_hyperplane(candidates, w[:, None])
         return self.offset - torch.linalg.vector_norm(point[:, None] - projected, self.norm, dim=-1)
 
-    def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        """TransH's soft constraints on the triple's rows: [‖e‖² − 1]₊ and [(w·d_r)²/‖d_r‖² − ε²]₊, ε = 10⁻³."""
+    def entity_penalty(self, x: Tensor) -> Tensor:
+        """TransH's soft constraint on entities: [‖e‖² − 1]₊."""
+        return (x.square().sum(-1) - 1).relu()
+
+    def relation_penalty(self, r: Tensor) -> Tensor:
+        """TransH's soft constraint on relations: [(w·d_r)²/‖d_r‖² − ε²]₊, ε = 10⁻³."""
         d, w = self.parts(r)
         orthogonality = (w * d).sum(-1).square() / d.square().sum(-1).clamp_min(1e-12)
-        lengths = sum((x.square().sum(-1) - 1).relu() for x in (h, t))
-        return lengths + (orthogonality - 1e-6).relu()
+        return (orthogonality - 1e-6).relu()
 
 
 class ComplEx(KGEModel):

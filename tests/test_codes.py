@@ -9,14 +9,15 @@ from kgdistil import kernels
 from kgdistil.compress import product
 from kgdistil.compress.packing import GROUPS, pack, quantised, unpack
 from kgdistil.compress.product import (
-    StraightThrough,
     assign,
     codes_of,
     decode,
     exact,
     fit,
     grouped,
+    rows_in,
     rows_of,
+    straight_through,
     ungrouped,
 )
 from kgdistil.compress.size import entity_bytes
@@ -78,16 +79,34 @@ def test_a_table_is_coded_in_slices_and_fitted_on_some_of_its_rows(monkeypatch: 
     assert exact(coded, 2, True) is not None and exact(late, 2, True) is None
 
 
-def test_the_gradient_goes_straight_through() -> None:
-    groups, book = random(6, 2, 2).requires_grad_(), random(2, 16, 2, seed=1).requires_grad_()
-    weight = random(6, 2, 2, seed=2)
-    (StraightThrough.apply(groups, book) * weight).sum().backward()
-    assert torch.equal(groups.grad, weight)
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_gradient_of_a_codebook_is_summed_by_code(paired: bool, native: bool, monkeypatch) -> None:
+    if not native:
+        monkeypatch.setattr(kernels, "by_code", lambda *_: None)
+    rows, book = random(6, 4), random(2, 16, 2, seed=1)
+    codes = codes_of(rows, book, paired)
+    gradient = random(6, 4, seed=2)
+    parts = [gradient[:3].to(torch.bfloat16), gradient[3:5], gradient[5:]]
     expected = torch.zeros(2, 16, 2)
-    for n, row in enumerate(assign(groups, book).tolist()):
-        for m, code in enumerate(row):
-            expected[m, code] += weight[n, m]
-    assert torch.allclose(book.grad, expected)
+    for code, row in zip(codes.tolist(), grouped(torch.cat([x.float() for x in parts]), 2, paired), strict=True):
+        for m in range(2):
+            expected[m, code[m]] += row[m]
+    assert torch.allclose(straight_through(parts, codes, book, paired), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("paired", [True, False])
+def test_rows_for_products_are_what_their_codes_say_and_padded(paired: bool, dtype, monkeypatch) -> None:
+    table, book = random(70, 12), random(6, 16, 2, seed=1)
+    places = torch.tensor([69, 3, 3, 0, 41])
+    codes = codes_of(table, book, paired, places)
+    assert torch.equal(codes, assign(grouped(table[places], 2, paired), book, native=False))
+    found = rows_in(dtype, codes, book, paired)
+    assert found.dtype == dtype and len(found) % kernels.SHAPES == 0 and not found[5:].any()
+    assert torch.equal(found[:5], rows_of(codes, book, paired).to(dtype))
+    monkeypatch.setattr(kernels, "nearest", lambda *_: None)
+    assert torch.equal(codes_of(table, book, paired, places), codes)
 
 
 @pytest.mark.parametrize("precision", GROUPS)

@@ -11,7 +11,7 @@ import torch
 
 from kgdistil import kernels
 from kgdistil.answer import native
-from kgdistil.compress.product import assign
+from kgdistil.compress.product import assign, codes_of, rows_in, rows_of, straight_through
 from kgdistil.config import make_config
 from kgdistil.evaluation import KnownTriples, rank
 from kgdistil.graph import Graph
@@ -108,6 +108,24 @@ def test_nearest_vectors(size: int) -> None:
         draw = torch.Generator().manual_seed(n)
         groups, book = torch.randn(n, 3, size, generator=draw), torch.randn(3, 16, size, generator=draw)
         assert torch.equal(assign(groups, book), assign(groups, book, native=False))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("paired", [True, False])
+def test_rows_of_a_step(size: int, paired: bool) -> None:
+    for rows in ENTITIES:
+        table, book = torch.randn(rows, 4 * size), torch.randn(4, 16, size)
+        places = torch.arange(rows).flip(0)
+        codes = codes_of(table, book, paired, places)
+        assert torch.equal(rows_in(torch.bfloat16, codes, book, paired)[:rows], rows_of(codes, book, paired).bfloat16())
+        assert torch.equal(kernels.rows_in(torch.bfloat16, table, places)[:rows], table[places].bfloat16())
+        parts = [table[: rows // 2].bfloat16(), table[rows // 2 :]]
+        whole, sums = torch.cat([x.float() for x in parts]), torch.ones(rows, 1)
+        assert straight_through(parts, codes, book, paired).sum().item() == pytest.approx(whole.sum().item(), abs=1e-2)
+        gradients = kernels.Gradients(places, parts)
+        assert torch.equal(gradients.summed(), whole.flip(0))
+        gradients.adagrad(torch.zeros(rows, 4 * size), sums, 0.1)
+        assert torch.allclose(sums[:, 0], 1 + whole.flip(0).square().mean(1))
 
 
 @pytest.mark.parametrize("name, norm", [x for x in SCORES if x[0] != "ComplEx"])

@@ -98,7 +98,10 @@ def test_relations_are_predicted_by_the_score(tiny_graph: Graph, model: str) -> 
 @pytest.mark.parametrize("taught", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_compiled_losses_equal_the_readable_ones(dtype, taught: bool, temperature: float, threads: int) -> None:
+@pytest.mark.parametrize("expected", [(0.3, 0.7), (1.0, 0.0)])
+def test_compiled_losses_equal_the_readable_ones(
+    dtype, taught: bool, temperature: float, threads: int, expected: tuple[float, float]
+) -> None:
     """Losses and gradients; scores beyond the candidates, which hold anything, count nothing."""
     draw = torch.Generator().manual_seed(0)
     n, m, beyond = 37, 83, 13
@@ -120,7 +123,7 @@ def test_compiled_losses_equal_the_readable_ones(dtype, taught: bool, temperatur
         x = scores.detach().clone().requires_grad_()
         given = other if taught else None
         if name == "compiled":
-            hard, soft = softmax_losses(x, given, shift, count, place, temperature)
+            hard, soft = softmax_losses(x, given, shift, count, place, temperature, expected)
         else:
             wide = x[:, :m].double() + shift
             hard, soft = softmax_hard_loss(wide, row, place), torch.zeros(())

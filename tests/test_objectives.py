@@ -8,12 +8,13 @@ from kgdistil import records
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
+from kgdistil.graphs.queries import best_of
 from kgdistil.losses import dual_losses, dual_structure
 from kgdistil.models import build_model
 from kgdistil.paper import objectives
 from kgdistil.paper.ensemble import joined
 from kgdistil.training.engine import make_engine
-from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, best_of
+from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 
 LISTS = {"model": "ComplEx", "dim": 4, "loss": "softmax", "role": "stage1", "teacher": "t", "negatives": 5}
 

@@ -122,8 +122,8 @@ def test_the_soft_label_is_the_softmax_over_a_list(tiny_graph: Graph, tmp_path: 
     seen = {}
     made = engine.losses_of
 
-    def losses_of(scores, shift, row, count, place):
-        seen["loss"] = made(scores, shift, row, count, place)
+    def losses_of(role, scores, shift, row, count, place):
+        seen["loss"] = made(role, scores, shift, row, count, place)
         seen.update(scores=scores[0].detach()[:, : len(shift)] + shift, count=count)
         return seen["loss"]
 

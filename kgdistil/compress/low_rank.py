@@ -57,8 +57,8 @@ class LowRankComplEx(ComplEx):
     def between(self, h: Tensor, t: Tensor) -> Tensor:
         return super().between(self.rows(h), self.rows(t))
 
-    def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        return super().penalty(self.rows(h), r, self.rows(t))
+    def entity_penalty(self, x: Tensor) -> Tensor:
+        return super().entity_penalty(self.rows(x))
 
 
 @torch.no_grad()

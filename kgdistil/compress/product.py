@@ -7,7 +7,7 @@ levels, signs and product quantisation (Jégou et al. 2011, with 4-bit codes) ar
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ def assign(groups: Tensor, book: Tensor, *, native: bool | None = None) -> Tenso
 
     `kernels/codes.cpp` does it for float32 on the CPU; native=False takes the readable path.
     """
-    if native is not False and (codes := kernels.nearest(groups, book)) is not None:
+    if native is not False and (codes := kernels.nearest(groups.flatten(1), book)) is not None:
         return codes
     by_group = groups.transpose(0, 1)  # [M, n, g]
     squares = book.square().sum(-1)[:, None].expand(-1, len(groups), -1)
@@ -55,8 +55,11 @@ def places(codes: Tensor) -> Tensor:
     return codes.long() + torch.arange(0, SIXTEEN * codes.shape[1], SIXTEEN, device=codes.device)
 
 
-def codes_of(rows: Tensor, book: Tensor, paired: bool) -> Tensor:
-    """Codes uint8 [n, M] of rows [n, W], made in slices: nothing else grows with n."""
+def codes_of(rows: Tensor, book: Tensor, paired: bool, places: Tensor | None = None) -> Tensor:
+    """Codes uint8 [n, M] of rows [n, W], or of those at places [n], made in slices: nothing else grows with n."""
+    if (codes := kernels.nearest(rows, book, paired, places)) is not None:
+        return codes
+    rows = rows if places is None else rows.index_select(0, places)
     return torch.cat([assign(grouped(part, book.shape[2], paired), book) for part in rows.split(SLICE)])
 
 
@@ -127,21 +130,18 @@ def starting_vectors(column: Tensor, generator: torch.Generator) -> Tensor:
     return torch.stack(taken)
 
 
-class StraightThrough(torch.autograd.Function):
-    """Groups [n, M, g] as their codes say, with the gradient of a copy: straight through to the groups
-    (Bengio et al. 2013), and to the vector of the codebook that each group took."""
+def rows_in(dtype: torch.dtype, codes: Tensor, book: Tensor, paired: bool) -> Tensor:
+    """`rows_of` in a type, padded with zeros to a multiple of `kernels.SHAPES`: [n or more, W]."""
+    if dtype == torch.bfloat16 and (rows := kernels.decoded(codes, book, paired)) is not None:
+        return rows
+    return F.pad(rows_of(codes, book, paired).to(dtype), (0, 0, 0, -len(codes) % kernels.SHAPES))
 
-    @staticmethod
-    def forward(ctx: Any, groups: Tensor, book: Tensor) -> Tensor:
-        """Groups [n, M, g] and book [M, 16, g] to the vectors of the nearest codes [n, M, g]."""
-        codes = assign(groups, book)
-        ctx.save_for_backward(codes, book)
-        return decode(codes, book)
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient itself for the groups; summed by code for the book."""
-        codes, book = ctx.saved_tensors
-        sums = torch.zeros_like(book).flatten(0, 1)
-        sums.index_add_(0, places(codes).flatten(), gradient.flatten(0, 1))
-        return gradient, sums.view_as(book)
+def straight_through(parts: Sequence[Tensor], codes: Tensor, book: Tensor, paired: bool) -> Tensor:
+    """The book's gradient [M, 16, g]: those of rows [n, W], in up to three parts, summed by the vectors that their
+    codes [n, M] took. The rows themselves have it straight through (Bengio et al. 2013)."""
+    if (found := kernels.by_code(parts, codes, book.shape[2], paired)) is not None:
+        return found
+    gradient = grouped(torch.cat([x.float() for x in parts]), book.shape[2], paired)
+    sums = torch.zeros_like(book).flatten(0, 1)
+    return sums.index_add_(0, places(codes).flatten(), gradient.flatten(0, 1)).view_as(book)

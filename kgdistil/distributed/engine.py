@@ -18,9 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kgdistil import kernels
 from kgdistil.compress.product import FITTED, exact, fitted, grouped, ungrouped
 from kgdistil.config import RunConfig
 from kgdistil.distributed.shards import Shards, Wanted
+from kgdistil.graphs.queries import spans
 from kgdistil.models import KGEModel
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, View
 
@@ -46,9 +48,8 @@ class ShardedEngine(SampledSoftmaxEngine):
         """One batch, of which this rank takes its share; returns what one process does."""
         batch = batch[self.is_head[batch].sort(stable=True).indices]
         count = self.count[batch]
-        row = torch.arange(len(batch), device=self.device).repeat_interleave(count)
-        within = torch.arange(len(row), device=self.device) - (count.cumsum(0) - count)[row]
-        candidates, place, shift = super().candidates(self.answers[self.start[batch][row] + within], base)
+        row, places = spans(self.start[batch], count)
+        candidates, place, shift = super().candidates(self.answers[places], base)
         world, rank = self.shards.world, self.shards.rank
         reader = torch.arange(max(len(batch), world), device=self.device)
         queries = reader * (reader < len(batch))  # a rank that is left without takes the first, which counts nothing
@@ -62,10 +63,9 @@ class ShardedEngine(SampledSoftmaxEngine):
         """Those of the whole batch, and the places of this rank's answers."""
         return self.found
 
-    def rows(self, role: str, ids: Tensor) -> Tensor:
-        """From those who hold them."""
-        self.places = self.wanted.places(ids)
-        return self.wanted.fetch(self.models[role].entities.data)[self.places]
+    def table(self, role: str, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """What is read of it, from those who hold it."""
+        return self.wanted.fetch(self.models[role].entities.data), self.wanted.places(ids)
 
     def add(self, soft: Mapping[str, Tensor], hard: Mapping[str, Tensor], penalty: Tensor) -> tuple[Tensor, Tensor]:
         """This rank's share of them."""
@@ -73,18 +73,18 @@ class ShardedEngine(SampledSoftmaxEngine):
         self.further = [(self.share * parts).float(), torch.tensor([self.stop], device=self.device)]
         return self.share * total, parts
 
-    def summed(self, view: View) -> tuple[Tensor, Tensor]:
+    def gradients(self, view: View) -> kernels.Gradients:
         """Of the rows that are held here, from all ranks; what every rank has of its own is summed as well."""
         leaves = [x.grad for x in (view.relations, view.book, view.map) if x is not None]
         for x, total in zip(leaves + self.further, self.shards.add(leaves + self.further), strict=True):
             x.copy_(total)
         if self.further:
             self.losses, self.stopped, self.further = self.further[0].double(), bool(self.further[1] > 0), []
-        gradient = view.latent.grad.new_zeros(sum(self.wanted.into), view.latent.shape[1])
-        gradient.index_add_(0, self.places, view.latent.grad)
+        own = super().gradients(view)
+        sums = own.summed()
+        gradient = sums.new_zeros(sum(self.wanted.into), sums.shape[1]).index_copy_(0, own.ids, sums)
         ids, gradient = self.wanted.push(gradient)
-        ids, inverse = ids.unique(return_inverse=True)
-        return ids, gradient.new_zeros(len(ids), gradient.shape[1]).index_add_(0, inverse, gradient)
+        return kernels.Gradients(ids, [gradient])
 
 
 def codebook(shards: Shards, rows: Tensor, group: int, paired: bool) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kgdistil.models import KGEModel, Side
+
 
 def queries_of(triples: Tensor, most: int = 0) -> tuple[Tensor, ...]:
     """The different queries of triples [n, 3], and their answers; one of more than `most` stands there several times.
@@ -27,3 +29,21 @@ def queries_of(triples: Tensor, most: int = 0) -> tuple[Tensor, ...]:
         count = (count[whole] - piece * most).clamp_max(most)
     relation = key % (2 * size)
     return key // (2 * size), relation % size, relation >= size, start, count, torch.cat([t, h])[order]
+
+
+def spans(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Of spans [n] that begin at `start` and have `count` places: each place's span, and the places, in a row."""
+    row = torch.arange(len(start), device=start.device).repeat_interleave(count)
+    return row, torch.arange(len(row), device=start.device) + (start - count.cumsum(0) + count)[row]
+
+
+@torch.no_grad()
+def best_of(model: KGEModel, anchor: Tensor, relation: Tensor, is_head: Tensor, k: int) -> Tensor:
+    """The k best entities of each query [Q] by a model, known ones among them: int32 [Q, k]."""
+    best = torch.empty(len(anchor), min(k, model.num_entities), dtype=torch.int32, device=anchor.device)
+    parts: list[tuple[Side, Tensor]] = [("tail", ~is_head), ("head", is_head)]
+    for side, which in parts:
+        for rows in which.nonzero()[:, 0].split(256 if model.distance else 2048):
+            scores = model.compare(model.queries(anchor[rows], relation[rows], side), model.entities)
+            best[rows] = scores.topk(best.shape[1]).indices.to(torch.int32)
+    return best

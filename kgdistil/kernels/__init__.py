@@ -1,8 +1,9 @@
 """Fast paths on the CPU: C++ compiled at first use, loaded with ctypes.
 
 `rank.cpp` counts filtered ranks and finds top-k answers, `codes.cpp` finds four-bit codes, `pairs.cpp` scores each
-query with each candidate, `softmax.cpp` makes losses of such scores, and `train.cpp` runs one epoch of negative
-sampling (see `kgdistil.training.native`). All are held to the readable modules by the tests.
+query with each candidate, `softmax.cpp` makes losses of such scores, `rows.cpp` brings rows to a step and its gradients
+back, and `train.cpp` runs one epoch of negative sampling (see `kgdistil.training.native`). All are held to the readable
+modules by the tests.
 """
 
 from .compile import (
@@ -16,18 +17,23 @@ from .compile import (
     with_threads,
 )
 from .kinds import check_equation, comparison, said, usable
-from .nearest import nearest, nearest_library
+from .nearest import by_code, decoded, nearest, nearest_library
 from .rank import Job, Known, Ranker, for_vectors, rank_library
+from .rows import SHAPES, Gradients, rows_in, rows_library
 
 __all__ = [
+    "SHAPES",
+    "Gradients",
     "Job",
     "Known",
     "Ranker",
     "bfloat16_where_fast",
+    "by_code",
     "check_equation",
     "comparison",
     "compiled",
     "compiler",
+    "decoded",
     "for_vectors",
     "keep_freed_memory",
     "nearest",
@@ -35,6 +41,8 @@ __all__ = [
     "pointer",
     "processor",
     "rank_library",
+    "rows_in",
+    "rows_library",
     "said",
     "threads",
     "usable",

@@ -3,15 +3,19 @@
 #include <cstdint>
 #include <vector>
 #include "memory.h"
+#include "parts.h"
 
 namespace {
 constexpr int64_t G = KGD_GROUP, LANES = 16, SIXTEEN = 16;
+
+// Where number w of the groups of a row stands in the row: halves of W numbers are real and imaginary parts, if paired.
+int64_t place(int64_t w, int64_t W, bool paired) { return paired ? w / 2 + (w % 2) * (W / 2) : w; }
 }
 
-// rows [n, M, G], book [M, 16, G], squares [M, 16] of its vectors; writes codes [n, M]. Sixteen rows at a time, a lane each.
-// Returns 0, or 1 where memory ran out.
-extern "C" int32_t kgd_assign(const float *rows, int64_t n, int64_t M, const float *book, const float *squares, int threads,
-                              uint8_t *codes) {
+// Rows places[i], or i, of a table [., M * G]; book [M, 16, G], squares [M, 16] of its vectors; writes codes [n, M].
+// Sixteen rows at a time, a lane each. Returns 0, or 1 where memory ran out.
+extern "C" int32_t kgd_assign(const float *table, const int64_t *places, int64_t n, int64_t M, bool paired, const float *book,
+                              const float *squares, int threads, uint8_t *codes) {
   Memory memory;
 #pragma omp parallel num_threads(threads)
   {
@@ -22,8 +26,9 @@ extern "C" int32_t kgd_assign(const float *rows, int64_t n, int64_t M, const flo
       if (!ready) continue;
       const int64_t here = std::min(LANES, n - first);
       for (int64_t i = 0; i < LANES; i++) {
-        const float *row = rows + (first + std::min(i, here - 1)) * M * G;
-        for (int64_t w = 0; w < M * G; w++) turned[w * LANES + i] = row[w];
+        const int64_t at = first + std::min(i, here - 1);
+        const float *row = table + (places ? places[at] : at) * M * G;
+        for (int64_t w = 0; w < M * G; w++) turned[w * LANES + i] = row[place(w, M * G, paired)];
       }
       for (int64_t m = 0; m < M; m++) {
         const float *x = turned.data() + m * G * LANES, *vector = book + m * SIXTEEN * G, *square = squares + m * SIXTEEN;
@@ -47,4 +52,36 @@ extern "C" int32_t kgd_assign(const float *rows, int64_t n, int64_t M, const flo
     }
   }
   return memory.out;
+}
+
+// Rows as codes [n, M] say, bfloat16 [padded, M * G], those beyond n nothing.
+extern "C" void kgd_decode(const uint8_t *codes, int64_t n, int64_t padded, int64_t M, bool paired, const float *book,
+                           int threads, Half *to) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t i = 0; i < padded; i++) {
+    Half *out = to + i * M * G;
+    if (i >= n) {
+      std::fill(out, out + M * G, Half(0));
+      continue;
+    }
+    for (int64_t m = 0; m < M; m++) {
+      const float *vector = book + (m * SIXTEEN + codes[i * M + m]) * G;
+      for (int64_t j = 0; j < G; j++) out[place(m * G + j, M * G, paired)] = narrow(vector[j]);
+    }
+  }
+}
+
+// Gradients of rows summed by the vectors that their codes [n, M] took, into [threads, M, 16, G], which are zeros.
+extern "C" void kgd_by_code(const Parts *parts, const uint8_t *codes, int64_t n, int64_t M, bool paired, int threads, float *to) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (int64_t share = 0; share < threads; share++) {
+    float *sums = to + share * M * SIXTEEN * G;
+    for (int64_t i = n * share / threads; i < n * (share + 1) / threads; i++)
+      parts->row(i, [&](const auto *row) {
+        for (int64_t m = 0; m < M; m++) {
+          float *vector = sums + (m * SIXTEEN + codes[i * M + m]) * G;
+          for (int64_t j = 0; j < G; j++) vector[j] += wide(row[place(m * G + j, M * G, paired)]);
+        }
+      });
+  }
 }

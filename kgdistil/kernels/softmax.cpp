@@ -3,28 +3,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 #include "memory.h"
+#include "parts.h"
 
 #if KGD_HALF
-typedef uint16_t Score;
-static inline float wide(Score s) {
-    const uint32_t bits = uint32_t(s) << 16;
-    float x;
-    std::memcpy(&x, &bits, 4);
-    return x;
-}
-static inline Score narrow(float x) {  // to the nearest, ties to even
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    return Score((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
+typedef Half Score;
 #else
 typedef float Score;
-static inline float wide(Score s) { return s; }
-static inline Score narrow(float x) { return x; }
 #endif
+static inline void put(float x, Half &to) { to = narrow(x); }
+static inline void put(float x, float &to) { to = x; }
 
 // e^x for x <= 0, to 2e-7 of it: 2^n by the exponent's bits, 2^f, |f| <= 1/2, by its series (Abramowitz and Stegun 4.2.1)
 static inline float power(float x) {
@@ -119,8 +108,8 @@ extern "C" int32_t kgd_softmax(const Softmax *job) {
             for (int64_t k = first; k < last; k++) own.x[J.place[k]] -= J.hard * all;
             const float *x = own.x.data();
 #pragma omp simd
-            for (int64_t j = 0; j < J.m; j++) to[j] = narrow(x[j]);
-            std::fill(to + J.m, to + J.stride, narrow(0));
+            for (int64_t j = 0; j < J.m; j++) put(x[j], to[j]);
+            std::fill(to + J.m, to + J.stride, Score(0));
         }
     }
     return memory.out;

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from kgdistil.kernels.compile import check_sizes, compiled, enough, pointer, threads
 
+ROUNDED = 1e-7  # weights as near as that are the same
+
 
 class Job(ctypes.Structure):
     """Mirrors `Softmax` of softmax.cpp."""
@@ -38,7 +40,13 @@ def softmax_library(scores: Tensor) -> ctypes.CDLL | None:
 
 
 def softmax_losses(
-    scores: Tensor, other: Tensor | None, shift: Tensor, count: Tensor, place: Tensor, temperature: float
+    scores: Tensor,
+    other: Tensor | None,
+    shift: Tensor,
+    count: Tensor,
+    place: Tensor,
+    temperature: float,
+    weights: tuple[float, float],
 ) -> tuple[Tensor, Tensor] | None:
     """`softmax_hard_loss` and `softmax_soft_loss` of `kgdistil.losses`, the soft one 0 without `other`; None where they
     cannot be compiled.
@@ -47,13 +55,15 @@ def softmax_losses(
         scores, other: [n, m or more], float32 or bfloat16; columns beyond `shift` count nothing.
         shift: float32 [m], added to the scores of both.
         count: int64 [n], the answers of each query; place: int64 [a], their candidates, query after query.
+        weights: what the two are expected to count in what is minimised, so that one pass finds their gradient as well;
+            where they count otherwise it is found again.
     """
     library = softmax_library(scores)
     if library is None:
         return None
     start = F.pad(count.cumsum(0), (1, 0))
     other = None if other is None else other.detach().contiguous()
-    return SoftmaxLosses.apply(scores.contiguous(), other, shift, start, place, temperature, library)
+    return SoftmaxLosses.apply(scores.contiguous(), other, shift, start, place, temperature, weights, library)
 
 
 class SoftmaxLosses(torch.autograd.Function):
@@ -68,24 +78,26 @@ class SoftmaxLosses(torch.autograd.Function):
         start: Tensor,
         place: Tensor,
         temperature: float,
+        weights: tuple[float, float],
         library: ctypes.CDLL,
     ) -> tuple[Tensor, Tensor]:
-        ctx.given = library, temperature
+        gradient = torch.empty_like(scores) if ctx.needs_input_grad[0] else None
+        ctx.given = library, temperature, weights
         given = scores, other, shift, start, place
-        ctx.save_for_backward(*given)
+        ctx.save_for_backward(*given, gradient)
         losses = torch.empty(len(scores), 2, dtype=torch.float64)
-        call(library, given, temperature, losses)
+        call(library, given, temperature, losses, *weights, gradient)
         hard, soft = (losses.sum(0) / max(1, len(place))).float()
         return hard, soft
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, hard: Tensor, soft: Tensor) -> tuple[Tensor | None, ...]:
-        library, temperature = ctx.given
-        scores = ctx.saved_tensors[0]
-        losses, gradient = torch.empty(len(scores), 2, dtype=torch.float64), torch.empty_like(scores)
-        call(library, ctx.saved_tensors, temperature, losses, float(hard), float(soft), gradient)
-        return gradient, None, None, None, None, None, None
+        (library, temperature, expected), (*given, gradient) = ctx.given, ctx.saved_tensors
+        weights = float(hard), float(soft)
+        if any(abs(a - b) > ROUNDED for a, b in zip(weights, expected, strict=True)):
+            call(library, given, temperature, torch.empty(len(gradient), 2, dtype=torch.float64), *weights, gradient)
+        return gradient, *[None] * 7
 
 
 def call(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kgdistil.config import RunConfig
 from kgdistil.graphs.lists import Lists
+from kgdistil.graphs.queries import spans
 from kgdistil.models import KGEModel
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 
@@ -27,9 +28,8 @@ class ListsEngine(SampledSoftmaxEngine):
     def step(self, batch: Tensor, base: Tensor, rates: dict[str, float]) -> Tensor:
         batch = batch[self.is_head[batch].sort(stable=True).indices]
         count = self.list_count[batch]
-        self.row = torch.arange(len(batch), device=self.device).repeat_interleave(count)
-        within = torch.arange(len(self.row), device=self.device) - (count.cumsum(0) - count)[self.row]
-        self.listed, self.without = self.list_start[batch][self.row] + within, count == 0
+        self.row, self.listed = spans(self.list_start[batch], count)
+        self.without = count == 0
         return super().step(batch, base, rates)
 
     def candidates(self, answers: Tensor, base: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,9 +39,11 @@ class ListsEngine(SampledSoftmaxEngine):
         self.place = order[torch.searchsorted(candidates[order], ids)]
         return candidates, place, shift
 
-    def losses_of(self, scores: list[Tensor], shift: Tensor, row: Tensor, count: Tensor, place: Tensor) -> list[Tensor]:
+    def losses_of(
+        self, role: str, scores: list[Tensor], shift: Tensor, row: Tensor, count: Tensor, place: Tensor
+    ) -> list[Tensor]:
         other = torch.full_like(scores[0], NEVER, requires_grad=False)
         other[self.row, self.place] = self.list_scores[self.listed].to(other.dtype)
         own = self.without[row]
         other[row[own], place[own]] = 0.0
-        return super().losses_of([scores[0], other], shift, row, count, place)
+        return super().losses_of(role, [scores[0], other], shift, row, count, place)

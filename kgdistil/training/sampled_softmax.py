@@ -25,17 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil import kernels
-from kgdistil.compress.product import StraightThrough, codes_of, fit, grouped, rows_of, ungrouped
+from kgdistil.compress.product import codes_of, fit, rows_in, rows_of, straight_through
 from kgdistil.config import RunConfig
-from kgdistil.graphs.queries import queries_of
+from kgdistil.graphs.queries import best_of, queries_of, spans
 from kgdistil.kernels import pairs
 from kgdistil.kernels.softmax import softmax_library, softmax_losses
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
-from kgdistil.models import KGEModel, Side, with_entities
+from kgdistil.models import KGEModel, with_entities
 from kgdistil.sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
 from kgdistil.training.base import BaseEngine
-
-SHAPES = 256  # candidates are padded to a multiple of it
 
 
 class SampledSoftmaxEngine(BaseEngine):
@@ -46,6 +44,8 @@ class SampledSoftmaxEngine(BaseEngine):
         triples: int64 [n, 3], the training triples.
         config: loss softmax; `negatives` is k, `group` the floats that share a codebook, of the student alone.
     """
+
+    share = 1.0  # of the batch's triples, that this process takes
 
     def __init__(self, student: KGEModel, teacher: KGEModel | None, triples: Tensor, config: RunConfig):
         queries = queries_of(triples, config.answers)
@@ -115,31 +115,34 @@ class SampledSoftmaxEngine(BaseEngine):
         """One batch of queries int64 [n]; returns the five losses, each times the batch's number of triples."""
         batch = batch[self.is_head[batch].sort(stable=True).indices]  # tail queries first
         count = self.count[batch]
-        row = torch.arange(len(batch), device=self.device).repeat_interleave(count)
-        within = torch.arange(len(row), device=self.device) - (count.cumsum(0) - count)[row]
-        answers = self.answers[self.start[batch][row] + within]
-        candidates, place, shift = self.candidates(answers, base, None if self.top is None else self.top[batch])
-        views = {role: View(self, role, batch, candidates, role in self.trained) for role in self.models}
+        row, places = spans(self.start[batch], count)
+        best = None if self.top is None else self.top[batch]
+        candidates, place, shift = self.candidates(self.answers[places], base, best)
+        views = {role: View(self, role, batch, candidates, place, role in self.trained) for role in self.models}
         scores = {role: view.scores() for role, view in views.items()}
         soft, hard = dict[str, Tensor](), dict[str, Tensor]()
         for role in self.trained:
             others = [scores[name] for name in scores if name != role]
-            hard[role], *found = self.losses_of([scores[role], *others], shift, row, count, place)
+            hard[role], *found = self.losses_of(role, [scores[role], *others], shift, row, count, place)
             soft |= {role: found[0]} if found else {}
         penalty, weight = torch.zeros((), device=self.device), self.config.relation_weight
         for view in (views[role] for role in self.trained):
-            penalty = penalty + (self.config.penalty * view.penalty(row, place) if self.config.penalty else 0)
-            penalty = penalty + (weight * view.relation_loss(row, place) if weight else 0)
+            penalty = penalty + (self.config.penalty * view.penalty(count) if self.config.penalty else 0)
+            penalty = penalty + (weight * view.relation_loss(row) if weight else 0)
         total, parts = self.add(soft, hard, penalty)
         total.backward()
         for role in self.trained:
             views[role].update(rates[role])
         return len(row) * parts
 
-    def losses_of(self, scores: list[Tensor], shift: Tensor, row: Tensor, count: Tensor, place: Tensor) -> list[Tensor]:
+    def losses_of(
+        self, role: str, scores: list[Tensor], shift: Tensor, row: Tensor, count: Tensor, place: Tensor
+    ) -> list[Tensor]:
         """The hard loss of the first scores, and the soft one where there are the other model's."""
         own, other, t = scores[0], scores[1] if len(scores) > 1 else None, self.config.temperature
-        if (found := softmax_losses(own, other, shift, count, place, t)) is not None:
+        soft = 0.0 if other is None else self.weights[role] or 0.0
+        weights = self.share * (1 - soft), self.share * soft  # as `add` will count them
+        if (found := softmax_losses(own, other, shift, count, place, t, weights)) is not None:
             return [*found][: len(scores)]
         own, *others = (x[:, : len(shift)].float() + shift for x in scores)
         return [softmax_hard_loss(own, row, place), *(softmax_soft_loss(own, x, count, t) for x in others)]
@@ -163,38 +166,46 @@ class SampledSoftmaxEngine(BaseEngine):
         shift[len(own) :] = math.log(max(1, size - len(own)) / max(1, len(drawn)))
         return torch.cat([own, drawn]), place, shift
 
-    def rows(self, role: str, ids: Tensor) -> Tensor:
-        """Rows [n, W] of entities [n]; where tables are spread over several processes, they come from those."""
-        return self.models[role].entities.data.index_select(0, ids)
+    def table(self, role: str, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """A table and the places [n] in it of entities [n]; where it is spread over several processes, a part of it."""
+        return self.models[role].entities.data, ids
 
-    def summed(self, view: View) -> tuple[Tensor, Tensor]:
-        """The entities [u] that a view used, each once, and the gradients [u, W] of their rows."""
-        ids, inverse = view.ids.unique(return_inverse=True)
-        gradient = view.latent.grad.new_zeros(len(ids), view.latent.shape[1])
-        return ids, gradient.index_add_(0, inverse, view.latent.grad)
+    def gradients(self, view: View) -> kernels.Gradients:
+        """Those of the table's rows that a view used."""
+        return kernels.Gradients(view.places, view.parts)
 
 
 class View:
-    """The rows of one model that a batch uses, and their way back."""
+    """The rows of one model that a batch uses, and their way back.
 
-    def __init__(self, engine: SampledSoftmaxEngine, role: str, batch: Tensor, candidates: Tensor, trained: bool):
+    There are its candidates, in the type of products of matrices, its given entities, and once more those candidates
+    that are answers. Each of the three is a leaf of the step, whose gradient goes to the table's rows.
+    """
+
+    def __init__(
+        self, engine: SampledSoftmaxEngine, role: str, batch: Tensor, candidates: Tensor, place: Tensor, trained: bool
+    ):
         self.engine, self.role, self.model = engine, role, engine.models[role]
-        self.tails = int((~engine.is_head[batch]).sum())
-        self.ids = torch.cat([candidates, engine.anchor[batch]])
-        self.latent = engine.rows(role, self.ids).requires_grad_(trained)
-        self.relations = self.model.relations.detach().requires_grad_(trained)
-        self.book, rows = None, self.latent
+        self.tails, m = int((~engine.is_head[batch]).sum()), len(candidates)
+        table, places = engine.table(role, torch.cat([candidates, engine.anchor[batch]]))
+        answers, self.answer, self.times = place.unique(return_inverse=True, return_counts=True)
+        self.places = torch.cat([places, places[answers]])
+        dtype, self.book = table.dtype if self.model.distance else engine.half, None
         if engine.config.group and role == "student":
-            self.book = engine.moments["student.codebook"].detach().requires_grad_(trained)
-            groups = grouped(rows, engine.config.group, self.model.paired)
-            rows = ungrouped(StraightThrough.apply(groups, self.book), self.model.paired)
+            self.book, paired = engine.moments["student.codebook"].detach(), self.model.paired
+            codes = codes_of(table, self.book, paired, places)
+            self.codes = torch.cat([codes, codes[answers]])
+            rows, near = rows_in(dtype, codes[:m], self.book, paired), rows_of(self.codes[m:], self.book, paired)
+        else:
+            rows, near = kernels.rows_in(dtype, table, places[:m]), table.index_select(0, self.places[m:])
+        self.rows = (rows[:m] if self.model.distance else rows).requires_grad_(trained)
+        self.anchors, self.answers = (x.requires_grad_(trained) for x in near.split([len(batch), len(answers)]))
+        self.relations = self.model.relations.detach().requires_grad_(trained)
         self.map = getattr(self.model, "map", None)  # of a low rank: the model's functions use it themselves
         if self.map is not None:
             self.map.requires_grad_(trained).grad = None
-        # split and embedding, since the gradients of slices and of indexing are as large as what they take from
-        self.rows, self.anchors = rows.split([len(candidates), len(batch)])
         self.relation_ids = engine.relation[batch]
-        self.relation = F.embedding(self.relation_ids, self.relations)
+        self.relation = F.embedding(self.relation_ids, self.relations)  # whose gradient is summed fast
 
     def scores(self) -> Tensor:
         """Scores [n, m or more] of the batch's queries against its candidates; what stands beyond them is nothing."""
@@ -203,21 +214,16 @@ class View:
         queries = torch.cat([self.model.query(tail, of_tail, "tail"), self.model.query(head, of_head, "head")])
         if self.model.distance:
             return pairs.compare(self.model, queries, self.rows)
-        # padded, since oneDNN makes code anew for each shape that it has not seen
-        rows = F.pad(self.rows.to(self.engine.half), (0, 0, 0, -len(self.rows) % SHAPES))
-        return self.model.compare(queries.to(self.engine.half), rows)
+        return self.model.compare(queries.to(self.engine.half), self.rows)
 
-    def penalty(self, row: Tensor, place: Tensor) -> Tensor:
-        """The model's regulariser, the mean over the batch's triples."""
-        return self.model.penalty(*self.triples(row, place)).mean()
+    def penalty(self, count: Tensor) -> Tensor:
+        """The model's regulariser, the mean over the batch's triples, of which each query has so many [n]."""
+        own = self.model.entity_penalty(self.anchors) + self.model.relation_penalty(self.relation)
+        return ((count * own).sum() + (self.times * self.model.entity_penalty(self.answers)).sum()) / count.sum()
 
-    def triples(self, row: Tensor, place: Tensor) -> list[Tensor]:
-        """Rows of each triple's given entity, relation and answer."""
-        return [F.embedding(i, x) for i, x in ((row, self.anchors), (row, self.relation), (place, self.rows))]
-
-    def relation_loss(self, row: Tensor, place: Tensor) -> Tensor:
+    def relation_loss(self, row: Tensor) -> Tensor:
         """−log softmax of each triple's relation among all of them (Chen et al. 2021, Eq. 3), the mean over triples."""
-        anchors, _, answers = self.triples(row, place)
+        anchors, answers = F.embedding(row, self.anchors), F.embedding(self.answer, self.answers)
         tail = (row < self.tails)[:, None]
         queries = self.model.between(torch.where(tail, anchors, answers), torch.where(tail, answers, anchors))
         scores = queries.to(self.engine.half) @ self.relations.to(self.engine.half).T
@@ -225,12 +231,14 @@ class View:
 
     def update(self, rate: float) -> None:
         """One step of Adagrad (Duchi et al. 2011) on the rows that were used."""
-        tensors = self.engine.moments
-        ids, gradient = self.engine.summed(self)
-        v = tensors[f"{self.role}.entities.v"]
-        squares = gradient.square().mean(1, keepdim=True) if v.shape[1] == 1 else gradient.square()
-        v.index_copy_(0, ids, squares.add_(v.index_select(0, ids)))
-        self.model.entities.data.index_add_(0, ids, gradient.div_(squares.sqrt_().add_(1e-10)), alpha=-rate)
+        tensors, near = self.engine.moments, [x.grad for x in (self.anchors, self.answers) if x.grad is not None]
+        self.parts = [self.rows.grad[: len(self.places) - len(self.anchors) - len(self.answers)], *near]
+        self.places = self.places[: sum(map(len, self.parts))]  # where nothing asks for the answers' own
+        if self.book is not None:
+            codes = self.codes[: len(self.places)]
+            self.book.grad = straight_through(self.parts, codes, self.book, self.model.paired)
+        table, sums = self.model.entities.data, tensors[f"{self.role}.entities.v"]
+        self.engine.gradients(self).adagrad(table, sums, rate)
         others = [(self.model.relations.data, self.relations, f"{self.role}.relations.v", rate)]
         shared = rate * self.engine.config.shared
         if self.book is not None:
@@ -240,15 +248,3 @@ class View:
         for value, leaf, name, own_rate in others:
             squares = tensors[name].addcmul_(leaf.grad, leaf.grad)
             value.addcdiv_(leaf.grad, squares.sqrt().add_(1e-10), value=-own_rate)
-
-
-@torch.no_grad()
-def best_of(model: KGEModel, anchor: Tensor, relation: Tensor, is_head: Tensor, k: int) -> Tensor:
-    """The k best entities of each query [Q] by a model, known ones among them: int32 [Q, k]."""
-    best = torch.empty(len(anchor), min(k, model.num_entities), dtype=torch.int32, device=anchor.device)
-    parts: list[tuple[Side, Tensor]] = [("tail", ~is_head), ("head", is_head)]
-    for side, which in parts:
-        for rows in which.nonzero()[:, 0].split(256 if model.distance else 2048):
-            scores = model.compare(model.queries(anchor[rows], relation[rows], side), model.entities)
-            best[rows] = scores.topk(best.shape[1]).indices.to(torch.int32)
-    return best

@@ -25,6 +25,7 @@ from kgdistil.errors import run_command
 from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
+from kgdistil.graphs.queries import spans
 from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import KGEModel, build_model
 from kgdistil.paper.timing import seconds
@@ -92,9 +93,8 @@ def batch_of(engine: SampledSoftmaxEngine, queries: Tensor, base: Tensor) -> dic
     """What our step works out of a batch, for the peer."""
     queries = queries[engine.is_head[queries].sort(stable=True).indices]
     count = engine.count[queries]
-    row = torch.arange(len(queries)).repeat_interleave(count)
-    within = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
-    candidates, place, shift = engine.candidates(engine.answers[engine.start[queries][row] + within], base)
+    row, places = spans(engine.start[queries], count)
+    candidates, place, shift = engine.candidates(engine.answers[places], base)
     found = {"candidates": candidates, "row": row, "place": place, "shift": shift, "count": count}
     tails = int((~engine.is_head[queries]).sum())
     return found | {"anchor": engine.anchor[queries], "relation": engine.relation[queries], "tails": tails}

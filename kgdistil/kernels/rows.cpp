@@ -1,0 +1,82 @@
+// The rows of a table that a step uses: into bfloat16 for products of matrices, and back by Adagrad (Duchi et al. 2011).
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+#include "memory.h"
+#include "parts.h"
+
+struct Step {
+    Parts parts;
+    const int64_t *order, *start, *ids;  // gradients order[start[i] .. start[i + 1]] are of row ids[i] of the table
+    int64_t rows;
+    float *table, *sums;  // [E, width], and [E, width] or [E, 1]
+    float *into;          // [rows, width]: gradients are summed there instead
+    float rate;
+    int32_t by_row, threads;
+};
+
+extern "C" void kgd_sizes(int64_t *sizes) { sizes[0] = sizeof(Step); }
+
+// Returns 0, or 1 where memory ran out.
+extern "C" int32_t kgd_step(const Step *job) {
+    const Step &J = *job;
+    const int64_t W = J.parts.width;
+    Memory memory;
+#pragma omp parallel num_threads(J.threads)
+    {
+        std::vector<float> sum;
+        const bool ready = memory.enough_for([&] { sum.resize(W); });
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < J.rows; i++) {
+            if (!ready) continue;
+            if (!J.into && i + 2 < J.rows)
+                for (int64_t w = 0; w < W; w += 16) {
+                    __builtin_prefetch(J.table + J.ids[i + 2] * W + w, 1);
+                    if (!J.by_row) __builtin_prefetch(J.sums + J.ids[i + 2] * W + w, 1);
+                }
+            float *g = sum.data();
+            std::fill(g, g + W, 0.0f);
+            for (int64_t k = J.start[i]; k < J.start[i + 1]; k++)
+                J.parts.row(J.order[k], [&](const auto *from) {
+                    for (int64_t w = 0; w < W; w++) g[w] += wide(from[w]);
+                });
+            if (J.into) {
+                std::copy(g, g + W, J.into + i * W);
+                continue;
+            }
+            float *x = J.table + J.ids[i] * W;
+            if (J.by_row) {
+                float square = 0, &v = J.sums[J.ids[i]];
+#pragma omp simd reduction(+ : square)
+                for (int64_t w = 0; w < W; w++) square += g[w] * g[w];
+                v += square / W;
+                const float by = J.rate / (std::sqrt(v) + 1e-10f);
+                for (int64_t w = 0; w < W; w++) x[w] -= by * g[w];
+            } else {
+                float *v = J.sums + J.ids[i] * W;
+                for (int64_t w = 0; w < W; w++) {
+                    v[w] += g[w] * g[w];
+                    x[w] -= J.rate * (g[w] / (std::sqrt(v[w]) + 1e-10f));
+                }
+            }
+        }
+    }
+    return memory.out;
+}
+
+// Rows places[i] of a table [., W] as bfloat16 [padded, W], those beyond n nothing.
+extern "C" void kgd_half(const float *table, const int64_t *places, int64_t n, int64_t padded, int64_t W, int threads, Half *to) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < padded; i++) {
+        Half *out = to + i * W;
+        if (i >= n) {
+            std::fill(out, out + W, Half(0));
+            continue;
+        }
+        if (i + 2 < n)
+            for (int64_t w = 0; w < W; w += 16) __builtin_prefetch(table + places[i + 2] * W + w);
+        const float *row = table + places[i] * W;
+        for (int64_t w = 0; w < W; w++) out[w] = narrow(row[w]);
+    }
+}

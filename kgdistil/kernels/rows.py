@@ -1,0 +1,130 @@
+"""`rows.cpp`: the rows of a table that a step uses, in the type of its products, and their step of Adagrad."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kgdistil.kernels.compile import check_sizes, compiled, enough, pointer, threads
+
+SHAPES = 256  # rows are padded to a multiple of it, since oneDNN makes code anew for each shape that it has not seen
+EPSILON = 1e-10
+
+
+class Parts(ctypes.Structure):
+    """Mirrors `Parts` of parts.h."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p * 3),
+        ("first", ctypes.c_int64 * 4),
+        ("width", ctypes.c_int64),
+        ("half", ctypes.c_int32 * 3),
+    ]
+
+
+class Step(ctypes.Structure):
+    """Mirrors `Step` of rows.cpp."""
+
+    _fields_ = [
+        ("parts", Parts),
+        *((name, ctypes.c_void_p) for name in ("order", "start", "ids")),
+        ("rows", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("table", "sums", "into")),
+        ("rate", ctypes.c_float),
+        *((name, ctypes.c_int32) for name in ("by_row", "threads")),
+    ]
+
+
+def rows_library(x: Tensor) -> ctypes.CDLL | None:
+    """The compiled functions for a table, None where they cannot be: float32 on the CPU."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return None
+    library = compiled("rows.cpp")
+    if library is not None:
+        check_sizes(library, Step)
+        library.kgd_step.argtypes = [ctypes.POINTER(Step)]
+        library.kgd_step.errcheck = enough
+        address, size = ctypes.c_void_p, ctypes.c_int64
+        library.kgd_half.argtypes, library.kgd_half.restype = (
+            [address, address, size, size, size, ctypes.c_int32, address],
+            None,
+        )
+    return library
+
+
+def as_parts(parts: Sequence[Tensor]) -> Parts:
+    """One to three gradients [n, W], float32 or bfloat16, which must outlive what reads them."""
+    found = Parts(width=parts[0].shape[1])
+    for i in range(3):
+        found.first[i + 1] = found.first[i] + (len(parts[i]) if i < len(parts) else 0)
+        if i < len(parts):
+            found.data[i], found.half[i] = pointer(parts[i]), parts[i].dtype == torch.bfloat16
+    return found
+
+
+def rows_in(dtype: torch.dtype, table: Tensor, places: Tensor) -> Tensor:
+    """Rows [n or more, W] of a table at places [n], in a type, padded with zeros to a multiple of `SHAPES`."""
+    n, width = len(places), table.shape[1]
+    library = rows_library(table) if dtype == torch.bfloat16 else None
+    if library is None:
+        return F.pad(table.index_select(0, places).to(dtype), (0, 0, 0, -n % SHAPES))
+    found = torch.empty(n + -n % SHAPES, width, dtype=dtype)
+    library.kgd_half(pointer(table), pointer(places), n, len(found), width, threads(), pointer(found))
+    return found
+
+
+class Gradients:
+    """Gradients of rows, of which several may be of one row.
+
+    Args:
+        places: int64 [n], the row that each gradient is of.
+        parts: up to three tensors of gradients, float32 or bfloat16, n rows of W together.
+    Attributes:
+        ids: int64 [u], the rows that there are, each once, ascending.
+    """
+
+    def __init__(self, places: Tensor, parts: Sequence[Tensor]):
+        self.parts = [x.contiguous() for x in parts]
+        found, self.order = places.sort(stable=True)
+        self.ids, self.count = found.unique_consecutive(return_counts=True)
+
+    def summed(self) -> Tensor:
+        """The sum for each of `ids`: float32 or wider [u, W]."""
+        dtype = functools.reduce(torch.promote_types, (x.dtype for x in self.parts), torch.float32)
+        found = self.parts[0].new_empty(len(self.ids), self.parts[0].shape[1], dtype=dtype)
+        if self.call(found, into=pointer(found)):
+            return found
+        every = torch.cat([x.to(dtype) for x in self.parts]).index_select(0, self.order)
+        row = torch.arange(len(self.ids), device=every.device).repeat_interleave(self.count)
+        return found.zero_().index_add_(0, row, every)
+
+    def adagrad(self, table: Tensor, sums: Tensor, rate: float) -> None:
+        """One step on a table [E, W] whose sums of squares are [E, W], or [E, 1] for means over rows."""
+        by_row = sums.shape[1] == 1
+        if self.call(table, table=pointer(table), sums=pointer(sums), rate=rate, by_row=by_row):
+            return
+        gradient = self.summed()
+        squares = gradient.square().mean(1, keepdim=True) if by_row else gradient.square()
+        sums.index_copy_(0, self.ids, squares.add_(sums.index_select(0, self.ids)))
+        table.index_add_(0, self.ids, gradient.div_(squares.sqrt_().add_(EPSILON)), alpha=-rate)
+
+    def call(self, like: Tensor, **more: object) -> bool:
+        """`kgd_step`; False where it cannot be compiled."""
+        library = rows_library(like)
+        if library is None:
+            return False
+        start = F.pad(self.count.cumsum(0), (1, 0))
+        job = Step(
+            parts=as_parts(self.parts),
+            **{name: pointer(x) for name, x in (("order", self.order), ("start", start), ("ids", self.ids))},
+            rows=len(self.ids),
+            threads=threads(),
+            **more,
+        )
+        library.kgd_step(ctypes.byref(job))
+        return True
