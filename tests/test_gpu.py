@@ -14,7 +14,7 @@ from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, epoch_order, stream
 from kgdistil.students.predict import top
 from kgdistil.training import reference
-from kgdistil.training.engine import Engine
+from kgdistil.training.base import Engine
 from kgdistil.training.reference import ReferenceEngine
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 

@@ -1,4 +1,4 @@
-"""What every engine has in common: models by role, who of them learns, moments, and how losses add up."""
+"""An engine: models by role, who of them learns, moments, how losses add up, and what the loop asks of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kgdistil.losses import total_loss
 from kgdistil.models import KGEModel
 
 
-class BaseEngine:
-    """Models on one device that are updated in place.
+class Engine:
+    """Trains a student, and in stage 2 its teacher, for one epoch at a time: on one device, updated in place.
 
     Args:
         student, teacher: `teacher` may be None; stage 2 trains it too, stage 1 leaves it as it is.
@@ -39,6 +39,13 @@ class BaseEngine:
     def arithmetic(self) -> dict[str, str | int]:
         """What decides the last bits besides config and engine: a run goes on only where it is the same."""
         return {"products": "float32"}
+
+    def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
+        """Run epoch number `epoch` (from 0); rates: float64 [steps], the learning rate of each step.
+
+        Returns the epoch's mean losses: student_soft, student_hard, teacher_soft, teacher_hard, penalty.
+        """
+        raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
         """The optimiser's moments and what else is learned: all there is besides the weights and the epoch."""

@@ -35,7 +35,8 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.graphs.lists import KEPT, Lists
 from kgdistil.models import ComplEx, KGEModel, build_model, class_of
-from kgdistil.training.engine import Engine, make_engine
+from kgdistil.training.base import Engine
+from kgdistil.training.engine import make_engine
 
 log = logging.getLogger("kgdistil")
 DECAY, TRIGGER = 0.96, 5  # the paper's "learning rate decay and trigger decay threshold"

@@ -14,10 +14,10 @@ from kgdistil.kernels.train import Epoch, Learner, train_library
 from kgdistil.losses import PARTS
 from kgdistil.models import KGEModel, RotatE
 from kgdistil.sampling import GOLDEN, TripleSet
-from kgdistil.training.base import BaseEngine
+from kgdistil.training.base import Engine
 
 
-class NativeEngine(BaseEngine):
+class NativeEngine(Engine):
     """`reference.ReferenceEngine`, compiled: same arguments, same numbers up to rounding.
 
     Its sums do not depend on the number of threads, but for the losses that it reports.

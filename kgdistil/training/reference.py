@@ -15,13 +15,13 @@ from kgdistil.config import Dual, RunConfig
 from kgdistil.losses import PARTS, dual_losses, dual_structure, hard_loss, negative_weights, soft_loss
 from kgdistil.models import KGEModel
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, epoch_order, stream
-from kgdistil.training.base import BaseEngine
+from kgdistil.training.base import Engine
 
 OTHER = {"student": "teacher", "teacher": "student"}  # whose scores are the soft labels
 Scores = tuple[Tensor, Tensor]  # of a batch's triples [B] and of their corruptions [B, k]
 
 
-class ReferenceEngine(BaseEngine):
+class ReferenceEngine(Engine):
     """Negative sampling with margin, cross-entropy or DualDE's losses, on any device.
 
     Args:

@@ -33,10 +33,10 @@ from kgdistil.kernels.softmax import softmax_library, softmax_losses
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import KGEModel, with_entities
 from kgdistil.sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
-from kgdistil.training.base import BaseEngine
+from kgdistil.training.base import Engine
 
 
-class SampledSoftmaxEngine(BaseEngine):
+class SampledSoftmaxEngine(Engine):
     """KvsAll and sampled softmax, by Adagrad.
 
     Args:
