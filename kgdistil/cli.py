@@ -212,6 +212,12 @@ def read(source: str, options: dict[str, Any]) -> Any:
     "Without --model and --teacher, the best student of the measured frontier that fits.",
 )
 @click.option(
+    "--time",
+    "time_",
+    metavar="TIME",
+    help="Search for so long, as 30min, for the settings of teacher and students of few bits; see below.",
+)
+@click.option(
     "--model",
     help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE.  [default: the teacher's, RotatE; ComplEx for few bits]",
 )
@@ -252,6 +258,7 @@ def distill(
     dim: int | None,
     precision: str | None,
     budget: str | None,
+    time_: str | None,
     model: str | None,
     teacher: Path | None,
     teacher_lists: Path | None,
@@ -267,26 +274,33 @@ def distill(
     \b
       kgdistil distill triples.tsv --dim 8 -o student/
       kgdistil distill triples.csv --columns from,type,to --budget 2MB -o student/
+      kgdistil distill triples.tsv --budget 16B/entity --time 30min -o student/
       kgdistil distill triples.tsv --teacher my_pykeen_results/ --trust-pickle --dim 8 -o student/
+
+    With --time a third of it goes into trials of the teacher, a third into those of its student, and as much as that
+    into the student alone, on the validation triples; OUTPUT/search.jsonl has a line for each trial. The same command
+    goes on where it was stopped, and with more time where it ended.
 
     Teacher, checkpoints and records go to a folder beside the student, OUTPUT.training, which you may delete when you
     have what you want; until then the same command goes on where it was stopped. Once it is finished, the same command
     shows what it made.
     """
     from kgdistil.answer.student import half_saved, holds_student
-    from kgdistil.compress.packing import check_precision
-    from kgdistil.distillation.budget import parse_budget, plan
+    from kgdistil.compress.packing import GROUPS, check_precision
+    from kgdistil.distillation.budget import alike, parse_budget, plan, search_seconds
     from kgdistil.distillation.distil import distil
+    from kgdistil.files import write_text
     from kgdistil.records import kept_in
 
     check_output(output)
     if budget is not None and (dim is not None or precision is not None or options["rank"]):
         raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
     parse_budget(budget or 1), check_precision(precision or "int8")  # before a large graph is read
+    search_seconds(time_, "4bit" if budget else precision or "int8", teacher, teacher_lists)
     if (lists := options.pop("lists")) is not None:
         options["softmax_epochs"] = lists
     asked = as_asked(dim=dim, precision=precision, budget=budget, model=model, teacher=teacher, **options)
-    asked |= as_asked(teacher_lists=teacher_lists)
+    asked |= as_asked(teacher_lists=teacher_lists, time=time_)
     if holds_student(output) and not replace:
         if made(output) != {"graph": read(graph, options).sha256, **asked}:
             raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
@@ -314,10 +328,15 @@ def distill(
         if expected:
             wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim", "rank")}
             wanted["model"] = model if teacher else expected.model
+            if time_ is not None and expected.precision in GROUPS:
+                shape = (expected.dim, expected.precision, expected.rank)
+                wanted["shapes"] = alike(found, expected.model, shape)[1:] if expected.seconds is None else ()
         how = {name: options[name] for name in TEACHER if options[name]}
-        done = distil(found, teacher=teacher, teacher_lists=teacher_lists, teacher_options=how, **wanted)
+        done = distil(found, teacher=teacher, teacher_lists=teacher_lists, teacher_options=how, time=time_, **wanted)
         done.student.about |= {"expected": expected and expected.expected, "asked": {"graph": found.sha256, **asked}}
         done.student.save(output)
+        if done.trials:
+            write_text(output / "search.jsonl", "".join(json.dumps(row) + "\n" for row in done.trials))
     report(opened(output), output, as_json)
 
 
@@ -358,11 +377,13 @@ def report(student: Student, output: Path, as_json: bool) -> None:
     if as_json:
         told = {"student": str(output), "dim": student.dim, "precision": student.precision}
         told |= {"run_id": student.run_id, **about.get("gain", {})}
-        kept = ("chosen", "verdict", "expected", "metrics", "precisions", "notes")
+        kept = ("chosen", "verdict", "expected", "metrics", "precisions", "notes", *{"search"} & about.keys())
         emit(told | {key: about.get(key) for key in kept})
         return
     if notes := about.get("notes"):
         say("\n".join(["\nWhat is to be known of the graph and the teacher:", *(f"- {note}" for note in notes)]))
+    if found := about.get("search"):
+        say("\n".join(["\nWhat the search found (search.jsonl has its trials):", *(f"- {line}" for line in found)]))
     say("\nTest triples, filtered ranks of both sides:")
     show(Answers.of(about["metrics"]))
     runs = " ".join(row["model"] for row in about["metrics"])

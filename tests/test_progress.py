@@ -16,6 +16,7 @@ from kgdistil.distillation.progress import Whole, about, samples, together, untr
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel
 from kgdistil.training.engine import make_engine
+from kgdistil.training.loop import Progress
 
 QUICK = {"dim": 4, "teacher_dim": 8, "epochs": 3, "softmax_epochs": 2}
 LEFT = r"about [\d.]+ (s|min|h)"
@@ -88,7 +89,7 @@ def test_the_estimate_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.expected == 300
 
     def run(config: RunConfig, done: int, seconds: float) -> str:
-        bar = whole.run(config.run_id, total=100, initial=done)
+        bar = whole.run(config.run_id, Progress(), total=100, initial=done)
         for _ in range(100 - done):
             now[0] += seconds
             bar.update()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import statistics
 import time
@@ -11,16 +12,18 @@ from typing import Any
 from kgdistil import kernels
 from kgdistil.compress.packing import encode
 from kgdistil.compress.scan import CodedRanker
-from kgdistil.compress.size import GROUPS, PRECISION_OF, model_bytes
+from kgdistil.compress.size import GROUPS, PRECISION_OF, model_bytes, row_bytes
 from kgdistil.config import make_config
 from kgdistil.distillation import advice
-from kgdistil.errors import ConfigError
+from kgdistil.errors import ConfigError, needs, short
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.students.predict import top
 
+Shape = tuple[int, str, int]  # of a student: dimension, precision, rank
+SHAPES = 4  # that a search chooses from at most, since each is trained once as ever before anything is drawn
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -127,6 +130,21 @@ def on_frontier(
     return None
 
 
+def alike(graph: Graph, model: str, shape: Shape) -> list[Shape]:
+    """The shape itself, then others of few bits with as many bytes an entity, none of which takes more in all.
+
+    Of a low rank, the map's dimension, which is the teacher's, is halved and doubled.
+    """
+
+    (dim, precision, rank), factor = shape, MODELS[model].entity_factor
+    each = row_bytes(model, dim, GROUPS[precision], rank)
+    others = [(2 * each * group // factor, name, 0) for name, group in GROUPS.items()]
+    if rank:
+        others = [(d, precision, rank) for d in (dim // 2, 2 * dim) if factor * d > rank] + others
+    fitting = [x for x in others if x != shape and x[0] and row_bytes(model, x[0], GROUPS[x[1]], x[2]) == each]
+    return [shape, *(x for x in fitting if bytes_of(graph, model, *x) <= bytes_of(graph, model, *shape))][:SHAPES]
+
+
 def bytes_of(graph: Graph, model: str, dim: int, precision: str, rank: int = 0) -> int:
     """Bytes of the weights of such a model of a graph."""
     return model_bytes(graph.num_entities, graph.num_relations, model, dim, precision, rank)
@@ -193,3 +211,37 @@ def parse_size(budget: str | int) -> int:
     if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
         raise ConfigError(f"budget is {str(budget)[:80]!r}: it must be a size, as 2MB or 16B/entity, or a time, as 2ms")
     return int(float(found[1]) * UNITS[found[2].lower()])
+
+
+def parse_time(given: str | float) -> float:
+    """Seconds of "30min", "2h", "90s" or a number.
+
+    Raises:
+        ConfigError: not a time, or none at all.
+    """
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(s|min|h|)", str(given).strip())
+    if found is None or isinstance(given, bool):
+        raise ConfigError(f"time is {short(given)}: it must be a time, as 30min, 2h or 90s")
+    if float(found[1]) == 0:
+        raise ConfigError(f"time is {short(given)}: it must be more than no time at all")
+    return float(found[1]) * SECONDS[found[2]]
+
+
+def search_seconds(given: str | float | None, precision: str, *teachers: Any) -> float | None:
+    """The seconds of a search, where one is asked for and can be made; None for none.
+
+    Raises:
+        ConfigError: not a time, or there is a teacher already, or a student that is not of few bits.
+        KgdistilError: optuna is missing.
+    """
+    if given is None:
+        return None
+    seconds = parse_time(given)
+    if any(teacher is not None for teacher in teachers):
+        raise ConfigError("time is for a search that trains teachers, too: leave teacher and teacher_lists out")
+    if precision not in GROUPS:
+        few = ", ".join(GROUPS)
+        raise ConfigError(f"time is for students of few bits: precision is {precision!r}, not one of {few}")
+    with needs("optuna", "a search (time)", "search"):
+        importlib.import_module("optuna")
+    return seconds

@@ -7,8 +7,8 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ import torch
 from kgdistil import records
 from kgdistil.checkpoint import load_model, save_model
 from kgdistil.compress.packing import GROUPS, check_precision, quantised
+from kgdistil.compress.size import PRECISION_OF
 from kgdistil.distillation import recipes, scale
+from kgdistil.distillation.budget import Shape, search_seconds
 from kgdistil.distillation.progress import together
 from kgdistil.distillation.recipes import LISTS
 from kgdistil.distillation.statistics import bootstrap
@@ -53,6 +55,7 @@ class Distilled:
     low: float
     high: float
     p: float
+    trials: list[dict[str, Any]] = field(default_factory=list)  # of a search, a row each: `search.Search.rows`
 
     @property
     def comparison(self) -> pd.DataFrame:
@@ -82,6 +85,8 @@ def distil(
     softmax_epochs: int = 10,
     trust_pickle: bool = False,
     teacher_options: Mapping[str, Any] | None = None,
+    time: str | float | None = None,
+    shapes: Sequence[Shape] = (),
     progress: bool | None = None,
 ) -> Distilled:
     """A small student of a graph, with a teacher and without one; the one with the best validation MRR is kept.
@@ -104,11 +109,16 @@ def distil(
         stages, epochs, seed, device: as `recipes.distillation`, or `recipes.few_bits`, which has one stage; their
             epochs where None.
         precision: of the student's file.
+        time: seconds, or a text as "30min", for a search for the settings of teacher and students, few bits only
+            (`search`); None: none. What was spent counts, so that the same call goes on, and more time adds to it.
+        shapes: dimension, precision and rank of other students that the search may choose.
         progress: True or False for a bar of all runs and one of each; None: in a terminal, else lines of the log.
     Raises:
         KgdistilError: one line that says what to do.
     """
     check_precision(precision)
+    seconds = search_seconds(time, precision, teacher, teacher_lists)
+    teacher_dim = teacher_dim if seconds is None else dim
     notes = list(graph.notes)
     if isinstance(teacher, str | Path) and os.path.exists(teacher):  # Path.exists raises for long names
         how: dict[str, Any] = {"model": model, "trust_pickle": trust_pickle, **(teacher_options or {})}
@@ -147,14 +157,19 @@ def distil(
     if coded:
         size = min(512, batch_size(graph))
         more = scale.settings(graph, model, dim, "softmax")
+        shared |= {"batch_size": size}
         taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
-        recipe = recipes.few_bits(
-            **shared, group=GROUPS[precision], rank=rank, batch_size=size, lists=taught, more=more
-        )
+        recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, lists=taught, more=more)
     else:
         own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)
         more = scale.settings(graph, model, teacher_dim, "cross-entropy")
         recipe = recipes.distillation(**shared, teacher_dim=teacher_dim, stages=stages, batch_size=own, more=more)
+    searched = None
+    if seconds is not None:
+        from kgdistil.distillation.search import search
+
+        searched = search(graph, shared, [(dim, precision, rank), *shapes], seconds, progress)
+        recipe = searched.recipe
     last, further = list(recipe.configs)[-1], {}
     if softmax_epochs and not coded:
         more = scale.settings(graph, model, teacher_dim, "softmax")
@@ -182,6 +197,7 @@ def distil(
     )
     kept = runs[chosen]
     weights = kept.load(graph)
+    precision = PRECISION_OF[kept.config.group] if coded else precision  # a search may have chosen another
     if chosen.endswith(LISTS) and weights.distance and has_probabilities(weights):
         weights = calibrated(weights, graph)  # a softmax says nothing about where the score has its zero
     only = ("float32", precision) if scale.large(graph) else ()
@@ -199,9 +215,10 @@ def distil(
         "precisions": table.to_dict("records"),
         "notes": notes,
     }
+    about |= {"search": searched.told} if searched else {}
     student = Labelled(quantised(weights, precision), graph, precision, kept.id, about)
     student.calibrate()
-    return Distilled(student, runs, chosen, verdict, gain, low, high, p)
+    return Distilled(student, runs, chosen, verdict, gain, low, high, p, searched.trials if searched else [])
 
 
 def found(low: float, high: float, triples: int) -> str:

@@ -22,7 +22,7 @@ from kgdistil.graphs.lists import Lists
 from kgdistil.graphs.queries import queries_of
 from kgdistil.models import KGEModel, build_model
 from kgdistil.training.engine import make_engine
-from kgdistil.training.loop import Shown
+from kgdistil.training.loop import Progress, Shown
 
 log = logging.getLogger("kgdistil")
 STEPS, RANKED = 16, 256  # so many steps of an epoch and ranked triples say what all of them cost
@@ -113,7 +113,7 @@ class Whole(tqdm):
             total=self.expected, desc=about(self.expected), disable=disable, leave=False, bar_format=layout
         )
 
-    def run(self, run: str, **options: Any) -> tqdm:
+    def run(self, run: str, _: Progress, **options: Any) -> tqdm:
         """The bar of one run, with what tqdm takes."""
         for before in list(self.ahead)[: list(self.ahead).index(run)]:
             self.ahead[before] = 0

@@ -44,7 +44,7 @@ CHECKPOINT, CHECKPOINT_SECONDS = "checkpoint.safetensors", 30.0  # how much work
 WRITING, LONGEST = 0.05, 8  # the share of the time that may go into large ones, so that up to 8 × as much may be lost
 BAR = "{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} epochs, {elapsed}<{remaining}{postfix}"
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and the rest
-Shown = bool | Callable[..., tqdm] | None  # what makes a bar, of a run's id and what tqdm takes; or see `run`
+Shown = bool | Callable[..., tqdm] | None  # what makes a bar, of run id, `Progress` and what tqdm takes; or see `run`
 
 
 @dataclass
@@ -99,13 +99,12 @@ def run(
 
     Args:
         graph: the data set where it is loaded already.
-        progress: True or False for a bar, None for one in a terminal only, or what makes one (`Shown`).
+        progress: True or False for a bar, None for one in a terminal only, or what makes one (`Shown`); it may raise.
         save_ranks: keep the test ranks beside the record, for significance tests.
         again: train even if a record and weights exist.
     Raises:
         ConfigError, CheckpointError, DataError, DeviceError: with one line that says what to do.
-        BusyError: another process is training this very run.
-        KgdistilError: training diverged.
+        ConfigError: training diverged. BusyError: another process is training this very run.
     """
     graph = load(config.dataset) if graph is None else graph
     own = records.is_own(config.dataset)
@@ -193,9 +192,9 @@ def train(
 
         engine.between = keep
         name = f"{config.model} {config.dim} {config.role}"  # its id would leave the bar no room
-        options = {"desc": name, "total": config.epochs, "initial": state.epoch, "bar_format": BAR}
+        given = {"desc": name, "total": config.epochs, "initial": state.epoch, "bar_format": BAR}
         hidden = None if progress is None else not progress
-        with progress(config.run_id, **options) if callable(progress) else tqdm(**options, disable=hidden) as bar:
+        with progress(config.run_id, state, **given) if callable(progress) else tqdm(**given, disable=hidden) as bar:
             while not state.finished:
                 at = time.monotonic()
                 losses = advance(engine, state)
@@ -229,7 +228,7 @@ def advance(engine: Engine, state: Progress) -> dict[str, float]:
     """One epoch: the learning rate of its last step ("lr") and its mean losses.
 
     Raises:
-        KgdistilError: a loss is not finite.
+        ConfigError: a loss is not finite.
     """
     config = engine.config
     rates = learning_rates(config, config.lr, state, engine.steps)
@@ -238,7 +237,7 @@ def advance(engine: Engine, state: Progress) -> dict[str, float]:
     state.epoch += 1
     if not all(math.isfinite(x) for x in losses.values()):
         hint = f"lower the learning rate (lr is {config.lr})"
-        raise KgdistilError(f"{config.run_id}: the loss of epoch {state.epoch} is not finite; {hint}")
+        raise ConfigError(f"{config.run_id}: the loss of epoch {state.epoch} is not finite; {hint}")
     return {"lr": float(rates[-1]), **losses}
 
 
