@@ -13,7 +13,7 @@ from kgdistil.evaluation import KnownTriples, Ranks, rank
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, epoch_order, stream
 from kgdistil.students.predict import top
-from kgdistil.training import reference
+from kgdistil.training import adam, reference
 from kgdistil.training.base import Engine
 from kgdistil.training.reference import ReferenceEngine
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
@@ -75,8 +75,10 @@ class IntegersRead(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_step_reads_no_index_on_the_host(tiny_graph):
+@pytest.mark.parametrize("enough", [0, 8])
+def test_a_step_reads_no_index_on_the_host(tiny_graph, monkeypatch, enough):
     """What the host reads while a step is captured would be frozen into every replay; CUDA refuses it."""
+    monkeypatch.setattr(adam, "ENOUGH", enough)  # rows alone, or whole tables
     engine = make_engine("cpu", "RotatE", tiny_graph)
     with IntegersRead() as integers:
         engine.step(64)
@@ -101,8 +103,10 @@ def test_gradients_equal_the_cpus(name, norm, loss, stage, tiny_graph):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("enough", [0, 8])
 @pytest.mark.parametrize("name", MODELS)
-def test_weights_equal_the_cpus_after_epochs(name, tiny_graph):
+def test_weights_equal_the_cpus_after_epochs(name, enough, tiny_graph, monkeypatch):
+    monkeypatch.setattr(adam, "ENOUGH", enough)
     engines = [make_engine(device, name, tiny_graph) for device in ("cpu", "cuda")]
     cpu, cuda = (run(engine, 3, rate=0.01) for engine in engines)
     assert cuda[-1] == pytest.approx(cpu[-1], rel=1e-4, abs=1e-9)
@@ -141,9 +145,11 @@ def warmed_up(step: Callable[[], None], undo: Callable[[], None]) -> OnTheSpot:
     return OnTheSpot(step)
 
 
+@pytest.mark.parametrize("enough", [0, 8])
 @pytest.mark.parametrize("name", [*MODELS, "low rank"])
-def test_the_warm_up_of_a_capture_leaves_no_trace(name, tiny_graph, monkeypatch):
+def test_the_warm_up_of_a_capture_leaves_no_trace(name, enough, tiny_graph, monkeypatch):
     """Whatever a step changes is put back, the map that the entities of a low rank share included."""
+    monkeypatch.setattr(adam, "ENOUGH", enough)
     monkeypatch.setattr(reference, "capture", warmed_up)
     eager, replayed = (make_engine("cpu", name, tiny_graph) for _ in range(2))
     replayed.take = replayed.replay
@@ -153,9 +159,11 @@ def test_the_warm_up_of_a_capture_leaves_no_trace(name, tiny_graph, monkeypatch)
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("enough", [0, 8])
 @pytest.mark.parametrize("name", [*MODELS, "low rank"])
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_replayed_steps_equal_eager_ones(name, stage, tiny_graph):
+def test_replayed_steps_equal_eager_ones(name, stage, enough, tiny_graph, monkeypatch):
+    monkeypatch.setattr(adam, "ENOUGH", enough)
     eager, replayed = (make_engine("cuda", name, tiny_graph, stage=stage) for _ in range(2))
     eager.take = eager.step
     losses = [run(engine, 4, rate=0.01) for engine in (eager, replayed)]

@@ -28,7 +28,7 @@ class Engine:
         self.weights: dict[str, float | None] = {}
         self.begin(0)
         self.moments: dict[str, Tensor] = {}
-        self.between: Callable[[], object] = lambda: None  # called where an epoch may be left and gone on with
+        self.between: Callable[[], object] = lambda: None  # called where `state` is enough to go on within an epoch
 
     @property
     def steps(self) -> int:

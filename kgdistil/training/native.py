@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,6 @@ class NativeEngine(Engine):
     """`reference.ReferenceEngine`, compiled: same arguments, same numbers up to rounding.
 
     Its sums do not depend on the number of threads, but for the losses that it reports.
-
-    Args:
-        student, teacher: float32 models on the CPU, updated in place; `teacher` may be None.
-        triples: int64 [n, 3], the training triples.
-        config: loss margin or cross-entropy; stage 2 trains the teacher too.
     """
 
     @staticmethod
@@ -40,11 +36,9 @@ class NativeEngine(Engine):
         self.keys = TripleSet(triples, student.num_entities, student.num_relations).keys
         # one bit for each hashed key answers most questions; 48 bits a triple keep false alarms near 2 %
         self.bitmap_bits = max(10, (48 * len(triples) - 1).bit_length())
-        place = (self.keys * GOLDEN) >> (64 - self.bitmap_bits)
-        place = place & ((1 << self.bitmap_bits) - 1)
         bits = torch.zeros(1 << self.bitmap_bits, dtype=torch.bool)
-        bits[place] = True
-        self.bitmap = pack_bits(bits)
+        bits[((self.keys * GOLDEN) >> (64 - self.bitmap_bits)) & ((1 << self.bitmap_bits) - 1)] = True
+        self.bitmap = torch.from_numpy(np.packbits(bits.numpy(), bitorder="little").view("int64"))
         self.libraries = {role: train_library(model) for role, model in self.models.items()}
         for role, model in self.trained.items():
             for table, x in model.named_parameters():
@@ -54,60 +48,33 @@ class NativeEngine(Engine):
     def learner(self, role: str, rates: Tensor) -> Learner:
         """A model and its moments as train.cpp takes them; rates: float64 [steps], which must outlive the call."""
         model = self.models[role]
-        return Learner(
-            ops=self.libraries[role].kgd_ops(),
-            entity=pointer(model.entities.data),
-            relation=pointer(model.relations.data),
-            **{
-                f"{field}_{part}": pointer(self.moments.get(f"{role}.{table}.{part}"))
-                for field, table in (("entity", "entities"), ("relation", "relations"))
-                for part in ("m", "v")
-            },
-            num_entities=model.num_entities,
-            num_relations=model.num_relations,
-            rates=pointer(rates),
-            offset=model.offset if model.distance else 0.0,
-            scale=torch.pi / model.range if isinstance(model, RotatE) else 1.0,
-            penalty=self.config.penalty,
-            trained=role in self.trained,
-            weight=self.weights[role],
-        )
+        given: dict[str, Any] = {
+            f"{field}_{part}": pointer(self.moments.get(f"{role}.{table}.{part}"))
+            for field, table in (("entity", "entities"), ("relation", "relations"))
+            for part in ("m", "v")
+        }
+        given |= {"entity": pointer(model.entities.data), "relation": pointer(model.relations.data)}
+        given |= {"num_entities": model.num_entities, "num_relations": model.num_relations, "rates": pointer(rates)}
+        given |= {"offset": model.offset if model.distance else 0.0, "penalty": self.config.penalty}
+        given |= {"scale": torch.pi / model.range if isinstance(model, RotatE) else 1.0}
+        given |= {"trained": role in self.trained, "weight": self.weights[role]}
+        return Learner(ops=self.libraries[role].kgd_ops(), **given)
 
     def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
-        """Run epoch number `epoch` (from 0); rates: float64 [steps], the learning rate of each step.
-
-        Returns the epoch's mean losses: student_soft, student_hard, teacher_soft, teacher_hard, penalty.
-        """
         self.begin(epoch)
         config = self.config
         given = {"student": rates, "teacher": rates if teacher_rates is None else teacher_rates}
         kept = {role: given[role].double().contiguous() for role in self.models}
         learners = {role: self.learner(role, kept[role]) for role in self.models}
-        call = Epoch(
-            triples=pointer(self.triples),
-            n=len(self.triples),
-            first_step=epoch * self.steps,
-            keys=pointer(self.keys),
-            num_keys=len(self.keys),
-            bitmap=pointer(self.bitmap),
-            bitmap_bits=self.bitmap_bits,
-            batch=min(config.batch_size, len(self.triples)),  # working memory is made for a whole batch
-            k=config.negatives,
-            margin_loss=config.loss == "margin",
-            weighting=("sum", "mean", "self-adversarial").index(config.weighting),
-            threads=threads(),
-            seed=config.seed % (1 << 64),
-            epoch=epoch,
-            margin=config.gamma,
-            temperature=config.temperature,
-            student=ctypes.pointer(learners["student"]),
-            teacher=ctypes.pointer(learners["teacher"]) if "teacher" in learners else None,
-        )
+        call = Epoch(triples=pointer(self.triples), n=len(self.triples), first_step=epoch * self.steps, epoch=epoch)
+        call.keys, call.num_keys = pointer(self.keys), len(self.keys)
+        call.bitmap, call.bitmap_bits = pointer(self.bitmap), self.bitmap_bits
+        call.batch = min(config.batch_size, len(self.triples))  # working memory is made for a whole batch
+        call.k, call.threads, call.seed = config.negatives, threads(), config.seed % (1 << 64)
+        call.margin_loss, call.margin, call.temperature = config.loss == "margin", config.gamma, config.temperature
+        call.weighting = ("sum", "mean", "self-adversarial").index(config.weighting)
+        call.student = ctypes.pointer(learners["student"])
+        call.teacher = ctypes.pointer(learners["teacher"]) if "teacher" in learners else None
         self.libraries["student"].kgd_epoch(ctypes.byref(call))
         self.phases = dict(zip(("sample", "bucket", "loss", "update"), call.phases, strict=True))  # seconds
         return dict(zip(PARTS, call.losses, strict=True))
-
-
-def pack_bits(bits: Tensor) -> Tensor:
-    """bool [n], n a multiple of 64, as int64 [n / 64], bit i of word w being entry 64·w + i."""
-    return torch.from_numpy(np.packbits(bits.numpy(), bitorder="little").view("int64"))

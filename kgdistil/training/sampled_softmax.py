@@ -40,8 +40,7 @@ class SampledSoftmaxEngine(Engine):
     """KvsAll and sampled softmax, by Adagrad.
 
     Args:
-        student, teacher: models on one device, updated in place; `teacher` may be None.
-        triples: int64 [n, 3], the training triples.
+        student, teacher: as `Engine`; triples: int64 [n, 3], the training triples.
         config: loss softmax; `negatives` is k, `group` the floats that share a codebook, of the student alone.
     """
 
@@ -93,10 +92,6 @@ class SampledSoftmaxEngine(Engine):
         return {**self.trained, "student": with_entities(student, rows)}
 
     def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
-        """Run epoch number `epoch` (from 0), or what is left of it; rates: float64 [steps], of each step.
-
-        Returns the epoch's mean losses for a triple: student_soft, student_hard, teacher_soft, teacher_hard, penalty.
-        """
         self.begin(epoch)
         seed, order = self.config.seed, epoch_order(self.config.seed, epoch, self.samples, self.device)
         given = {"student": rates.tolist(), "teacher": (rates if teacher_rates is None else teacher_rates).tolist()}
