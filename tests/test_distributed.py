@@ -155,6 +155,24 @@ def test_a_killed_rank_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["same"] == 1 and found["times"][0]["restarts"] == 1, found
 
 
+def test_quality_is_written_beside_the_other_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def done(command: list[str], folder: Path, threads: int = 1) -> dict:
+        ranks, seed = "torch.distributed.run" in command, int(command[command.index("--seed") + 1])
+        assert threads == (1 if ranks else 2) and command[command.index("--final-sample") + 1] == "7"
+        return {"test": {"both": {"mrr": 0.3 + 0.01 * seed + 0.002 * ranks}}, "graph": {"sha256": "0"}}
+
+    monkeypatch.setattr(bench, "done", done)
+    path = tmp_path / "distributed.json"
+    path.write_text('{"kills": 1}')
+    few = ["quality", "--graph", "g/umls.tsv", "--seeds", "3", "--sample", "7", "-o", str(path)]
+    assert bench.main(few) == 0
+    report = json.loads(path.read_text())
+    assert report["kills"] == 1 and len(report["quality/umls"]["commit"]) == 40
+    found = report["quality/umls"]["found"]
+    assert found["two_less_one"] == pytest.approx(0.002) and found["graph"] == {"name": "umls", "sha256": "0"}
+    assert found["sd_of_seeds"] == pytest.approx({"one_process": 0.01, "two_ranks": 0.01})
+
+
 def test_one_process_needs_no_torchrun(umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))

@@ -20,6 +20,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -351,16 +352,23 @@ def speed(folder: Path, graph: str) -> dict[str, Any]:
     return {"graph": graph, "triples_a_second": found, "ratio": round(two / one, 3)}
 
 
-def quality(folder: Path, graph: str, seeds: int, epochs: int) -> dict[str, Any]:
-    """Test MRR by seed, of one process and of two ranks."""
-    rows = []
-    for seed in range(seeds):
-        arguments = flags(graph, {**USUAL, "epochs": epochs, "check_every": epochs, "seed": seed})
+def quality(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Test MRR by seed, of one process and of two ranks, and how far apart they are beside what seeds are apart."""
+    settings = {**USUAL, "epochs": options.epochs, "check_every": options.epochs}
+    settings |= {"check_sample": options.sample, "final_sample": options.sample}
+    rows, sizes = list[dict[str, Any]](), dict[str, Any]()
+    for seed in range(options.seeds):
+        arguments = flags(options.graph, {**settings, "seed": seed})
         one = done([sys.executable, *arguments], folder / f"one{seed}", 2)
         two = done(ranks_of(2, arguments), folder / f"two{seed}")
         rows.append({"seed": seed, "one_process": one["test"]["both"]["mrr"], "two_ranks": two["test"]["both"]["mrr"]})
+        sizes = one["graph"]
         print(rows[-1], flush=True)
-    return {"graph": graph, "epochs": epochs, "rows": rows}
+    mrr = {name: [row[name] for row in rows] for name in ("one_process", "two_ranks")}
+    apart: dict[str, Any] = {"two_less_one": statistics.mean(mrr["two_ranks"]) - statistics.mean(mrr["one_process"])}
+    if len(rows) > 1:
+        apart["sd_of_seeds"] = {name: statistics.stdev(x) for name, x in mrr.items()}
+    return {"graph": {"name": Path(options.graph).stem, **sizes}, "config": settings, "rows": rows, **apart}
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], Any]] = {
@@ -369,7 +377,7 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], Any]] = {
     "kills": lambda folder, options: kill_ranks(folder, options.kills),
     "hosts": lambda folder, _: use_hosts(folder),
     "speed": lambda folder, options: speed(folder, options.graph),
-    "quality": lambda folder, options: quality(folder, options.graph, options.seeds, options.epochs),
+    "quality": quality,
 }
 
 
@@ -388,6 +396,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--graph", default="wn18rr", help="for speed and quality")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20, help="for quality")
+    parser.add_argument("--sample", type=int, default=0, help="for quality, ranked triples; 0: all")
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(PARTS):
         raise ConfigError(f"unknown part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
@@ -404,7 +413,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "load_average": load_,
             }
             about |= {"device": records.describe_device("cpu"), **records.provenance()}
-            name = f"{part}/{options.graph}" if part in ("speed", "quality") else part
+            name = f"{part}/{Path(options.graph).stem}" if part in ("speed", "quality") else part
             report[name] = {**about, "found": found}
             print(json.dumps({name: found}, indent=1), flush=True)
             write_json(path, report)
