@@ -36,6 +36,7 @@ EXIT_CODES = "Exit codes: 0 done, 1 an error that the last line explains, 2 a wr
 
 
 WORDS = {  # what a table of runs calls them
+    "rounded": "the teacher's own numbers in as few bytes as the student's",
     "no-DS": "the student trained alone",
     "stage 1": "trained by a teacher that stays as it is",
     "stage 2": "both go on, and the teacher learns too",

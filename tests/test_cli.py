@@ -331,7 +331,9 @@ def test_a_student_of_few_bits_in_one_command(triples: Path, tmp_path: Path, mea
     result = call("distill", triples, "--budget", "650B", "--epochs", 2, "-o", tmp_path / "s", "--json")
     told = json.loads(result.stdout)
     assert (told["dim"], told["precision"]) == (8, "2bit") and "kept 80% of" in told["expected"]
-    assert {row["model"] for row in told["metrics"]} == {"teacher", "no-DS", "stage 1"}
+    assert [row["model"] for row in told["metrics"]] == ["teacher", "rounded", "no-DS", "stage 1"]
+    again = call("distill", triples, "--budget", "650B", "--epochs", 2, "-o", tmp_path / "s")
+    assert "rounded: the teacher's own numbers" in again.stdout
     assert {row["dim"] for row in told["metrics"]} == {8} and "validation MRR" in told["verdict"]
     student = load_student(tmp_path / "s")
     by = {row["precision"]: row["mrr"] for row in told["precisions"]}
@@ -357,7 +359,9 @@ def test_a_student_of_few_bits_in_one_command(triples: Path, tmp_path: Path, mea
 def test_a_student_of_low_rank_in_one_command(triples: Path, tmp_path: Path) -> None:
     given = ["--dim", 8, "--teacher-dim", 8, "--precision", "2bit", "--rank", 4]
     result = call("distill", triples, *given, "--epochs", 2, "-o", tmp_path / "s", "--json")
-    assert {row["model"] for row in json.loads(result.stdout)["metrics"]} == {"teacher", "no-DS", "stage 1"}
+    rows = {row["model"]: row for row in json.loads(result.stdout)["metrics"]}
+    assert rows.keys() == {"teacher", "rounded", "no-DS", "stage 1"}
+    assert rows["rounded"]["bytes per entity"] == rows["stage 1"]["bytes per entity"] == 1
     student = load_student(tmp_path / "s")
     assert (student.model, student.rank, student.precision) == ("LowRankComplEx", 4, "2bit")
     assert student.card().startswith("# LowRankComplEx of dimension 8 and rank 4 on ")

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from kgdistil.compress.packing import quantised
 from kgdistil.config import make_config
 from kgdistil.distillation import scale
 from kgdistil.distillation.budget import plan, shared_bytes
 from kgdistil.distillation.distil import distil
 from kgdistil.errors import ConfigError
+from kgdistil.evaluation import evaluate
 from kgdistil.graph import Graph
 
 
@@ -64,11 +66,17 @@ def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.
         assert (run.config.accumulators, run.config.answers) == ("number", 256)
         assert run.record["curve"][-1]["valid_mrr_se"] > 0
     assert list(done.precisions["precision"]) == ["float32", "1bit"]
+    rounded = evaluate(quantised(done.runs["teacher"].load(graph), "1bit"), graph, sample=200).metrics()["both"]
+    assert list(done.comparison.index) == ["teacher", "rounded", "no-DS", "stage 1"]
+    told, whole = done.comparison.loc["rounded"], done.comparison.loc["teacher"]
+    assert told["bytes per entity"] == done.comparison.loc["no-DS"]["bytes per entity"] == 4
+    assert told["parameters"] == whole["parameters"] and told["MRR"] == f"{rounded['mrr']:.3f}" != whole["MRR"]
     assert "over 200 triples" in done.verdict and done.low <= done.gain <= done.high
     again = distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
     assert {name: run.id for name, run in again.runs.items()} == {name: run.id for name, run in done.runs.items()}
     small = distil(graph, dim=4, precision="int8", teacher_dim=8, epochs=1, softmax_epochs=1, progress=False)
     assert {run.config.final_sample for run in small.runs.values()} == {200}
+    assert list(small.comparison.index) == list(small.runs), "a teacher of other dimensions cannot be a student"
 
 
 def test_bytes_of_an_entity_are_a_budget(umls: Graph) -> None:
@@ -121,6 +129,7 @@ def test_what_cannot_fit_is_refused_in_one_line_with_what_would() -> None:
 
 MEASURE = """
 import gc, json, sys, torch
+from kgdistil.compress.packing import quantised
 from kgdistil.config import make_config
 from kgdistil.distillation import scale
 from kgdistil.graph import Graph

@@ -17,8 +17,9 @@ import torch
 
 from kgdistil import records
 from kgdistil.checkpoint import load_model, save_model
+from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.packing import GROUPS, check_precision, quantised
-from kgdistil.compress.size import PRECISION_OF
+from kgdistil.compress.size import PRECISION_OF, entity_bytes
 from kgdistil.distillation import recipes, scale
 from kgdistil.distillation.budget import Shape, search_seconds
 from kgdistil.distillation.progress import together
@@ -29,13 +30,14 @@ from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.importers import import_teacher
 from kgdistil.graphs.lists import read_lists
-from kgdistil.models import KGEModel, RotatE
+from kgdistil.models import ComplEx, KGEModel, RotatE
 from kgdistil.students.labelled import Labelled
 from kgdistil.students.precisions import compare_precisions
 from kgdistil.students.predict import has_probabilities
 from kgdistil.training.loop import Run, resolve, run
 
 log = logging.getLogger("kgdistil")
+METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
 LEAST = 6  # validation triples for a claim: of five, even a sign test (2 · ½⁵) leaves more than 5 % to chance
 
 
@@ -59,8 +61,16 @@ class Distilled:
 
     @property
     def comparison(self) -> pd.DataFrame:
-        """One row for each run: dim, bytes per entity, MRR, Hits@1, Hits@3 and Hits@10 on the test split."""
-        return recipes.table(self.runs)
+        """One row for each run: dim, bytes per entity, MRR, Hits@1, Hits@3 and Hits@10 on the test split.
+
+        Where the student has as many dimensions as its teacher, the teacher's numbers are ranked at the student's
+        precision, too: "rounded".
+        """
+        rows = {}
+        for row in self.student.about["metrics"]:
+            done = self.runs[row["model"] if row["model"] in self.runs else "teacher"]
+            rows[row["model"]] = recipes.row(done, row["bytes per entity"], row)
+        return pd.DataFrame.from_dict(rows, orient="index")
 
     @property
     def precisions(self) -> pd.DataFrame:
@@ -196,8 +206,14 @@ def distil(
         f"{len(first)} triples; the {which} one is kept"
     )
     kept = runs[chosen]
-    weights = kept.load(graph)
     precision = PRECISION_OF[kept.config.group] if coded else precision  # a search may have chosen another
+    metrics = [
+        {"model": name, "dim": done.config.dim, "bytes per entity": recipes.bytes_per_entity(done.config)}
+        | {metric: done.test(metric) for metric in METRICS}
+        for name, done in runs.items()
+    ]
+    metrics[1:1] = _rounded(runs, kept, precision, graph, known)
+    weights = kept.load(graph)
     if chosen.endswith(LISTS) and weights.distance and has_probabilities(weights):
         weights = calibrated(weights, graph)  # a softmax says nothing about where the score has its zero
     only = ("float32", precision) if scale.large(graph) else ()
@@ -207,11 +223,7 @@ def distil(
         "chosen": chosen,
         "verdict": verdict,
         "gain": {"gain": gain, "low": low, "high": high, "p": p},
-        "metrics": [
-            {"model": name, "dim": done.config.dim, "bytes per entity": recipes.bytes_per_entity(done.config)}
-            | _metrics(done)
-            for name, done in runs.items()
-        ],
+        "metrics": metrics,
         "precisions": table.to_dict("records"),
         "notes": notes,
     }
@@ -271,5 +283,21 @@ def _keep(teacher: KGEModel, graph: Graph) -> Path:
     return folder
 
 
-def _metrics(run: Run) -> dict[str, float]:
-    return {name: run.test(name) for name in ("mrr", "hits@1", "hits@3", "hits@10")}
+def _rounded(
+    runs: Mapping[str, Run], kept: Run, precision: str, graph: Graph, known: KnownTriples
+) -> list[dict[str, Any]]:
+    """The teacher's own numbers at the student's precision, and of its low rank: what bytes buy without training.
+
+    A row of metrics on the test split; none where the student has other dimensions, or no model as teacher.
+    """
+    if "teacher" not in runs or runs["teacher"].config.dim != kept.config.dim or precision == "float32":
+        return []
+    teacher, rank = runs["teacher"].load(graph), kept.config.rank
+    if recipes.family(teacher) != kept.config.model or (teacher.rank not in (0, rank)):
+        return []
+    if rank and not teacher.rank and isinstance(teacher, ComplEx):
+        teacher = low_rank(teacher, rank, kept.config.seed)
+    width, ranked = teacher.entities.shape[1], kept.config.final_sample
+    both = evaluate(quantised(teacher, precision), graph, known=known, sample=ranked).metrics()["both"]
+    row = {"model": "rounded", "dim": teacher.dim, "bytes per entity": int(entity_bytes(width, precision))}
+    return [row | {metric: both[metric] for metric in METRICS}]

@@ -303,13 +303,11 @@ def bytes_per_entity(config: RunConfig) -> int:
 
 def table(runs: Mapping[str, Run]) -> pd.DataFrame:
     """One row for each run: sizes, and filtered metrics on the test split, both sides."""
-    rows = {}
-    for name, done in runs.items():
-        metrics = done.record["test"]["both"]
-        rows[name] = {
-            "dim": done.config.dim,
-            "parameters": f"{done.record['parameters']:,}",
-            "bytes per entity": bytes_per_entity(done.config),
-            **{label: f"{metrics[label.lower()]:.3f}" for label in ("MRR", "Hits@1", "Hits@3", "Hits@10")},
-        }
+    rows = {name: row(done, bytes_per_entity(done.config), done.record["test"]["both"]) for name, done in runs.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def row(done: Run, size: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """A row of `table`, of a run's sizes but for the bytes of an entity."""
+    sizes = {"dim": done.config.dim, "parameters": f"{done.record['parameters']:,}", "bytes per entity": size}
+    return sizes | {label: f"{metrics[label.lower()]:.3f}" for label in ("MRR", "Hits@1", "Hits@3", "Hits@10")}
