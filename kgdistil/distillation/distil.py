@@ -20,10 +20,10 @@ from kgdistil.checkpoint import load_model, save_model
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.packing import GROUPS, check_precision, quantised
 from kgdistil.compress.size import PRECISION_OF, entity_bytes
-from kgdistil.distillation import recipes, scale
+from kgdistil.distillation import recipes, rule, scale
 from kgdistil.distillation.budget import Shape, search_seconds
 from kgdistil.distillation.progress import together
-from kgdistil.distillation.recipes import LISTS
+from kgdistil.distillation.recipes import LISTS, Recipe
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate
@@ -34,7 +34,7 @@ from kgdistil.models import ComplEx, KGEModel, RotatE
 from kgdistil.students.labelled import Labelled
 from kgdistil.students.precisions import compare_precisions
 from kgdistil.students.predict import has_probabilities
-from kgdistil.training.loop import Run, resolve, run
+from kgdistil.training.loop import Run, Shown, resolve, run
 
 log = logging.getLogger("kgdistil")
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
@@ -156,7 +156,7 @@ def distil(
     if model is None:
         model = recipes.family(given) if given is not None else "ComplEx" if coded else "RotatE"
     shared: dict[str, Any] = {
-        "dataset": graph.name if graph.name in NAMES else f"{graph.name or 'graph'}-{graph.sha256[:8]}",
+        "dataset": dataset_of(graph),
         "model": model,
         "dim": dim,
         "seed": seed,
@@ -167,7 +167,7 @@ def distil(
     if coded:
         size = min(512, batch_size(graph))
         more = scale.settings(graph, model, dim, "softmax")
-        shared |= {"batch_size": size}
+        shared |= {"batch_size": size, "fitted": {} if lists else rule.defaults(graph, model, epochs)}
         taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
         recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, lists=taught, more=more)
     else:
@@ -187,6 +187,7 @@ def distil(
     if line := scale.check_memory(recipe.configs | further, graph):
         log.info("memory: %s", line)
     with together(recipe.configs | further, graph, lists or given, progress) as shown:
+        expected = predicted(recipe, graph, shown) if coded else None
         runs = recipe.run(graph, shown)
         runs |= {name: run(config, graph, progress=shown) for name, config in further.items()}
     valid = {name: done.record["valid"]["both"]["mrr"] for name, done in runs.items()}
@@ -228,9 +229,31 @@ def distil(
         "notes": notes,
     }
     about |= {"search": searched.told} if searched else {}
+    about |= {"predicted": expected} if expected else {}
     student = Labelled(quantised(weights, precision), graph, precision, kept.id, about)
     student.calibrate()
     return Distilled(student, runs, chosen, verdict, gain, low, high, p, searched.trials if searched else [])
+
+
+def predicted(recipe: Recipe, graph: Graph, shown: Shown) -> dict[str, float] | None:
+    """What its own teacher, trained and rounded, says about a student before it is trained; None without a rule.
+
+    Returns:
+        rounded: the share of its validation MRR that the teacher keeps when its numbers are rounded as the student's;
+        share: what the student is expected to keep of it.
+    """
+    known = rule.rule()
+    if known is None or recipe.teacher is None or recipe.stage1.rank:
+        return None
+    done = recipe.step("teacher", graph, shown)
+    rounded = quantised(done.load(graph), PRECISION_OF[recipe.stage1.group])
+    found = evaluate(rounded, graph, "valid", sample=done.config.final_sample).metrics()["both"]["mrr"]
+    kept = found / max(done.record["valid"]["both"]["mrr"], 1e-9)
+    share = rule.share(rule.figures(graph), kept, known)
+    log.info(
+        "rounded, the teacher keeps %.0f%% of its MRR; its student is expected to keep %.0f%%", 100 * kept, 100 * share
+    )
+    return {"rounded": round(kept, 4), "share": round(share, 4)}
 
 
 def found(low: float, high: float, triples: int) -> str:
@@ -238,6 +261,11 @@ def found(low: float, high: float, triples: int) -> str:
     if triples < LEAST or low <= 0 <= high:
         return "no significant difference between the students with and without a teacher"
     return "the teacher helped" if low > 0 else "a student trained without a teacher does better here"
+
+
+def dataset_of(graph: Graph) -> str:
+    """A graph's name in a run's config: one of one's own is told from others of that name."""
+    return graph.name if graph.name in NAMES else f"{graph.name or 'graph'}-{graph.sha256[:8]}"
 
 
 def batch_size(graph: Graph) -> int:

@@ -197,6 +197,7 @@ def few_bits(
     batch_size: int = 512,
     lists: str = "",
     more: Mapping[str, Any] | None = None,
+    fitted: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Recipe:
     """The recipe of a student of few bits, as on the frontier: as many floats as its teacher, `group` of them in four
     bits, trained through the rounding on whole lists of candidates (`lists`), from the teacher and alone.
@@ -226,23 +227,22 @@ def few_bits(
     }
     epochs = make_config(**shared, epochs=epochs).epochs
     half = -(-epochs // 2)
-    coded = {**shared, "group": group, "rank": rank, "check_every": max(1, half // 5)}
-    alone = make_config(**coded, lr=0.1, epochs=epochs + half, role="no-ds")
+    coded = {"group": group, "rank": rank, "check_every": max(1, half // 5)}
+
+    def part(name: str, **values: Any) -> RunConfig:
+        return make_config(**{**shared, **values, **(fitted or {}).get(name, {})})
+
+    alone = part("no-DS", **coded, lr=0.1, epochs=epochs + half, role="no-ds")
+    taught = {**coded, "role": "stage1", "alpha": alpha}
     if lists:
-        taught = make_config(**coded, lr=0.1, epochs=epochs + half, role="stage1", alpha=alpha, teacher=lists)
-        return Recipe(None, alone, taught, None)
+        return Recipe(None, alone, part("stage 1", **taught, lr=0.1, epochs=epochs + half, teacher=lists), None)
     own = None
     if not teacher:
-        penalty = {} if MODELS[make_config(**shared).model].distance else {"penalty": 0.03}
-        own = make_config(**shared, **penalty, lr=0.1, epochs=epochs, check_every=half, role="teacher")
+        penalty = {} if MODELS[alone.model].distance else {"penalty": 0.03}
+        own = part("teacher", **penalty, lr=0.1, epochs=epochs, check_every=half, role="teacher")
     name = own.run_id if own else find_teacher(teacher)
-    return Recipe(
-        own,
-        alone,
-        make_config(**coded, lr=0.05, alpha=alpha, epochs=half, role="stage1", teacher=name, student=name),
-        None,
-        None if own else name,
-    )
+    taught |= {"teacher": name, "student": name}
+    return Recipe(own, alone, part("stage 1", **taught, lr=0.05, epochs=half), None, None if own else name)
 
 
 def settings(config: RunConfig, part: str, base: dict[str, Any] | None = None) -> dict[str, Any]:

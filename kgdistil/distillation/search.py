@@ -152,7 +152,11 @@ class Search:
             shape = next(x for key, x in self.shapes.items() if value in (key, x[0]))
             config = self.recipe(shape).configs[part]
             drawn = {"lr": config.lr, "penalty": max(config.penalty, PENALTY[0])}
-            drawn |= {"relation_weight": 0.0, "alpha": config.alpha, "temperature": config.temperature}
+            drawn |= {
+                "relation_weight": config.relation_weight,
+                "alpha": config.alpha,
+                "temperature": config.temperature,
+            }
             found.append({name: value, **drawn, "epochs": min(self.epochs(part), key=lambda n: abs(n - config.epochs))})
         return found
 

@@ -1,0 +1,93 @@
+"""What a graph takes without a search, by its figures: settings, and the share of its teacher that a student keeps.
+
+rule.json lies beside this file: what searches found on graphs of different kinds, by `python -m kgdistil.paper.fitting
+fit`. Settings for another graph are those graphs' means, of which each counts the more, the nearer its figures are.
+Without the file, and for a graph known by name, whose recipes have records, there are none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kgdistil.graph import NAMES, Graph
+
+RULE = Path(__file__).with_name("rule.json")
+NONE = 1e-5  # a penalty of 0 among logarithms
+Rule = Mapping[str, Any]  # "model", "scale" (of log figures), "graphs" (figures and settings of parts), "share"
+
+
+def figures(graph: Graph) -> dict[str, float]:
+    """Those that a rule goes by."""
+    sizes = {"entities": float(graph.num_entities), "relations": float(graph.num_relations)}
+    return {**sizes, "triples per entity": len(graph.train) / graph.num_entities}
+
+
+def settings(found: Mapping[str, float], rule: Rule) -> dict[str, dict[str, Any]]:
+    """Settings of each part ("teacher", "stage 1", "no-DS") for a graph of such figures.
+
+    w_g ∝ exp(−½ Σ ((log x − log x_g) / s)²) over the figures x, s their spread among the rule's graphs.
+    """
+    graphs = list(rule["graphs"].values())
+    squares = [
+        sum((math.log(found[x] / graph["figures"][x]) / s) ** 2 for x, s in rule["scale"].items()) for graph in graphs
+    ]
+    weights = [math.exp((min(squares) - x) / 2) for x in squares]
+    return {
+        part: {name: mean(name, [graph["settings"][part][name] for graph in graphs], weights) for name in names}
+        for part, names in graphs[0]["settings"].items()
+    }
+
+
+def mean(name: str, values: Sequence[float], weights: Sequence[float]) -> float:
+    """Of a setting: where it is one of few values, the one that counts most; else the mean, or that of logarithms."""
+    if name == "relation_weight":
+        return max(values, key=lambda value: sum(w for x, w in zip(values, weights) if x == value))
+    if name == "alpha":
+        return round(float(np.average(values, weights=weights)), 2)
+    found = math.exp(np.average([math.log(max(NONE, x)) for x in values], weights=weights))
+    if name == "epochs":
+        return max(1, round(found))
+    return float(f"{found:.2g}") if found >= 2 * NONE else 0.0
+
+
+def share(found: Mapping[str, float], rounded: float, rule: Rule) -> float:
+    """The share of its teacher's MRR that a distilled student is expected to keep.
+
+    Args:
+        rounded: what the teacher keeps when its own numbers are rounded as the student's are.
+    """
+    return float(np.clip(1 - np.dot(rule["share"], lost(found, rounded)), 0, 1.1))
+
+
+def lost(found: Mapping[str, float], rounded: float) -> list[float]:
+    """What a lost share is linear in."""
+    return [1.0, 1 - rounded, math.log(found["triples per entity"])]
+
+
+def rule() -> Rule | None:
+    """What rule.json says; None where nothing was fitted."""
+    return json.loads(RULE.read_text(encoding="utf-8")) if RULE.is_file() else None
+
+
+def defaults(graph: Graph, model: str, epochs: int | None = None) -> dict[str, dict[str, Any]]:
+    """The settings that a student of few bits and its teacher take; {} for those of `recipes.few_bits`.
+
+    Args:
+        epochs: what was asked for, in place of the rule's.
+    """
+    if graph.name in NAMES or (known := rule()) is None or known["model"] != model:
+        return {}
+    return {part: checked(values, epochs) for part, values in settings(figures(graph), known).items()}
+
+
+def checked(values: dict[str, Any], epochs: int | None = None) -> dict[str, Any]:
+    """Settings as those of a run, which is validated five times; without epochs, where others were asked for."""
+    if epochs is not None:
+        return {name: value for name, value in values.items() if name != "epochs"}
+    return {**values, "check_every": max(1, values["epochs"] // 5)}

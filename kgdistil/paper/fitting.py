@@ -1,0 +1,221 @@
+"""The rule for graphs without a search (`distillation.rule`), and how it does on a graph that it was not fitted on.
+
+    python -m kgdistil.paper.fitting search GRAPH --time 2h --bytes 16   what a search finds, in results/rules/searches/
+    python -m kgdistil.paper.fitting test GRAPH                          the rule of the other graphs, in left_out/
+    python -m kgdistil.paper.fitting fit                                 rule.json, and results/rules/left_out.csv
+
+GRAPH is a known graph's name or a file of triples. A search goes on where it stopped, and one that has a record is run
+again by a longer --time. Settings and shares are fitted on validation triples alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from kgdistil import records
+from kgdistil.checkpoint import load_model
+from kgdistil.compress.packing import quantised
+from kgdistil.compress.size import GROUPS, PRECISION_OF
+from kgdistil.config import read_config
+from kgdistil.distillation import recipes, rule, scale
+from kgdistil.distillation.budget import Shape, alike, parse_time
+from kgdistil.distillation.distil import batch_size, dataset_of
+from kgdistil.distillation.search import PARTS, search
+from kgdistil.errors import ConfigError, run_command
+from kgdistil.evaluation import KnownTriples, evaluate
+from kgdistil.files import sealed, unsealed, write_json, write_text
+from kgdistil.graph import Graph
+from kgdistil.graphs.readers import read_graph
+from kgdistil.models import MODELS
+
+MODEL = "ComplEx"
+NEAR = 0.99  # trials of at least so much of the best MRR say what a graph takes
+FEWEST = 3  # graphs of which a rule can be fitted
+
+
+def folder(*names: str) -> Path:
+    return records.results_folder().joinpath("rules", *names)
+
+
+def shapes(graph: Graph, size: int) -> list[Shape]:
+    """The students of so many bytes an entity, the one of one bit a number first."""
+    return alike(graph, MODEL, (2 * size * GROUPS["1bit"] // MODELS[MODEL].entity_factor, "1bit", 0))
+
+
+def shared(graph: Graph, seed: int = 0) -> dict[str, Any]:
+    size = min(512, batch_size(graph))
+    return {"dataset": dataset_of(graph), "model": MODEL, "seed": seed, "device": "cpu", "batch_size": size}
+
+
+def about(graph: Graph, **more: Any) -> dict[str, Any]:
+    """What a record says of the graph and of how it was made."""
+    made = {"command": records.command(), "device": records.describe_device("cpu"), "threads": torch.get_num_threads()}
+    sizes = {**graph.sizes(), "sha256": graph.sha256}
+    return {
+        "dataset": dataset_of(graph),
+        "graph": sizes,
+        "figures": rule.figures(graph),
+        **more,
+        **made,
+        **records.provenance(),
+    }
+
+
+# ---- searches -------------------------------------------------------------------------------------------------------
+def searched(graph: Graph, seconds: float, size: int, progress: bool | None = None) -> dict[str, Any]:
+    """Search for students of so many bytes an entity; the record that `fit` reads, with every trial.
+
+    For each shape it has the teacher's and the student's validation MRR, and that of the teacher rounded alike.
+    """
+    with records.kept_in(records.runs_folder() / "rules"):
+        found = search(graph, shared(graph), shapes(graph, size), seconds, progress)
+        kept = [row for shape in shapes(graph, size) if (row := measured(graph, found.trials, shape))]
+        runs = found.recipe.run(graph, progress=False)
+        chosen = {
+            part: {split: run.record[split]["both"]["mrr"] for split in ("valid", "test")} for part, run in runs.items()
+        }
+    return about(graph, bytes=size, seconds=seconds, chosen=chosen, shapes=kept, trials=found.trials)
+
+
+def measured(graph: Graph, trials: list[dict[str, Any]], shape: Shape) -> dict[str, Any] | None:
+    """What the best teacher and student of a shape have; None where none was trained to its end."""
+    dim, precision, _ = shape
+    done = [row for row in trials if row["state"] == "complete" and row["config"]["dim"] == dim]
+    teachers = [row for row in done if row["part"] == "teacher"]
+    students = [row for row in done if row["part"] == "stage 1" and row["config"]["group"] == GROUPS[precision]]
+    if not teachers or not students:
+        return None
+    teacher, student = (max(rows, key=lambda row: row["valid_mrr"]) for rows in (teachers, students))
+    config = read_config(teacher["config"])
+    model = load_model(records.model_folder(config.run_id, records.is_own(config.dataset)), graph)
+    known = KnownTriples(graph.known.cpu(), graph.num_relations)
+    found = evaluate(quantised(model, precision), graph, "valid", known=known, sample=config.final_sample)
+    row = {"dim": dim, "precision": precision, "teacher": teacher["valid_mrr"], "student": student["valid_mrr"]}
+    return {**row, "rounded": found.metrics()["both"]["mrr"]}
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """The records of a folder below results/rules/."""
+    return [unsealed(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder(name).glob("*.json"))]
+
+
+# ---- the rule -------------------------------------------------------------------------------------------------------
+def fit(searches: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The rule of some graphs' searches, as `distillation.rule` reads it.
+
+    Raises:
+        ConfigError: they are of fewer than `FEWEST` graphs.
+    """
+    graphs: dict[str, list[dict[str, Any]]] = {}
+    for found in searches:
+        graphs.setdefault(found["dataset"], []).append(found)
+    if len(graphs) < FEWEST:
+        raise ConfigError(f"a rule takes the searches of {FEWEST} graphs; results/rules/searches has {len(graphs)}")
+    logs = np.log([list(found[0]["figures"].values()) for found in graphs.values()])  # [graphs, figures]
+    names = list(next(iter(graphs.values()))[0]["figures"])
+    pairs = [
+        (rule.lost(found["figures"], row["rounded"] / row["teacher"]), 1 - row["student"] / row["teacher"])
+        for several in graphs.values()
+        for found in several
+        for row in found["shapes"]
+    ]
+    terms, lost = (np.array(x) for x in zip(*pairs))
+    return {
+        "model": MODEL,
+        "scale": dict(zip(names, np.maximum(logs.std(axis=0), 0.1).round(4).tolist())),
+        "graphs": {
+            name: {"figures": several[0]["figures"], "settings": {part: taken(several, part) for part in PARTS}}
+            for name, several in graphs.items()
+        },
+        "share": np.linalg.lstsq(terms, lost, rcond=None)[0].round(6).tolist(),
+    }
+
+
+def taken(searches: list[dict[str, Any]], part: str) -> dict[str, float]:
+    """What the best trials of a part took, in their mean over a graph's searches."""
+    best = []
+    for found in searches:
+        rows = [row for row in found["trials"] if row["part"] == part and row["state"] == "complete"]
+        high = max(row["valid_mrr"] for row in rows)
+        best += [row["config"] for row in rows if row["valid_mrr"] >= NEAR * high]
+    names = ["lr", "penalty", "relation_weight", "epochs", *(["alpha", "temperature"] if part == "stage 1" else [])]
+    return {name: rule.mean(name, [config[name] for config in best], [1.0] * len(best)) for name in names}
+
+
+# ---- leaving one out ------------------------------------------------------------------------------------------------
+def left_out(graph: Graph, found: dict[str, Any], searches: list[dict[str, Any]], progress: bool | None = None) -> dict:
+    """What a graph's students come to by the rule of all other graphs, in the shape that its own search chose.
+
+    Returns:
+        A record: of each part the MRRs of the searched run and of the rule's; the share that was expected and kept.
+    """
+    known = fit(other for other in searches if other["dataset"] != found["dataset"])
+    figures = rule.figures(graph)
+    fitted = {part: rule.checked(values) for part, values in rule.settings(figures, known).items()}
+    student = next(row["config"] for row in found["trials"] if row["chosen"] and row["part"] == "stage 1")
+    given = shared(graph) | {"dim": student["dim"], "group": student["group"], "fitted": fitted}
+    recipe = recipes.few_bits(**given, more=scale.settings(graph, MODEL, student["dim"], "softmax"))
+    with records.kept_in(records.runs_folder() / "rules"):
+        runs = recipe.run(graph, progress)
+        ours = {
+            part: {split: run.record[split]["both"]["mrr"] for split in ("valid", "test")} for part, run in runs.items()
+        }
+        model, sample = runs["teacher"].load(graph), runs["teacher"].config.final_sample
+    rounded = evaluate(quantised(model, PRECISION_OF[student["group"]]), graph, "valid", sample=sample)
+    kept = rounded.metrics()["both"]["mrr"] / ours["teacher"]["valid"]
+    share = {"rounded": kept, "expected": rule.share(figures, kept, known)}
+    share |= {split: ours["stage 1"][split] / ours["teacher"][split] for split in ("valid", "test")}
+    made = {"bytes": found["bytes"], "others": sorted(known["graphs"]), "settings": fitted}
+    return about(graph, **made, searched=found["chosen"], ruled=ours, share=share)
+
+
+def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row for each graph and size that was left out: the rule's MRRs as shares of the searched ones; what a student
+    was expected to keep, and kept."""
+    found = []
+    for row in rows:
+        parts = {
+            f"{part}, {split}": row["ruled"][part][split] / row["searched"][part][split]
+            for part in PARTS
+            for split in ("valid", "test")
+        }
+        share = {f"{name} share": row["share"][key] for name, key in (("expected", "expected"), ("kept", "test"))}
+        found.append({"graph": row["dataset"], "bytes": row["bytes"], **parts, **share})
+    return pd.DataFrame(found).round(4)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kgdistil.paper.fitting", description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["search", "test", "fit"])
+    parser.add_argument(
+        "graphs", nargs="*", help="known graphs or files of triples: of a test, those that are left out"
+    )
+    parser.add_argument("--time", default="30min", help="of a search")
+    parser.add_argument("--bytes", type=int, default=16, help="of an entity of a student that is searched for")
+    given = parser.parse_args(arguments)
+    searches = read("searches")
+    if given.what == "fit":
+        write_json(rule.RULE, fit(searches))
+        write_text(folder("left_out.csv"), table(read("left_out")).to_csv(index=False))
+    for source in given.graphs:
+        graph = read_graph(source)
+        if given.what == "search":
+            record = searched(graph, parse_time(given.time), given.bytes)
+            write_json(folder("searches", f"{record['dataset']}-{given.bytes}.json"), sealed(record))
+            continue
+        for found in (found for found in searches if found["graph"]["sha256"] == graph.sha256):
+            record = left_out(graph, found, searches)
+            write_json(folder("left_out", f"{record['dataset']}-{record['bytes']}.json"), sealed(record))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

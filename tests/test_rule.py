@@ -1,0 +1,152 @@
+"""Settings by a graph's figures, and the share that a student keeps: the rule, how it is fitted, who takes it."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import kgdistil
+from kgdistil.distillation import rule
+from kgdistil.errors import ConfigError
+from kgdistil.graph import Graph
+from kgdistil.paper import fitting
+
+NEAR, FAR = ({"entities": x, "relations": 10.0, "triples per entity": 5.0} for x in (1e3, 1e6))
+KNOWN = {
+    "model": "ComplEx",
+    "scale": {"entities": 1.0, "relations": 0.5, "triples per entity": 1.0},
+    "graphs": {
+        name: {
+            "figures": figures,
+            "settings": {
+                "teacher": {"lr": lr, "penalty": penalty, "relation_weight": weight, "epochs": epochs},
+                "stage 1": {"lr": lr, "penalty": 0.0, "relation_weight": 0.0, "epochs": 4, "alpha": alpha},
+                "no-DS": {"lr": lr, "penalty": 0.0, "relation_weight": 0.0, "epochs": 6},
+            },
+        }
+        for name, figures, lr, penalty, weight, epochs, alpha in (
+            ("near", NEAR, 0.1, 0.0, 1.0, 10, 0.2),
+            ("far", FAR, 0.4, 0.1, 4.0, 40, 0.6),
+        )
+    },
+    "share": [0.02, 0.5, 0.01],
+}
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(rule, "RULE", tmp_path / "rule.json")
+
+
+def test_a_graph_like_one_that_was_searched_takes_its_settings() -> None:
+    for name, figures in (("near", NEAR), ("far", FAR)):
+        found = rule.settings(figures, KNOWN)
+        assert found == KNOWN["graphs"][name]["settings"]
+
+
+def test_a_graph_between_two_takes_what_lies_between() -> None:
+    found = rule.settings(NEAR | {"entities": math.sqrt(1e3 * 1e6)}, KNOWN)["stage 1"]
+    assert found["lr"] == 0.2 and found["alpha"] == 0.4 and found["epochs"] == 4
+    teacher = rule.settings(NEAR | {"entities": 1e3 * math.e}, KNOWN)["teacher"]
+    assert teacher["lr"] == pytest.approx(0.1, abs=0.01) and teacher["relation_weight"] == 1.0
+    nowhere = rule.settings({"entities": 1e12, "relations": 1.0, "triples per entity": 5.0}, KNOWN)
+    assert nowhere["teacher"] == KNOWN["graphs"]["far"]["settings"]["teacher"]
+
+
+def test_the_mean_of_a_setting() -> None:
+    assert rule.mean("lr", [0.1, 0.4], [1, 1]) == 0.2 and rule.mean("alpha", [0.2, 0.8], [3, 1]) == 0.35
+    assert rule.mean("relation_weight", [0.0, 1.0, 1.0], [1.5, 1, 1]) == 1.0
+    assert rule.mean("penalty", [0.0, 0.0], [1, 1]) == 0 and rule.mean("penalty", [0.0, 0.1], [1, 1]) == 0.001
+    assert rule.mean("epochs", [10, 40], [1, 1]) == 20
+
+
+def test_the_share_by_hand() -> None:
+    assert rule.share(NEAR, 0.8, KNOWN) == pytest.approx(1 - 0.02 - 0.5 * 0.2 - 0.01 * math.log(5))
+    assert rule.share(NEAR, -9.0, KNOWN) == 0 and rule.share(NEAR, 9.0, KNOWN) == 1.1
+
+
+def search_of(number: int) -> dict:
+    """A made-up search whose shares are linear in what the rule goes by."""
+    figures = {"entities": 10.0**number, "relations": number + 1.0, "triples per entity": 2.0 + number**2}
+    rows = []
+    for rounded in (0.9, 0.7):
+        lost = 0.01 + 0.4 * (1 - rounded) + 0.02 * math.log(figures["triples per entity"])
+        rows.append({"teacher": 0.5, "rounded": 0.5 * rounded, "student": 0.5 * (1 - lost)})
+    config = {
+        "lr": 0.1 * number,
+        "penalty": 0.01,
+        "relation_weight": 1.0,
+        "epochs": 8,
+        "alpha": 0.5,
+        "temperature": 2.0,
+    }
+    trials = [
+        {"part": part, "state": state, "valid_mrr": mrr, "config": {**config, "lr": config["lr"] * times}}
+        for part in ("teacher", "stage 1", "no-DS")
+        for state, mrr, times in (
+            ("complete", 0.5, 1),
+            ("complete", 0.499, 4),
+            ("complete", 0.3, 9),
+            ("pruned", 0.6, 9),
+            ("failed", None, 9),
+        )
+    ]
+    return {"dataset": f"graph {number}", "figures": figures, "shapes": rows, "trials": trials}
+
+
+def test_a_rule_is_fitted_of_what_searches_found() -> None:
+    known = fitting.fit(search_of(number) for number in (1, 2, 3, 4))
+    assert known["share"] == pytest.approx([0.01, 0.4, 0.02], abs=1e-5)
+    assert known["graphs"]["graph 2"]["settings"]["teacher"] == {
+        "lr": 0.4,
+        "penalty": 0.01,
+        "relation_weight": 1.0,
+        "epochs": 8,
+    }
+    assert rule.settings(search_of(3)["figures"], known)["stage 1"]["alpha"] == 0.5
+    assert json.loads(json.dumps(known)) == known
+    with pytest.raises(ConfigError, match="a rule takes the searches of 3 graphs"):
+        fitting.fit([search_of(1), search_of(2), search_of(2)])
+
+
+def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph) -> None:
+    assert rule.defaults(tiny_graph, "ComplEx") == {}
+    rule.RULE.write_text(json.dumps(KNOWN))
+    assert rule.defaults(umls, "ComplEx") == rule.defaults(tiny_graph, "RotatE") == {}
+    wanted = rule.settings(rule.figures(tiny_graph), KNOWN)
+    done = kgdistil.distil(tiny_graph, dim=8, teacher_dim=8, precision="1bit", progress=False)
+    for part, run in done.runs.items():
+        assert {name: getattr(run.config, name) for name in wanted[part]} == wanted[part]
+    about = done.student.about["predicted"]
+    assert about["share"] == pytest.approx(rule.share(rule.figures(tiny_graph), about["rounded"], KNOWN), abs=1e-3)
+    asked = kgdistil.distil(tiny_graph, dim=8, teacher_dim=8, precision="1bit", epochs=2, progress=False)
+    assert [run.config.epochs for run in asked.runs.values()] == [2, 3, 1]
+    assert {run.config.lr for run in asked.runs.values()} == {0.1}
+
+
+def test_searches_a_rule_and_the_graph_that_is_left_out(tiny_graph: Graph, tmp_path: Path, monkeypatch) -> None:
+    graphs = {}
+    for number in range(4):
+        triples = tiny_graph.train[: 160 - 20 * number]
+        graphs[f"g{number}"] = replace(tiny_graph, name=f"g{number}", train=triples, sha256=f"{number:064}")
+    monkeypatch.setattr(fitting, "read_graph", graphs.__getitem__)
+    assert fitting.main(["search", *graphs, "--time", "0.3s", "--bytes", "2"]) == 0
+    assert fitting.main(["test", "g0"]) == 0 and fitting.main(["fit"]) == 0
+    known = json.loads(rule.RULE.read_text())
+    assert len(known["graphs"]) == 4 and len(known["share"]) == 3
+    (path,) = (tmp_path / "results" / "rules" / "left_out").iterdir()
+    record = json.loads(path.read_text())
+    assert len(record["others"]) == 3 and record["dataset"] not in record["others"]
+    assert record["searched"].keys() == record["ruled"].keys() == {"teacher", "stage 1", "no-DS"}
+    (row,) = pd.read_csv(tmp_path / "results" / "rules" / "left_out.csv").to_dict("records")
+    for part in record["ruled"]:
+        share = record["ruled"][part]["test"] / record["searched"][part]["test"]
+        assert row[f"{part}, test"] == pytest.approx(share, abs=1e-4)
+    assert row["kept share"] == pytest.approx(record["share"]["test"], abs=1e-4)
+    (search, *_) = fitting.read("searches")
+    assert {shape["precision"] for shape in search["shapes"]} >= {"1bit"} and search["commit"] == record["commit"]
