@@ -220,7 +220,8 @@ def read(source: str, options: dict[str, Any]) -> Any:
 )
 @click.option(
     "--model",
-    help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE.  [default: the teacher's, RotatE; ComplEx for few bits]",
+    help="RotatE, TransE, TransH, ComplEx, DistMult, SimplE or ReciprocalComplEx.  "
+    "[default: the teacher's, RotatE; ComplEx for few bits]",
 )
 @click.option(
     "--teacher",
@@ -787,7 +788,10 @@ def add(student: Path, triples: Path, keep_labels: bool, as_json: bool) -> None:
 @click.argument("teacher", type=click.Path(path_type=Path, exists=True))
 @click.option("--graph", required=True, help="The graph whose entities the teacher knows; as in distill.")
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the model.")
-@click.option("--model", help="RotatE, TransE, TransH, ComplEx, DistMult or SimplE, where the file does not say.")
+@click.option(
+    "--model",
+    help="RotatE, TransE, TransH, ComplEx, DistMult, SimplE or ReciprocalComplEx, where the file does not say.",
+)
 @teacher_options
 @click.option("--replace", is_flag=True, help="Replace a model that the folder holds already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -5,7 +5,8 @@ A model is two tables, `entities` [E, width] and `relations` [R, relation_width]
 `score`      the equation, on embeddings that broadcast against each other: one triple, every tail of (h, r)
              and every head of (r, t) are the same call with other shapes;
 `query`      (h, r) or (r, t) folded into one vector q, so that ranking compares q with every entity;
-`compare`    q against candidates. `score(h, r, t) == compare(query(h, r, "tail"), t)` is tested for each model.
+`compare`    q against candidates. `score(h, r, t) == compare(query(h, r, "tail"), t)` is tested for each model, and the
+             same of "head" unless it is `directed`.
 
 On the sign: the paper's Eq. 1 and 4 read f as a distance (small for true triples), its Table 1 negates the
 distance and its Eq. 6 needs large values for true triples. Here f is always Table 1's, and `losses` writes
@@ -67,6 +68,7 @@ class KGEModel(nn.Module):
     relation_factor: ClassVar[int] = 1
     query_factor: ClassVar[int] = 1  # floats of a query, in units of an entity's
     paired: ClassVar[bool] = False  # True: the halves of a row are real and imaginary parts
+    directed: ClassVar[bool] = False  # True: (?, r, t) has a score of its own, and `score` is that of (h, r, ?)
     low_rank_form: ClassVar[str] = ""  # the kind that it is with fewer floats an entity, one of `ELSEWHERE`
     factored: ClassVar[bool] = False  # True: entities hold `rank` floats, and a map that all share
     rank: int = 0  # floats of an entity of low rank; 0: as many as the model has
@@ -274,6 +276,28 @@ class ComplEx(KGEModel):
         return safe_hypot(*complex_parts(x))
 
 
+class ReciprocalComplEx(ComplEx):
+    """ComplEx with a vector of its own for each direction of a relation (Lacroix et al. 2018): (h, r, ?) takes the
+    first, (?, r, t) the second. A triple's score is the first one's; its penalty, and `between`, take the mean.
+    """
+
+    relation_factor, directed = 4, True
+    low_rank_form = "LowRankReciprocal"
+    comparison = "dot"
+
+    def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        return super().score(h, r.chunk(2, -1)[0], t)
+
+    def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
+        return super().query(anchor, r.chunk(2, -1)[side == "head"], side)
+
+    def between(self, h: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([super().between(h, t)] * 2, -1) / 2
+
+    def relation_penalty(self, r: Tensor) -> Tensor:
+        return super().relation_penalty(r.unflatten(-1, (2, -1))).mean(-1)
+
+
 class RotatE(KGEModel):
     """Sun et al. 2019: f = γ − Σᵢ|hᵢ rᵢ − tᵢ| with |rᵢ| = 1, so a relation is d angles.
 
@@ -368,10 +392,12 @@ def with_entities(model: KGEModel, rows: Tensor) -> KGEModel:
     return copy.deepcopy(model, {id(model.entities): nn.Parameter(rows)})  # its own rows are not copied first
 
 
-MODELS: dict[str, type[KGEModel]] = {c.__name__: c for c in (TransE, TransH, ComplEx, RotatE, DistMult, SimplE)}
+KINDS = (TransE, TransH, ComplEx, RotatE, DistMult, SimplE, ReciprocalComplEx)
+MODELS: dict[str, type[KGEModel]] = {c.__name__: c for c in KINDS}
 
 # Kinds that live with what makes them, by their module: a file may name one, and a rank asks for one.
-ELSEWHERE = {"LowRankComplEx": "kgdistil.compress.low_rank", "FreeTransH": "kgdistil.graphs.importers"}
+LOW = "kgdistil.compress.low_rank"
+ELSEWHERE = {"LowRankComplEx": LOW, "LowRankReciprocal": LOW, "FreeTransH": "kgdistil.graphs.importers"}
 
 
 def kind_of(name: str) -> type[KGEModel] | None:

@@ -34,6 +34,7 @@ HOW = {
     "ComplEx": {"loss": "softmax", "lr": 0.1, "penalty": 0.01},
     "DistMult": {"loss": "softmax", "lr": 0.1, "penalty": 0.01},
     "SimplE": {"loss": "softmax", "lr": 0.1, "penalty": 0.01},
+    "ReciprocalComplEx": {"loss": "softmax", "lr": 0.1, "penalty": 0.01},
     "TransE": {"loss": "softmax", "lr": 0.05},
     "TransH": {"loss": "softmax", "lr": 0.05, "penalty": 0.0},
     "RotatE": {"loss": "softmax", "lr": 0.05},

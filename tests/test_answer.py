@@ -18,7 +18,7 @@ from kgdistil.models import MODELS, build_model
 
 def labelled(graph: Graph, name: str, precision: str, norm: int = 1) -> kgdistil.Labelled:
     """A model in which every third entity is the twin of the one before it, so that answers tie."""
-    low = {"rank": 8} if name == "LowRankComplEx" else {}
+    low = {"rank": 8} if name.startswith("LowRank") else {}
     sizes = graph.num_entities, graph.num_relations
     model = build_model(name, *sizes, 8, seed=3, norm=norm, offset=0.0 if "ComplEx" in name else 5.0, **low)
     with torch.no_grad():
@@ -29,7 +29,8 @@ def labelled(graph: Graph, name: str, precision: str, norm: int = 1) -> kgdistil
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
-    "name, norm", [*((name, 1) for name in MODELS), ("LowRankComplEx", 1), ("TransE", 2), ("RotatE", 2)]
+    "name, norm",
+    [*((name, 1) for name in MODELS), ("LowRankComplEx", 1), ("LowRankReciprocal", 1), ("TransE", 2), ("RotatE", 2)],
 )
 def test_the_answers_of_training(umls: Graph, tmp_path: Path, name: str, norm: int, precision: str) -> None:
     trained = labelled(umls, name, precision, norm)

@@ -75,12 +75,12 @@ def same_answers(found, student, head, relation, exact):
 
 
 @pytest.mark.parametrize("norm", [1, 2])
-@pytest.mark.parametrize("name", [*MODELS, "LowRankComplEx"])
+@pytest.mark.parametrize("name", [*MODELS, "LowRankComplEx", "LowRankReciprocal"])
 def test_every_model_at_every_precision(name, norm, umls, tmp_path):
     queries, students = [(0, 0), (134, 45), (7, 3)], {}
     for precision in PRECISIONS:
         dim = 4 if kind_of(name).entity_factor == 2 else 12  # 12 floats in groups of 4: an odd number of groups
-        low = {"rank": 8} if name == "LowRankComplEx" else {}
+        low = {"rank": 8} if name.startswith("LowRank") else {}
         model = build_model(name, umls.num_entities, umls.num_relations, dim, seed=1, norm=norm, offset=3.1, **low)
         with torch.no_grad():
             model.entities.mul_(3)

@@ -51,9 +51,9 @@ def refusal(folder: Path, graph: Graph | None = None) -> str:
 
 
 # ---- there and back -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", [*MODELS, "LowRankComplEx"])
+@pytest.mark.parametrize("name", [*MODELS, "LowRankComplEx", "LowRankReciprocal"])
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path, graph: Graph, name: str) -> None:
-    low = {"rank": 5} if name == "LowRankComplEx" else {}
+    low = {"rank": 5} if name.startswith("LowRank") else {}
     model = build_model(name, 3, 2, 4, seed=3, norm=2, offset=1.5, epsilon=0.5, **low)
     save_model(tmp_path / "new" / "folder", model, graph)
     loaded = load_model(tmp_path / "new" / "folder", graph)

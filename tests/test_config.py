@@ -25,6 +25,7 @@ PAPER = {  # section 4.1: gamma, negatives, penalty (C), loss
     "RotatE": (6.0, 25, 0.0, "cross-entropy"),
     "DistMult": (0.0, 25, 0.0, "cross-entropy"),
     "SimplE": (0.0, 25, 0.0, "cross-entropy"),
+    "ReciprocalComplEx": (0.0, 25, 0.0, "cross-entropy"),
 }
 OTHER = {  # for each field a value that is not the default
     "dataset": "nations",

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_models import VARIANTS, naive_score
+from test_models import VARIANTS, directions, naive_score
 
 from kgdistil import evaluation, kernels
 from kgdistil.config import make_config
@@ -55,14 +55,15 @@ def naive_counts(model: KGEModel, triples: torch.Tensor, known: torch.Tensor, ot
     """Every candidate scored alone, in Python's numbers; `others`: whether (relation, entity, side) is none."""
     true = {tuple(x) for x in known.tolist()}
     counts = np.zeros((2, len(triples), 2), dtype=np.int32)
-    score = functools.cache(lambda *triple: naive_score(model, *triple))
+    asked = directions(model, "ComplEx") if model.directed else [model, model]
+    score = functools.cache(lambda side, *triple: naive_score(asked[1 - side], *triple))
     for i, (h, r, t) in enumerate(triples.tolist()):
         for side in (0, 1):
             for e in range(model.num_entities):
                 candidate = (e, r, t) if side == 0 else (h, r, e)
                 no_candidate = others and others[r, e, ("head", "tail")[side]]
                 if candidate not in true and candidate != (h, r, t) and not no_candidate:
-                    ahead = score(*candidate) - score(h, r, t)
+                    ahead = score(side, *candidate) - score(side, h, r, t)
                     counts[0, i, side] += ahead > 1e-6
                     counts[1, i, side] += abs(ahead) <= 1e-6
     return Ranks(*counts)

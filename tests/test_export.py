@@ -55,11 +55,11 @@ def same_bits(one: KGEModel, other: KGEModel) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", [*MODELS, "LowRankComplEx"])
+@pytest.mark.parametrize("name", [*MODELS, "LowRankComplEx", "LowRankReciprocal"])
 def test_arrays_of_every_precision_come_back_bit_for_bit(
     tiny_graph: Graph, tmp_path: Path, name: str, precision: str
 ) -> None:
-    rank = {"rank": 4} if name == "LowRankComplEx" else {}
+    rank = {"rank": 4} if name.startswith("LowRank") else {}
     model = build_model(name, tiny_graph.num_entities, tiny_graph.num_relations, 4, seed=2, norm=2, offset=3.1, **rank)
     student = Labelled(model, tiny_graph).quantised(precision)
     student.save(tmp_path / "folder")
@@ -118,7 +118,7 @@ def test_pykeen_scores_as_the_student(tiny_graph: Graph, tmp_path: Path, name: s
     pytest.importorskip("pykeen")
     from pykeen.triples import TriplesFactory
 
-    rank = {"rank": 4} if name == "LowRankComplEx" else {}
+    rank = {"rank": 4} if name.startswith("LowRank") else {}
     model = build_model(
         name, tiny_graph.num_entities, tiny_graph.num_relations, 4, seed=2, norm=norm, offset=3.0, **rank
     )
@@ -141,7 +141,7 @@ def test_pykeen_scores_as_the_student(tiny_graph: Graph, tmp_path: Path, name: s
 def test_faiss_answers_as_the_student(tiny_graph: Graph, tmp_path: Path, name: str, precision: str) -> None:
     faiss = pytest.importorskip("faiss")
     dim = 4 if kind_of(name).entity_factor == 2 else 12  # 12 floats in groups of 4: an odd number of groups
-    rank = {"rank": 8} if name == "LowRankComplEx" else {}
+    rank = {"rank": 8} if name.startswith("LowRank") else {}
     model = build_model(name, tiny_graph.num_entities, tiny_graph.num_relations, dim, seed=2, **rank)
     student = Labelled(model, tiny_graph).quantised(precision)
     (path,) = export(student, "faiss", tmp_path / "s.faiss")

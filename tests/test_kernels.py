@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_models import VARIANTS
+from test_models import COMPILED
 
 from kgdistil import kernels
 from kgdistil.config import make_config
@@ -119,7 +119,7 @@ def threads() -> Iterator:
 
 # ---- the same numbers -----------------------------------------------------------------------------------------------
 @needs_compiler
-@pytest.mark.parametrize("name, norm", VARIANTS)
+@pytest.mark.parametrize("name, norm", COMPILED)
 @pytest.mark.parametrize("loss", ["margin", "cross-entropy"])
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_gradients_equal_the_readable_ones(name, norm, loss, stage):
@@ -133,7 +133,7 @@ def test_gradients_equal_the_readable_ones(name, norm, loss, stage):
 
 
 @needs_compiler
-@pytest.mark.parametrize("name, norm", VARIANTS)
+@pytest.mark.parametrize("name, norm", COMPILED)
 @pytest.mark.parametrize("loss", ["margin", "cross-entropy"])
 @pytest.mark.parametrize("stage", [0, 2])
 def test_weights_equal_the_readable_ones_after_epochs(name, norm, loss, stage):
@@ -240,7 +240,7 @@ def test_a_diverged_model_shows_in_the_loss(bad, loss):
 
 # ---- the same bits --------------------------------------------------------------------------------------------------
 @needs_compiler
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", dict(COMPILED))
 def test_any_number_of_threads_gives_the_same_bits(name, threads):
     results, losses = [], []
     for count in (1, 1, 2, 3, 7):

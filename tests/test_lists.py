@@ -397,7 +397,7 @@ def test_a_run_stopped_within_its_epochs_ends_with_the_same_bits(
         ({"accumulator": 1e-6, "loss": "cross-entropy"}, "only loss softmax takes it"),
         ({"student": "x", "loss": "cross-entropy"}, "only stage 2 and loss softmax start from a model"),
         ({"rank": 33}, "at most its 16 × 2 floats"),
-        ({"rank": 4, "model": "RotatE"}, "only ComplEx takes one"),
+        ({"rank": 4, "model": "RotatE"}, "only ComplEx, ReciprocalComplEx takes one"),
         ({"rank": 6, "group": 4}, "must divide the 6 floats"),
         ({"temperature": 0}, "temperature is 0"),
     ],

@@ -21,7 +21,9 @@ from kgdistil.models import MODELS, KGEModel, TransE, build_model
 from kgdistil.training.reference import ReferenceEngine
 
 VARIANTS = [(name, norm) for name in MODELS for norm in ((1, 2) if name in ("TransE", "TransH") else (1,))]
-EVERY = [*VARIANTS, ("LowRankComplEx", 1)]
+COMPILED = [(name, norm) for name, norm in VARIANTS if "equation" in vars(MODELS[name])]  # of negative sampling
+LOW_RANK = ("LowRankComplEx", "LowRankReciprocal")
+EVERY = [*VARIANTS, *((name, 1) for name in LOW_RANK)]
 TABLE_5 = {  # parameters on WN18RR for d = 64, 32, 16, 8
     "TransE": (2_621_056, 1_310_528, 655_264, 327_632),
     "TransH": (2_621_760, 1_310_880, 655_440, 327_720),
@@ -30,10 +32,24 @@ TABLE_5 = {  # parameters on WN18RR for d = 64, 32, 16, 8
 }
 
 
+RECIPROCAL = {"ReciprocalComplEx": "ComplEx", "LowRankReciprocal": "LowRankComplEx"}
+
+
+def directions(model: KGEModel, name: str) -> list[KGEModel]:
+    """The models of that name that (h, r, ?) and (?, r, t) are asked of."""
+    sizes, rank = (model.num_entities, model.num_relations, model.dim), {"rank": model.rank} if model.rank else {}
+    found = [build_model(name, *sizes, **rank) for _ in range(2)]
+    for one, relations in zip(found, model.relations.chunk(2, -1), strict=True):
+        one.load_state_dict(model.state_dict() | {"relations": relations})
+    return found
+
+
 def naive_score(model: KGEModel, h: int, r: int, t: int) -> float:
     """The score of one triple with Python's numbers, from the papers that introduced the models."""
     x, relation, y = (row.tolist() for row in (model.entities[h], model.relations[r], model.entities[t]))
     d = model.dim
+    if name := RECIPROCAL.get(type(model).__name__):
+        return naive_score(directions(model, name)[0], h, r, t)
 
     def minus_distance(difference: list[float]) -> float:
         if model.norm == 1:
@@ -73,7 +89,7 @@ def naive_score(model: KGEModel, h: int, r: int, t: int) -> float:
 
 def shaken(name: str, entities: int = 9, relations: int = 3, dim: int = 5, **options) -> KGEModel:
     """A model off its initial grid: lengths, normals and angles are arbitrary."""
-    given = {"offset": 1.5, **({"rank": 6} if name == "LowRankComplEx" else {}), **options}
+    given = {"offset": 1.5, **({"rank": 6} if name in LOW_RANK else {}), **options}
     model = build_model(name, entities, relations, dim, seed=1, **given)
     noise = torch.Generator().manual_seed(2)
     for p in model.parameters():
@@ -98,7 +114,22 @@ def test_triples_tails_and_heads_agree_with_the_papers_equation(name, norm):
     torch.testing.assert_close(model.score_triples(triples).view(9, 3, 9), naive, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model.score_tails(h, r).view(9, 3, 9), naive, rtol=1e-5, atol=1e-5)
     heads = model.score_heads(r, h).view(9, 3, 9).permute(2, 1, 0)  # [t, r, h] -> [h, r, t]
+    if name in RECIPROCAL:
+        assert not torch.allclose(heads, naive)
+        naive = directions(model, RECIPROCAL[name])[1].score_triples(triples).view(9, 3, 9)
     torch.testing.assert_close(heads, naive, rtol=1e-5, atol=1e-5)
+
+
+def test_reciprocal_relations_whose_directions_are_alike_are_plain_ones():
+    plain, both = shaken("ComplEx"), shaken("ReciprocalComplEx")
+    both.entities.data, both.relations.data = plain.entities.data, plain.relations.data.repeat(1, 2)
+    h, r, t = plain.embed(*torch.tensor([[0, 1], [2, 1], [3, 3]]))
+    two = both.relations[torch.tensor([2, 1])]
+    for side in ("head", "tail"):
+        assert torch.equal(both.query(h, two, side), plain.query(h, r, side))
+    torch.testing.assert_close(both.penalty(h, two, t), plain.penalty(h, r, t))
+    torch.testing.assert_close((both.between(h, t) * two).sum(-1), plain.score(h, r, t))
+    torch.testing.assert_close(both.score(h, two, t), plain.score(h, r, t))
 
 
 @pytest.mark.parametrize("name, norm", EVERY)
@@ -212,7 +243,7 @@ def test_ranks_that_are_none(rank):
 
 
 def test_only_complex_has_a_low_rank():
-    with pytest.raises(ConfigError, match="only ComplEx can have one"):
+    with pytest.raises(ConfigError, match="only ComplEx, ReciprocalComplEx can have one"):
         build_model("TransE", 9, 3, 8, rank=4)
     with pytest.raises(ConfigError, match="start from is a TransE"):
         low_rank(build_model("TransE", 9, 3, 8), 4)

@@ -15,6 +15,7 @@ import numpy as np
 from kgdistil.errors import CheckpointError, ForeignModelError, short
 
 Array = np.ndarray
+LOW_RANK = ("LowRankComplEx", "LowRankReciprocal")  # models whose entities have a map
 Side = Literal["head", "tail"]
 
 
@@ -86,6 +87,10 @@ def complex_(anchor: Array, r: Array, side: Side) -> Array:
     return product(anchor, r if side == "tail" else conjugate(r))
 
 
+def reciprocal(anchor: Array, r: Array, side: Side) -> Array:
+    return complex_(anchor, halves(r)[side == "head"], side)
+
+
 def simple(anchor: Array, r: Array, side: Side) -> Array:
     (first, second), (forward, backward) = halves(anchor), halves(r)
     if side == "head":
@@ -111,7 +116,7 @@ def equation(
 
     def low_rank(anchor: Array, r: Array, side: Side) -> Array:
         assert shared is not None
-        return each(complex_(each(anchor, shared), r, side), shared.T)
+        return each(within(each(anchor, shared), r, side), shared.T)
 
     def each(rows: Array, by: Array) -> Array:
         """rows @ by, row by row: BLAS adds up in another order when it is given several."""
@@ -119,7 +124,8 @@ def equation(
             *rows.shape[:-1], by.shape[1]
         )
 
-    if norm not in (1, 2) or dim < 1 or (model == "LowRankComplEx") != (shared is not None):
+    within = reciprocal if model == "LowRankReciprocal" else complex_
+    if norm not in (1, 2) or dim < 1 or (model in LOW_RANK) != (shared is not None):
         raise CheckpointError(f"no student is a {short(model)} of dimension {short(dim)} and norm {short(norm)}")
     if shared is not None and (shared.ndim != 2 or shared.shape[1] != 2 * dim):
         raise CheckpointError(f"the map of a low rank is {list(shared.shape)}, and not [rank, {2 * dim}]")
@@ -135,6 +141,9 @@ def equation(
         "TransH": lambda: hyperplane(True),
         "FreeTransH": lambda: hyperplane(False),
         "ComplEx": lambda: Equation(**inner, **wide, query=complex_, rows=same),
+        "ReciprocalComplEx": lambda: Equation(
+            **inner, **(wide | {"relation_width": 4 * dim}), query=reciprocal, rows=same
+        ),
         "SimplE": lambda: Equation(**inner, **(wide | {"paired": False}), query=simple, rows=same),
         "DistMult": lambda: Equation(**inner, **flat, query=lambda a, r, _: a * r, rows=same),
         "RotatE": lambda: Equation(
@@ -145,14 +154,17 @@ def equation(
             paired=True,
             query=rotate,
         ),
-        "LowRankComplEx": lambda: Equation(
+    }
+    found |= {
+        name: lambda: Equation(
             **inner,
             width=0 if shared is None else len(shared),
-            relation_width=2 * dim,
+            relation_width=2 * dim if within is complex_ else 4 * dim,
             paired=False,
             query=low_rank,
             rows=lambda rows: rows @ shared,
-        ),
+        )
+        for name in LOW_RANK
     }
 
     def hyperplane(unit: bool) -> Equation:

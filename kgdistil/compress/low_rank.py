@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kgdistil.errors import ConfigError
-from kgdistil.models import ComplEx, Side
+from kgdistil.models import ComplEx, ReciprocalComplEx, Side
 
 
 class LowRankComplEx(ComplEx):
@@ -33,7 +33,7 @@ class LowRankComplEx(ComplEx):
             raise ConfigError(f"{type(self).__name__}: rank is {rank!r}; it must be a whole number from 1 to 2 × {dim}")
         self.rank = rank
         self.entities = nn.Parameter(torch.empty(num_entities, rank))
-        self.map = nn.Parameter(torch.empty(rank, self.relations.shape[1]))
+        self.map = nn.Parameter(torch.empty(rank, self.entity_factor * dim))
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Entities and relations as ComplEx, the rows of the map orthonormal."""
@@ -61,6 +61,12 @@ class LowRankComplEx(ComplEx):
         return super().entity_penalty(self.rows(x))
 
 
+class LowRankReciprocal(LowRankComplEx, ReciprocalComplEx):
+    """The same of `ReciprocalComplEx`."""
+
+    comparison = "dot"
+
+
 @torch.no_grad()
 def low_rank(
     model: ComplEx, rank: int, seed: int = 0, together: Callable[[Tensor], Tensor] = lambda x: x
@@ -75,10 +81,11 @@ def low_rank(
     Raises:
         ConfigError: another model than ComplEx, or a rank that is larger than its 2·dim floats.
     """
-    if type(model) is not ComplEx:
+    if type(model) not in (ComplEx, ReciprocalComplEx):
         raise ConfigError(f"rank is {rank}, but the model to start from is a {type(model).__name__}: take a ComplEx")
     sizes = model.num_entities, model.num_relations, model.dim
-    found = LowRankComplEx(*sizes, rank=rank, norm=model.norm, offset=model.offset, epsilon=model.epsilon)
+    kind = LowRankReciprocal if isinstance(model, ReciprocalComplEx) else LowRankComplEx
+    found = kind(*sizes, rank=rank, norm=model.norm, offset=model.offset, epsilon=model.epsilon)
     rows = model.entities.double()
     axes = torch.linalg.eigh(together(rows.T @ rows)).eigenvectors.flip(1).T[:rank]
     turn = torch.randn(rank, rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

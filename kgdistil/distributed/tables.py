@@ -32,7 +32,7 @@ def prepare(config: RunConfig, graph: Graph, shards: Shards) -> tuple[KGEModel, 
     """
     teacher = opened(resolve(config.teacher), graph, shards) if config.teacher else None
     student = opened(resolve(config.student), graph, shards) if config.student else drawn(config, graph, shards)
-    if config.rank and type(student) is ComplEx:
+    if config.rank and isinstance(student, ComplEx) and not student.rank:
         student = low_rank(student, config.rank, config.seed, together=lambda x: shards.add([x])[0])
     rows = range(shards.high - shards.low)  # in place of labels, of which only the number counts
     check_fit(config, student, teacher, replace(graph, entities=rows))  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ def check_equation(model: KGEModel) -> None:
     h, r, t = few, few % model.num_relations, few.flip(0)
     wanted = model(h, r, t)
     sides: tuple[tuple[Side, torch.Tensor, torch.Tensor], ...] = (("tail", h, t), ("head", t, h))
-    for side, anchor, answer in sides:
+    for side, anchor, answer in sides[: 1 if model.directed else 2]:
         found = model.compare(model.queries(anchor, r, side), model.entities[answer]).diagonal()
         if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3, equal_nan=True):
             name = type(model).__name__

@@ -138,7 +138,7 @@ def run(
         read: Any = Lists.load if str(config.teacher).endswith(KEPT) else load_model
         teacher = read(resolve(config.teacher), graph) if config.teacher else None
         start = load_model(resolve(config.student), graph) if config.student else None
-        if config.rank and type(start) is ComplEx:
+        if config.rank and isinstance(start, ComplEx) and not start.rank:
             start = low_rank(start, config.rank, config.seed)
         return train(config, graph, folder, teacher=teacher, start=start, progress=progress, save_ranks=save_ranks)
 

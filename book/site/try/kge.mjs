@@ -162,17 +162,22 @@ function hyperplane(h, r, unit) {
   return Float32Array.of(...h.map((x, i) => x - along * w[i] + r[i]), ...w);
 }
 
+/** e = x A: the head through A, the query back through its transpose. */
+function lowRank(h, r, { map }) {
+  const wide = Float32Array.from(r, (_, j) => h.reduce((sum, x, i) => sum + x * map[i * r.length + j], 0));
+  const q = product(wide, r);
+  return h.map((_, i) => dot(q, map.subarray(i * r.length)));
+}
+
 /** By model: how a query compares with an entity, and the query (h, r, ?), Float32Array. */
 const MODELS = {
   TransE: ["distance", (h, r) => h.map((x, i) => x + r[i])],
   TransH: ["hyperplane", (h, r) => hyperplane(h, r, true)],
   FreeTransH: ["hyperplane", (h, r) => hyperplane(h, r, false)],
   ComplEx: ["dot", product],
-  LowRankComplEx: ["dot", (h, r, { map }) => { // e = x A: the head through A, the query back through its transpose
-    const wide = Float32Array.from(r, (_, j) => h.reduce((sum, x, i) => sum + x * map[i * r.length + j], 0));
-    const q = product(wide, r);
-    return h.map((_, i) => dot(q, map.subarray(i * r.length)));
-  }],
+  ReciprocalComplEx: ["dot", (h, r) => product(h, r.subarray(0, r.length / 2))], // the second half is of (?, r, t)
+  LowRankComplEx: ["dot", lowRank],
+  LowRankReciprocal: ["dot", (h, r, student) => lowRank(h, r.subarray(0, r.length / 2), student)],
   RotatE: ["modulus", (h, r, { offset, epsilon, dim }) => {
     const angles = r.map((x) => x * f(Math.PI / ((offset + epsilon) / dim)));
     return product(h, Float32Array.of(...angles.map(Math.cos), ...angles.map(Math.sin)));
@@ -260,7 +265,7 @@ class Student {
     [this.width, this.size] = [this.rows, 0];
     if (this.book) {
       const [groups, , size] = this.places["entities.book"][1];
-      const paired = ["ComplEx", "RotatE"].includes(this.model); // real and imaginary parts lie beside each other
+      const paired = ["ComplEx", "ReciprocalComplEx", "RotatE"].includes(this.model); // real and imaginary parts lie beside each other
       this.size = size;
       this.width = groups * size;
       this.column = Uint32Array.from({ length: this.width }, (_, i) => (paired ? (i % 2) * (this.width / 2) + (i >> 1) : i));

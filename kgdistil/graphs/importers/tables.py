@@ -109,7 +109,7 @@ def build(name: str, rows: Mapping[str, Tensor], source: str, **options: Any) ->
     dim, rest = divmod(relation_width, kind.relation_factor)
     if kind.factored:
         options["rank"] = width
-        fits = "map" in rows and rows["map"].shape == (width, relation_width)
+        fits = "map" in rows and rows["map"].shape == (width, dim * kind.entity_factor)
     else:
         fits = width == dim * kind.entity_factor
     if rest or not fits or not dim:
