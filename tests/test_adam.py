@@ -5,9 +5,9 @@ import torch
 from test_kernels import Learning, learning
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kgdistil.kernels import adam
+from kgdistil.kernels.adam import Adam
 from kgdistil.models import MODELS, DistMult
-from kgdistil.training import adam
-from kgdistil.training.adam import Adam
 from kgdistil.training.reference import ReferenceEngine
 
 LOOKED_UP = ("index_select", "index_copy_", "embedding", "detach", "alias")  # of a table, they touch the rows asked for

@@ -10,10 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.config import make_config
 from kgdistil.evaluation import KnownTriples, Ranks, rank
+from kgdistil.kernels import adam
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, epoch_order, stream
 from kgdistil.students.predict import top
-from kgdistil.training import adam, reference
+from kgdistil.training import reference
 from kgdistil.training.base import Engine
 from kgdistil.training.reference import ReferenceEngine
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil.config import Dual, RunConfig
+from kgdistil.kernels.adam import Adam
 from kgdistil.losses import PARTS, dual_losses, dual_structure, hard_loss, negative_weights, soft_loss
 from kgdistil.models import KGEModel
 from kgdistil.sampling import NEGATIVE_STREAM, TripleSet, corrupt, epoch_order, stream
-from kgdistil.training.adam import Adam
 from kgdistil.training.base import Engine
 
 OTHER = {"student": "teacher", "teacher": "student"}  # whose scores are the soft labels

@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba 2015), of which a step changes only the rows that it uses, as `kernels/train.cpp` has it.
+"""Adam (Kingma and Ba 2015), of which a step changes only the rows that it uses, as `train.cpp` has it.
 
 A row without a gradient still moves by its momentum: n steps after its last one by size·β₁ⁿ·m / (√v·d + ε), where
 d = root·β₂^(n/2), and size and root are a step's rate and root without Adam's bias. What it will move until the epoch's
