@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cli import call
 
 import kgdistil
 from kgdistil.answer import labels as packed
@@ -19,6 +20,7 @@ from kgdistil.answer.format1 import DESCRIPTION
 from kgdistil.answer.labels import Labels
 from kgdistil.checkpoint import load_model
 from kgdistil.config import make_config
+from kgdistil.distillation import scale
 from kgdistil.errors import CheckpointError, DataError
 from kgdistil.graph import Graph
 from kgdistil.graphs import cache, checks, forms, numbering, readers, text
@@ -276,3 +278,29 @@ def test_reading_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     for what in ("first", "again"):
         assert row[what]["peak_bytes"] > 1 << 20 and row[what]["seconds"] > 0 < row[what]["cpu_seconds"]
     assert "g.tsv: 0 MB, 7 entities; first" in capsys.readouterr().out
+
+
+def test_a_graph_of_100_000_entities_becomes_a_student_in_one_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read, trained on samples, distilled through the rounding, judged and asked; fewer candidates, to take seconds."""
+    for name in ("RUNS", "RESULTS", "CACHE"):
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name))
+    usual, draw = scale.settings, np.random.default_rng(0)
+    monkeypatch.setattr(scale, "settings", lambda *given: {**usual(*given), "negatives": 128})
+    ends = np.concatenate([draw.permutation(100_000).reshape(-1, 2), draw.integers(0, 100_000, (2000, 2))])
+    rows = [(f"e{h}", f"r{i % 5}", f"e{t}") for i, (h, t) in enumerate(ends.tolist())]
+    given = [written(tmp_path / "g.tsv", rows), "--order", "hrt", "--held-out", 0.005, "--budget", "16B/entity"]
+    done = call("distill", *given, "--epochs", 1, "-o", tmp_path / "student", "--json")
+    told, found = json.loads(done.stdout), kgdistil.load_student(tmp_path / "student")
+    assert (told["dim"], told["precision"]) == (64, "1bit") and len(found.entities) == 100_000
+    assert {row["model"]: row["bytes per entity"] for row in told["metrics"]} == {
+        "teacher": 512,
+        "rounded": 16,
+        "no-DS": 16,
+        "stage 1": 16,
+    }
+    assert "validation MRR" in told["verdict"] and 16 < told["precisions"][1]["bytes"] / 100_000 < 16.1
+    (asked,) = (path for path in (tmp_path / "RESULTS" / "runs").glob("*teacher*.json"))
+    assert json.loads(asked.read_text())["config"]["check_sample"] >= scale.FEWEST
+    assert found.predict(head="e3", relation="r0", k=3)["score"][0] > 0
