@@ -195,6 +195,8 @@ def test_time_that_is_spent_counts_and_more_of_it_adds(tiny_graph: Graph, runs: 
         assert {row["trial"]: row["valid_mrr"] for row in before}.items() <= {
             row["trial"]: row["valid_mrr"] for row in after
         }.items()
+    longest = [max(row["config"]["epochs"] for row in found.trials) for found in (first, more)]
+    assert longest[0] == 540 // 3 // searching.FULL < longest[1] <= 900 // 3 // searching.FULL
 
 
 def test_how_far_it_is(tiny_graph: Graph, runs: Runs, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -133,14 +133,13 @@ def on_frontier(
 def alike(graph: Graph, model: str, shape: Shape) -> list[Shape]:
     """The shape itself, then others of few bits with as many bytes an entity, none of which takes more in all.
 
-    Of a low rank, the map's dimension, which is the teacher's, is halved and doubled.
+    Of a low rank, the map's dimension, which is the teacher's, is halved.
     """
-
     (dim, precision, rank), factor = shape, MODELS[model].entity_factor
     each = row_bytes(model, dim, GROUPS[precision], rank)
     others = [(2 * each * group // factor, name, 0) for name, group in GROUPS.items()]
-    if rank:
-        others = [(d, precision, rank) for d in (dim // 2, 2 * dim) if factor * d > rank] + others
+    if factor * (dim // 2) > rank > 0:
+        others = [(dim // 2, precision, rank), *others]
     fitting = [x for x in others if x != shape and x[0] and row_bytes(model, x[0], GROUPS[x[1]], x[2]) == each]
     return [shape, *(x for x in fitting if bytes_of(graph, model, *x) <= bytes_of(graph, model, *shape))][:SHAPES]
 

@@ -46,8 +46,8 @@ log = logging.getLogger("kgdistil")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 PARTS = ("teacher", "stage 1", "no-DS")  # the runs' names for people, in the order of searching
 CHECKS = 5  # validations of a trial
-FULL = 4  # as many trials of the largest shape fit into a part's time, unless even the recipe's epochs are too many
-LONGER = (1, 2, 4, 8)  # times the recipe's epochs
+FULL = 4  # as many trials of the largest shape fit into a part's time: their epochs are cut where they would not
+LONGER = (1, 2, 4, 8)  # times the recipe's epochs: "epochs" of what is drawn
 STARTUP, COMPARED, SPARED = 5, 2, 1  # trials before the sampler learns, and before one is ended; its checks before
 PAUSE = 5.0  # seconds, of which a search that is killed may forget that they were spent
 FAILURES = 5  # that no trial ended well before
@@ -157,27 +157,22 @@ class Search:
                 "alpha": config.alpha,
                 "temperature": config.temperature,
             }
-            found.append({name: value, **drawn, "epochs": min(self.epochs(part), key=lambda n: abs(n - config.epochs))})
+            found.append({name: value, **drawn, "epochs": 1})
         return found
 
     def first(self, part: str) -> int:
         """How many trials are those: they are neither ended early nor by the clock."""
         return len(self.dims if part == "teacher" else self.shapes)
 
-    def epochs(self, part: str) -> list[int]:
-        """How long a trial may be: multiples of the recipe's epochs of which `FULL` fit, by steps that are timed once.
-
-        They are kept with the study, so that they stay what they were.
-        """
+    def most(self, part: str) -> int:
+        """Epochs of which `FULL` trials fit into a part's time, by steps that are timed once for a study."""
         study = self.studies[part]
-        if "epochs" not in study.user_attrs:
+        if "epoch" not in study.user_attrs:
             configs = self.recipe(max(self.shapes.values())).configs
             config, known = configs[part], KnownTriples(self.graph.known.cpu(), self.graph.num_relations)
             teacher = untrained(configs["teacher"], self.graph) if config.teacher else None
-            most = self.seconds / len(PARTS) / FULL / epoch_seconds(config, self.graph, teacher, known)
-            fitting = [n * config.epochs for n in LONGER if n * config.epochs <= most]
-            study.set_user_attr("epochs", fitting or [max(1, int(most))])
-        return study.user_attrs["epochs"]
+            study.set_user_attr("epoch", epoch_seconds(config, self.graph, teacher, known))
+        return max(1, int(self.seconds / len(PARTS) / FULL / study.user_attrs["epoch"]))
 
     def config(self, part: str, trial: optuna.Trial) -> RunConfig:
         """The run of a trial, of what is drawn for it.
@@ -190,7 +185,7 @@ class Search:
             shape = next(shape for shape in self.shapes.values() if shape[0] == dim)
         else:
             shape = self.shapes[trial.suggest_categorical("shape", list(self.shapes))]
-        epochs = trial.suggest_categorical("epochs", self.epochs(part))
+        longer = trial.suggest_categorical("epochs", LONGER)
         drawn: dict[str, Any] = {"lr": trial.suggest_float("lr", *LR, log=True)}
         if not MODELS[self.shared["model"]].distance:
             drawn["penalty"] = trial.suggest_float("penalty", *PENALTY, log=True)
@@ -207,6 +202,7 @@ class Search:
                 raise ConfigError(f"no teacher of dimension {shape[0]} could be trained")
             teacher = best["id"]
         config = self.recipe(shape, teacher).configs[part]
+        epochs = min(longer * config.epochs, self.most(part))
         checks = {"protocol": f"search-{self.key}", "epochs": epochs, "check_every": max(1, epochs // CHECKS)}
         return config.model_copy(update={**drawn, **checks})
 
@@ -268,7 +264,7 @@ class Search:
         def watch(progress: Progress) -> None:
             nonlocal saved, checks
             now, new = time.monotonic(), progress.curve[checks:]
-            over = now > deadline and progress.epoch < trial.params["epochs"]
+            over = now > deadline and progress.epoch < config.epochs
             if not (new or over or now - saved >= PAUSE):
                 return
             trial.set_user_attr("seconds", round(before + now - began, 2))
@@ -289,8 +285,8 @@ class Search:
 
         outcome: dict[str, Any] = {}
         try:
-            known = trial.user_attrs.get("config")
-            config = read_config(known) if known else self.config(part, trial)
+            drawn = trial.user_attrs.get("config")
+            config = read_config(drawn) if drawn else self.config(part, trial)
             trial.set_user_attr("config", config.model_dump())
             trial.set_user_attr("id", config.run_id)
             done = run(config, self.graph, progress=bar)
