@@ -10,9 +10,11 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+import xxhash
 from ranges import Ranges, large_student
 
 from kgdistil import build_model, records
+from kgdistil.answer.format import BLOCK
 from kgdistil.compress.size import PRECISIONS
 from kgdistil.models import MODELS, kind_of
 from kgdistil.students.labelled import Labelled
@@ -138,7 +140,7 @@ def test_a_large_student_is_asked_without_being_loaded_whole(large):
         label = student.entities[150_001]
         (found,) = ask(server, [("s", "find", label)], 0)
         assert found == [150_001] and server.sent["labels.bin"] < 40_000
-        assert server.sent["weights.bin"] < 20_000  # relations and codebook
+        assert server.sent["weights.bin"] <= 2 * BLOCK  # of relations and codebook
         queries = [("s", "ask", 5, 1), ("s", "ask", 150_001, 0), ("s", "ask", 199_999, 2)]
         # In parts; from a server that knows no parts, or not always: relations, codebook, the head's block; at once.
         for whole, parts in (([0], math.inf), ([0], 0), ([0], 3), ([10**9], math.inf)):
@@ -169,8 +171,46 @@ def test_a_file_that_changed_is_one_line(large, tmp_path):
                 done = run(server, [query], 0)
                 assert done.returncode and "is not the file that student.json describes" in done.stderr
     with Ranges(folder) as server:
-        server.tags = itertools.chain(['"1"'] * 3, itertools.repeat('"2"'))  # after student.json, relations, codebook
+        server.tags = itertools.chain(['"1"'] * 2, itertools.repeat('"2"'))  # after student.json, relations, codebook
         assert "was replaced meanwhile: load the page again" in run(server, [("s", "row", 5)], 0).stderr
+
+
+@pytest.mark.parametrize(("name", "place"), [("weights.bin", 0), ("weights.bin", 2_000_000), ("weights.bin", -1)])
+@pytest.mark.parametrize(("whole", "parts"), [(0, math.inf), (0, 0), (10**9, math.inf)])
+def test_a_block_that_was_changed_is_one_line_and_no_answer(large, tmp_path, name, place, whole, parts):
+    _, folder = large
+    shutil.copytree(folder / "s", tmp_path / "s")
+    content = bytearray((tmp_path / "s" / name).read_bytes())
+    content[place] ^= 1
+    (tmp_path / "s" / name).write_bytes(content)
+    with Ranges(tmp_path) as server:
+        server.parts = parts
+        done = run(server, [("s", "ask", 150_001, 0)], whole)
+    block = (place % len(content)) // BLOCK * BLOCK
+    assert done.returncode and not done.stdout
+    assert f"{name} is damaged, or is not the file that student.json describes (bytes {block} and on)" in done.stderr
+
+
+def test_labels_that_are_fetched_whole_are_held_to_their_sums(tiny_graph, tmp_path):
+    Labelled(build_model("TransE", 30, 4, 2, seed=0), tiny_graph).save(tmp_path / "s")
+    path = tmp_path / "s" / "labels.bin"
+    path.write_bytes(path.read_bytes().replace(b"e07", b"e70"))
+    with Ranges(tmp_path) as server:
+        assert "labels.bin is damaged" in run(server, [("s", "find", "e08")]).stderr
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_sums_are_those_of_xxh3():
+    sizes = [*range(260), 511, 512, 513, 1023, 1024, 1025, 1088, 1089, 2048, 2049, BLOCK - 1, BLOCK]
+    script = f"""
+const {{ xxh3 }} = await import({json.dumps(MODULE.with_name("xxh3.mjs").as_uri())});
+const bytes = (n) => Uint8Array.from({{ length: n }}, (_, i) => i * i * 131 + i * 7 + n);
+console.log(JSON.stringify({sizes}.map((n) => xxh3(bytes(n)))));
+"""
+    found = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=True)
+    i = np.arange(BLOCK)
+    wanted = [xxhash.xxh3_64_hexdigest((i[:n] * i[:n] * 131 + i[:n] * 7 + n).astype(np.uint8).tobytes()) for n in sizes]
+    assert json.loads(found.stdout) == wanted
 
 
 def test_a_folder_that_is_none_or_newer_is_one_line(tiny_graph, tmp_path):

@@ -1,18 +1,21 @@
 // A student's folder (format 2, kgdistil/answer/format.py) asked where it lies: its files are fetched in parts, as they
 // are needed, and the equations of kgdistil/answer/equations.py answer. No page: `page.mjs` shows what is found.
+import { xxh3 } from "./xxh3.mjs";
 
 const VERSION = 2;
+const BLOCK = 1 << 18; // bytes that have a sum
 const WHOLE = 3e6; // bytes up to which a file is fetched at once
 const PAGE = 512; // bytes of labels that are fetched at a time
 const SLICE = 1 << 22; // bytes that are scanned before others have their turn
 const f = Math.fround; // numbers are added up as float32, in the order of scan.cpp
 
 // ---- files ----------------------------------------------------------------------------------------------------------
-/** A file of known size on a server, read in spans of bytes [start, end). A server may answer with all of it.
-    `small`: it is fetched at once. */
+/** A file of known size on a server, read in spans of bytes [start, end), whose blocks are held to their sums. A server
+    may answer with all of it. `small`: it is fetched at once. */
 class RemoteFile {
-  constructor(url, size, small) {
-    Object.assign(this, { url, size, small, whole: null, loading: null, tag: undefined, pages: new Map() });
+  constructor(url, { bytes, sums }, small) {
+    Object.assign(this, { url, size: bytes, sums, small, whole: null, loading: null, tag: undefined, pages: new Map() });
+    this.last = { start: 0, bytes: new Uint8Array() }; // what was read last, which often is asked again
   }
 
   async request(start, end, signal) {
@@ -30,9 +33,30 @@ class RemoteFile {
     return new Error(`${this.url} is not the file that student.json describes, or was replaced meanwhile: load the page again`);
   }
 
+  /** Hold bytes that begin at a block to their sums. */
+  check(bytes, start) {
+    for (let at = 0; at < bytes.length; at += BLOCK) {
+      if (xxh3(bytes.subarray(at, at + BLOCK)) === this.sums[(start + at) / BLOCK]) continue;
+      throw new Error(`${this.url} is damaged, or is not the file that student.json describes (bytes ${start + at} and on): load the page again`);
+    }
+  }
+
+  /** The span of whole blocks that holds a span. */
+  around(start, end) {
+    return [start - (start % BLOCK), Math.min(Math.ceil(end / BLOCK) * BLOCK, this.size)];
+  }
+
   async read(start, end, signal) {
     if (this.small && !this.whole) await (this.loading ??= this.load(0, this.size).finally(() => { this.loading = null; }));
-    return this.whole ? this.whole.subarray(start, end) : this.load(start, end, signal);
+    if (this.whole) return this.whole.subarray(start, end);
+    let { last } = this;
+    if (start < last.start || end > last.start + last.bytes.length) {
+      const [from, to] = this.around(start, end);
+      last = { start: from, bytes: await this.load(from, to, signal) };
+      this.check(last.bytes, from);
+      this.last = last;
+    }
+    return last.bytes.subarray(start - last.start, end - last.start);
   }
 
   async load(start, end, signal) {
@@ -40,17 +64,18 @@ class RemoteFile {
     const bytes = new Uint8Array(await answer.arrayBuffer()), part = answer.status === 206;
     if (bytes.length !== (part ? end - start : this.size)) throw this.changed();
     if (part) return bytes;
+    this.check(bytes, 0);
     this.whole = bytes;
     return bytes.subarray(start, end);
   }
 
-  /** Few bytes, by pages that are kept. */
+  /** Few bytes, by pages that are kept: without their sums, for which many more would have to be fetched. */
   async peek(start, end) {
-    if (this.whole || this.small || end - start > PAGE) return this.read(start, end);
+    if (this.whole || this.small) return this.read(start, end);
     const out = new Uint8Array(end - start);
     for (let at = start - (start % PAGE); at < end; at += PAGE) {
       if (!this.pages.has(at)) {
-        this.pages.set(at, this.read(at, Math.min(at + PAGE, this.size)));
+        this.pages.set(at, this.load(at, Math.min(at + PAGE, this.size)));
         this.pages.get(at).catch(() => this.pages.delete(at));
       }
       const page = await this.pages.get(at);
@@ -59,18 +84,25 @@ class RemoteFile {
     return out;
   }
 
-  /** The same bytes as `read`, in pieces as they come. */
+  /** The same bytes as `read`, block by block as they come. */
   async *stream(start, end, signal) {
     if (this.whole) return yield this.whole.subarray(start, end);
-    const answer = await this.request(start, end, signal);
-    const reader = answer.body.getReader();
-    let at = answer.status === 206 ? start : 0;
+    const [from, to] = this.around(start, end), answer = await this.request(from, to, signal);
+    const reader = answer.body.getReader(), block = new Uint8Array(BLOCK);
+    let at = answer.status === 206 ? from : 0, filled = 0;
     try {
       while (at < end) {
         const { done, value } = await reader.read();
         if (done) throw this.changed();
-        if (at + value.length > start) yield value.subarray(Math.max(start - at, 0), end - at);
-        at += value.length;
+        for (let i = 0; i < value.length && at < end;) {
+          const size = Math.min(BLOCK, this.size - at), take = Math.min(value.length - i, size - filled);
+          block.set(value.subarray(i, i + take), filled);
+          [i, filled] = [i + take, filled + take];
+          if (filled < size) continue;
+          this.check(block.subarray(0, size), at);
+          if (at + size > start) yield block.slice(Math.max(start - at, 0), Math.min(end - at, size));
+          [at, filled] = [at + size, 0];
+        }
       }
     } finally {
       reader.cancel().catch(() => {});
@@ -232,7 +264,7 @@ export async function openStudent(folder, whole = WHOLE) {
     throw new Error(`${folder}/student.json: format ${header.version}, model ${header.model} cannot be read here`);
   }
   const files = Object.fromEntries(Object.entries(header.files).map(
-    ([name, { bytes }]) => [name, new RemoteFile(`${folder}/${name}`, bytes, bytes <= whole)]));
+    ([name, about]) => [name, new RemoteFile(`${folder}/${name}`, about, about.bytes <= whole)]));
   const student = new Student(header, files);
   await student.open();
   return student;
