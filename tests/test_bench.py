@@ -354,6 +354,11 @@ def test_one_sum_a_row_is_measured_beside_one_a_number(results_in_tmp):
         assert mrr[kind] == pytest.approx([best["test_mrr"], further["test_mrr"]]) and best["numbers"] == numbers
     gain = sum(mrr["row"]) / 2 - sum(mrr["number"]) / 2
     assert difference["row_less_number"] == pytest.approx(gain) and difference["low"] <= gain <= difference["high"]
+    assert accumulators.main([*few, "--group", "4", "--seeds", "1"]) == 0
+    of_codes = json.loads((results_in_tmp / "bench" / "accumulators.json").read_text())["umls/group 4"]
+    assert of_codes["config"] == {**report["umls"]["config"], "group": 4, "penalty": 0.0, "role": "no-ds"} | {
+        name: of_codes["config"][name] for name in ("check_every", "seed")
+    }
 
 
 @needs_compiler
