@@ -216,7 +216,8 @@ def read(source: str, options: dict[str, Any]) -> Any:
     "--time",
     "time_",
     metavar="TIME",
-    help="Search for so long, as 30min, for the settings of teacher and students of few bits; see below.",
+    help="Search for so long, as 30min, for the settings of teacher and students of few bits (kgdistil[search]); "
+    "see below.",
 )
 @click.option(
     "--model",
@@ -321,7 +322,7 @@ def distill(
         expected = None
         if budget is not None:
             kind = model if teacher is None else model or "RotatE"  # a teacher's students have few floats
-            expected = plan(found, budget, kind, options["teacher_dim"])
+            expected = plan(found, budget, kind, options["teacher_dim"], few_bits=time_ is not None)
             if not as_json:
                 say(f"the budget of {budget} buys {expected}\n{expected.why}\n{expected.expected}")
         names = ("teacher_dim", "stages", "epochs", "seed", "device", "rank", "softmax_epochs")

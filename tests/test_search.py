@@ -14,9 +14,10 @@ from click.testing import CliRunner
 
 import kgdistil
 from kgdistil import cli, records
+from kgdistil.compress.size import GROUPS, row_bytes
 from kgdistil.config import RunConfig, read_config
 from kgdistil.distillation import search as searching
-from kgdistil.distillation.budget import alike, bytes_of, parse_time
+from kgdistil.distillation.budget import alike, bytes_of, parse_time, plan
 from kgdistil.distillation.search import PARTS, Found, search
 from kgdistil.errors import BusyError, CheckpointError, ConfigError, KgdistilError
 from kgdistil.graph import Graph
@@ -123,6 +124,17 @@ def test_students_that_take_no_more(tiny_graph: Graph) -> None:
     assert max(sizes) == sizes[0]
 
 
+@pytest.mark.parametrize(("budget", "model"), [("2B/entity", None), ("1kB", None), ("2B/entity", "RotatE")])
+def test_a_budget_that_no_measured_student_fits(tiny_graph: Graph, budget: str, model: str | None) -> None:
+    found = plan(tiny_graph, budget, model, few_bits=True)
+    assert found.precision in GROUPS
+    size = row_bytes(found.model, found.dim, GROUPS[found.precision])
+    assert (size <= 2 if "entity" in budget else found.bytes <= 1000) and found.teacher_dim == found.dim
+    assert found.model == (model or "ComplEx")
+    larger = bytes_of(tiny_graph, found.model, 2 * found.dim, found.precision)
+    assert larger > 1000 or row_bytes(found.model, 2 * found.dim, GROUPS[found.precision]) > 2
+
+
 def test_the_recipe_first_then_what_is_drawn_and_equal_times(tiny_graph: Graph, runs: Runs) -> None:
     found = search(tiny_graph, GIVEN, SHAPES, 540, progress=False)
     assert {row["part"] for row in found.trials} == set(PARTS)
@@ -209,6 +221,13 @@ def test_how_far_it_is(tiny_graph: Graph, runs: Runs, monkeypatch, caplog: pytes
     ]
     assert list(dict.fromkeys(x[1] for x in found if x)) == list(PARTS) and all(found)
     assert found[0][3].endswith("min") and found[-1][3].endswith(" s")
+
+
+def test_a_bar_in_a_terminal(tiny_graph: Graph, runs: Runs, capsys: pytest.CaptureFixture) -> None:
+    search(tiny_graph, GIVEN, SHAPES, 300, progress=True)
+    shown = [x for x in re.split(r"[\r\n]", capsys.readouterr().err) if x.strip()]
+    shares = [int(x[1]) for line in shown if (x := re.match(r".*, about .+ left +(\d+)%\|.{12}\|", line))]
+    assert len(shares) > 9 and shares == sorted(shares) and shares[0] < 20 < 90 < shares[-1]
 
 
 def test_no_trial_that_ends_well(tiny_graph: Graph, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,9 @@ class Plan:
         return f"{self.model} of dimension {self.dim}{rank}, {self.precision}: {self.bytes:,} bytes of weights{time}"
 
 
-def plan(graph: Graph, budget: str | int, model: str | None = None, teacher_dim: int = 64) -> Plan:
+def plan(
+    graph: Graph, budget: str | int, model: str | None = None, teacher_dim: int = 64, few_bits: bool = False
+) -> Plan:
     """The student for a budget.
 
     The one that kept most of its teacher's MRR on the measured frontier, of those that fit; the largest, where they
@@ -60,16 +62,20 @@ def plan(graph: Graph, budget: str | int, model: str | None = None, teacher_dim:
             all share may come; or the time of one query on this machine, as "2ms".
         model: its kind, where it is not the frontier's to decide.
         teacher_dim: of the teacher of such a model; on the frontier a student has as many floats as its teacher.
+        few_bits: a student of few bits wherever one fits, as a search takes them.
     Raises:
         ConfigError: neither a size nor a time, or too small for any student.
     """
     (limit, seconds), each = parse_budget(budget), "/" in str(budget)
     limit = limit and limit * graph.num_entities if each else limit
-    if model is None and (best := on_frontier(graph, limit, seconds, teacher_dim, each)):
+    best = on_frontier(graph, limit, seconds, teacher_dim, each) if model is None else None
+    if best and (best.precision in GROUPS or not few_bits):
         return best
     kind = MODELS.get(model or "RotatE")
     if kind is None:
         raise ConfigError(f"model is {model!r}: choose one of {', '.join(MODELS)}")
+    if few_bits and limit and (coded := of_few_bits(graph, limit, model or "ComplEx", each)):
+        return coded
     name = kind.__name__
     dims = sorted({d for d in DIMENSIONS if d < teacher_dim} | {teacher_dim})
     waits: dict[int, float] = {}
@@ -128,6 +134,23 @@ def on_frontier(
         why = "of the measured students that fit the budget, this one kept most: a larger one would not be better"
         return Plan(**made, teacher_dim=large, bytes=size, expected=row.told, seconds=wait, why=why)
     return None
+
+
+def of_few_bits(graph: Graph, limit: int, model: str, each: bool = False) -> Plan | None:
+    """The student of most bytes an entity that fits, of those the one of most floats; None where none does."""
+    fitting = []
+    for precision, group in GROUPS.items():
+        for dim in (d for d in DIMENSIONS if MODELS[model].entity_factor * d % group == 0):
+            size = bytes_of(graph, model, dim, precision)
+            if size - (shared_bytes(graph, model, dim, precision) if each else 0) <= limit:
+                fitting.append((row_bytes(model, dim, group), dim, precision, size))
+    if not fitting:
+        return None
+    _, dim, precision, size = max(fitting)
+    told = "what such a student keeps was not measured on other graphs; what it is on this one is measured below"
+    return Plan(
+        model, dim, precision, dim, size, told, why="of the students of few bits, this is the largest that fits"
+    )
 
 
 def alike(graph: Graph, model: str, shape: Shape) -> list[Shape]:

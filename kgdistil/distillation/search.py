@@ -344,8 +344,8 @@ class Search:
         left = about(sum(max(0.0, self.left(name)) for name in ahead))
         best = f", best validation MRR {found[0].values[0]:.3f}" if (found := self.ended(part)) else ""
         line = f"{part}, trial {number + 1}{best}, {left} left"
-        self.bar.set_description_str(line, refresh=False)
-        self.bar.update(min(self.bar.total, sum(map(self.spent, PARTS))) - self.bar.n)
+        self.bar.n = min(self.bar.total, sum(map(self.spent, PARTS)))
+        self.bar.set_description_str(line)
         if self.bar.disable and self.progress is not False and time.monotonic() - self.told >= LINE_SECONDS:
             log.info("search: %s", line)
             self.told = time.monotonic()
