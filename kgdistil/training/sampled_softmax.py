@@ -156,7 +156,7 @@ class SampledSoftmaxEngine(Engine):
         place = place[: len(answers)]
         bits = mix(base + torch.arange(k, device=self.device) * GOLDEN)
         drawn = (shift_right(bits, 32) * size) >> 32
-        drawn = drawn[~torch.isin(drawn, own)]
+        drawn = drawn[own[torch.searchsorted(own, drawn).clamp_max(len(own) - 1)] != drawn]
         shift = torch.zeros(len(own) + len(drawn), device=self.device)
         shift[len(own) :] = math.log(max(1, size - len(own)) / max(1, len(drawn)))
         return torch.cat([own, drawn]), place, shift
