@@ -1,0 +1,170 @@
+"""`python -m kgdistil.paper.bench.large graph.tsv`: a large graph from its file to a student, and what came of it.
+
+The runs are those of `kgdistil distill graph.tsv --budget 16B/entity`: one that was stopped goes on. Afterwards the
+teacher, the same rounded to the student's bytes, the student alone and the distilled one rank the same test triples
+against all entities; differences are by the paired bootstrap over these. Results: `results/large/<name>.json`, with the
+whole records of the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kgdistil import records
+from kgdistil.compress.packing import quantised
+from kgdistil.compress.size import entity_bytes, weight_bytes
+from kgdistil.distillation.budget import Plan, plan
+from kgdistil.distillation.distil import Distilled, distil
+from kgdistil.distillation.scale import memory_needed
+from kgdistil.distillation.statistics import bootstrap
+from kgdistil.errors import run_command
+from kgdistil.evaluation import KnownTriples, rank, sampled
+from kgdistil.files import write_json
+from kgdistil.graph import Graph
+from kgdistil.graphs.readers import read_graph
+from kgdistil.models import KGEModel
+from kgdistil.records import results_folder
+from kgdistil.students.labelled import Labelled
+
+MODELS = {"teacher": "teacher", "no-DS": "alone", "stage 1": "distilled"}  # runs, and what the page calls them
+FEWEST = 20  # triples of a relation, of which it has a row
+SHOWN, ANSWERS = 3, 5  # queries of a relation that are shown, and answers of each
+
+
+def folder() -> Path:
+    return results_folder() / "large"
+
+
+def path_of(name: str) -> Path:
+    return folder() / f"{name}.json"
+
+
+# ---- ranks ----------------------------------------------------------------------------------------------------------
+def reciprocals(models: Mapping[str, KGEModel], graph: Graph, triples: torch.Tensor) -> dict[str, np.ndarray]:
+    """Reciprocal filtered ranks [n] of the same triples by each model, the mean of head and tail."""
+    known = KnownTriples(graph.known.cpu(), graph.num_relations)
+    return {name: rank(model, triples, known).reciprocal() for name, model in models.items()}
+
+
+def spread(x: np.ndarray) -> float:
+    """The standard error of a mean over triples."""
+    return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else 0.0
+
+
+def rows_of(found: Mapping[str, np.ndarray], relation: np.ndarray, labels: Any) -> list[dict[str, Any]]:
+    """One row for all triples and one for each relation that has `FEWEST` of them, the most frequent first."""
+    every = np.ones(len(relation), bool)
+    parts = [("all", every), *((labels[r], relation == r) for r in np.unique(relation))]
+    rows = []
+    for name, which in parts:
+        if which.sum() < FEWEST and name != "all":
+            continue
+        means = {model: {"mrr": float(x[which].mean()), "se": spread(x[which])} for model, x in found.items()}
+        rows.append({"relation": name, "triples": int(which.sum()), "models": means})
+    return [rows[0], *sorted(rows[1:], key=lambda row: -row["triples"])]
+
+
+def differences(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """What the distilled student has more than each other model: mean, 95 % interval and p, over triples."""
+    taught, out = found["distilled"], {}
+    for name, x in found.items():
+        if name != "distilled":
+            low, high, p = bootstrap(x, taught)
+            out[name] = {"gain": float((taught - x).mean()), "low": low, "high": high, "p": p}
+    return out
+
+
+# ---- what it answers ------------------------------------------------------------------------------------------------
+def examples(student: Labelled, graph: Graph, triples: torch.Tensor, relations: list[str]) -> list[dict[str, Any]]:
+    """The best answers to (head, relation, ?) of the first few test triples of each relation."""
+    asked, out = student.student(), []
+    for relation in relations:
+        number = list(graph.relations).index(relation)
+        of_relation = triples[triples[:, 1] == number][:SHOWN]
+        for head, _, tail in of_relation.tolist():
+            found = asked.predict(head=head, relation=number, k=ANSWERS, by="id")
+            answers = [str(x) for x in found["entity"]]
+            out.append({"head": graph.entities[head], "relation": relation, "tail": graph.entities[tail]})
+            out[-1] |= {"answers": answers, "scores": [round(float(x), 3) for x in found["score"]]}
+    return out
+
+
+# ---- all of it ------------------------------------------------------------------------------------------------------
+def report_of(graph: Graph, bought: Plan, done: Distilled, sample: int, relations: list[str]) -> dict[str, Any]:
+    """What `results/large/<name>.json` says beside where it was made."""
+    runs = {MODELS[name]: found for name, found in done.runs.items()}
+    models = {name: found.load(graph) for name, found in runs.items()}
+    teacher, precision = models["teacher"], done.student.precision
+    models["rounded"] = quantised(teacher, precision)
+    triples = sampled(graph.test.cpu(), sample)
+    found = reciprocals(models, graph, triples)
+    shared, width = teacher.relations.numel(), teacher.entities.shape[1]
+    sizes = {
+        name: weight_bytes(graph.num_entities, width, shared, x)
+        for name, x in (("teacher", "float32"), ("student", precision))
+    }
+    memory = {name: memory_needed(run.config, graph, width) for name, run in runs.items()}
+    return {
+        "graph": {**graph.sizes(), "sha256": graph.sha256, "notes": list(graph.notes)},
+        "plan": str(bought),
+        "bytes_per_entity": {"teacher": 4 * width, "student": entity_bytes(width, precision)},
+        "weight_bytes": sizes,
+        "memory_told": {name: sum(parts.values()) for name, parts in memory.items()},
+        "runs": {name: run.record for name, run in runs.items()},
+        "ranked": len(triples),
+        "rows": rows_of(found, triples[:, 1].numpy(), graph.relations),
+        "differences": differences(found),
+        "verdict": done.verdict,
+        "examples": examples(done.student, graph, triples, relations),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write `results/large/<name>.json` and print its rows.
+
+    Returns:
+        0.
+    """
+    parser = argparse.ArgumentParser(prog="python -m kgdistil.paper.bench.large", description=__doc__.split("\n")[0])
+    parser.add_argument("graph", type=Path, help="the graph's file")
+    parser.add_argument("--name", help="of the results' file  [default: the graph's]")
+    parser.add_argument("--budget", default="16B/entity")
+    parser.add_argument("--epochs", type=int, help="of the teacher  [default: the recipe's]")
+    parser.add_argument("--sample", type=int, default=10_000, help="test triples that are ranked at most; 0: all")
+    parser.add_argument(
+        "--ask", nargs="*", default=[], metavar="RELATION", help="show answers to test triples of these"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    graph = read_graph(options.graph)
+    read = time.monotonic() - began
+    bought = plan(graph, options.budget)
+    size = {name: getattr(bought, name) for name in ("model", "dim", "precision", "teacher_dim", "rank")}
+    done = distil(graph, **size, epochs=options.epochs, seed=options.seed)
+    report = {
+        **report_of(graph, bought, done, options.sample, options.ask),
+        "read_seconds": round(read, 2),
+        "command": records.command(),
+        "device": records.describe_device("cpu"),
+        "threads": torch.get_num_threads(),
+        **records.provenance(),
+    }
+    target = path_of(options.name or graph.name)
+    write_json(target, report)
+    for row in report["rows"]:
+        told = ", ".join(f"{name} {x['mrr']:.3f}" for name, x in row["models"].items())
+        print(f"{row['relation']:16s} {row['triples']:6d} triples: {told}")
+    print(f"written: {records.shown(target)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
