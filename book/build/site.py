@@ -42,6 +42,7 @@ PARTS = {
         "reproduced",
         "frontier",
         "work",
+        "large",
         "scale",
     ),
     "Reference": ("promised", "api", "status", "glossary", "bibliography", "contribute"),

@@ -311,21 +311,28 @@ def _keep(teacher: KGEModel, graph: Graph) -> Path:
     return folder
 
 
+def rounded(runs: Mapping[str, Run], kept: Run, precision: str, graph: Graph) -> KGEModel | None:
+    """The teacher's own numbers at the student's precision, and of its low rank: what bytes buy without training.
+
+    None where the student has other dimensions, or no model as teacher.
+    """
+    if "teacher" not in runs or runs["teacher"].config.dim != kept.config.dim or precision == "float32":
+        return None
+    teacher, rank = runs["teacher"].load(graph), kept.config.rank
+    if recipes.family(teacher) != kept.config.model or (teacher.rank not in (0, rank)):
+        return None
+    if rank and not teacher.rank and isinstance(teacher, ComplEx):
+        teacher = low_rank(teacher, rank, kept.config.seed)
+    return quantised(teacher, precision)
+
+
 def _rounded(
     runs: Mapping[str, Run], kept: Run, precision: str, graph: Graph, known: KnownTriples
 ) -> list[dict[str, Any]]:
-    """The teacher's own numbers at the student's precision, and of its low rank: what bytes buy without training.
-
-    A row of metrics on the test split; none where the student has other dimensions, or no model as teacher.
-    """
-    if "teacher" not in runs or runs["teacher"].config.dim != kept.config.dim or precision == "float32":
+    """A row of its metrics on the test split, where there is one."""
+    if (model := rounded(runs, kept, precision, graph)) is None:
         return []
-    teacher, rank = runs["teacher"].load(graph), kept.config.rank
-    if recipes.family(teacher) != kept.config.model or (teacher.rank not in (0, rank)):
-        return []
-    if rank and not teacher.rank and isinstance(teacher, ComplEx):
-        teacher = low_rank(teacher, rank, kept.config.seed)
-    width, ranked = teacher.entities.shape[1], kept.config.final_sample
-    both = evaluate(quantised(teacher, precision), graph, known=known, sample=ranked).metrics()["both"]
-    row = {"model": "rounded", "dim": teacher.dim, "bytes per entity": int(entity_bytes(width, precision))}
+    both = evaluate(model, graph, known=known, sample=kept.config.final_sample).metrics()["both"]
+    size = int(entity_bytes(model.entities.shape[1], precision))
+    row = {"model": "rounded", "dim": model.dim, "bytes per entity": size}
     return [row | {metric: both[metric] for metric in METRICS}]

@@ -669,6 +669,27 @@ def calibration(students: Sequence[Mapping[str, Any]]) -> Figure:
     return finished(fig)
 
 
+def by_relation(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> Figure:
+    """Test MRR of each model by relation, with two standard errors.
+
+    Args:
+        rows: those of a file of results/large, as `paper.bench.large` writes it.
+        names: of the models, by their names there.
+    """
+    fig, axis = subplots(figsize=(9, 1.6 + 0.42 * len(rows)))
+    styles = {"teacher": TEACHERS, "rounded": OF_BYTES["rounded"]}
+    styles |= {"alone": OF_BYTES["coded-alone"], "distilled": OF_BYTES["distilled"]}
+    for i, row in enumerate(rows):
+        for j, (model, name) in enumerate(names.items()):
+            found, place = row["models"][model], -i + 0.24 - 0.16 * j
+            style = {"color": styles[model].colour, "marker": styles[model].marker, "ms": 7, "ls": ""}
+            axis.errorbar(found["mrr"], place, xerr=2 * found["se"], label=name if i == 0 else None, **style)
+    axis.set_yticks([-i for i in range(len(rows))], [f"{row['relation']} ({row['triples']:,})" for row in rows])
+    axis.set(xlabel="test MRR against all entities", xlim=(0, 1))
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return finished(fig)
+
+
 def objectives(frame: pd.DataFrame) -> Figure:
     """What each objective gains over the first of its student, with 95 % intervals; a panel for each kind of student.
 

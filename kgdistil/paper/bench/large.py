@@ -9,8 +9,9 @@ whole records of the runs.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ import numpy as np
 import torch
 
 from kgdistil import records
-from kgdistil.compress.packing import quantised
-from kgdistil.compress.size import entity_bytes, weight_bytes
+from kgdistil.compress.size import floats
 from kgdistil.distillation.budget import Plan, plan
-from kgdistil.distillation.distil import Distilled, distil
+from kgdistil.distillation.distil import Distilled, distil, rounded
+from kgdistil.distillation.recipes import bytes_per_entity
 from kgdistil.distillation.scale import memory_needed
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import run_command
@@ -47,10 +48,18 @@ def path_of(name: str) -> Path:
 
 
 # ---- ranks ----------------------------------------------------------------------------------------------------------
-def reciprocals(models: Mapping[str, KGEModel], graph: Graph, triples: torch.Tensor) -> dict[str, np.ndarray]:
-    """Reciprocal filtered ranks [n] of the same triples by each model, the mean of head and tail."""
-    known = KnownTriples(graph.known.cpu(), graph.num_relations)
-    return {name: rank(model, triples, known).reciprocal() for name, model in models.items()}
+def reciprocals(
+    loaders: Mapping[str, Callable[[], KGEModel | None]], graph: Graph, triples: torch.Tensor
+) -> dict[str, np.ndarray]:
+    """Reciprocal filtered ranks [n] of the same triples by each model that there is, the mean of head and tail.
+
+    Models are loaded one after the other: a large table is in memory once.
+    """
+    known, found = KnownTriples(graph.known.cpu(), graph.num_relations), {}
+    for name, load in loaders.items():
+        if (model := load()) is not None:
+            found[name] = rank(model, triples, known).reciprocal()
+    return found
 
 
 def spread(x: np.ndarray) -> float:
@@ -100,22 +109,18 @@ def examples(student: Labelled, graph: Graph, triples: torch.Tensor, relations: 
 def report_of(graph: Graph, bought: Plan, done: Distilled, sample: int, relations: list[str]) -> dict[str, Any]:
     """What `results/large/<name>.json` says beside where it was made."""
     runs = {MODELS[name]: found for name, found in done.runs.items()}
-    models = {name: found.load(graph) for name, found in runs.items()}
-    teacher, precision = models["teacher"], done.student.precision
-    models["rounded"] = quantised(teacher, precision)
+    student, precision = done.runs["stage 1"], done.student.precision
+    loaders = {name: functools.partial(run.load, graph) for name, run in runs.items()}
+    loaders["rounded"] = functools.partial(rounded, done.runs, student, precision, graph)
     triples = sampled(graph.test.cpu(), sample)
-    found = reciprocals(models, graph, triples)
-    shared, width = teacher.relations.numel(), teacher.entities.shape[1]
-    sizes = {
-        name: weight_bytes(graph.num_entities, width, shared, x)
-        for name, x in (("teacher", "float32"), ("student", precision))
-    }
+    found = reciprocals(loaders, graph, triples)
+    width = floats(runs["teacher"].config.model, runs["teacher"].config.dim)
     memory = {name: memory_needed(run.config, graph, width) for name, run in runs.items()}
     return {
         "graph": {**graph.sizes(), "sha256": graph.sha256, "notes": list(graph.notes)},
         "plan": str(bought),
-        "bytes_per_entity": {"teacher": 4 * width, "student": entity_bytes(width, precision)},
-        "weight_bytes": sizes,
+        "bytes_per_entity": {"teacher": 4 * width, "student": bytes_per_entity(student.config)},
+        "student_bytes": bought.bytes,
         "memory_told": {name: sum(parts.values()) for name, parts in memory.items()},
         "runs": {name: run.record for name, run in runs.items()},
         "ranked": len(triples),

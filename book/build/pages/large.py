@@ -1,0 +1,112 @@
+"""A graph of eight million entities, and one of 143,916: what each step cost, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from book.build.html import html_table
+from book.build.pages.shown import Shown, none_yet, picture
+from kgdistil.paper import plots
+from kgdistil.paper.bench.large import path_of
+from kgdistil.records import results_folder
+
+COMMANDS = {
+    "debian": "python -m kgdistil.paper.bench.large debian.tsv --ask in_package in_folder depends section",
+    "packages": "python -m kgdistil.paper.bench.large packages.tsv --sample 0 --ask depends source section",
+}
+WORDS = {
+    "teacher": "teacher",
+    "rounded": "teacher, rounded",
+    "alone": "student alone",
+    "distilled": "student, distilled",
+}
+GIB = 1 << 30
+
+
+def each(made: Callable[[str, dict[str, Any]], str]) -> str:
+    """What is made of each graph's results, or what would make these."""
+    parts = []
+    for name, command in COMMANDS.items():
+        path = path_of(name)
+        told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        parts.append(none_yet(command) if told is None else made(name, told))
+    return "".join(parts)
+
+
+def in_order(models: dict[str, Any]) -> Iterator[str]:
+    return (name for name in WORDS if name in models)
+
+
+def large_graphs(shown: Shown) -> str:
+    """Sizes of the graphs, and what reading takes."""
+    path = results_folder() / "bench" / "reading.json"
+    read = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def made(name: str, told: dict[str, Any]) -> str:
+        graph = told["graph"]
+        splits = f"{graph['train']:,} training, {graph['valid']:,} validation and {graph['test']:,} test triples"
+        text = f"\n- **{name}**: {graph['entities']:,} entities, {graph['relations']} relations, {splits}; SHA-256 "
+        return text + f"`{graph['sha256'][:16]}…`. What the budget buys: {told['plan']}.\n"
+
+    return each(made) + (f"\nReading: {read['told']}\n" if "told" in read else "")
+
+
+def large_cost(shown: Shown) -> str:
+    """Time and memory of each run."""
+
+    def made(name: str, told: dict[str, Any]) -> str:
+        rows = []
+        for model in in_order(told["runs"]):
+            run = told["runs"][model]
+            speed = run["graph"]["train"] * run["epochs"] / run["seconds"]
+            memory = f"{told['memory_told'][model] / GIB:.2f}"
+            rows.append([WORDS[model], str(run["epochs"]), f"{run['seconds'] / 3600:.2f}", f"{speed:,.0f}", memory])
+        head = ["run", "epochs", "hours", "triples a second", "GiB told"]
+        return html_table(f"{name}: what training cost, {told['device']}", head, rows)
+
+    return each(made)
+
+
+def large_quality(shown: Shown) -> str:
+    """MRR of the four models by relation, with a picture."""
+
+    def made(name: str, told: dict[str, Any]) -> str:
+        models = list(in_order(told["rows"][0]["models"]))
+        rows = [
+            [row["relation"], f"{row['triples']:,}", *(interval(row["models"][model]) for model in models)]
+            for row in told["rows"]
+        ]
+        title = f"{name}: test MRR by relation, {told['ranked']:,} triples against all entities"
+        table = html_table(title, ["relation", "triples", *(WORDS[model] for model in models)], rows)
+        alt = f"Test MRR of {', '.join(WORDS[model] for model in models)} by relation on {name}."
+        figure = plots.by_relation(told["rows"], {model: WORDS[model] for model in models})
+        return table + picture(shown, f"large_{name}", figure, alt, "Bars are two standard errors.") + gains(told)
+
+    return each(made)
+
+
+def interval(found: dict[str, float]) -> str:
+    """A mean and twice its standard error."""
+    return f"{found['mrr']:.3f} ± {2 * found['se']:.3f}"
+
+
+def gains(told: dict[str, Any]) -> str:
+    """What the distilled student has more than the others."""
+    parts = [
+        f"than the {WORDS[name]} {x['gain']:+.3f} ({x['low']:+.3f} to {x['high']:+.3f})"
+        for name, x in told["differences"].items()
+    ]
+    return f"\nThe distilled student has, with 95 % intervals by the paired bootstrap, {', '.join(parts)}.\n"
+
+
+def large_answers(shown: Shown) -> str:
+    """What the student answers to test queries."""
+
+    def made(name: str, told: dict[str, Any]) -> str:
+        rows = [[x["head"], x["relation"], x["tail"], " · ".join(x["answers"])] for x in told["examples"]]
+        head = ["head", "relation", "the test triple's tail", "the student's best, from all entities"]
+        return html_table(f"{name}: what the student answers", head, rows) if rows else ""
+
+    return each(made)
