@@ -131,7 +131,9 @@ class KGEModel(nn.Module):
     def entity_penalty(self, x: Tensor) -> Tensor:
         """An entity's part of it [B]. Dot-product models: Σ|x|³, N3 of Lacroix et al. 2018. Distances have none, but
         TransH its own."""
-        return 0 * x.sum(-1) if self.distance else self.modulus(x).pow(3).sum(-1)  # nothing, yet with a gradient
+        return (
+            0 * x.sum(-1) if self.distance else Cubes.apply(x, self.modulus(x.detach()))
+        )  # nothing has a gradient, too
 
     def relation_penalty(self, r: Tensor) -> Tensor:
         """A relation's part of it [B]."""
@@ -373,6 +375,22 @@ class SimplE(KGEModel):
     def between(self, h: Tensor, t: Tensor) -> Tensor:
         (first, second), (third, fourth) = h.chunk(2, -1), t.chunk(2, -1)
         return torch.cat([first * fourth, second * third], -1) / 2
+
+
+class Cubes(torch.autograd.Function):
+    """Σ|x|³ over the last dimension of x [..., W], of its moduli [..., W or W / 2]; its gradient is 3|x|x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, modulus: Tensor) -> Tensor:
+        ctx.save_for_backward(x, modulus)
+        return (modulus.square() * modulus).sum(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        x, modulus = ctx.saved_tensors
+        weight = (3 * upstream)[..., None] * modulus
+        return torch.cat([weight] * (x.shape[-1] // modulus.shape[-1]), -1) * x, None
 
 
 def on_hyperplane(x: Tensor, w: Tensor) -> Tensor:

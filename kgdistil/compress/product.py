@@ -65,6 +65,8 @@ def codes_of(rows: Tensor, book: Tensor, paired: bool, places: Tensor | None = N
 
 def rows_of(codes: Tensor, book: Tensor, paired: bool) -> Tensor:
     """The rows [n, W] of codes [n, M], made in slices."""
+    if (found := kernels.decoded(codes, book, paired, book.dtype)) is not None:
+        return found
     rows = book.new_empty(len(codes), book.shape[0] * book.shape[2])
     for into, part in zip(rows.split(SLICE), codes.split(SLICE), strict=True):
         into.copy_(ungrouped(decode(part, book), paired))
@@ -132,7 +134,7 @@ def starting_vectors(column: Tensor, generator: torch.Generator) -> Tensor:
 
 def rows_in(dtype: torch.dtype, codes: Tensor, book: Tensor, paired: bool) -> Tensor:
     """`rows_of` in a type, padded with zeros to a multiple of `kernels.SHAPES`: [n or more, W]."""
-    if dtype == torch.bfloat16 and (rows := kernels.decoded(codes, book, paired)) is not None:
+    if (rows := kernels.decoded(codes, book, paired, dtype, kernels.SHAPES)) is not None:
         return rows
     return F.pad(rows_of(codes, book, paired).to(dtype), (0, 0, 0, -len(codes) % kernels.SHAPES))
 

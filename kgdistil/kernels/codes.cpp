@@ -25,11 +25,13 @@ extern "C" int32_t kgd_assign(const float *table, const int64_t *places, int64_t
     for (int64_t first = 0; first < n; first += LANES) {
       if (!ready) continue;
       const int64_t here = std::min(LANES, n - first);
+      const float *row[LANES];
       for (int64_t i = 0; i < LANES; i++) {
         const int64_t at = first + std::min(i, here - 1);
-        const float *row = table + (places ? places[at] : at) * M * G;
-        for (int64_t w = 0; w < M * G; w++) turned[w * LANES + i] = row[place(w, M * G, paired)];
+        row[i] = table + (places ? places[at] : at) * M * G;
       }
+      for (int64_t w = 0; w < M * G; w++)
+        for (int64_t i = 0, from = place(w, M * G, paired); i < LANES; i++) turned[w * LANES + i] = row[i][from];
       for (int64_t m = 0; m < M; m++) {
         const float *x = turned.data() + m * G * LANES, *vector = book + m * SIXTEEN * G, *square = squares + m * SIXTEEN;
         float best[LANES];
@@ -54,21 +56,32 @@ extern "C" int32_t kgd_assign(const float *table, const int64_t *places, int64_t
   return memory.out;
 }
 
-// Rows as codes [n, M] say, bfloat16 [padded, M * G], those beyond n nothing.
-extern "C" void kgd_decode(const uint8_t *codes, int64_t n, int64_t padded, int64_t M, bool paired, const float *book,
-                           int threads, Half *to) {
+namespace {
+void put(float x, Half &to) { to = narrow(x); }
+void put(float x, float &to) { to = x; }
+
+template <class T>
+void decode(const uint8_t *codes, int64_t n, int64_t padded, int64_t M, bool paired, const float *book, int threads, T *to) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t i = 0; i < padded; i++) {
-    Half *out = to + i * M * G;
+    T *out = to + i * M * G;
     if (i >= n) {
-      std::fill(out, out + M * G, Half(0));
+      std::fill(out, out + M * G, T(0));
       continue;
     }
     for (int64_t m = 0; m < M; m++) {
       const float *vector = book + (m * SIXTEEN + codes[i * M + m]) * G;
-      for (int64_t j = 0; j < G; j++) out[place(m * G + j, M * G, paired)] = narrow(vector[j]);
+      for (int64_t j = 0; j < G; j++) put(vector[j], out[place(m * G + j, M * G, paired)]);
     }
   }
+}
+}
+
+// Rows as codes [n, M] say, bfloat16 or float32 [padded, M * G], those beyond n nothing.
+extern "C" void kgd_decode(const uint8_t *codes, int64_t n, int64_t padded, int64_t M, bool paired, const float *book,
+                           int threads, bool half, void *to) {
+  if (half) decode(codes, n, padded, M, paired, book, threads, static_cast<Half *>(to));
+  else decode(codes, n, padded, M, paired, book, threads, static_cast<float *>(to));
 }
 
 // Gradients of rows summed by the vectors that their codes [n, M] took, into [threads, M, 16, G], which are zeros.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kgdistil.kernels.compile import compiled, enough, pointer, threads
-from kgdistil.kernels.rows import SHAPES, Parts, as_parts
+from kgdistil.kernels.rows import Parts, as_parts
 
 ADDRESS, SIZE, FLAG, COUNT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_bool, ctypes.c_int32
 
@@ -22,7 +22,7 @@ def nearest_library(rows: Tensor, group: int) -> ctypes.CDLL | None:
     if library is not None:
         library.kgd_assign.argtypes = [ADDRESS, ADDRESS, SIZE, SIZE, FLAG, ADDRESS, ADDRESS, COUNT, ADDRESS]
         library.kgd_assign.errcheck = enough
-        library.kgd_decode.argtypes = [ADDRESS, SIZE, SIZE, SIZE, FLAG, ADDRESS, COUNT, ADDRESS]
+        library.kgd_decode.argtypes = [ADDRESS, SIZE, SIZE, SIZE, FLAG, ADDRESS, COUNT, FLAG, ADDRESS]
         library.kgd_by_code.argtypes = [ctypes.POINTER(Parts), ADDRESS, SIZE, SIZE, FLAG, COUNT, ADDRESS]
         library.kgd_decode.restype = library.kgd_by_code.restype = None
     return library
@@ -42,14 +42,14 @@ def nearest(table: Tensor, book: Tensor, paired: bool = False, places: Tensor | 
     return codes
 
 
-def decoded(codes: Tensor, book: Tensor, paired: bool) -> Tensor | None:
-    """`product.rows_of` in bfloat16, padded to a multiple of `SHAPES` with zeros; None if it cannot."""
+def decoded(codes: Tensor, book: Tensor, paired: bool, dtype: torch.dtype, to: int = 1) -> Tensor | None:
+    """`product.rows_of` in bfloat16 or float32, padded with zeros to a multiple of `to` rows; None if it cannot."""
     library = nearest_library(book, book.shape[2])
-    if library is None:
+    if library is None or dtype not in (torch.bfloat16, torch.float32):
         return None
-    (n, m), book = codes.shape, book.detach().contiguous()
-    found = torch.empty(n + -n % SHAPES, m * book.shape[2], dtype=torch.bfloat16)
-    library.kgd_decode(pointer(codes), n, len(found), m, paired, pointer(book), threads(), pointer(found))
+    (n, m), book, codes = codes.shape, book.detach().contiguous(), codes.contiguous()
+    found, half = torch.empty(n + -n % to, m * book.shape[2], dtype=dtype), dtype == torch.bfloat16
+    library.kgd_decode(pointer(codes), n, len(found), m, paired, pointer(book), threads(), half, pointer(found))
     return found
 
 
