@@ -13,7 +13,7 @@ from kgdistil.graph import Graph
 from kgdistil.models import build_model
 
 TRAINING = ("pandas", "pooch", "pydantic", "safetensors", "scipy", "sklearn", "torch", "tqdm")
-EXTRAS = ("IPython", "jupyterlab", "matplotlib", "nbformat", "papermill", "pykeen", "seaborn", "torchkge")
+EXTRAS = ("IPython", "jupyterlab", "matplotlib", "nbformat", "optuna", "papermill", "pykeen", "seaborn", "torchkge")
 
 HIDE = """
 import sys
@@ -42,6 +42,7 @@ graph = kgdistil.load(folder)
 config = kgdistil.make_config(dataset=str(folder), model="TransE", dim=4, epochs=2, patience=0)
 done = kgdistil.run(config, graph)
 print(len(kgdistil.predict(done.load(graph), graph, head="a", relation="r", k=3)), done.record["epochs"])
+assert callable(kgdistil.distil)
 loaded = set(sys.modules) & {extras}
 assert not loaded, loaded
 """
