@@ -380,7 +380,15 @@ def report(student: Student, output: Path, as_json: bool) -> None:
     if as_json:
         told = {"student": str(output), "dim": student.dim, "precision": student.precision}
         told |= {"run_id": student.run_id, **about.get("gain", {})}
-        kept = ("chosen", "verdict", "expected", "metrics", "precisions", "notes", *{"search"} & about.keys())
+        kept = (
+            "chosen",
+            "verdict",
+            "expected",
+            "metrics",
+            "precisions",
+            "notes",
+            *(x for x in ("search", "predicted") if x in about),
+        )
         emit(told | {key: about.get(key) for key in kept})
         return
     if notes := about.get("notes"):
@@ -392,6 +400,11 @@ def report(student: Student, output: Path, as_json: bool) -> None:
     runs = " ".join(row["model"] for row in about["metrics"])
     say(f"({'; '.join(f'{name}: {what}' for name, what in WORDS.items() if name in runs)})\n{TIES}")
     say(f"\n{about['verdict'][0].upper()}{about['verdict'][1:]} (one seed).")
+    if expected := about.get("predicted"):
+        say(
+            f"Before its training the distilled student was expected to keep {expected['share']:.0%} of its teacher's "
+            f"validation MRR: rounded, the teacher kept {expected['rounded']:.0%}."
+        )
     say(f"\nThe student that is kept ({about['chosen']}), at each precision:")
     show(Answers.of(about["precisions"]))
     h, r = (student.entities[0], student.relations[0])

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import kgdistil
+from kgdistil import cli
 from kgdistil.distillation import rule
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
@@ -114,7 +115,7 @@ def test_a_rule_is_fitted_of_what_searches_found() -> None:
         fitting.fit([search_of(1), search_of(2), search_of(2)])
 
 
-def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph) -> None:
+def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph, tmp_path: Path, capsys) -> None:
     assert rule.defaults(tiny_graph, "ComplEx") == {}
     rule.RULE.write_text(json.dumps(KNOWN))
     assert rule.defaults(umls, "ComplEx") == rule.defaults(tiny_graph, "RotatE") == {}
@@ -124,6 +125,11 @@ def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph) -> N
         assert {name: getattr(run.config, name) for name in wanted[part]} == wanted[part]
     about = done.student.about["predicted"]
     assert about["share"] == pytest.approx(rule.share(rule.figures(tiny_graph), about["rounded"], KNOWN), abs=1e-3)
+    done.student.save(tmp_path / "s")
+    for as_json in (False, True):
+        cli.report(kgdistil.load_student(tmp_path / "s"), tmp_path / "s", as_json)
+        told = capsys.readouterr().out
+        assert json.loads(told)["predicted"] == about if as_json else f"keep {about['share']:.0%} of its" in told
     asked = kgdistil.distil(tiny_graph, dim=8, teacher_dim=8, precision="1bit", epochs=2, progress=False)
     assert [run.config.epochs for run in asked.runs.values()] == [2, 3, 1]
     assert {run.config.lr for run in asked.runs.values()} == {0.1}
