@@ -19,7 +19,7 @@ from kgdistil.answer import format1
 from kgdistil.answer.format import HEADER
 from kgdistil.answer.format1 import BLANK, VERSION, WEIGHTS, sum_place
 from kgdistil.answer.student import load_student
-from kgdistil.compress.packing import pack, unpack
+from kgdistil.compress import nested, packing
 from kgdistil.errors import CheckpointError, ConfigError, short
 from kgdistil.files import SUM, write_atomically
 from kgdistil.graph import Graph
@@ -83,7 +83,7 @@ def save_model(
     description |= {"rank": model.rank} if model.rank else {}
     description |= {"precision": precision} if newer else {}
     description |= {"about": about} if about else {}
-    write_tensors(Path(folder) / WEIGHTS, pack(model, precision), description)
+    write_tensors(Path(folder) / WEIGHTS, packing.pack(model, precision), description)
     format1.write_labels(Path(folder), description, graph.entities, graph.relations, graph.descriptions)
 
 
@@ -134,9 +134,9 @@ def built(path: Path, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> K
         kind = class_of(about["model"], rank)
         sizes = about["num_entities"], about["num_relations"], about["dim"]
         options: dict[str, Any] = {name: about[name] for name in ("norm", "offset", "epsilon")}
-        tensors = unpack(tensors, about.get("precision", "float32"), kind.paired)
+        tensors = packing.unpack(tensors, about.get("precision", "float32"), kind.paired)
         with torch.device("meta"):  # which takes no memory, however large a description says that the model is
-            model = kind(*sizes, **(options | {"rank": rank} if kind.factored else options))
+            model = nested.attach(kind(*sizes, **(options | {"rank": rank} if kind.factored else options)), tensors)
         if {name: x.shape for name, x in tensors.items()} != {name: x.shape for name, x in model.state_dict().items()}:
             raise ValueError("the sizes differ")
         if not all(bool(x.isfinite().all()) for x in (*tensors.values(), torch.tensor([*options.values()]))):

@@ -692,12 +692,15 @@ def export(student: Path, form: str, output: Path) -> None:
 @main.command()
 @click.argument("student", type=FOLDER)
 @click.option("-o", "--output", type=FOLDER, help="Another folder; the student stays as it is.")
-def convert(student: Path, output: Path | None) -> None:
-    """Write a STUDENT of an earlier release as this one writes it, which is opened where it lies; in one move.
+@click.option("--bytes", "size", type=int, help="Of a student trained for several sizes, that of so many an entity.")
+def convert(student: Path, output: Path | None, size: int | None) -> None:
+    """Write a STUDENT of an earlier release as this one writes it, which is opened where it lies; in one move. Or one
+    of precision nested as one of its smaller sizes.
 
     \b
       kgdistil convert student/
       kgdistil convert student/ -o other/
+      kgdistil convert student/ --bytes 16 -o small/
     """
     from kgdistil.answer.adding import alone
     from kgdistil.answer.format import HEADER, VERSION
@@ -708,6 +711,10 @@ def convert(student: Path, output: Path | None) -> None:
     found, target = load_student(student), output or student
     here = target.resolve() == student.resolve()
     before, done = sizes(student), (student / HEADER).is_file()
+    if size is not None:
+        if here:
+            raise ConfigError(f"{student} stays as it is: name a folder for its {size} bytes an entity with -o")
+        found, done = found.shorter(size), False
     if done and here:
         say(f"{student} is of format {VERSION} already ({before}): nothing is left to do.")
         return

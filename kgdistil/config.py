@@ -83,6 +83,7 @@ class SampledSoftmax(Objective):
 
     loss: Literal["softmax"]
     group: Literal[0, 1, 2, 4] = 0  # floats of an entity that share a codebook of sixteen vectors; 0: float32
+    depth: Literal[1, 2, 4, 8] = 1  # codes of a group; the first 1, 2, 4 of them are students of their own: `nested`
     rank: Annotated[int, Field(ge=0, le=1 << 17)] = 0  # floats of an entity of low rank; 0: all of them
     shared: Annotated[float, Field(ge=0, le=10)] = 0.15  # of the learning rate, for codebooks and the map of a low rank
     accumulator: Annotated[float, Field(ge=0, le=1)] = 0.0  # where Adagrad's sums of squares begin
@@ -210,6 +211,7 @@ class RunConfig(BaseModel):
             "epsilon": ("RotatE has one", self.model == "RotatE"),
             "gamma": ("a distance or loss margin has one", kind.distance or self.loss == "margin"),
             "temperature": ("weighting self-adversarial has one", self.weighting == "self-adversarial"),
+            "depth": ("codes (group) have one", bool(self.group)),
             "shared": ("codebooks and the map of a low rank (group, rank) take it", bool(self.group or self.rank)),
             "alpha": ("stages 1 and 2 have soft labels", taught),
             "alpha_last": ("stages 1 and 2 have soft labels", taught),

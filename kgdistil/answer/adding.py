@@ -133,7 +133,8 @@ class Fitter:
         spread[np.diag_indices_from(spread)] += SHRUNK * max(np.trace(spread) / len(spread), 1e-6)
         self.prior = PRIOR * np.linalg.inv(spread)
         if weights.coded:
-            self.columns = weights.columns.reshape(len(weights.book), -1)
+            groups = len(weights.book) // weights.depth
+            self.columns = weights.columns[: groups * weights.book.shape[2]].reshape(groups, -1)
         self.triples = triples
         self.share = np.log((count - NEAREST) / len(self.sample)) if count > NEAREST + SAMPLE else 0.0
 
@@ -316,9 +317,21 @@ class Fitter:
         """Codes [groups] of a row: those that lose the least of what is minimised, by its Hessian there.
 
         The nearest codes lose more; but what the triples do not ask for may be asked, so that the distance counts too.
+        Of a nested student the first ones of all groups come first, since they are a student, too.
         """
-        book, columns = self.weights.book, self.columns
         bend = bend + APART * np.trace(bend) / len(x) * np.eye(len(x))
+        codes = list[Array]()
+        for books in self.weights.books(self.weights.depth):
+            left = x.copy()
+            for i, book in enumerate(books):
+                if i == len(codes):
+                    codes.append(self.level(left, bend, book))
+                left[self.columns] -= book[np.arange(len(book)), codes[i]]
+        return np.concatenate(codes)
+
+    def level(self, x: Array, bend: Array, book: Array) -> Array:
+        """`rounded` by one codebook of each group."""
+        columns = self.columns
         code = ((x[columns][:, None] - book) ** 2).sum(-1).argmin(1)
         away = np.zeros_like(x)
         away[columns] = book[np.arange(len(book)), code] - x[columns]

@@ -254,6 +254,23 @@ class Student:
     def score_relations(self, head: int, tail: int) -> Array:
         return self.weights.score_relations(head, tail)
 
+    # ---- smaller ----------------------------------------------------------------------------------------------------
+    def shorter(self, size: int) -> Student:
+        """The student of `size` bytes an entity, of one that was trained for several: its first codes, in memory.
+
+        What was measured of this one, and its calibration, are not the other's: `kgdistil calibrate` fits it anew.
+
+        Raises:
+            ConfigError: no such size.
+        """
+        self.check_all()
+        arrays = {name: np.ascontiguousarray(x) for name, x in self.weights.shorter(size).items()}
+        header = {name: x for name, x in self.header.items() if name not in ("about", "calibration", "files")}
+        header["about"] = {"cut": f"the first {size} of {self.weights.blocks.shape[1]} bytes an entity"}
+        found = Student(header, Weights(header, arrays), self.entities, self.names, self._triples, self._files)
+        found.folder = self.folder
+        return found
+
     # ---- growing ----------------------------------------------------------------------------------------------------
     def add(self, triples: Any, *, save: bool = True, places: Sequence[str] | None = None) -> Answers:
         """Learn new entities from their triples: each gets the row, or the codes, that fit them; all others stay.

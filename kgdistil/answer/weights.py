@@ -12,11 +12,13 @@ import numpy as np
 from kgdistil.answer.equations import Array, Equation, Side, equation
 from kgdistil.answer.format import blocks
 from kgdistil.answer.native import Codes, Floats
-from kgdistil.errors import CheckpointError, short
+from kgdistil.errors import CheckpointError, ConfigError, short
 
 log = logging.getLogger("kgdistil")
 GROUPS = {"4bit": 1, "2bit": 2, "1bit": 4}  # floats of an entity that share four bits
-TYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8} | dict.fromkeys(GROUPS, np.uint8)
+NESTED = "nested"  # codes of some depth: a group's vectors, one from each of its codebooks, are added
+DEPTHS = (1, 2, 4, 8)  # of the students of the first codes of a nested one
+TYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8} | dict.fromkeys((*GROUPS, NESTED), np.uint8)
 SLICE = 1 << 16  # entities that are decoded at a time
 
 
@@ -37,19 +39,24 @@ class Weights:
         self.equation: Equation = equation(about["model"], about["dim"], **sizes, shared=shared)
         self.blocks, self.scale = arrays["entities"], arrays["entities.scale"] if self.precision == "int8" else None
         self.relations = arrays["relations"].astype(np.float32)
-        width, size = self.equation.width, GROUPS.get(self.precision, 0)
-        wanted = (-(-width // size // 2), 64) if size else (width, 16)
+        width, size, self.depth = self.equation.width, GROUPS.get(self.precision, 0), 1
+        if self.precision == NESTED:
+            self.depth, _, _, size = arrays["entities.book"].shape
+        wanted = (-(-self.depth * (width // size) // 2), 64) if size else (width, 16)
         fits = self.blocks.shape == (-(-self.num_entities // wanted[1]), *wanted)
         fits &= self.relations.shape == (about["num_relations"], self.equation.relation_width)
         fits &= self.blocks.dtype == TYPES.get(self.precision) and (not size or width % size == 0)
         if size:
-            self.book = arrays["entities.book"].astype(np.float32)
-            fits &= self.book.shape == (width // size, 16, size)
+            self.book = arrays["entities.book"].astype(np.float32).reshape(-1, *arrays["entities.book"].shape[-2:])
+            fits &= self.book.shape == (self.depth * (width // size), 16, size)
+            for depth in [d for d in DEPTHS if d < self.depth]:
+                fits &= arrays[f"book_{depth}"].shape == (depth, width // size, 16, size)
+                fits &= arrays[f"relations_{depth}"].shape == self.relations.shape
             columns = np.arange(width, dtype=np.int32)
             if self.equation.paired:  # the two halves of a complex number lie beside each other
                 columns = columns.reshape(2, -1).T.reshape(-1)
-            self.columns = np.ascontiguousarray(columns)
-            self._place, self._first = np.argsort(columns), 16 * np.arange(width // size)  # of a code 0 in all books
+            self.columns = np.tile(columns, self.depth)
+            self._place, self._first = np.argsort(columns), 16 * np.arange(len(self.book))  # of a code 0 in all books
         if self.scale is not None:
             fits &= self.scale.shape == (self.num_entities,)
         if not fits:
@@ -63,7 +70,7 @@ class Weights:
 
     @property
     def coded(self) -> bool:
-        return self.precision in GROUPS
+        return self.precision in (*GROUPS, NESTED)
 
     def rows(self, ids: Array) -> Array:
         """Float32 rows [n, width] of entities by id [n]."""
@@ -80,12 +87,44 @@ class Weights:
         codes = np.empty((len(stored), stored.shape[1], 2), np.uint8)
         codes[..., 0], codes[..., 1] = stored & 15, stored >> 4
         at = codes.reshape(len(stored), 2 * stored.shape[1])[:, :groups] + self._first
-        return self.book.reshape(-1, size).take(at, 0).reshape(len(stored), groups * size).take(self._place, 1)
+        found = self.book.reshape(-1, size).take(at, 0).reshape(len(stored), self.depth, len(self._place))
+        rows = functools.reduce(np.add, found.transpose(1, 0, 2))  # one after the other, as PyTorch adds them
+        return rows.take(self._place, 1)
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """The depth of the codes of each size in bytes an entity that a nested student has; {} of any other."""
+        groups, depths = len(self.book) // self.depth if self.precision == NESTED else 0, DEPTHS
+        return {-(-depth * groups // 2): depth for depth in depths if groups and depth <= self.depth}
+
+    def books(self, depth: int) -> list[Array]:
+        """The codebooks of students of the codes up to a depth, float32 [1, 2, 4, …, M, 16, g]; one of other codes."""
+        if self.precision != NESTED:
+            return [self.book[None]]
+        names = [f"book_{d}" if d < self.depth else "entities.book" for d in DEPTHS if d <= depth]
+        return [self.arrays[name].astype(np.float32) for name in names]
+
+    def shorter(self, size: int) -> dict[str, Array]:
+        """The arrays of a student whose entities are the first `size` bytes of codes.
+
+        Raises:
+            ConfigError: no such size.
+        """
+        if size not in self.sizes:
+            there = f"it has {', '.join(map(str, self.sizes))}" if self.sizes else f"it is not {NESTED}"
+            raise ConfigError(f"{size} bytes an entity is no size of this student: {there}")
+        depth = self.sizes[size]
+        if depth == self.depth:
+            return dict(self.arrays)
+        fewer = [f"{what}_{d}" for what in ("book", "relations") for d in DEPTHS if d < depth]
+        found = {name: self.arrays[name] for name in (*fewer, "map") if name in self.arrays}
+        own = {"entities.book": self.arrays[f"book_{depth}"], "relations": self.arrays[f"relations_{depth}"]}
+        return {"entities": self.blocks[:, :size], **own, **found}
 
     def finite(self) -> bool:
         """Whether all numbers are finite, so that there is an order to rank by."""
         shared = [self.relations, *([self.book] if self.coded else []), *([] if self.scale is None else [self.scale])]
-        shared += [self.arrays["map"]] if "map" in self.arrays else []
+        shared += [x for name, x in self.arrays.items() if name == "map" or name.startswith(("book_", "relations_"))]
         whole = [self.blocks] if self.blocks.dtype.kind == "f" else []
         return all(np.isfinite(x).all() for x in (*shared, *whole))
 
@@ -97,10 +136,10 @@ class Weights:
     def scanner(self) -> Codes | Floats:
         """What finds the best of all entities, where they lie. Codes that no scan compares are decoded, with a line."""
         comparison, norm = self.equation.comparison, self.equation.norm
-        if self.coded and (
-            comparison in ("dot", "distance") or (comparison == "modulus" and self.book.shape[2] % 2 == 0)
-        ):
-            return Codes(self.blocks, self.num_entities, self.book, self.columns, comparison, norm)
+        summed = comparison == "dot" or (comparison == "distance" and self.depth == 1)
+        if self.coded and (summed or (comparison == "modulus" and self.depth == 1 and self.book.shape[2] % 2 == 0)):
+            sizes = self.num_entities, self.book, self.columns, comparison, norm, self.equation.width
+            return Codes(self.blocks, *sizes)
         tiles = self.blocks
         if self.coded:
             log.warning("its codes cannot be scanned by their comparison, so they are decoded: that takes longer")

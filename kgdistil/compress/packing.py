@@ -8,6 +8,8 @@ import copy
 import torch
 from torch import Tensor
 
+from kgdistil.compress import nested
+from kgdistil.compress.nested import NESTED
 from kgdistil.compress.product import codes_of, fit, rows_of
 from kgdistil.compress.size import GROUPS, PRECISIONS, check_precision, precisions_for, weight_bytes
 from kgdistil.errors import ConfigError
@@ -24,13 +26,16 @@ def pack(model: KGEModel, precision: str) -> dict[str, Tensor]:
     `entities.book` float16 [groups, 16, g] what they stand for; exact where a group has at most sixteen vectors, as
     in a student that was trained with codes, else fitted by k-means. The relations stay float16: they are few, and an
     angle rounded to one of 255 would cost more than it saves; so does a `map`.
+    nested: the same of the codes that a model has (`compress.nested`), with `entities.book` [depth, groups, 16, g] and
+    what students of their first ones have of their own, as named there; float32 keeps all of it beside the rows.
 
     Raises:
-        ConfigError: numbers that are not finite, or too large for float16; groups that do not divide the width.
+        ConfigError: numbers that are not finite, or too large for float16; groups that do not divide the width; nested
+            of a model that has no codes.
     """
-    tables = {name: x.detach() for name, x in model.state_dict().items()}
-    if check_precision(precision) == "float32":
-        return tables
+    if precision != NESTED and check_precision(precision) == "float32":
+        return {name: x.detach() for name, x in model.state_dict().items()}
+    tables = {name: x.detach() for name, x in model.named_parameters()}
     large = max(float(x.abs().max()) for x in tables.values())  # NaN is not below any limit
     if not large <= LARGEST_HALF:
         raise ConfigError(f"the embeddings hold {large:g}: {precision} needs finite numbers up to {LARGEST_HALF:g}")
@@ -40,20 +45,26 @@ def pack(model: KGEModel, precision: str) -> dict[str, Tensor]:
         safe = scale.clamp_min(torch.finfo(torch.float32).tiny)
         packed["entities"] = (rows / safe[:, None]).round().clamp(-127, 127).to(torch.int8)
         packed["entities.scale"] = safe
-    elif precision in GROUPS:
+    elif precision in (*GROUPS, NESTED):
         codes, book = encode(model, precision)
-        codes = torch.nn.functional.pad(codes, (0, len(book) % 2))
+        own = nested.buffers_of(model) if precision == NESTED else {}
+        packed |= {name: x.half() for name, x in own.items() if name not in ("codes", "book")}
+        codes = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2))
         packed["entities"] = codes[:, 0::2] | (codes[:, 1::2] << 4)
         packed["entities.book"] = book.half()
     return packed
 
 
 def encode(model: KGEModel, precision: str) -> tuple[Tensor, Tensor]:
-    """Codes uint8 [E, M] and codebook float32 [M, 16, g] of a model's entities, for a precision of `GROUPS`.
+    """Codes uint8 [E, M] and codebook float32 [M, 16, g] of a model's entities, for a precision of `GROUPS`; those that
+    a model has where it is nested, [depth, M, 16, g].
 
     Raises:
-        ConfigError: groups that do not divide the width.
+        ConfigError: groups that do not divide the width, or no codes.
     """
+    if precision == NESTED:
+        found = nested.buffers_of(model)
+        return found["codes"], found["book"]
     rows, size = model.entities.detach(), GROUPS[precision]
     if precision not in precisions_for(rows.shape[1]):
         raise ConfigError(
@@ -70,7 +81,7 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
     Raises:
         ValueError: not what `pack` makes.
     """
-    if precision not in PRECISIONS:
+    if precision not in (*PRECISIONS, NESTED):
         raise ValueError(f"unknown precision {precision!r}")
     whole = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
     few = torch.float32 if precision == "float32" else torch.float16
@@ -78,13 +89,15 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
     types["entities"] = whole.get(precision, torch.uint8)
     if precision == "int8":
         types["entities.scale"] = torch.float32
-    elif precision in GROUPS:
+    elif precision in (*GROUPS, NESTED):
         types["entities.book"] = torch.float16
+    if precision in ("float32", NESTED):
+        types |= {name: torch.uint8 if name == "codes" else few for name in packed if nested.is_buffer(name)}
     if (found := {name: x.dtype for name, x in packed.items()}) != types:
         what = ", ".join(f"{name} {dtype}" for name, dtype in found.items()).replace("torch.", "")
         raise ValueError(f"the numbers are not {precision}: {what}")
-    if precision not in GROUPS:
-        tables = {name: x.float() for name, x in packed.items() if name != "entities.scale"}
+    if precision not in (*GROUPS, NESTED):
+        tables = {name: x if name == "codes" else x.float() for name, x in packed.items() if name != "entities.scale"}
         if precision == "int8":
             if packed["entities.scale"].shape != packed["entities"].shape[:1]:
                 raise ValueError(
@@ -93,10 +106,15 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
             tables["entities"] *= packed["entities.scale"][:, None]
         return tables
     bytes_, book = packed["entities"], packed["entities.book"].float()
-    if bytes_.ndim != 2 or book.shape[1:] != (16, GROUPS[precision]) or bytes_.shape[1] != -(-len(book) // 2):
+    groups = book[..., 0, 0].numel()
+    fits = book.ndim == 4 and book.shape[2] == 16 if precision == NESTED else book.shape[1:] == (16, GROUPS[precision])
+    if bytes_.ndim != 2 or not fits or bytes_.shape[1] != -(-groups // 2):
         raise ValueError(f"codes {list(bytes_.shape)} and codebook {list(book.shape)} do not belong together")
-    codes = torch.stack([bytes_ & 15, bytes_ >> 4], dim=-1).flatten(1)[:, : len(book)]
+    codes = torch.stack([bytes_ & 15, bytes_ >> 4], dim=-1).flatten(1)[:, :groups]
     shared: dict[str, Tensor] = {name: packed[name].float() for name in ("relations", "map") if name in packed}
+    if precision == NESTED:
+        shared |= {name: x.float() for name, x in packed.items() if nested.is_buffer(name)}
+        shared |= {"codes": codes, "book": book}
     return {"entities": rows_of(codes, book, paired), **shared}
 
 

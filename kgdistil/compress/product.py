@@ -7,6 +7,7 @@ levels, signs and product quantisation (Jégou et al. 2011, with 4-bit codes) ar
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -64,7 +65,11 @@ def codes_of(rows: Tensor, book: Tensor, paired: bool, places: Tensor | None = N
 
 
 def rows_of(codes: Tensor, book: Tensor, paired: bool) -> Tensor:
-    """The rows [n, W] of codes [n, M], made in slices."""
+    """The rows [n, W] of codes [n, M], made in slices; of a deep book [depth, M, 16, g] and codes [n, depth · M] their
+    vectors are added (`nested`)."""
+    if book.ndim == 4:
+        each = zip(codes.chunk(len(book), dim=1), book, strict=True)
+        return functools.reduce(torch.add, (rows_of(own, level, paired) for own, level in each))
     if (found := kernels.decoded(codes, book, paired, book.dtype)) is not None:
         return found
     rows = book.new_empty(len(codes), book.shape[0] * book.shape[2])
@@ -134,7 +139,7 @@ def starting_vectors(column: Tensor, generator: torch.Generator) -> Tensor:
 
 def rows_in(dtype: torch.dtype, codes: Tensor, book: Tensor, paired: bool) -> Tensor:
     """`rows_of` in a type, padded with zeros to a multiple of `kernels.SHAPES`: [n or more, W]."""
-    if (rows := kernels.decoded(codes, book, paired, dtype, kernels.SHAPES)) is not None:
+    if book.ndim == 3 and (rows := kernels.decoded(codes, book, paired, dtype, kernels.SHAPES)) is not None:
         return rows
     return F.pad(rows_of(codes, book, paired).to(dtype), (0, 0, 0, -len(codes) % kernels.SHAPES))
 
@@ -142,6 +147,9 @@ def rows_in(dtype: torch.dtype, codes: Tensor, book: Tensor, paired: bool) -> Te
 def straight_through(parts: Sequence[Tensor], codes: Tensor, book: Tensor, paired: bool) -> Tensor:
     """The book's gradient [M, 16, g]: those of rows [n, W], in up to three parts, summed by the vectors that their
     codes [n, M] took. The rows themselves have it straight through (Bengio et al. 2013)."""
+    if book.ndim == 4:
+        each = zip(codes.chunk(len(book), dim=1), book, strict=True)
+        return torch.stack([straight_through(parts, own.contiguous(), level, paired) for own, level in each])
     if (found := kernels.by_code(parts, codes, book.shape[2], paired)) is not None:
         return found
     gradient = grouped(torch.cat([x.float() for x in parts]), book.shape[2], paired)

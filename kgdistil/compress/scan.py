@@ -19,7 +19,8 @@ from kgdistil.models import KGEModel, Side, kind_of
 
 
 def tables(model: KGEModel, queries: Tensor, codebook: Tensor) -> Tensor:
-    """Look-up tables float32 [n, M, 16] of queries [n, query width] for the codebook [M, 16, g].
+    """Look-up tables float32 [n, M, 16] of queries [n, query width] for the codebook [M, 16, g], or a deep one
+    [depth, M / depth, 16, g] of a dot product.
 
     Their sums are the model's scores without its offset; for norm 2 minus the square of the distance, which puts the
     entities in the same order.
@@ -27,7 +28,10 @@ def tables(model: KGEModel, queries: Tensor, codebook: Tensor) -> Tensor:
     Raises:
         ConfigError: a score that is no sum over sub-vectors, or sub-vectors that do not fit the model.
     """
-    kind, (groups, _, size), name = kernels.said(model, "comparison"), codebook.shape, type(model).__name__
+    kind, name, depth = kernels.said(model, "comparison"), type(model).__name__, 1
+    if codebook.ndim == 4 and kind == "dot":
+        depth, codebook = len(codebook), codebook.flatten(0, 1)
+    groups, size = len(codebook) // depth, codebook.shape[-1]
     if kind not in ("dot", "distance", "modulus"):
         raise ConfigError(
             f"{name} has no look-up tables: its class names no comparison that sums over the coordinates; take "
@@ -39,7 +43,7 @@ def tables(model: KGEModel, queries: Tensor, codebook: Tensor) -> Tensor:
             f"{groups} sub-vectors of {size} do not make {name}'s {model.entities.shape[1]} numbers of an entity; "
             f"the product must be equal{even}"
         )
-    rows = grouped(queries, size, model.paired)[:, :, None]  # [n, M, 1, g]
+    rows = grouped(queries, size, model.paired).repeat(1, depth, 1)[:, :, None]  # [n, M, 1, g]
     if kind == "dot":
         return (rows * codebook).sum(-1)
     apart = rows - codebook
@@ -53,7 +57,7 @@ class CodedRanker:
 
     Args:
         model: float32 on the CPU, its entities what the codes stand for.
-        codes: uint8 [E, M] from 0 to 15, M from 2 to 512. codebook: float32 [M, 16, g].
+        codes: uint8 [E, M] from 0 to 15, M from 2 to 512. codebook: float32, as of `tables`.
         native: as of `answer.native.Codes`; False takes numpy's path.
     Raises:
         ConfigError: codes of another form, or a model that has no `tables`.
@@ -61,20 +65,23 @@ class CodedRanker:
 
     def __init__(self, model: KGEModel, codes: Tensor, codebook: Tensor, native: str | bool | None = None):
         tables(model, model.queries(torch.zeros(1).long(), torch.zeros(1).long(), "tail"), codebook)  # refuses at once
+        depth, codebook = (len(codebook), codebook.flatten(0, 1)) if codebook.ndim == 4 else (1, codebook)
         shaped = codes.ndim == 2 and len(codes) and 2 <= codes.shape[1] <= MOST_GROUPS
         if not shaped or codes.dtype != torch.uint8 or codes.max() > 15 or codes.shape[1] != len(codebook):
             raise ConfigError(
                 f"codes are {codes.dtype} {list(codes.shape)}; they must be uint8 [entities, {len(codebook)}], from 0 "
                 f"to 15, 2 to {MOST_GROUPS} for each entity"
             )
-        columns = grouped(torch.arange(codebook[:, 0].numel())[None], codebook.shape[2], model.paired)
+        width = codebook[:, 0].numel() // depth
+        columns = grouped(torch.arange(width)[None], codebook.shape[2], model.paired)
         self.codes = Codes(
             packed(codes.numpy()),
             len(codes),
             codebook.detach().numpy(),
-            columns.flatten().int().numpy(),
+            columns.flatten().repeat(depth).int().numpy(),
             str(kernels.said(model, "comparison")),
             model.norm,
+            width,
             native=native,
         )
         sizes = {name: getattr(model, name) for name in ("norm", "offset", "epsilon")}

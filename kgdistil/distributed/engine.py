@@ -22,6 +22,7 @@ from kgdistil import kernels
 from kgdistil.compress.product import FITTED, exact, fitted, grouped, ungrouped
 from kgdistil.config import RunConfig
 from kgdistil.distributed.shards import Shards, Wanted
+from kgdistil.errors import ConfigError
 from kgdistil.graphs.queries import spans
 from kgdistil.models import KGEModel
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, View
@@ -31,6 +32,8 @@ class ShardedEngine(SampledSoftmaxEngine):
     """Args as `SampledSoftmaxEngine`, the models with the rows of this rank only."""
 
     def __init__(self, student: KGEModel, teacher: KGEModel | None, triples: Tensor, config: RunConfig, shards: Shards):
+        if config.depth > 1:
+            raise ConfigError(f"depth is {config.depth}, but several ranks train students of one size: set it to 1")
         # what looks at whole tables is made here
         super().__init__(student, teacher, triples, config.model_copy(update={"top": 0, "group": 0}))
         self.config, self.shards, self.size = config, shards, shards.size

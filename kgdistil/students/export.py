@@ -88,15 +88,19 @@ def export_arrays(student: Labelled, folder: Path) -> list[Path]:
     - relations.npy: float32 [R, width].
     - map.npy: float32 [rank, 2·dim], of a low rank: what an entity stands for is entities[i] @ map.
     - codes.npy: uint8 [E, M] from 0 to 15, and codebook.npy: float32 [M, 16, g], of a student of codes: the row that
-      columns.npy, int32 [M·g], puts in place is codebook[m, codes[i, m]], one m after the other.
+      columns.npy, int32 [M·g], puts in place is codebook[m, codes[i, m]], one m after the other; of a nested one what
+      comes to the same place is added.
     - labels.tsv: kind (entity, relation), id, label, name; fields are quoted as in CSV where they have to be.
     - about.json: model, dim, norm, offset, epsilon.
     """
     model, graph = student.model, student.graph
     arrays = {name: table.detach().cpu().numpy() for name, table in model.state_dict().items()}
-    if student.precision in packing.GROUPS:
+    for name in ("codes", "book"):  # of a nested model, which come as those of others
+        arrays.pop(name, None)
+    if student.precision in (*packing.GROUPS, packing.NESTED):
         codes, book = packing.encode(model, student.precision)
-        arrays |= {"codes": codes.numpy(), "codebook": book.half().float().numpy(), "columns": columns(model)}
+        places, book = np.tile(columns(model), len(book) if book.ndim == 4 else 1), book.reshape(-1, *book.shape[-2:])
+        arrays |= {"codes": codes.numpy(), "codebook": book.half().float().numpy(), "columns": places}
     for stale in {"map", "codes", "codebook", "columns"} - arrays.keys():  # of another student
         (folder / f"{stale}.npy").unlink(missing_ok=True)
     for name, array in arrays.items():
@@ -179,14 +183,16 @@ def export_faiss(student: Labelled, path: Path) -> list[Path]:
     model = student.model
     if said(model, "comparison") != "dot":
         raise ConfigError(f"FAISS compares by inner products, which {type(model).__name__} does not: export arrays")
-    if student.precision not in packing.GROUPS:
-        few = ", ".join(packing.GROUPS)
+    if student.precision not in (*packing.GROUPS, packing.NESTED):
+        few = ", ".join((*packing.GROUPS, packing.NESTED))
         raise ConfigError(f"a FAISS index holds codes ({few}), and this student {student.precision}: export arrays")
     with needs("faiss-cpu", "exporting to FAISS"):
         import faiss
     packed = {name: x.numpy(force=True) for name, x in packing.pack(model, student.precision).items()}
-    index: Any = faiss.IndexPQ(model.entities.shape[1], len(packed["entities.book"]), 4, faiss.METRIC_INNER_PRODUCT)
-    faiss.copy_array_to_vector(packed["entities.book"].astype(np.float32).ravel(), index.pq.centroids)
+    book = packed["entities.book"].astype(np.float32)  # of a deep one the queries have each number as often
+    groups = book[..., 0, 0].size
+    index: Any = faiss.IndexPQ(groups * book.shape[-1], groups, 4, faiss.METRIC_INNER_PRODUCT)
+    faiss.copy_array_to_vector(book.ravel(), index.pq.centroids)
     faiss.copy_array_to_vector(
         packed["entities"].ravel(), index.codes
     )  # two a byte, the first in the low bits, as here

@@ -151,7 +151,7 @@ class Labelled:
 
         One log line for a student whose codes cannot be.
         """
-        if self.precision not in packing.GROUPS:
+        if self.precision not in (*packing.GROUPS, packing.NESTED):
             return None
         try:
             return CodedRanker(self.model, *packing.encode(self.model, self.precision))

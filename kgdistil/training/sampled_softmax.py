@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil import kernels
-from kgdistil.compress.product import codes_of, fit, rows_in, rows_of, straight_through
+from kgdistil.compress import nested
+from kgdistil.compress.product import rows_in, rows_of, straight_through
 from kgdistil.config import RunConfig
 from kgdistil.graphs.queries import best_of, queries_of, spans
 from kgdistil.kernels import pairs
@@ -45,6 +46,7 @@ class SampledSoftmaxEngine(Engine):
     """
 
     share = 1.0  # of the batch's triples, that this process takes
+    depth = 1  # of the codes of the student that a step trains
 
     def __init__(self, student: KGEModel, teacher: KGEModel | None, triples: Tensor, config: RunConfig):
         queries = queries_of(triples, config.answers)
@@ -64,8 +66,8 @@ class SampledSoftmaxEngine(Engine):
         self.moments["done"] = torch.zeros((), dtype=torch.int64)
         self.moments["sums"] = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)
         if config.group:
-            book = fit(student.entities.data, config.group, student.paired)
-            self.moments |= {"student.codebook": book, "student.codebook.v": torch.full_like(book, config.accumulator)}
+            learned = nested.learned(student, config.group, config.depth)
+            self.moments |= learned | {f"{x}.v": torch.full_like(y, config.accumulator) for x, y in learned.items()}
 
     @property
     def arithmetic(self) -> dict[str, str | int]:
@@ -87,9 +89,8 @@ class SampledSoftmaxEngine(Engine):
         """The student product-quantised: a copy whose entities are what their codes say."""
         if not self.config.group:
             return self.trained
-        student, book = self.models["student"], self.moments["student.codebook"]
-        rows = rows_of(codes_of(student.entities.data, book, student.paired), book, student.paired)
-        return {**self.trained, "student": with_entities(student, rows)}
+        student = self.models["student"]
+        return {**self.trained, "student": with_entities(student, nested.as_coded(student, self.moments))}
 
     def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
         self.begin(epoch)
@@ -108,6 +109,7 @@ class SampledSoftmaxEngine(Engine):
 
     def step(self, batch: Tensor, base: Tensor, rates: dict[str, float]) -> Tensor:
         """One batch of queries int64 [n]; returns the five losses, each times the batch's number of triples."""
+        self.depth = nested.drawn(base, self.config.depth)
         batch = batch[self.is_head[batch].sort(stable=True).indices]  # tail queries first
         count = self.count[batch]
         row, places = spans(self.start[batch], count)
@@ -185,17 +187,19 @@ class View:
         table, places = engine.table(role, torch.cat([candidates, engine.anchor[batch]]))
         answers, self.answer, self.times = place.unique(return_inverse=True, return_counts=True)
         self.places = torch.cat([places, places[answers]])
-        dtype, self.book = table.dtype if self.model.distance else engine.half, None
+        dtype, self.book, self.of = table.dtype if self.model.distance else engine.half, None, ""
         if engine.config.group and role == "student":
-            self.book, paired = engine.moments["student.codebook"].detach(), self.model.paired
-            codes = codes_of(table, self.book, paired, places)
+            self.of, paired = nested.of(engine.depth, engine.config.depth), self.model.paired
+            self.book = engine.moments["student.codebook" + self.of].detach()
+            codes = nested.codes_of(table, nested.books(engine.moments, engine.depth), paired, places)
             self.codes = torch.cat([codes, codes[answers]])
             rows, near = rows_in(dtype, codes[:m], self.book, paired), rows_of(self.codes[m:], self.book, paired)
         else:
             rows, near = kernels.rows_in(dtype, table, places[:m]), table.index_select(0, self.places[m:])
         self.rows = (rows[:m] if self.model.distance else rows).requires_grad_(trained)
         self.anchors, self.answers = (x.requires_grad_(trained) for x in near.split([len(batch), len(answers)]))
-        self.relations = self.model.relations.detach().requires_grad_(trained)
+        relations = engine.moments.get(f"{role}.relations{self.of}", self.model.relations)
+        self.relations = relations.detach().requires_grad_(trained)
         self.map = getattr(self.model, "map", None)  # of a low rank: the model's functions use it themselves
         if self.map is not None:
             self.map.requires_grad_(trained).grad = None
@@ -234,12 +238,8 @@ class View:
             self.book.grad = straight_through(self.parts, codes, self.book, self.model.paired)
         table, sums = self.model.entities.data, tensors[f"{self.role}.entities.v"]
         self.engine.gradients(self).adagrad(table, sums, rate)
-        others = [(self.model.relations.data, self.relations, f"{self.role}.relations.v", rate)]
-        shared = rate * self.engine.config.shared
-        if self.book is not None:
-            others.append((tensors["student.codebook"], self.book, "student.codebook.v", shared))
-        if self.map is not None:
-            others.append((self.map.data, self.map, f"{self.role}.map.v", shared))
-        for value, leaf, name, own_rate in others:
-            squares = tensors[name].addcmul_(leaf.grad, leaf.grad)
-            value.addcdiv_(leaf.grad, squares.sqrt().add_(1e-10), value=-own_rate)
+        others = {"relations" + self.of: self.relations, "codebook" + self.of: self.book, "map": self.map}
+        for name, leaf in ((name, x) for name, x in others.items() if x is not None):
+            own_rate = rate if leaf is self.relations else rate * self.engine.config.shared
+            squares = tensors[f"{self.role}.{name}.v"].addcmul_(leaf.grad, leaf.grad)
+            leaf.data.addcdiv_(leaf.grad, squares.sqrt().add_(1e-10), value=-own_rate)

@@ -296,11 +296,13 @@ class Student {
     [this.map, this.scale, this.book] = [await numbers("map"), await numbers("entities.scale"), await numbers("entities.book")];
     [this.width, this.size] = [this.rows, 0];
     if (this.book) {
-      const [groups, , size] = this.places["entities.book"][1];
+      const [size, , groups, depth = 1] = [...this.places["entities.book"][1]].reverse(); // several codes of a group are added
       const paired = ["ComplEx", "ReciprocalComplEx", "RotatE"].includes(this.model); // real and imaginary parts lie beside each other
       this.size = size;
       this.width = groups * size;
-      this.column = Uint32Array.from({ length: this.width }, (_, i) => (paired ? (i % 2) * (this.width / 2) + (i >> 1) : i));
+      this.depth = depth;
+      const place = (i) => (paired ? (i % 2) * (this.width / 2) + (i >> 1) : i);
+      this.column = Uint32Array.from({ length: depth * this.width }, (_, i) => place(i % this.width));
     }
     if (this.weights.whole) this.keep(this.weights.whole.subarray(this.start, this.start + this.total));
   }
@@ -378,10 +380,10 @@ class Student {
     const { lanes, size, column, book, scale } = this;
     if (!book) return scale ? floats(this.type, bytes).map((x, at) => x * scale[first + (at % lanes)]) : floats(this.type, bytes);
     const out = new Float32Array(this.width * lanes);
-    for (let m = 0; m < this.width / size; m++) {
+    for (let m = 0; m < column.length / size; m++) {
       for (let e = 0; e < lanes; e++) {
         const code = (bytes[(m >> 1) * lanes + e] >> (4 * (m & 1))) & 15;
-        for (let i = 0; i < size; i++) out[column[m * size + i] * lanes + e] = book[(m * 16 + code) * size + i];
+        for (let i = 0; i < size; i++) out[column[m * size + i] * lanes + e] += book[(m * 16 + code) * size + i];
       }
     }
     return out;
@@ -445,8 +447,8 @@ class Scan {
   constructor(student, comparison, q, own, k) {
     Object.assign(this, { student, comparison, q, own, k, done: 0, ids: [], scores: [] });
     this.out = new Float32Array(student.lanes);
-    const { book, size } = student;
-    if (book && (comparison === "dot" || comparison === "distance" || (comparison === "modulus" && size % 2 === 0))) this.tabulate();
+    const { book, size, depth } = student, apart = comparison === "distance" || (comparison === "modulus" && size % 2 === 0);
+    if (book && (comparison === "dot" || (apart && depth === 1))) this.tabulate();
   }
 
   /** A look-up for each code: the table [groups][16] of kgdistil/answer/native.py. */

@@ -220,11 +220,13 @@ def _tables(values: dict[str, np.ndarray], path: Path, paired: bool) -> dict[str
     if "entities_book" in values:
         book = values["entities_book"]
         sizes = {group: name for name, group in packing.GROUPS.items()}
-        if book.ndim != 3 or book.shape[2] not in sizes:
+        precision = packing.NESTED if book.ndim == 4 else sizes.get(book.shape[-1], "")
+        if book.ndim not in (3, 4) or not precision:
             raise ValueError(f"a codebook of shape {book.shape}")
-        allow(4 * len(values["entities"]) * book.shape[0] * book.shape[2], path, CheckpointError)
+        allow(4 * len(values["entities"]) * book[..., 0, :].size, path, CheckpointError)
         packed = {name: torch.from_numpy(values[name]) for name in names} | {"entities.book": torch.from_numpy(book)}
-        return packing.unpack(packed, sizes[book.shape[2]], paired)
+        found = packing.unpack(packed, precision, paired)
+        return {name: found[name] for name in names}
     tables: dict[str, Tensor] = {}
     for name in names:
         array = values[name]

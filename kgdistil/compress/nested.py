@@ -1,0 +1,147 @@
+"""One student, several sizes: the first codes of each entity are a student of fewer bytes.
+
+A group of floats has `depth` codes, and a student of the first 1, 2, 4, … of them has decoders of its own: a codebook
+[1, 2, 4, …, M, 16, g] whose vectors are added (residual quantisation, Juang and Gray 1982), and relations. What all
+share are the codes. The j-th code of a group is the nearest vector to what the codes before it leave, by the smallest
+student that has it.
+
+A model of such codes keeps them as buffers beside the rows that they stand for: `codes` uint8 [E, depth · M], the first
+ones of all groups before the second ones, `book` float32 [depth, M, 16, g], and for each smaller depth d `book_d` and
+`relations_d`. Its file has the precision "nested".
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from kgdistil.answer.weights import DEPTHS, NESTED
+from kgdistil.compress import product
+from kgdistil.errors import ConfigError
+from kgdistil.models import KGEModel
+from kgdistil.sampling import GOLDEN, mix, shift_right
+
+Model = TypeVar("Model", bound=KGEModel)
+
+
+def fit(rows: Tensor, size: int, paired: bool, depth: int) -> Tensor:
+    """A codebook [depth, M, 16, size] of rows [n, W]: each `product.fit` of what those before it leave."""
+    books = list[Tensor]()
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).to(rows.device)[: product.FITTED]]
+    for _ in range(depth):
+        books.append(product.fit(rows, size, paired))
+        rows = rows - product.rows_of(product.codes_of(rows, books[-1], paired), books[-1], paired)
+    return torch.stack(books)
+
+
+def codes_of(rows: Tensor, books: Sequence[Tensor], paired: bool, places: Tensor | None = None) -> Tensor:
+    """Codes uint8 [n, depth · M] of rows [n, W], or of those at places [n], by the codebooks of all depths."""
+    if books[-1].ndim == 3:  # of no depth
+        return product.codes_of(rows, books[-1], paired, places)
+    rows = rows if places is None else rows.index_select(0, places)
+    codes = list[Tensor]()
+    for book in books:
+        left = rows
+        for i, level in enumerate(book):
+            if i == len(codes):
+                codes.append(product.codes_of(left, level, paired))
+            left = left - product.rows_of(codes[i], level, paired)
+    return torch.cat(codes, dim=1)
+
+
+# ---- in training ----------------------------------------------------------------------------------------------------
+def of(depth: int, whole: int) -> str:
+    """How the names of what the student of a depth has of its own end; `whole` is the depth of all codes."""
+    return "" if depth == whole else f".{depth}"
+
+
+def learned(student: KGEModel, size: int, depth: int) -> dict[str, Tensor]:
+    """What is learned besides the student's tables: a codebook, and of a depth above 1 what smaller students have."""
+    rows, relations = student.entities.data, student.relations.data
+    if depth == 1:
+        return {"student.codebook": product.fit(rows, size, student.paired)}
+    book = fit(rows, size, student.paired, depth)
+    found = {"student.codebook" + of(d, depth): book[:d].clone() for d in DEPTHS if d <= depth}
+    found |= {"student.relations" + of(d, depth): relations.clone() for d in DEPTHS if d < depth}
+    as_coded(student, found)  # so that it has its buffers from the beginning
+    return found
+
+
+def books(learned: Mapping[str, Tensor], depth: int) -> list[Tensor]:
+    """The codebooks of all depths up to one."""
+    whole = learned["student.codebook"]
+    if whole.ndim == 3:
+        return [whole]
+    return [learned["student.codebook" + of(d, len(whole))] for d in DEPTHS if d <= depth]
+
+
+def drawn(base: Tensor, depth: int) -> int:
+    """The depth that a step trains, each as often as the others, by the step's own random number."""
+    if depth == 1:
+        return 1
+    return 1 << int((shift_right(mix(base - GOLDEN), 32) * depth.bit_length()) >> 32)
+
+
+def as_coded(student: KGEModel, learned: Mapping[str, Tensor]) -> Tensor:
+    """The rows [E, W] that the student's codes stand for; of a depth above 1 it has all of `attach` from now on."""
+    whole = learned["student.codebook"]
+    depth = len(whole) if whole.ndim == 4 else 1
+    codes = codes_of(student.entities.data, books(learned, depth), student.paired)
+    if depth > 1:
+        below = [d for d in DEPTHS if d < depth]
+        own = {f"book_{d}": learned[f"student.codebook.{d}"] for d in below}
+        own |= {f"relations_{d}": learned[f"student.relations.{d}"] for d in below}
+        attach(student, {"codes": codes, "book": whole, **own})
+    return product.rows_of(codes, whole, student.paired)
+
+
+# ---- models ---------------------------------------------------------------------------------------------------------
+def attach(model: Model, tensors: Mapping[str, Tensor]) -> Model:
+    """The model itself, with those tensors as buffers that a nested one has."""
+    for name, x in tensors.items():
+        if is_buffer(name):
+            model.register_buffer(name, x.detach().clone())
+    return model
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a nested model has a buffer of that name."""
+    return name in ("codes", "book") or name in {f"{what}_{d}" for what in ("book", "relations") for d in DEPTHS}
+
+
+def buffers_of(model: KGEModel) -> dict[str, Tensor]:
+    """What `attach` gave.
+
+    Raises:
+        ConfigError: a model that was not trained so.
+    """
+    found = {name: x for name, x in model.named_buffers() if is_buffer(name)}
+    if "codes" not in found:
+        raise ConfigError(f"precision is {NESTED}, which takes a model that was trained with codes of some depth")
+    return found
+
+
+def shorter(model: Model, depth: int) -> Model:
+    """A copy of a nested model of which each group has its first `depth` codes.
+
+    Raises:
+        ConfigError: no such depth, or another kind of model.
+    """
+    buffers = buffers_of(model)
+    if depth == len(buffers["book"]):
+        return copy.deepcopy(model)
+    if f"book_{depth}" not in buffers:
+        raise ConfigError(f"a depth of {depth}: this student has {len(buffers['book'])} and smaller powers of two")
+    book = buffers[f"book_{depth}"]
+    found = copy.deepcopy(model)
+    for name in buffers:
+        delattr(found, name)
+    codes = buffers["codes"][:, : depth * book.shape[1]].contiguous()
+    found.entities.data = product.rows_of(codes, book, model.paired)
+    found.relations.data = buffers[f"relations_{depth}"].clone()
+    fewer = {name: x for name, x in buffers.items() if "_" in name and int(name.rsplit("_")[-1]) < depth}
+    return attach(found, {"codes": codes, "book": book, **fewer})

@@ -1,0 +1,133 @@
+"""One student of several sizes: its first codes are a student, in training, in PyTorch and where it answers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import kgdistil
+from kgdistil.cli import main
+from kgdistil.compress.nested import attach, codes_of, fit, shorter
+from kgdistil.compress.product import rows_of
+from kgdistil.errors import ConfigError
+from kgdistil.graph import Graph
+from kgdistil.models import KGEModel, build_model, with_entities
+
+
+def nested_model(graph: Graph, name: str, depth: int = 4) -> KGEModel:
+    """A model of 32 floats an entity whose groups of four have `depth` codes: 4 bytes for each."""
+    sizes = graph.num_entities, graph.num_relations
+    dim = 16 if name in ("ComplEx", "SimplE") else 32
+    model = build_model(name, *sizes, dim, seed=3, **({"rank": 32} if name == "LowRankComplEx" else {}))
+    with torch.no_grad():
+        model.entities.mul_(3)
+    book = fit(model.entities.data, 4, model.paired, depth)
+    books = [(1 + i / 10) * book[:d] for i, d in enumerate((1, 2, 4, 8)) if d <= depth]  # each student has its own
+    relations = [(2 + i) * model.relations.data for i in range(len(books) - 1)]
+    codes = codes_of(model.entities.data, books, model.paired)
+    buffers = {"codes": codes, "book": book if depth == 1 else books[-1]}
+    for smaller, own in zip(books, relations):
+        buffers |= {f"book_{len(smaller)}": smaller, f"relations_{len(smaller)}": own}
+    return attach(with_entities(model, rows_of(codes, books[-1], model.paired)), buffers)
+
+
+def nested(graph: Graph, name: str = "ComplEx", depth: int = 4) -> kgdistil.Labelled:
+    return kgdistil.Labelled(nested_model(graph, name, depth), graph).quantised("nested")
+
+
+def test_each_next_code_is_the_nearest_to_what_is_left() -> None:
+    rows = torch.randn(300, 16, generator=torch.Generator().manual_seed(1))
+    book = fit(rows, 8, False, 4)
+    codes = codes_of(rows, [book[:1], book[:2], book], False)
+    assert book.shape == (4, 2, 16, 8) and codes.shape == (300, 8)
+    left = []
+    for depth in (1, 2, 4):
+        part = rows_of(codes[:, : 2 * depth], book[:depth], False)
+        assert torch.equal(codes_of(rows, [book[:depth]], False), codes[:, : 2 * depth])
+        left.append(float((rows - part).square().mean()))
+    assert left[0] > left[1] > left[2] > 0
+
+
+@pytest.mark.parametrize("name", ["ComplEx", "LowRankComplEx", "DistMult", "TransE"])
+@pytest.mark.parametrize("size", [4, 8, 16])
+def test_the_first_codes_are_a_student(umls: Graph, tmp_path: Path, name: str, size: int) -> None:
+    """Cut by PyTorch or where it lies: the same file, and of a dot product the same bits of each answer."""
+    trained = nested(umls, name)
+    trained.save(tmp_path / "whole")
+    whole = kgdistil.load_student(tmp_path / "whole")
+    found = whole.shorter(size)
+    found.save(tmp_path / "small")
+    small, twin = kgdistil.load_student(tmp_path / "small"), kgdistil.load_labelled(tmp_path / "small")
+    wanted = kgdistil.Labelled(shorter(trained.model, size // 4), umls, "nested")
+    assert small.weights.blocks.shape[1] == size and small.weights.bytes <= whole.weights.bytes
+    assert torch.equal(twin.model.entities, wanted.model.entities)
+    rows = small.weights.rows(np.arange(umls.num_entities))
+    assert np.array_equal(rows, wanted.model.entities.detach().numpy())
+    asked = list(range(0, umls.num_entities, 9))
+    for query in ({"head": asked}, {"tail": asked}):
+        told = {"relation": 4, "k": 20, "by": "id", "ids": True, **query}
+        answers = [x.predict(**told) for x in (small, found, wanted, twin)]
+        for other in answers[1:]:
+            if name == "TransE":  # whose codes are decoded, and whose sums PyTorch makes in another order
+                np.testing.assert_allclose(answers[0]["score"], list(other["score"]), rtol=1e-5, atol=1e-5)
+            else:
+                assert answers[0]["id"] == list(other["id"]) and answers[0]["score"] == list(other["score"])
+    assert small.evaluate()["both"] == pytest.approx(wanted.evaluate()["both"], abs=2e-3, rel=2e-3)
+
+
+def test_a_size_that_it_has_not_is_refused(umls: Graph) -> None:
+    student = nested(umls).student()
+    with pytest.raises(ConfigError, match="32 bytes an entity is no size of this student: it has 4, 8, 16"):
+        student.shorter(32)
+    plain = kgdistil.Labelled(build_model("ComplEx", umls.num_entities, umls.num_relations, 8, seed=1), umls)
+    with pytest.raises(ConfigError, match="it is not nested"):
+        plain.quantised("2bit").student().shorter(4)
+    with pytest.raises(ConfigError, match="a model that was trained with codes of some depth"):
+        plain.quantised("nested")
+
+
+def test_a_command_cuts_it(umls: Graph, tmp_path: Path) -> None:
+    nested(umls).save(tmp_path / "whole")
+    run = lambda *more: CliRunner().invoke(main, ["convert", str(tmp_path / "whole"), *more])
+    before = (tmp_path / "whole/student.json").read_bytes()
+    assert run("--bytes", "8").exit_code != 0
+    done = run("--bytes", "8", "-o", str(tmp_path / "small"))
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "whole/student.json").read_bytes() == before
+    assert kgdistil.load_student(tmp_path / "small").weights.blocks.shape[1] == 8
+
+
+def test_a_new_entity_has_its_first_codes_first(umls: Graph) -> None:
+    """What is added to the whole student is added to its smaller sizes as it would be to those."""
+    whole = nested(umls).student()
+    triples = [("new", umls.relations[r], umls.entities[t]) for r, t in ((0, 3), (1, 5), (4, 9), (4, 11), (7, 2))]
+    whole.add(triples, save=False)
+    assert len(whole.entities) == umls.num_entities + 1
+    for size in (4, 8, 16):
+        small, ranks = whole.shorter(size), []
+        for _, relation, tail in triples:
+            answers = small.predict(head="new", relation=relation, k=umls.num_entities + 1)
+            ranks.append(list(answers["entity"]).index(tail) + 1)
+        assert np.mean(ranks) < umls.num_entities / 6, (size, ranks)
+
+
+def config_of(depth: int, **more: object) -> kgdistil.RunConfig:
+    kinds = {"loss": "softmax", "model": "ComplEx", "dim": 16, "role": "no-ds", "group": 4, "depth": depth}
+    return kgdistil.make_config(dataset="umls", **kinds, lr=0.3, schedule="constant", **more)
+
+
+def test_one_training_makes_every_size(umls: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each size is as good as a training for that size alone, or hardly worse, and has relations of its own."""
+    for name in ("RUNS", "RESULTS"):
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name))
+    sizes = {"negatives": 64, "batch_size": 128, "patience": 0, "check_every": 5}
+    done = kgdistil.run(config_of(4, epochs=15, **sizes), umls, progress=False)
+    model = done.load(umls)
+    found = kgdistil.Labelled(model, umls).quantised("nested")
+    assert found.evaluate("valid")["both"]["mrr"] == pytest.approx(done.record["valid"]["both"]["mrr"], abs=0.02)
+    mrr = [kgdistil.Labelled(shorter(found.model, d), umls).evaluate("valid")["both"]["mrr"] for d in (1, 2, 4)]
+    alone = kgdistil.run(config_of(1, epochs=5, **sizes), umls, progress=False).record["valid"]["both"]["mrr"]
+    assert mrr[0] > alone - 0.02 and mrr[2] > mrr[0]
+    assert not torch.equal(model.relations_1, model.relations_2) and not torch.equal(model.relations_2, model.relations)
