@@ -170,6 +170,23 @@ def test_new_entities_that_only_know_each_other_take_several_rounds(
     assert not student.predict(head="c", relation=r, k=200, new=True).by_name["entity"].count("b")
 
 
+def test_an_entity_of_a_relation_that_training_never_saw_is_fitted_to_it(
+    trained: Callable[[str], Labelled], caplog: pytest.LogCaptureFixture
+) -> None:
+    labelled, strange = trained("ComplEx"), 5
+    train = labelled.graph.train
+    less = dataclasses.replace(labelled.graph, train=train[train[:, 1] != strange])
+    student, other = (dataclasses.replace(labelled, graph=less).student() for _ in range(2))
+    entities, (known, unknown) = student.entities, (student.relations[2], student.relations[strange])
+    triples = [("new", unknown, entities[i]) for i in range(0, 60, 3)]
+    student.add([*triples, ("other", known, entities[0]), ("other", unknown, entities[3])])
+    assert "guesses" not in caplog.text
+    assert mrr(student, triples) > 0.3
+    other.add([triples[0], ("other", known, entities[0])])  # what has another relation is fitted to that alone
+    rows = [x.weights.rows(x.entities.find_all(["other"])) for x in (student, other)]
+    assert np.array_equal(*rows)
+
+
 def test_what_is_known_already_changes_no_row_and_is_said(
     trained: Callable[[str], Labelled], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

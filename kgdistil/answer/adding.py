@@ -457,12 +457,17 @@ def fitted(student: Student, found: Array, count: int) -> tuple[Array, Array]:
     """Of `count` new entities and triples [n, 3]: what is stored of each, and which are guesses, bool.
 
     First those with triples of trained entities, then those with triples of these, and so on; then, once more and with
-    all triples, those with triples of other new ones.
+    all triples, those with triples of other new ones. What a relation asks that training never saw is arbitrary, but
+    the same for all of its triples: entities that have no other relation are fitted to it.
     """
     weights, old = student.weights, len(student.entities)
-    useful = ~student.unseen("relation", found[:, 1]) & (found[:, 0] != found[:, 2])
+    useful = found[:, 0] != found[:, 2]
     for at in (0, 2):
         useful &= ~student.unseen("entity", found[:, at])
+    learned = useful & ~student.unseen("relation", found[:, 1])
+    served = np.arange(old + count) < old
+    served[found[learned][:, [0, 2]]] = True
+    useful = learned | (useful & ~served[found[:, [0, 2]]].all(1))
     links: list[list[tuple[int, int, int]]] = [[] for _ in range(count)]
     for h, r, t in found[useful].tolist():
         if h >= old:

@@ -154,12 +154,16 @@ HURT = ["graph", "other test triples before", "after", "an entity, mean", "95th 
 
 
 def added(report: dict[str, Any]) -> list[list[str]]:
-    """Rows of `ADDED`: each way to a row for entities that training never saw."""
-    return [
-        [row["graph"], f"{row['ranked']:,}", how, f"{mrr:.3f}", f"{mrr / row['mrr']['trained in']:.0%}"]
-        for row in report["rows"]
-        for how, mrr in row["mrr"].items()
-    ]
+    """Rows of `ADDED`: each way to a row for entities that training never saw; and of those whose relations it saw."""
+    rows = []
+    for row in report["rows"]:
+        kinds = [("", row["ranked"], row["mrr"])]
+        if (fewer := row.get("ranked_of_trained_relations", row["ranked"])) < row["ranked"]:
+            kinds += [(", of trained relations", fewer, row["mrr_of_trained_relations"])]
+        for of, ranked, mrrs in kinds:
+            whole = mrrs["trained in"]
+            rows += [[row["graph"], f"{ranked:,}", how + of, f"{x:.3f}", f"{x / whole:.0%}"] for how, x in mrrs.items()]
+    return rows
 
 
 def hurt(report: dict[str, Any]) -> list[list[str]]:
