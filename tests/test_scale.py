@@ -39,6 +39,7 @@ def test_a_check_costs_a_twentieth_of_an_epoch_and_the_end_a_minute_or_a_sample(
         "check_sample": 830,
         "final_sample": 10_000,
         "answers": 256,
+        "accumulators": "row",
     }
     few = scale.settings(PACKAGES, "ComplEx", 64, "softmax")
     assert few["final_sample"] == 0 and 500 < few["check_sample"] < 2000
@@ -63,7 +64,8 @@ def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.
     done = distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
     for name, run in done.runs.items():
         assert run.record["sampled"]["test"]["triples"] == 200, name
-        assert (run.config.accumulators, run.config.answers) == ("number", 256)
+        assert (run.config.accumulators, run.config.answers) == ("row", 256)
+        assert run.config.lr == (0.05 if name == "stage 1" else 0.4), "what begins at random learns faster"
         assert run.record["curve"][-1]["valid_mrr_se"] > 0
     assert list(done.precisions["precision"]) == ["float32", "1bit"]
     rounded = evaluate(quantised(done.runs["teacher"].load(graph), "1bit"), graph, sample=200).metrics()["both"]
