@@ -13,7 +13,9 @@ from kgdistil.compress.nested import attach, codes_of, fit, shorter
 from kgdistil.compress.product import rows_of
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
+from kgdistil.graphs.importers import import_teacher
 from kgdistil.models import KGEModel, build_model, with_entities
+from kgdistil.students.export import export
 
 
 def nested_model(graph: Graph, name: str, depth: int = 4) -> KGEModel:
@@ -131,3 +133,25 @@ def test_one_training_makes_every_size(umls: Graph, monkeypatch: pytest.MonkeyPa
     alone = kgdistil.run(config_of(1, epochs=5, **sizes), umls, progress=False).record["valid"]["both"]["mrr"]
     assert mrr[0] > alone - 0.02 and mrr[2] > mrr[0]
     assert not torch.equal(model.relations_1, model.relations_2) and not torch.equal(model.relations_2, model.relations)
+
+
+def test_other_forms_hold_the_whole_of_it(umls: Graph, tmp_path: Path) -> None:
+    """Arrays and an .npz come back as the float32 rows; a FAISS index of the codes gives the student's scores."""
+    student = nested(umls)
+    rows = student.model.entities.detach()
+    export(student, "arrays", tmp_path / "arrays")
+    codes, book, columns = (np.load(tmp_path / f"arrays/{name}.npy") for name in ("codes", "codebook", "columns"))
+    assert not (tmp_path / "arrays/book_1.npy").exists()
+    summed, vectors = np.zeros(rows.shape, np.float32), book[np.arange(len(book)), codes].reshape(len(rows), -1)
+    np.add.at(summed, (slice(None), columns), vectors)
+    np.testing.assert_allclose(summed, rows, atol=1e-6)
+    export(student, "npz", tmp_path / "s.npz")
+    for path in ("arrays", "s.npz"):
+        assert torch.equal(import_teacher(tmp_path / path, umls).model.entities.detach(), rows)
+    faiss = pytest.importorskip("faiss")
+    export(student, "faiss", tmp_path / "s.faiss")
+    ours, index = student.student(), faiss.read_index(str(tmp_path / "s.faiss"))
+    query = {"relation": [umls.relations[4]], "head": [umls.entities[3]]}
+    score, _ = index.search(ours.vectors(**query), umls.num_entities)
+    queries = ours.weights.queries(np.array([3]), np.array([4]), "tail")
+    np.testing.assert_allclose(score[0], np.sort(queries @ rows.numpy().T)[0, ::-1], rtol=1e-4, atol=1e-4)

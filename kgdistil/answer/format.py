@@ -219,7 +219,9 @@ def layout(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of weights.bin, of those that `kgdistil.compress.packing.pack` makes: entities as they are scanned.
 
     Codes lie in blocks of 64 entities: uint8 [⌈E/64⌉, steps, 64], where the byte of entity 64·b + e at step s holds
-    code 2s in its low and code 2s + 1 in its high four bits. Other numbers lie in tiles of 16: [⌈E/16⌉, width, 16].
+    code 2s in its low and code 2s + 1 in its high four bits; of a nested student the first codes of all groups come
+    before the second ones, and `book_d` and `relations_d` are those of the student of d codes a group. Other numbers
+    lie in tiles of 16: [⌈E/16⌉, width, 16].
     """
     coded = packed["entities"].dtype == np.uint8
     return {**packed, "entities": blocks(packed["entities"], 64 if coded else 16)}

@@ -94,9 +94,7 @@ def export_arrays(student: Labelled, folder: Path) -> list[Path]:
     - about.json: model, dim, norm, offset, epsilon.
     """
     model, graph = student.model, student.graph
-    arrays = {name: table.detach().cpu().numpy() for name, table in model.state_dict().items()}
-    for name in ("codes", "book"):  # of a nested model, which come as those of others
-        arrays.pop(name, None)
+    arrays = {name: table.detach().cpu().numpy() for name, table in model.named_parameters()}
     if student.precision in (*packing.GROUPS, packing.NESTED):
         codes, book = packing.encode(model, student.precision)
         places, book = np.tile(columns(model), len(book) if book.ndim == 4 else 1), book.reshape(-1, *book.shape[-2:])
