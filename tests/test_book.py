@@ -32,7 +32,8 @@ LEFTOVERS = re.compile(
 
 @pytest.fixture(scope="module")
 def site() -> Path:
-    return sources.site() if is_fresh() else build()
+    """Its notebooks are shown as they are committed: nbval executes them."""
+    return sources.site() if is_fresh(executed=False) else build(execute=False)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from typing import Any
 
 from book.build.pages import pieces
 from book.build.pages.shown import Shown
-from book.build.sources import EMBEDDED, EXECUTED, SOURCES, digest, is_fresh, site
+from book.build.sources import AS_COMMITTED, EMBEDDED, EXECUTED, SOURCES, digest, is_fresh, site
 from book.build.try_it import export_graphs
 from kgdistil import records
 from kgdistil.errors import KgdistilError, run_command
@@ -59,7 +59,7 @@ def toc(notebooks: list[str]) -> dict[str, Any]:
     return {"format": "jb-book", "root": "book/index", "parts": [part for part in parts if part["chapters"]]}
 
 
-def configuration(work: Path) -> dict[str, Any]:
+def configuration(work: Path, execute: bool) -> dict[str, Any]:
     """`_config.yml` with what follows from the repository's address and from the place of this build."""
     import yaml
 
@@ -72,7 +72,7 @@ def configuration(work: Path) -> dict[str, Any]:
         }
     else:
         del config["repository"]
-    config["execute"] |= {"execute_notebooks": "cache", "cache": str(work / "cache")}
+    config["execute"] |= {"execute_notebooks": "cache" if execute else "off", "cache": str(work / "cache")}
     config["sphinx"]["config"]["html_extra_path"] = ["site"]
     config["sphinx"]["config"]["html_static_path"] = ["book/static"]
     return config
@@ -108,7 +108,7 @@ def math_font(path: Path) -> None:
     subset.save_font(font, str(path), options)
 
 
-def prepare(source: Path, work: Path) -> None:
+def prepare(source: Path, work: Path, execute: bool) -> None:
     """Everything Jupyter Book reads, written anew."""
     import jinja2
     import yaml
@@ -142,7 +142,7 @@ def prepare(source: Path, work: Path) -> None:
     for path in sorted((root / "book").glob("*.md")):
         text = environment.from_string(path.read_text(encoding="utf-8")).render(callable_)
         (source / "book" / path.name).write_text(text, encoding="utf-8")
-    config = configuration(work)
+    config = configuration(work, execute)
     (source / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     contents = toc([path.stem for path in notebooks])
     (source / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False), encoding="utf-8")
@@ -178,9 +178,11 @@ def in_workplace(work: Path, do: Callable[[], None]) -> None:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def build() -> Path:
+def build(execute: bool = True) -> Path:
     """The built site, `_build/html`.
 
+    Args:
+        execute: run the notebooks that changed; else they are shown as they are committed.
     Raises:
         KgdistilError: Jupyter Book found something wrong; its own lines are above.
     """
@@ -194,7 +196,7 @@ def build() -> Path:
 
     def make() -> None:
         tables.main()
-        prepare(source, work)
+        prepare(source, work, execute)
         jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
         command = [
             *jupyter_book,
@@ -212,7 +214,7 @@ def build() -> Path:
             raise KgdistilError("the book has warnings or errors: see the lines above")
 
     in_workplace(work, make)
-    (site() / ".sources").write_text(stamp)
+    (site() / ".sources").write_text(stamp if execute else f"{AS_COMMITTED} {stamp}")
     return site()
 
 

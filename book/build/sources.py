@@ -35,7 +35,11 @@ def site() -> Path:
     return records.root() / "_build" / "html"
 
 
-def is_fresh() -> bool:
-    """Whether the site was built from exactly the files that are there now."""
+AS_COMMITTED = "notebooks as committed:"  # before the sum of a site whose notebooks were not executed
+
+
+def is_fresh(executed: bool = True) -> bool:
+    """Whether the site was built from exactly the files that are there now, with its notebooks executed if asked."""
     stamp = site() / ".sources"
-    return stamp.is_file() and stamp.read_text() == digest(SOURCES)
+    found = stamp.read_text() if stamp.is_file() else ""
+    return (found if executed else found.removeprefix(AS_COMMITTED).lstrip()) == digest(SOURCES)
