@@ -330,7 +330,8 @@ def distill(
         wanted |= {"model": model, "dim": 8 if dim is None else dim, "precision": precision or "int8"}
         if expected:
             wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim", "rank")}
-            wanted["model"] = model if teacher else expected.model
+            open_ = time_ is not None and expected.precision in GROUPS  # the search's to decide
+            wanted["model"] = model if teacher or open_ else expected.model
             if time_ is not None and expected.precision in GROUPS:
                 shape = (expected.dim, expected.precision, expected.rank)
                 wanted["shapes"] = alike(found, expected.model, shape)[1:] if expected.seconds is None else ()

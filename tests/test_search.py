@@ -78,6 +78,14 @@ def of(found: Found, part: str) -> list[dict]:
     return [row for row in found.trials if row["part"] == part]
 
 
+def test_a_student_is_of_its_teachers_kind(tiny_graph: Graph, runs: Runs) -> None:
+    found = search(tiny_graph, GIVEN, SHAPES, 2000, False, ["ReciprocalComplEx"])
+    kinds = {part: {row["config"]["model"] for row in of(found, part) if row["config"]} for part in PARTS}
+    assert kinds["teacher"] == kinds["no-DS"] == {"ComplEx", "ReciprocalComplEx"}
+    by_id = {row["id"]: row["config"] for row in found.trials}
+    assert all(row["config"]["model"] == by_id[row["config"]["teacher"]]["model"] for row in of(found, "stage 1"))
+
+
 def plain(found: Found) -> list[tuple]:
     return [(row["part"], row["trial"], row["state"], row["valid_mrr"], str(row["config"])) for row in found.trials]
 

@@ -153,6 +153,7 @@ def distil(
     coded = precision in GROUPS and dim == (teacher_dim if given is None else given.dim)
     if rank and not coded:
         raise ConfigError(f"rank is {rank}: it takes a precision of {', '.join(GROUPS)} and the teacher's dimension")
+    free = model is None
     if model is None:
         model = recipes.family(given) if given is not None else "ComplEx" if coded else "RotatE"
     shared: dict[str, Any] = {
@@ -178,7 +179,8 @@ def distil(
     if seconds is not None:
         from kgdistil.distillation.search import search
 
-        searched = search(graph, shared, [(dim, precision, rank), *shapes], seconds, progress)
+        others = ("ReciprocalComplEx",) if free else ()
+        searched = search(graph, shared, [(dim, precision, rank), *shapes], seconds, progress, others)
         recipe = searched.recipe
     last, further = list(recipe.configs)[-1], {}
     if softmax_epochs and not coded:

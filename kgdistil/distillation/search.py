@@ -18,7 +18,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,12 @@ ALPHA, RELATION_WEIGHT = (0.1, 0.9), (0.0, 0.1, 1.0, 4.0)
 
 
 def search(
-    graph: Graph, shared: Mapping[str, Any], shapes: list[Shape], seconds: float, progress: bool | None = None
+    graph: Graph,
+    shared: Mapping[str, Any],
+    shapes: list[Shape],
+    seconds: float,
+    progress: bool | None = None,
+    models: Sequence[str] = (),
 ) -> Found:
     """Search for as long as there is time, of which earlier sittings may have spent a part.
 
@@ -65,12 +70,13 @@ def search(
         shared: what `recipes.few_bits` is given for every shape.
         shapes: of students, each with a teacher of its dimension; the first is the one to take without a search.
         progress: as for `distil`.
+        models: kinds beside that of `shared`, which comes first; a student is of its teacher's kind.
     Raises:
         ConfigError: no trial of a part ends well. CheckpointError: the journal is damaged.
         BusyError: another process is at this very search.
     """
     shared = {key: value for key, value in shared.items() if key not in ("dim", "teacher")}
-    return Search(graph, shared, shapes, seconds, progress).found()
+    return Search(graph, shared, shapes, seconds, progress, models).found()
 
 
 class Stopped(Exception):
@@ -100,15 +106,22 @@ class Search:
     """One search, of a graph and a kind of student."""
 
     def __init__(
-        self, graph: Graph, shared: Mapping[str, Any], shapes: list[Shape], seconds: float, progress: bool | None
+        self,
+        graph: Graph,
+        shared: Mapping[str, Any],
+        shapes: list[Shape],
+        seconds: float,
+        progress: bool | None,
+        models: Sequence[str] = (),
     ) -> None:
         self.graph, self.shared, self.seconds, self.progress = graph, shared, seconds, progress
+        self.models = [shared["model"], *models]
         self.shapes = {
             f"{dim} {precision} {rank}".removesuffix(" 0"): (dim, precision, rank) for dim, precision, rank in shapes
         }
         self.dims = list(dict.fromkeys(dim for dim, _, _ in shapes))
         space = [PARTS, CHECKS, LONGER, STARTUP, COMPARED, SPARED, LR, PENALTY, TEMPERATURE, ALPHA, RELATION_WEIGHT]
-        given = [graph.sha256, {**self.shared, "device": None}, shapes, space]
+        given = [graph.sha256, {**self.shared, "device": None}, shapes, space, self.models]
         self.key = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
         self.own = records.is_own(self.shared["dataset"])
         self.path = records.runs_folder(self.own) / "search" / f"{self.key}.log"
@@ -137,12 +150,13 @@ class Search:
         return Found(recipe, list(self.rows(recipe)), [self.summary(part) for part in PARTS])
 
     # ---- what a trial is
-    def recipe(self, shape: Shape, teacher: str = "") -> Recipe:
-        """What is trained for a shape without a search."""
+    def recipe(self, shape: Shape, teacher: str = "", model: str = "") -> Recipe:
+        """What is trained for a shape without a search; `model` where it is not the first kind."""
         dim, precision, rank = shape
-        more = scale.settings(self.graph, self.shared["model"], dim, "softmax")
+        kind = model or self.models[0]
+        more = scale.settings(self.graph, kind, dim, "softmax")
         made: dict[str, Any] = {"dim": dim, "rank": rank, "group": GROUPS[precision], "teacher": teacher, "more": more}
-        return recipes.few_bits(**self.shared, **made)
+        return recipes.few_bits(**{**self.shared, "model": kind}, **made)
 
     def defaults(self, part: str) -> list[dict[str, Any]]:
         """The settings of the first trials: the recipe's, for each teacher's dimension or student's shape."""
@@ -152,6 +166,7 @@ class Search:
             shape = next(x for key, x in self.shapes.items() if value in (key, x[0]))
             config = self.recipe(shape).configs[part]
             drawn = {"lr": config.lr, "penalty": max(config.penalty, PENALTY[0])}
+            drawn |= {"model": self.models[0]} if len(self.models) > 1 else {}
             drawn |= {
                 "relation_weight": config.relation_weight,
                 "alpha": config.alpha,
@@ -196,12 +211,14 @@ class Search:
             drawn["alpha"] = trial.suggest_float("alpha", *ALPHA)
             drawn["temperature"] = trial.suggest_float("temperature", *TEMPERATURE, log=True)
         drawn = {name: float(f"{value:.2g}") for name, value in drawn.items()}
-        teacher = ""
+        teacher, model = "", self.models[0]
         if part == "stage 1":
             if (best := self.best("teacher", shape[0])) is None:
                 raise ConfigError(f"no teacher of dimension {shape[0]} could be trained")
-            teacher = best["id"]
-        config = self.recipe(shape, teacher).configs[part]
+            teacher, model = best["id"], best["config"]["model"]
+        elif len(self.models) > 1:
+            model = trial.suggest_categorical("model", self.models)
+        config = self.recipe(shape, teacher, model).configs[part]
         epochs = min(longer * config.epochs, self.most(part))
         checks = {"protocol": f"search-{self.key}", "epochs": epochs, "check_every": max(1, epochs // CHECKS)}
         return config.model_copy(update={**drawn, **checks})

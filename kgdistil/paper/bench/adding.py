@@ -114,7 +114,7 @@ def related(graph: Graph, less: Graph, held: np.ndarray, triples: np.ndarray) ->
     """Which triples [n, 3] have only such entities of `held` as have a training triple of a relation of `less`."""
     train = graph.train.numpy()
     found = train[np.isin(train[:, 1], less.train[:, 1].numpy())][:, [0, 2]]
-    return ~np.isin(triples[:, [0, 2]], np.setdiff1d(held, found)).any(1)
+    return np.asarray(~np.isin(triples[:, [0, 2]], np.setdiff1d(held, found)).any(1))
 
 
 def with_rows(student: Student, rows: np.ndarray) -> Student:
