@@ -125,7 +125,7 @@ def test_a_leftover_is_found(text):
 
 
 def test_a_changed_source_makes_the_book_stale(site, tmp_path, monkeypatch):
-    assert is_fresh()
+    assert is_fresh(executed=False)
     stamp = tmp_path / "_build" / "html" / ".sources"
     stamp.parent.mkdir(parents=True)
     for name in SOURCES:
@@ -133,9 +133,11 @@ def test_a_changed_source_makes_the_book_stale(site, tmp_path, monkeypatch):
         (tmp_path / name).write_text("") if "." in name else (tmp_path / name).mkdir()
     monkeypatch.setattr(records, "root", lambda: tmp_path)
     stamp.write_text(digest(SOURCES))
-    assert is_fresh()
+    assert is_fresh() and is_fresh(executed=False)
+    stamp.write_text(f"{sources.AS_COMMITTED} {digest(SOURCES)}")
+    assert is_fresh(executed=False) and not is_fresh()
     (tmp_path / "results" / "new.csv").write_text("1")
-    assert not is_fresh()
+    assert not is_fresh(executed=False)
 
 
 # ---- in the browser -------------------------------------------------------------------------------------------------
