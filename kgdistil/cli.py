@@ -322,7 +322,8 @@ def distill(
         expected = None
         if budget is not None:
             kind = model if teacher is None else model or "RotatE"  # a teacher's students have few floats
-            expected = plan(found, budget, kind, options["teacher_dim"], few_bits=time_ is not None)
+            few = time_ is not None or teacher_lists is not None
+            expected = plan(found, budget, kind, options["teacher_dim"], few_bits=few)
             if not as_json:
                 say(f"the budget of {budget} buys {expected}\n{expected.why}\n{expected.expected}")
         names = ("teacher_dim", "stages", "epochs", "seed", "device", "rank", "softmax_epochs")

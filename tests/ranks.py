@@ -15,7 +15,7 @@ from kgdistil.config import RunConfig
 from kgdistil.distributed import keeping
 from kgdistil.distributed.engine import ShardedEngine
 from kgdistil.distributed.ranking import rank
-from kgdistil.distributed.run import train
+from kgdistil.distributed.run import agree, train
 from kgdistil.distributed.shards import Shards
 from kgdistil.evaluation import KnownTriples, Ranks
 from kgdistil.graph import Graph
@@ -42,6 +42,12 @@ def one_rank(number: int, world: int, folder: str, variables: dict, function: Ca
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=world)
     torch.save(function(*arguments), Path(folder) / f"{number}.pt")
     dist.destroy_process_group()
+
+
+def agreed(config: RunConfig, graph: Graph, of_last: dict[str, Any]) -> None:
+    """What `agree` says where the last rank has other settings."""
+    last = dist.get_rank() == dist.get_world_size() - 1
+    agree(config.model_copy(update=of_last) if last else config, graph)
 
 
 def models(config: RunConfig, size: int) -> list[KGEModel | None]:

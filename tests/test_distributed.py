@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import models, on_ranks, sharded_ranks, sharded_run, sharded_steps, state, steps
+from ranks import agreed, models, on_ranks, sharded_ranks, sharded_run, sharded_steps, state, steps
 from torch.multiprocessing import ProcessRaisedException
 
 from kgdistil.checkpoint import load_model
@@ -145,6 +145,19 @@ def test_a_checkpoint_that_cannot_be_is_said(umls: Graph, tmp_path: Path, harm: 
         about.write_text(text[:100] if harm == "cut" else text.replace('"epoch": 0', '"epoch": 1'))
     with pytest.raises(ProcessRaisedException, match=r"(?s)CheckpointError.*(damaged|belongs to another).*start over"):
         on_ranks(1, sharded_run, config, umls, tmp_path, 0)
+
+
+def test_ranks_that_were_given_different_things_are_told(umls: Graph) -> None:
+    with pytest.raises(ProcessRaisedException, match=r"ConfigError: lr is 0\.2 on rank 1, 0\.1 on rank 0: give all"):
+        on_ranks(2, agreed, a_config(dataset="umls"), umls, {"lr": 0.2})
+    assert on_ranks(2, agreed, a_config(dataset="umls"), umls, {"device": "cuda:1"}) == [None, None]
+
+
+@pytest.mark.parametrize("wrong", [("--timeout", "-1"), ("--timeout", "nan"), ("--keep-every", "-1")])
+def test_seconds_that_are_none_are_refused(wrong: tuple[str, str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["umls", "--loss", "softmax", *wrong])
+    assert ended.value.code == 2 and f"{wrong[0]} is {float(wrong[1])}: give seconds" in capsys.readouterr().err
 
 
 def test_a_killed_rank_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,14 @@ def test_a_command_cuts_it(umls: Graph, tmp_path: Path) -> None:
     assert kgdistil.load_student(tmp_path / "small").weights.blocks.shape[1] == 8
 
 
+def test_it_is_a_teacher_as_any_other(umls: Graph, tmp_path: Path) -> None:
+    student = nested(umls)
+    student.save(tmp_path / "whole")
+    brought = import_teacher(tmp_path / "whole", umls).model
+    assert torch.equal(brought.entities, student.model.entities)
+    assert torch.equal(brought.relations, student.model.relations)
+
+
 def test_a_new_entity_has_its_first_codes_first(umls: Graph) -> None:
     """What is added to the whole student is added to its smaller sizes as it would be to those."""
     whole = nested(umls).student()

@@ -129,6 +129,14 @@ def damaged(what: str, folder: Path, parts: Parts) -> None:
         write(folder, "random", parts)
     elif what == "a map with a gap":
         table(folder / "mapping" / "nodeidx2entityid.csv.gz", "node idx,entity id", ["a", "b"], lambda x: [(2, "a")])
+    elif what == "a label twice":
+        table(folder / "mapping" / "nodeidx2entityid.csv.gz", "node idx,entity id", [*"abcdeafgh"])
+    elif what == "no label":
+        table(folder / "mapping" / "reltype2relid.csv.gz", "reltype,rel id", ["a", "b", ""])
+    elif what == "one map of two":
+        (folder / "mapping" / "reltype2relid.csv.gz").unlink()
+    elif what == "two maps":
+        table(folder / "mapping" / "nodeidx2entityid.csv", "node idx,entity id", [*"abcdefghi"])
     elif what == "a short map":
         table(folder / "mapping" / "nodeidx2entityid.csv.gz", "node idx,entity id", ["a", "b"])
     else:
@@ -156,6 +164,10 @@ def damaged(what: str, folder: Path, parts: Parts) -> None:
         ("two splits", r"ogbl_wikikg2 holds the splits random, time: leave only one"),
         ("a map with a gap", r"nodeidx2entityid.csv.gz does not number its 1 labels from 0"),
         ("a short map", r"nodeidx2entityid.csv.gz has 2 labels, but 8 is a number in the parts"),
+        ("a label twice", r"nodeidx2entityid.csv.gz: the label of 5 is 'a', and 0 has it, too"),
+        ("no label", r"reltype2relid.csv.gz: the label of 2 is ''"),
+        ("one map of two", r"mapping holds no rel\*2rel\*.csv.gz: fetch it again, or move mapping away"),
+        ("two maps", r"mapping holds nodeidx2entityid.csv and nodeidx2entityid.csv.gz: leave only one"),
         ("negative", r"train.pt: the column head holds -5, not numbers from 0"),
         ("fractions", r"train.pt: the column head holds float32, not numbers from 0"),
         ("lengths", r"train.pt: its columns have the shapes \(89,\), \(90,\), \(90,\)"),

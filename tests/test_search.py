@@ -255,6 +255,18 @@ def test_a_journal_that_was_cut_damaged_or_is_in_use(tiny_graph: Graph, runs: Ru
     path.write_bytes(whole.replace(b'"op_code"', b'"op', 1))
     with pytest.raises(CheckpointError, match="is damaged"):
         search(tiny_graph, GIVEN, SHAPES, 300, progress=False)
+    for begins, harm in (
+        (b'"seconds":', b'"x'),
+        (b'"values":[', b'"y'),
+        (b'"config":{', b'"none":1,'),
+        (b"op_", b"\xff"),
+    ):
+        end = b'"' if harm[:1] == b'"' and harm != b'"none":1,' else b""
+        assert begins in whole
+        path.write_bytes(re.sub(re.escape(begins) + (rb"[\d.]+" if end else b""), begins + harm + end, whole))
+        with pytest.raises(CheckpointError, match="is damaged") as caught:
+            search(tiny_graph, GIVEN, SHAPES, 300, progress=False)
+        assert len(str(caught.value)) < 1000
     path.write_bytes(whole)
     held = searching.filelock.FileLock(f"{path}.held")
     with held, pytest.raises(BusyError, match="another process is at this search"):

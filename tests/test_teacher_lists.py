@@ -93,6 +93,15 @@ def test_files_that_are_no_lists(tiny_graph: Graph, tmp_path: Path) -> None:
     pa.parquet.write_table(table(rows).drop_columns(["side"]), path)
     with pytest.raises(DataError, match="no column side"):
         read_lists(path, tiny_graph)
+    whole = table(rows)
+    lists = pa.array([["a"]] * len(rows))
+    for name, says in (("head", "row 1: entity is no text but a list"), ("score", "column score is no number")):
+        pa.parquet.write_table(whole.set_column(whole.schema.get_field_index(name), name, lists), path)
+        with pytest.raises(DataError, match=says):
+            read_lists(path, tiny_graph)
+    pa.parquet.write_table(whole.append_column("score", whole["score"]), path)
+    with pytest.raises(DataError, match="2 columns are called score; leave one"):
+        read_lists(path, tiny_graph)
     pa.parquet.write_table(table(rows)[:0], path)
     with pytest.raises(DataError, match="holds no row"):
         read_lists(path, tiny_graph)
@@ -185,6 +194,9 @@ def test_from_the_shell(tiny_graph: Graph, tmp_path: Path) -> None:
     assert (tmp_path / "student" / "student.json").is_file()
     again = CliRunner().invoke(main, [str(x) for x in command])
     assert again.exit_code == 0 and "nothing is left to do" in again.output
+    command = [*command[:4], "--budget", "8B/entity", "--epochs", 2, "-o", tmp_path / "bought"]
+    found = CliRunner().invoke(main, [str(x) for x in command])  # a student of few bits is what lists can teach
+    assert found.exit_code == 0, found.output
 
 
 def test_rules_are_counted_and_their_lists_are_read(tiny_graph: Graph, tmp_path: Path) -> None:

@@ -242,8 +242,14 @@ class Search:
                     load_if_exists=True,
                     pruner=optuna.pruners.MedianPruner(COMPARED, SPARED),
                 )
-        except (ValueError, LookupError, TypeError, AssertionError) as error:
-            raise CheckpointError(f"{self.path} is damaged ({error!r}); delete it to search anew") from None
+                for trial in self.studies[part].get_trials(False):  # what optuna takes as it stands
+                    told, checks = trial.user_attrs, trial.intermediate_values.values()
+                    sum([told.get("seconds", 0.0), *(trial.values or ()), *checks])
+                    if "config" in told:
+                        read_config(told["config"])
+        except (ValueError, LookupError, TypeError, AssertionError, AttributeError, ConfigError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise CheckpointError(f"{self.path} is damaged ({reason}); delete it to search anew") from None
 
     def search(self, part: str) -> None:
         """Trials of a part until its time is up and one ended well, those first that were begun before.

@@ -33,7 +33,7 @@ from kgdistil.distributed import keeping, tables
 from kgdistil.distributed.engine import ShardedEngine
 from kgdistil.distributed.ranking import rank
 from kgdistil.distributed.shards import Shards, lost
-from kgdistil.errors import BusyError, ConfigError
+from kgdistil.errors import BusyError, ConfigError, KgdistilError
 from kgdistil.evaluation import KnownTriples, sampled
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.datasets import load
@@ -56,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=60, help="seconds after which a silent rank is given up")
     parser.add_argument("--keep-every", type=float, default=CHECKPOINT_SECONDS, help="seconds between checkpoints")
     options = vars(parser.parse_args(arguments))
+    for name, least in ("timeout", 1e-3), ("keep_every", 0.0):
+        if not least <= options[name] <= 1e9:
+            parser.error(f"--{name.replace('_', '-')} is {options[name]}: give seconds, {least:g} or more")
     source, timeout, every = options.pop("graph"), options.pop("timeout"), options.pop("keep_every")
     given = {name: value for name, value in options.items() if value is not None}
     config = make_config(dataset=source, **given)
@@ -81,7 +84,12 @@ def on_ranks(config: RunConfig, graph: Graph, timeout: float, every: float) -> d
     folder = records.model_folder(config.run_id, own)
     try:
         join("cpu:gloo,cuda:nccl" if config.device != "cpu" else "gloo", datetime.timedelta(seconds=timeout))
+        agree(config, graph)
         return found_or_trained(config, graph, folder, Shards(graph.num_entities), every)
+    except KgdistilError:
+        if dist.is_initialized():  # its threads would end with a line of their own
+            dist.destroy_process_group()
+        raise
     except (RuntimeError, CheckpointException) as error:
         if not lost(error):
             raise
@@ -96,6 +104,17 @@ def join(backend: str, timeout: datetime.timedelta) -> None:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+
+
+def agree(config: RunConfig, graph: Graph) -> None:
+    """ConfigError on every rank where one was given something else: its steps would be another run's."""
+    own = config.model_dump(exclude={"device"}) | {"graph": graph.sha256}
+    given: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(given, own)
+    for number, other in enumerate(given):
+        if differ := [name for name in own if other.get(name) != given[0].get(name)]:
+            there, here = (x.get(differ[0]) for x in (other, given[0]))
+            raise ConfigError(f"{differ[0]} is {there!r} on rank {number}, {here!r} on rank 0: give all ranks the same")
 
 
 def where_it_stands(folder: Path) -> str:

@@ -113,13 +113,15 @@ def read_lists(path: str | Path, graph: Graph) -> Lists:
     ids: list[np.ndarray] = []
     scores: list[np.ndarray] = []
     row = 0
-    with reading(path), pyarrow.parquet.ParquetFile(path) as file:
+    with reading(path, pa.ArrowException), pyarrow.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
         if missing := [name for name in SCHEMA.names if name not in names]:
             raise DataError(
                 f"{path}: no column {', '.join(missing)}; lists have the columns {', '.join(SCHEMA.names)}, "
                 f"and this file has {', '.join(map(short, names))}"
             )
+        if twice := [name for name in SCHEMA.names if names.count(name) > 1]:
+            raise DataError(f"{path}: {names.count(twice[0])} columns are called {twice[0]}; leave one of that name")
         for batch in file.iter_batches(columns=SCHEMA.names):
             head, relation, side, candidate, score = (batch.column(name) for name in SCHEMA.names)
             where = f"{path}, row"
@@ -128,7 +130,7 @@ def read_lists(path: str | Path, graph: Graph) -> Lists:
             heads = sides.of(side, where, row)
             try:
                 values = score.cast(pa.float64()).to_numpy(zero_copy_only=False)
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 raise DataError(f"{path}: column score is no number ({error}); write floats") from None
             if not (fine := np.isfinite(values) & (np.abs(values) < 1e30)).all():
                 at = int(np.argmin(fine))
@@ -178,7 +180,12 @@ class _Ids:
     def of(self, column: pa.Array, where: str, first: int) -> np.ndarray:
         """int64 [n] of a column; DataError with its row for what is no label."""
         if not pa.types.is_dictionary(column.type):
-            column = column.cast(pa.string()).dictionary_encode()
+            try:
+                column = column.cast(pa.string()).dictionary_encode()
+            except pa.ArrowNotImplementedError:
+                raise DataError(
+                    f"{where} {first + 1}: {self.what} is no text but a {column.type}; write a text"
+                ) from None
         words = column.dictionary.cast(pa.string()).to_pylist()
         find = self.labels.find if isinstance(self.labels, Labels) else self.found.get
         numbers = [None if word is None else find(word) for word in words]

@@ -29,6 +29,7 @@ RECONSTRUCT = np.empty(0).__reduce__()[0]
 SAFE: list[Any] = [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "bhilqBHILQ"}]
 SAFE += [(RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
 MEND = "fetch it again, or give the triples as .tsv"
+PLAIN = "fetch it again, or move mapping away to have numbers as labels"
 
 
 def find_parts(folder: Path) -> list[Path]:
@@ -101,10 +102,15 @@ def _load(path: Path) -> tuple[np.ndarray, list[pa.DictionaryArray]]:
 
 
 def _labels(folder: Path, name: str, needed: int) -> pa.Array:
-    """The labels of the numbers from 0, of the table in `mapping` that is called so; digits where there is none."""
-    paths = sorted((folder / "mapping").glob(f"{name}.csv*"))
-    if not paths:
+    """The labels of the numbers from 0, of the table in `mapping` that is called so; digits where there are none."""
+    tables = folder / "mapping"
+    paths = sorted(tables.glob(f"{name}.csv*"))
+    if not any(tables.glob("*.csv*")):
         return pa.array(np.arange(needed)).cast(TEXT)
+    if not paths:
+        raise DataError(f"{tables} holds no {name}.csv.gz: {PLAIN}")
+    if len(paths) > 1:
+        raise DataError(f"{tables} holds {' and '.join(x.name for x in paths)}: leave only one of them there")
     path = paths[0]
     types: dict[str, Any] = {"number": pa.int64(), "label": TEXT}
     with reading(path, pa.ArrowException), opened(path) as file:
@@ -119,4 +125,11 @@ def _labels(folder: Path, name: str, needed: int) -> pa.Array:
         raise DataError(f"{path} does not number its {len(numbers)} labels from 0 without gaps; correct it")
     if needed > len(numbers):
         raise DataError(f"{path} has {len(numbers)} labels, but {needed - 1} is a number in the parts: fetch it again")
-    return pa.concat_arrays(table["label"].chunks).take(pa.array(order))
+    found = pa.concat_arrays(table["label"].chunks).take(pa.array(order))
+    code = found.dictionary_encode().indices.to_numpy()
+    first = np.unique(code, return_index=True)[1][code]  # codes are given in order
+    if (wrong := np.flatnonzero((first < np.arange(len(code))) | pc.equal(found, "").to_numpy(False))).size:
+        at = int(wrong[0])
+        twice = f", and {first[at]} has it, too" if first[at] < at else ""
+        raise DataError(f"{path}: the label of {at} is {show(found[at].as_py())}{twice}: {PLAIN}")
+    return found

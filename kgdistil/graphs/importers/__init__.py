@@ -60,7 +60,7 @@ def import_teacher(
         raise CheckpointError(f"{short(str(path))} is not there; name the teacher's file or folder")
     if holds_student(path):
         found, _, words = read_labelled(path)
-        tables = {name: table.detach() for name, table in found.state_dict().items()}
+        tables = {name: table.detach() for name, table in found.named_parameters()}
         options = {name: getattr(found, name) for name in ("norm", "offset", "epsilon")}
         both = words["entities"], words["relations"]
         return learnt(from_tables(type(found).__name__, tables, both, graph, f"kgdistil, {path}", **options), graph)
