@@ -59,7 +59,7 @@ def toc(notebooks: list[str]) -> dict[str, Any]:
     return {"format": "jb-book", "root": "book/index", "parts": [part for part in parts if part["chapters"]]}
 
 
-def configuration(work: Path, execute: bool) -> dict[str, Any]:
+def configuration(work: Path, execute: bool = True) -> dict[str, Any]:
     """`_config.yml` with what follows from the repository's address and from the place of this build."""
     import yaml
 
