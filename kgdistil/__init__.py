@@ -7,9 +7,16 @@ Each name is imported when it is first used (PEP 562), so that `import kgdistil`
 """
 
 import importlib
+import os
+import sys
 from typing import Any
 
 from ._version import __version__
+
+if "torch" not in sys.modules:
+    # PyTorch brings an OpenMP of its own beside the kernels': threads of the one that spin long at a barrier keep those
+    # of the other, and other processes, from the cores. Both read this when they are loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 PLACES = {
     "students.precisions": ["compare_precisions"],

@@ -1,8 +1,13 @@
 """What the code holds itself to and no other tool counts."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 CODE = [path for room in ("kgdistil", "book/build", "tests") for path in sorted((ROOT / room).rglob("*.py"))]
@@ -37,3 +42,12 @@ def test_what_a_linter_is_not_to_see_says_what_and_why():
         f"{path.name}: {line.strip()}" for path in CODE for line in path.read_text().splitlines() if bare.search(line)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("given, first, seen", [(None, "", "1000"), ("7", "", "7"), (None, "import torch; ", "None")])
+def test_threads_wait_briefly_where_pytorch_is_loaded_after_us(given: str | None, first: str, seen: str) -> None:
+    code = f"{first}import os, kgdistil; print(os.environ.get('GOMP_SPINCOUNT'))"
+    kept = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    own = {} if given is None else {"GOMP_SPINCOUNT": given}
+    ran = subprocess.run([sys.executable, "-c", code], env=kept | own, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == seen

@@ -368,7 +368,7 @@ def test_openmp_is_told_how_to_wait_only_while_it_is_loaded(given, monkeypatch):
     seen = []
     monkeypatch.setattr(ctypes, "CDLL", lambda path: seen.append(os.environ.get("GOMP_SPINCOUNT")))
     kernels.compiled.__wrapped__("codes.cpp", "KGD_GROUP=1")
-    assert seen == [given or "20000"] and os.environ.get("GOMP_SPINCOUNT") == given
+    assert seen == [given or "1000"] and os.environ.get("GOMP_SPINCOUNT") == given
 
 
 def test_only_what_the_kernels_know_is_usable():

@@ -187,7 +187,7 @@ def load(library: Path) -> ctypes.CDLL:
     OpenMP reads its settings once, when it is loaded; a user's own stand, and other programs do not see ours.
     """
     own = "GOMP_SPINCOUNT" in os.environ
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         return ctypes.CDLL(str(library))
     finally:
