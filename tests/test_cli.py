@@ -301,6 +301,8 @@ def test_a_budget_may_buy_a_low_rank(tiny_graph: Graph, tmp_path: Path, measured
     assert 0 < budget.query_seconds(tiny_graph, "ComplEx", 8, "2bit", rank=4) < 60
     with pytest.raises(ConfigError, match="rank is 4: it takes a precision of"):
         distil(tiny_graph, dim=4, rank=4)
+    with pytest.raises(ConfigError, match="rank is 0, and the teacher of low rank 4: give that"):
+        distil(tiny_graph, dim=8, precision="2bit", teacher=model)
 
 
 def test_without_a_frontier_a_budget_buys_few_floats(tiny_graph: Graph, tmp_path: Path, monkeypatch) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from test_reproduce import cell
 from kgdistil import records
 from kgdistil.errors import KgdistilError
 from kgdistil.paper import reproduce, tasks
+from kgdistil.paper.cluster import check_listens
 from kgdistil.paper.recipe import config, read_search, trials, with_needs
 from kgdistil.paper.tasks import Task
 
@@ -179,3 +181,15 @@ def test_without_ray_a_line_says_how_to_get_it(small: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(KgdistilError, match=r'^more than one job needs ray: pip install "kgdistil\[cluster\]"$'):
         reproduce.work([cell("no-DS")], "cpu", 2, show=False)
+
+
+def test_where_nothing_listens_is_said_at_once() -> None:
+    """Ray itself asks there for minutes."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(KgdistilError, match=rf"no Ray cluster at '{address}' \(.*\); start one: ray start --head"):
+            check_listens(address, "127.0.0.1")
+        held.listen()
+        check_listens(address, "127.0.0.1")
+    check_listens(None, "127.0.0.1"), check_listens("auto", "127.0.0.1")

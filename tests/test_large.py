@@ -21,12 +21,12 @@ from kgdistil.answer.labels import Labels
 from kgdistil.checkpoint import load_model
 from kgdistil.config import make_config
 from kgdistil.distillation import scale
-from kgdistil.errors import CheckpointError, DataError
+from kgdistil.errors import CheckpointError, ConfigError, DataError
 from kgdistil.graph import Graph
 from kgdistil.graphs import cache, checks, forms, numbering, readers, text
 from kgdistil.graphs.labels import tidy, unquoted
 from kgdistil.graphs.readers import read_graph
-from kgdistil.paper.bench import reading
+from kgdistil.paper.bench import large, reading
 from kgdistil.students.labelled import Labelled, load_labelled
 from kgdistil.training.loop import train
 
@@ -304,3 +304,17 @@ def test_a_graph_of_100_000_entities_becomes_a_student_in_one_command(
     (asked,) = (path for path in (tmp_path / "RESULTS" / "runs").glob("*teacher*.json"))
     assert json.loads(asked.read_text())["config"]["check_sample"] >= scale.FEWEST
     assert found.predict(head="e3", relation="r0", k=3)["score"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(["--ask", "r9"], "--ask 'r9': .* has no such relation"), (["--budget", "8B/entity"], "buys .*; give one that")],
+)
+def test_the_bench_refuses_before_it_trains(
+    tiny_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], said: str
+) -> None:
+    lines = ["\t".join((f"e{h}", f"r{r}", f"e{t}")) for h, r, t in tiny_graph.known.tolist()]
+    (tmp_path / "g.tsv").write_text("\n".join(lines))
+    monkeypatch.setattr(large, "distil", None)
+    with pytest.raises(ConfigError, match=said):
+        large.main([str(tmp_path / "g.tsv"), *more])

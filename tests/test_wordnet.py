@@ -53,6 +53,8 @@ def test_pointers_are_triples_of_synsets(folder: Path, capsys: pytest.CaptureFix
     [
         ("data.noun", "001 ~", "001 ?", "data.noun, line 2: not as wndb"),
         ("data.noun", "003 @", "009 @", "data.noun, line 3: not as wndb"),
+        ("index.adj", "blippy a 1", "blippy a x", "index.adj, line 2: not as wndb"),
+        ("index.adv", "r 1 1 \\ 1 0 00000100", "", "index.adv, line 2: not as wndb"),
         ("index.adj", "unblippy", "blipless", "data.adj, line 3: not as wndb"),
         ("data.adv", "00000100 a", "00000900 a", "blippily.r.01 leads to 00000900 in data.adj, where no synset is"),
     ],
@@ -72,3 +74,11 @@ def test_the_whole_of_it() -> None:
     assert len(found) == pytest.approx(377_000, rel=0.01) and {r for _, r, _ in found} == {*RELATIONS.values()}
     assert len({x for h, _, t in found for x in (h, t)}) == pytest.approx(117_000, rel=0.01)
     assert ("dog.n.01", "hypernym", "canine.n.02") in found
+
+
+def test_files_without_a_pointer_are_no_graph(folder: Path) -> None:
+    for name in FILES:
+        (folder / name).write_text(LICENCE)
+    with pytest.raises(DataError, match="its files hold no pointer"):
+        main([str(folder), str(folder / "wordnet.tsv")])
+    assert not (folder / "wordnet.tsv").exists()

@@ -154,6 +154,8 @@ def distil(
     if rank and not coded:
         raise ConfigError(f"rank is {rank}: it takes a precision of {', '.join(GROUPS)} and the teacher's dimension")
     free = model is None
+    if coded and given is not None and given.rank not in (0, rank):
+        raise ConfigError(f"rank is {rank}, and the teacher of low rank {given.rank}: give that, or another dimension")
     if model is None:
         model = recipes.family(given) if given is not None else "ComplEx" if coded else "RotatE"
     shared: dict[str, Any] = {

@@ -120,8 +120,8 @@ def read_lists(path: str | Path, graph: Graph) -> Lists:
                 f"{path}: no column {', '.join(missing)}; lists have the columns {', '.join(SCHEMA.names)}, "
                 f"and this file has {', '.join(map(short, names))}"
             )
-        if twice := [name for name in SCHEMA.names if names.count(name) > 1]:
-            raise DataError(f"{path}: {names.count(twice[0])} columns are called {twice[0]}; leave one of that name")
+        if many := [name for name in SCHEMA.names if names.count(name) > 1]:
+            raise DataError(f"{path}: {names.count(many[0])} columns are called {many[0]}; leave one of that name")
         for batch in file.iter_batches(columns=SCHEMA.names):
             head, relation, side, candidate, score = (batch.column(name) for name in SCHEMA.names)
             where = f"{path}, row"

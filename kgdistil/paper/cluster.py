@@ -12,8 +12,10 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -72,6 +74,20 @@ def train_there(
     return done.record, ranks, files
 
 
+def check_listens(address: str | None, own: str) -> None:
+    """KgdistilError where nothing listens at host:port, which Ray asks for minutes; it takes loopback for `own`."""
+    found = re.fullmatch(r"(?:ray://)?(.+):([0-9]{1,5})", address or "")
+    hosts = [found[1], *[own] * (found[1] in ("127.0.0.1", "localhost"))] if found else []
+    for host in hosts:
+        try:
+            socket.create_connection((host, int(found[2])), timeout=5).close()
+            return
+        except (OSError, OverflowError) as error:
+            reason = error
+    if hosts:
+        raise KgdistilError(f"no Ray cluster at {address!r} ({reason}); start one: ray start --head")
+
+
 @contextlib.contextmanager
 def cluster(device: str, jobs: int, address: str | None = None) -> Iterator[First]:
     """What is given tasks that can start, has them trained, and gives back the first that ends, or its error.
@@ -96,6 +112,7 @@ def cluster(device: str, jobs: int, address: str | None = None) -> Iterator[Firs
                 scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
                 options = {"address": "local", "num_cpus": jobs, "include_dashboard": False, "_temp_dir": scratch}
             stack.callback(ray.shutdown)
+            check_listens(address, ray.util.get_node_ip_address())
             try:
                 ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
             except (ConnectionError, ValueError, ray.exceptions.RayError) as error:

@@ -8,6 +8,7 @@ WordNet lies in this repository. The files' format is wndb(5WN)'s: https://wordn
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,10 +56,14 @@ def pointers(folder: Path) -> Iterator[tuple[str, str, str]]:
     """
     labels, found = dict[tuple[str, int], str](), list[tuple[str, str, tuple[str, int]]]()
     for kind in dict.fromkeys(KINDS.values()):
-        senses = {line[0]: line[-int(line[2]) :] for _, line in lines(folder / f"index.{kind}")}
+        senses = dict[str, list[str]]()
+        path = folder / f"index.{kind}"
+        for number, line in lines(path):
+            with as_published(path, number):
+                senses[line[0]] = line[-int(line[2]) :]
         path = folder / f"data.{kind}"
         for number, line in lines(path):
-            try:
+            with as_published(path, number):
                 offset, part, words = line[0], line[2], int(line[3], 16)
                 lemma = line[4].partition("(")[0].lower()  # an adjective may end with where it stands, as in "(a)"
                 label = f"{lemma}.{part}.{senses[lemma].index(offset) + 1:02}"
@@ -66,14 +71,21 @@ def pointers(folder: Path) -> Iterator[tuple[str, str, str]]:
                 at = 4 + 2 * words
                 for i in range(at + 1, at + 1 + 4 * int(line[at]), 4):
                     found.append((label, RELATIONS[line[i]], (KINDS[line[i + 2]], int(line[i + 1]))))
-            except (LookupError, ValueError) as error:
-                raise DataError(f"{path}, line {number}: not as wndb(5WN) has it ({error!r})") from None
     for head, relation, tail in found:
         if tail not in labels:
             raise DataError(
                 f"{folder}: a pointer of {head} leads to {tail[1]:08} in data.{tail[0]}, where no synset is"
             )
         yield head, relation, labels[tail]
+
+
+@contextlib.contextmanager
+def as_published(path: Path, number: int) -> Iterator[None]:
+    """DataError for a line that cannot be read."""
+    try:
+        yield
+    except (LookupError, ValueError) as error:
+        raise DataError(f"{path}, line {number}: not as wndb(5WN) has it ({error!r}); fetch it again") from None
 
 
 def lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -94,6 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="for the triples, a line each with tabs")
     given = parser.parse_args(arguments)
     found = list(pointers(given.folder))
+    if not found:
+        raise DataError(f"{given.folder}: its files hold no pointer; name the folder of WordNet's dictionary")
     triples = dict.fromkeys(found)
     write_text(given.file, "".join("\t".join(triple) + "\n" for triple in triples))
     synsets, relations = ({x for t in triples for x in (t[0], t[2])}, {r for _, r, _ in triples})

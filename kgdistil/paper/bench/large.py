@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from kgdistil import records
-from kgdistil.compress.size import floats
+from kgdistil.compress.size import GROUPS, floats
 from kgdistil.distillation.budget import Plan, plan
 from kgdistil.distillation.distil import Distilled, distil, rounded
 from kgdistil.distillation.recipes import bytes_per_entity
 from kgdistil.distillation.scale import memory_needed
 from kgdistil.distillation.statistics import bootstrap
-from kgdistil.errors import run_command
+from kgdistil.errors import ConfigError, run_command, short
 from kgdistil.evaluation import KnownTriples, rank, sampled
 from kgdistil.files import write_json
 from kgdistil.graph import Graph
@@ -151,7 +151,12 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     graph = read_graph(options.graph)
     read = time.monotonic() - began
+    if unknown := [name for name in options.ask if name not in graph.relations]:
+        few = ", ".join(map(short, graph.relations[:5]))
+        raise ConfigError(f"--ask {short(unknown[0])}: {options.graph} has no such relation; it has {few}")
     bought = plan(graph, options.budget)
+    if bought.precision not in GROUPS:
+        raise ConfigError(f"--budget {options.budget} buys {bought}; give one that a student of few bits fits")
     size = {name: getattr(bought, name) for name in ("model", "dim", "precision", "teacher_dim", "rank")}
     done = distil(graph, **size, epochs=options.epochs, seed=options.seed)
     report = {
