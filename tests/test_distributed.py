@@ -131,7 +131,7 @@ def test_a_run_goes_on_with_other_ranks_and_ends_as_one_process_does(
     assert not (folder / keeping.ABOUT).exists() and not (folder / keeping.FOLDER).exists()
 
 
-@pytest.mark.parametrize("harm", ["cut", "changed", "another", "no part"])
+@pytest.mark.parametrize("harm", ["cut", "changed", "another", "no part", "another part"])
 def test_a_checkpoint_that_cannot_be_is_said(umls: Graph, tmp_path: Path, harm: str) -> None:
     config = a_config(dataset="umls", epochs=2, check_every=1)
     assert on_ranks(1, sharded_run, config, umls, tmp_path, 2) == [None]
@@ -141,6 +141,10 @@ def test_a_checkpoint_that_cannot_be_is_said(umls: Graph, tmp_path: Path, harm: 
         config = config.model_copy(update={"lr": 0.2})
     elif harm == "no part":
         part.write_bytes(part.read_bytes()[:1000])
+    elif harm == "another part":  # one number of it
+        content = bytearray(part.read_bytes())
+        content[-2] ^= 1
+        part.write_bytes(content)
     else:
         about.write_text(text[:100] if harm == "cut" else text.replace('"epoch": 0', '"epoch": 1'))
     with pytest.raises(ProcessRaisedException, match=r"(?s)CheckpointError.*(damaged|belongs to another).*start over"):

@@ -24,6 +24,7 @@ from kgdistil.distributed.shards import lost
 from kgdistil.errors import CheckpointError
 from kgdistil.files import sealed, unsealed, write_json
 from kgdistil.graph import Graph
+from kgdistil.graphs.cache import sum_of
 from kgdistil.training.loop import Progress, weights_of
 
 ABOUT, FOLDER = "checkpoint.json", "checkpoints"
@@ -63,11 +64,19 @@ def save(folder: Path, engine: ShardedEngine, graph: Graph, state: Progress, sen
     engine.shards.add([engine.moments["done"].cpu()])  # nobody writes before
     tensors = spread(held(engine, {k: x.to(engine.device) for k, x in state.best.items()}), graph.num_entities, mesh)
     dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(path), save_distributed=True))
+    found: list[Any] = [None] * engine.shards.world
+    dist.all_gather_object(found, {file.name: sum_of(file) for file in share(path, engine)})
+    about["sums"] = {name: x for sums in found for name, x in sums.items()}
     if first:
         write_json(folder / ABOUT, sealed({**about, "graph_sha256": graph.sha256, "best": bool(state.best)}))
         for other in (folder / FOLDER).iterdir():
             if other.name != name:
                 shutil.rmtree(other, ignore_errors=True)
+
+
+def share(path: Path, engine: ShardedEngine) -> list[Path]:
+    """The files of a checkpoint that this rank sums."""
+    return sorted(path.glob("*.safetensors"))[engine.shards.rank :: engine.shards.world]
 
 
 def restore(folder: Path, engine: ShardedEngine, graph: Graph, mesh: DeviceMesh) -> tuple[Progress, int]:
@@ -87,12 +96,15 @@ def restore(folder: Path, engine: ShardedEngine, graph: Graph, mesh: DeviceMesh)
             raise CheckpointError(f"{path} belongs to another configuration; {mend}")
         if about.pop("graph_sha256") != graph.sha256:
             raise CheckpointError(f"{path} was made on another graph than {graph.name} is now; {mend}")
+        parts, sums = folder / FOLDER / Path(name).name, about.pop("sums", {})  # none before 0.3
+        for file in share(parts, engine) if sums else ():
+            if sum_of(file) != sums[file.name]:
+                raise ValueError(f"{file.name} is not what was written")
         state = Progress(**about)
         if best:
             state.best = {k: torch.empty_like(x) for k, x in weights_of(engine.trained).items()}
         tensors = held(engine, state.best)
-        reader = HuggingFaceStorageReader(str(folder / FOLDER / Path(name).name))
-        dcp.load(spread(tensors, graph.num_entities, mesh), storage_reader=reader)
+        dcp.load(spread(tensors, graph.num_entities, mesh), storage_reader=HuggingFaceStorageReader(str(parts)))
         state.best = {k: x.cpu() for k, x in state.best.items()}
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, dcp.CheckpointException) as error:
         if lost(error):
