@@ -138,7 +138,7 @@ def prepare(source: Path, work: Path, execute: bool) -> None:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    callable_ = pieces(Shown(source))
+    callable_ = pieces(Shown(source, execute))
     for path in sorted((root / "book").glob("*.md")):
         text = environment.from_string(path.read_text(encoding="utf-8")).render(callable_)
         (source / "book" / path.name).write_text(text, encoding="utf-8")

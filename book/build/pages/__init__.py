@@ -39,7 +39,7 @@ PIECES: dict[ModuleType, str] = {
     large: "large_graphs large_cost large_quality large_answers",
     scale: "scale_table scale_constants scale_limits scale_published",
     work: "answer_cost answer_memory labels_found calibrated answer_sets added served",
-    reference: "modules runs build contributing citation try_missing",
+    reference: "modules runs build executed contributing citation try_missing",
 }
 
 

@@ -45,6 +45,17 @@ def runs(shown: Shown) -> str:
     return html_table("Recorded runs, the newest first", head, rows)
 
 
+def executed(shown: Shown) -> str:
+    """How the notebooks' outputs came about, with a table of those that were run."""
+    if not shown.executed:
+        return "They are shown as they are committed; this build did not run them."
+    return (
+        "```{nb-exec-table}\n```\n\nTheir outputs come from a run with exactly the package, notebooks and results of "
+        "this build: their cache and everything they train lie in a folder named after the sum of those files, and a "
+        "change of any of them starts a new one."
+    )
+
+
 def build(shown: Shown) -> str:
     """What this very book was built with."""
     made = {

@@ -28,10 +28,11 @@ class Shown:
         source: the folder that Jupyter Book reads, where pictures are written.
         frames: `results/tables/*.csv` by name; an empty frame where nothing of a table has run.
         records: every run record by its id.
+        executed: whether the build runs the notebooks; else they are shown as they are committed.
     """
 
-    def __init__(self, source: Path):
-        self.source = source
+    def __init__(self, source: Path, executed: bool = True):
+        self.source, self.executed = source, executed
         self.frames: dict[str, pd.DataFrame] = _Tables()
         self.records: dict[str, dict[str, Any]] = {record["id"]: record for record in records.read_records()}
 
