@@ -25,13 +25,13 @@ WORDS = {
 GIB = 1 << 30
 
 
-def each(made: Callable[[str, dict[str, Any]], str]) -> str:
-    """What is made of each graph's results, or what would make these."""
+def each(made: Callable[[str, dict[str, Any]], str], missing: Callable[[str], str] = lambda command: "") -> str:
+    """What is made of each graph's results, or what `missing` says of the command that makes them."""
     parts = []
     for name, command in COMMANDS.items():
         path = path_of(name)
         told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        parts.append(none_yet(command) if told is None else made(name, told))
+        parts.append(missing(command) if told is None else made(name, told))
     return "".join(parts)
 
 
@@ -50,7 +50,7 @@ def large_graphs(shown: Shown) -> str:
         text = f"\n- **{name}**: {graph['entities']:,} entities, {graph['relations']} relations, {splits}; SHA-256 "
         return text + f"`{graph['sha256'][:16]}…`. What the budget buys: {told['plan']}.\n"
 
-    return each(made) + (f"\nReading: {read['told']}\n" if "told" in read else "")
+    return each(made, none_yet) + (f"\nReading: {read['told']}\n" if "told" in read else "")
 
 
 def large_cost(shown: Shown) -> str:
