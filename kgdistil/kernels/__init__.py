@@ -3,7 +3,7 @@
 `rank.cpp` counts filtered ranks and finds top-k answers, `codes.cpp` finds four-bit codes, `pairs.cpp` scores each
 query with each candidate, `softmax.cpp` makes losses of such scores, `rows.cpp` brings rows to a step and its gradients
 back, and `train.cpp` runs one epoch of negative sampling (see `kgdistil.training.native`). All are held to the readable
-modules by the tests.
+modules by the tests. `adam.py`, on any device, is Adam of the rows that a step uses.
 """
 
 from .compile import (

@@ -57,9 +57,6 @@ extern "C" int32_t kgd_assign(const float *table, const int64_t *places, int64_t
 }
 
 namespace {
-void put(float x, Half &to) { to = narrow(x); }
-void put(float x, float &to) { to = x; }
-
 template <class T>
 void decode(const uint8_t *codes, int64_t n, int64_t padded, int64_t M, bool paired, const float *book, int threads, T *to) {
 #pragma omp parallel for num_threads(threads) schedule(static)

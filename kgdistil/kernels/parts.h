@@ -17,6 +17,9 @@ static inline Half narrow(float x) {  // to the nearest, ties to even
     return Half((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+static inline void put(float x, Half &to) { to = narrow(x); }
+static inline void put(float x, float &to) { to = x; }
+
 struct Parts {
     const void *data[3];  // [first[p + 1] - first[p], width]
     int64_t first[4], width;

@@ -12,8 +12,6 @@ typedef Half Score;
 #else
 typedef float Score;
 #endif
-static inline void put(float x, Half &to) { to = narrow(x); }
-static inline void put(float x, float &to) { to = x; }
 
 // e^x for x <= 0, to 2e-7 of it: 2^n by the exponent's bits, 2^f, |f| <= 1/2, by its series (Abramowitz and Stegun 4.2.1)
 static inline float power(float x) {
