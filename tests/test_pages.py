@@ -10,7 +10,7 @@ import pytest
 
 from book.build import site, try_it
 from book.build.lead import lead
-from book.build.pages import PIECES, claims, figures, front, frontier, pieces, reproduced, results, tables
+from book.build.pages import PIECES, claims, figures, front, frontier, large, pieces, reproduced, results, tables
 from book.build.pages.reproduced import READINGS
 from book.build.pages.shown import Shown
 from book.build.try_it import export_graphs
@@ -505,3 +505,25 @@ def test_students_of_other_graphs_appear_where_their_weights_are(wn18rr, tmp_pat
     export_graphs(tmp_path / "try")
     written = json.loads((tmp_path / "try" / "graphs.json").read_text())
     assert written["missing"] == [{"title": "WN18RR, TransE, 8 dimensions", "reason": "no network"}]
+
+
+# ---- a graph of millions --------------------------------------------------------------------------------------------
+def test_the_page_of_a_large_graph_shows_what_was_measured_and_what_was_not(shown, tmp_path, monkeypatch):
+    monkeypatch.setattr(large, "path_of", lambda name: tmp_path / f"{name}.json")
+    models = {"teacher": 0.5, "rounded": 0.3, "alone": 0.35, "distilled": 0.45}
+    found = {name: {"mrr": mrr, "se": 0.01} for name, mrr in models.items()}
+    rows = [{"relation": name, "triples": n, "models": found} for name, n in (("all", 90), ("depends", 60))]
+    graph = {"entities": 12_345, "relations": 3, "train": 7_200, "valid": 10, "test": 90, "sha256": "ab" * 32}
+    run = {"graph": graph, "epochs": 4, "seconds": 1_800.0}
+    told = {"graph": graph, "plan": "a plan", "read_seconds": 37.2, "device": "a processor", "ranked": 90, "rows": rows}
+    told |= {"runs": {name: run for name in models if name != "rounded"}, "memory_told": dict.fromkeys(models, 1 << 30)}
+    told["differences"] = {"alone": {"gain": 0.1, "low": 0.08, "high": 0.12, "p": 0.001}}
+    told["examples"] = [{"head": "a", "relation": "depends", "tail": "b", "answers": ["b", "c"]}]
+    (tmp_path / "packages.json").write_text(json.dumps(told))
+    graphs = large.large_graphs(shown)
+    assert "12,345 entities" in graphs and "read in 37 s" in graphs and "Not run yet" in graphs  # debian
+    cost = large.large_cost(shown)
+    assert "0.50" in cost and ">16<" in cost and "1.00" in cost  # hours, triples a second, GiB
+    quality = large.large_quality(shown)
+    assert "0.450 ± 0.020" in quality and "+0.100 (+0.080 to +0.120)" in quality and "large_packages" in quality
+    assert "b · c" in large.large_answers(shown)

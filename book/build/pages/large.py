@@ -10,7 +10,6 @@ from book.build.html import html_table
 from book.build.pages.shown import Shown, none_yet, picture
 from kgdistil.paper import plots
 from kgdistil.paper.bench.large import path_of
-from kgdistil.records import results_folder
 
 COMMANDS = {
     "debian": "python -m kgdistil.paper.bench.large debian.tsv --ask in_package in_folder depends section",
@@ -40,17 +39,16 @@ def in_order(models: dict[str, Any]) -> Iterator[str]:
 
 
 def large_graphs(shown: Shown) -> str:
-    """Sizes of the graphs, and what reading takes."""
-    path = results_folder() / "bench" / "reading.json"
-    read = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Sizes of the graphs, and what reading took."""
 
     def made(name: str, told: dict[str, Any]) -> str:
         graph = told["graph"]
         splits = f"{graph['train']:,} training, {graph['valid']:,} validation and {graph['test']:,} test triples"
         text = f"\n- **{name}**: {graph['entities']:,} entities, {graph['relations']} relations, {splits}; SHA-256 "
-        return text + f"`{graph['sha256'][:16]}…`. What the budget buys: {told['plan']}.\n"
+        text += f"`{graph['sha256'][:16]}…`; read in {told['read_seconds']:.0f} s."
+        return f"{text} What the budget buys: {told['plan']}.\n"
 
-    return each(made, none_yet) + (f"\nReading: {read['told']}\n" if "told" in read else "")
+    return each(made, none_yet)
 
 
 def large_cost(shown: Shown) -> str:
