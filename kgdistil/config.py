@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from kgdistil.errors import ConfigError, DeviceError, short
 from kgdistil.graph import NAMES
-from kgdistil.models import MODELS
+from kgdistil.models import MODELS, ComplEx
 
 # Numbers may come as strings ("8"), as papermill and shells pass them. Upper bounds keep the kernels' 32 bits safe.
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -89,6 +89,7 @@ class SampledSoftmax(Objective):
     accumulator: Annotated[float, Field(ge=0, le=1)] = 0.0  # where Adagrad's sums of squares begin
     accumulators: Literal["number", "row"] = "number"  # an entity's: one for each number, or the mean over its row
     answers: Sample = 0  # of a query in a batch at most: one that has more is taken as several queries; 0: all
+    regulariser: Literal["n3", "dura"] = "n3"  # what `penalty` weighs: N3, or DURA of the kinds of ComplEx
     relation_weight: Weight = 0.0  # of the softmax over all relations for (h, ?, t); dot-product models
     top: Annotated[int, Field(ge=0, le=LARGEST_STEP)] = 0  # candidates from the teacher's best, for each query
     temperature: Annotated[Weight, Field(gt=0)] = 1.0  # of the soft labels
@@ -197,6 +198,8 @@ class RunConfig(BaseModel):
             raise ValueError(f"group is {self.group}: it must divide the {of} of an entity")
         if self.penalty and self.model in ("TransE", "RotatE"):
             raise ValueError(f"penalty is {self.penalty}, but {self.model} has no regulariser: set it to 0")
+        if self.regulariser == "dura" and not issubclass(kind, ComplEx):
+            raise ValueError(f"regulariser is 'dura', but {self.model} has none such: choose 'n3'")
         if self.relation_weight and kind.distance:
             raise ValueError(f"relation_weight is {self.relation_weight}, but {self.model} is a distance: set it to 0")
         if self.batch_size * self.negatives > LARGEST_STEP:

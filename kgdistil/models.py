@@ -116,6 +116,10 @@ class KGEModel(nn.Module):
         """q [..., query width] of (h, r, ?) for side "tail" or (?, r, t) for side "head"."""
         raise NotImplementedError
 
+    def towards(self, r: Tensor, side: Side) -> Tensor:
+        """What of relations [..., relation width] a query for that side uses: of a directed model, a half."""
+        return r
+
     def compare(self, q: Tensor, candidates: Tensor) -> Tensor:
         """Scores [n, m] of queries [n, query width] against candidate entities [m, width]."""
         return q @ candidates.T
@@ -123,6 +127,11 @@ class KGEModel(nn.Module):
     def between(self, h: Tensor, t: Tensor) -> Tensor:
         """q [..., relation width] of (h, ?, t): a dot product's score is q · r, whatever the relation."""
         return h * t
+
+    def directions(self, relations: Tensor) -> Tensor:
+        """What `between` is compared with, of relations [R, width]: those of (t, ?, h) come last where they are others
+        than those of (h, ?, t)."""
+        return relations
 
     def penalty(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         """What the regulariser adds to each positive triple [B] of embeddings [B, ·] (weight left out)."""
@@ -277,10 +286,16 @@ class ComplEx(KGEModel):
     def modulus(self, x: Tensor) -> Tensor:
         return safe_hypot(*complex_parts(x))
 
+    def dura(self, x: Tensor, r: Tensor) -> Tensor:
+        """An entity's part [B] of DURA (Zhang et al. 2020, weighted as in its code): ½|x|² + 1½|x ∘ r|², with relations
+        [B, 2·d] as `towards` gives them."""
+        of_x, of_r = (self.modulus(part).square() for part in (self.rows(x), r))
+        return (of_x * (0.5 + 1.5 * of_r)).sum(-1)
+
 
 class ReciprocalComplEx(ComplEx):
     """ComplEx with a vector of its own for each direction of a relation (Lacroix et al. 2018): (h, r, ?) takes the
-    first, (?, r, t) the second. A triple's score is the first one's; its penalty, and `between`, take the mean.
+    first, (?, r, t) the second. A triple's score is the first one's, its penalty the mean of both.
     """
 
     relation_factor, directed = 4, True
@@ -291,10 +306,14 @@ class ReciprocalComplEx(ComplEx):
         return super().score(h, r.chunk(2, -1)[0], t)
 
     def query(self, anchor: Tensor, r: Tensor, side: Side) -> Tensor:
-        return super().query(anchor, r.chunk(2, -1)[side == "head"], side)
+        return super().query(anchor, self.towards(r, side), side)
 
-    def between(self, h: Tensor, t: Tensor) -> Tensor:
-        return torch.cat([super().between(h, t)] * 2, -1) / 2
+    def towards(self, r: Tensor, side: Side) -> Tensor:
+        return r.chunk(2, -1)[side == "head"]
+
+    def directions(self, relations: Tensor) -> Tensor:
+        first, second = relations.chunk(2, -1)
+        return torch.cat([first, conjugate(second)])
 
     def relation_penalty(self, r: Tensor) -> Tensor:
         return super().relation_penalty(r.unflatten(-1, (2, -1))).mean(-1)

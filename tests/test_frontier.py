@@ -80,7 +80,7 @@ def test_a_recipe_may_be_for_one_size() -> None:
         return recipe(Cell("frontier", dataset, "ComplEx", method, size, 2048))
 
     for dataset, size in (("fb15k-237", 256), ("wn18rr", 128)):
-        own = recipes.recipes()["frontier"][dataset][f"distilled/{size}"]
+        own = recipes.recipes()["frontier"]["ComplEx"][dataset][f"distilled/{size}"]
         own = {key: value for key, value in own.items() if key != "scratch"}
         assert own.items() <= found("distilled", size, dataset).items()
         for other in {256, 128, 64, 32, 16} - {size}:

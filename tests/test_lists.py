@@ -1,5 +1,6 @@
 """Training against whole lists: the queries, the losses, and runs that are resumed, coded and distilled."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,44 @@ def test_a_query_of_many_answers_is_taken_as_several(tiny_graph: Graph, most: in
     for key, *span in zip(zip(*(x.tolist() for x in whole[:3])), whole[3].tolist(), whole[4].tolist()):
         own = [i for i, other in enumerate(keys) if other == tuple(map(int, key))]
         assert sum(count[i] for i in own) == span[1] and min(start[i] for i in own) == span[0]
+
+
+def test_each_direction_of_reciprocal_relations_is_predicted_among_both(tiny_graph: Graph) -> None:
+    sizes, values = (tiny_graph.num_entities, tiny_graph.num_relations, 4), {"model": "ReciprocalComplEx", "dim": 4}
+    found, steps = build_model("ReciprocalComplEx", *sizes, seed=0), []
+    for weight in (0.0, 0.5):
+        config = a_config(**values, negatives=100, relation_weight=weight, batch_size=1000)
+        engine = make_engine(build_model("ReciprocalComplEx", *sizes, seed=0), None, config, tiny_graph)
+        engine.half = torch.float32
+        steps.append(engine.epoch(0, torch.zeros(engine.steps, dtype=torch.float64))["penalty"])
+    h, r, t = tiny_graph.train.unbind(-1)
+    by_hand = torch.zeros(2)
+    for i in range(2):  # a relation's second vector is that of (?, r, t)
+        anchor, answer = (h, t) if i == 0 else (t, h)
+        rows = found.entities[answer]
+        tail, head = (found.query(found.entities[anchor][:, None], found.relations[None], s) for s in ("tail", "head"))
+        scores = torch.cat([(tail * rows[:, None]).sum(-1), (head * rows[:, None]).sum(-1)], 1)
+        by_hand[i] = F.cross_entropy(scores, r + i * tiny_graph.num_relations).detach()
+    assert steps[1] - steps[0] == pytest.approx(0.5 * by_hand.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("model", ["ComplEx", "LowRankComplEx", "ReciprocalComplEx"])
+def test_dura_weighs_what_a_relation_makes_of_both_ends(tiny_graph: Graph, model: str) -> None:
+    rank = {"rank": 3} if model == "LowRankComplEx" else {}
+    values = {"model": model.removeprefix("LowRank"), "dim": 4, **rank, "negatives": 100, "batch_size": 1000}
+    config = a_config(**values, penalty=0.5, regulariser="dura")
+    found = build_model(model, tiny_graph.num_entities, tiny_graph.num_relations, 4, seed=0, **rank)
+    engine = make_engine(copy.deepcopy(found), None, config, tiny_graph)
+    penalty = engine.epoch(0, torch.zeros(engine.steps, dtype=torch.float64))["penalty"]
+    rows = torch.complex(*found.rows(found.entities).detach().chunk(2, -1))
+    both = found.relations.detach().chunk(found.relation_factor // 2, -1)
+    h, r, t = tiny_graph.train.unbind(-1)
+    wanted = 0.0
+    for relations in (both[0], both[-1]):
+        turn = torch.complex(*relations.chunk(2, -1))[r]
+        ends = [0.5 * x.abs().square() + 1.5 * (x * turn).abs().square() for x in (rows[h], rows[t])]
+        wanted += sum(x.sum(-1).mean().item() for x in ends) / 2
+    assert penalty == pytest.approx(0.5 * wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("model", ["ComplEx", "DistMult", "SimplE", "LowRankComplEx"])

@@ -26,6 +26,7 @@ _ALL = _PAPERS | {m + START: (name + START, role) for m, (name, role) in _PAPERS
 METHODS = {method: name for method, (name, _) in _ALL.items()}
 # Beyond the paper (`frontier`): cells of this protocol give the bytes of an entity in place of the dimension
 FRONTIER = "frontier"
+RECIPROCAL = "ReciprocalComplEx"
 OWN_LISTS = "own-lists"
 COMMITTEE = "committee"  # goes on from a distilled student, on the lists of several such: `members` of other seeds
 # as many floats as the teacher, of few bits
@@ -134,7 +135,7 @@ def parse(text: str) -> Cell:
     allowed = (
         (*PROTOCOLS, FRONTIER),
         (*GRAPHS, *["umls"] * beyond),
-        PAPER_MODELS,
+        (*PAPER_MODELS, *[RECIPROCAL] * beyond),
         tuple(TRAINED if beyond else METHODS),
     )
     try:

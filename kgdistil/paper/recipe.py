@@ -35,11 +35,11 @@ from kgdistil.paper.ensemble import joined_name
 
 RECIPES = Path(__file__).with_name("reproduction.toml")
 LIKE = {OWN_LISTS: "distilled", "low-rank": "distilled"}  # whose recipe a method has
-LARGEST_TEACHER = 2048  # of the frontier, in bytes of an entity
+LARGEST_TEACHER = 2048  # of the frontier, in bytes of an entity, where no recipe says otherwise
 SEARCH = "search"  # the protocol of a trial's config, so that a trial is never taken for a cell
 SCRATCH = "scratch"  # what was tried without a record, by whose runs they were
 # keys of the recipe that are no parameters of a run
-OWN = ("search_epochs", "share", "checks", "guide", "members", SCRATCH)
+OWN = ("search_epochs", "share", "checks", "guide", "largest", "members", SCRATCH)
 
 
 # ---- layers ---------------------------------------------------------------------------------------------------------
@@ -118,8 +118,9 @@ def members(cell: Cell) -> list[Cell]:
 
 def guide(cell: Cell) -> Cell:
     """The teacher whose lists a distilled student learns: `guide` times as large as the one that it starts from."""
-    factor = 1 if cell.method == OWN_LISTS else recipe(cell).get("guide", 1)
-    return cell.teacher if factor == 1 else replace(cell.teacher, size=min(factor * cell.teacher_size, LARGEST_TEACHER))
+    spec = recipe(cell)
+    factor, most = 1 if cell.method == OWN_LISTS else spec.get("guide", 1), spec.get("largest", LARGEST_TEACHER)
+    return cell.teacher if factor == 1 else replace(cell.teacher, size=min(factor * cell.teacher_size, most))
 
 
 def needs(cell: Cell) -> list[Cell]:

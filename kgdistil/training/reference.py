@@ -6,6 +6,7 @@ nothing crosses to the host before the epoch's losses are read.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -139,7 +140,13 @@ def capture(step: Callable[[], None], undo: Callable[[], object]) -> torch.cuda.
             step()
             undo()
     torch.cuda.current_stream().wait_stream(side)
-    with torch.cuda.graph(graph):
-        step()
+    collecting = gc.isenabled()
+    gc.disable()  # an older graph that is freed in the middle of a capture ends it
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    finally:
+        if collecting:
+            gc.enable()
     undo()
     return graph

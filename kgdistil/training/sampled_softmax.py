@@ -124,7 +124,7 @@ class SampledSoftmaxEngine(Engine):
             soft |= {role: found[0]} if found else {}
         penalty, weight = torch.zeros((), device=self.device), self.config.relation_weight
         for view in (views[role] for role in self.trained):
-            penalty = penalty + (self.config.penalty * view.penalty(count) if self.config.penalty else 0)
+            penalty = penalty + (self.config.penalty * view.penalty(row, count) if self.config.penalty else 0)
             penalty = penalty + (weight * view.relation_loss(row) if weight else 0)
         total, parts = self.add(soft, hard, penalty)
         total.backward()
@@ -215,18 +215,29 @@ class View:
             return pairs.compare(self.model, queries, self.rows)
         return self.model.compare(queries.to(self.engine.half), self.rows)
 
-    def penalty(self, count: Tensor) -> Tensor:
+    def penalty(self, row: Tensor, count: Tensor) -> Tensor:
         """The model's regulariser, the mean over the batch's triples, of which each query has so many [n]."""
-        own = self.model.entity_penalty(self.anchors) + self.model.relation_penalty(self.relation)
-        return ((count * own).sum() + (self.times * self.model.entity_penalty(self.answers)).sum()) / count.sum()
+        model = self.model
+        if self.engine.config.regulariser == "dura":
+            tail, head = self.relation.split([self.tails, len(self.anchors) - self.tails])
+            relation = torch.cat([model.towards(tail, "tail"), model.towards(head, "head")])
+            answers = model.dura(F.embedding(self.answer, self.answers), F.embedding(row, relation))
+            return ((count * model.dura(self.anchors, relation)).sum() + answers.sum()) / count.sum()
+        own = model.entity_penalty(self.anchors) + model.relation_penalty(self.relation)
+        return ((count * own).sum() + (self.times * model.entity_penalty(self.answers)).sum()) / count.sum()
 
     def relation_loss(self, row: Tensor) -> Tensor:
-        """−log softmax of each triple's relation among all of them (Chen et al. 2021, Eq. 3), the mean over triples."""
+        """−log softmax of each triple's relation among all of them (Chen et al. 2021, Eq. 3), the mean over triples;
+        of a directed model among those of both directions, and a query for heads reads its triple backwards."""
         anchors, answers = F.embedding(row, self.anchors), F.embedding(self.answer, self.answers)
-        tail = (row < self.tails)[:, None]
-        queries = self.model.between(torch.where(tail, anchors, answers), torch.where(tail, answers, anchors))
-        scores = queries.to(self.engine.half) @ self.relations.to(self.engine.half).T
-        return F.cross_entropy(scores.float(), self.relation_ids[row])
+        backwards, target = row >= self.tails, self.relation_ids[row]
+        if self.model.directed:
+            queries, target = self.model.between(anchors, answers), target + len(self.relations) * backwards
+        else:
+            turned = backwards[:, None]
+            queries = self.model.between(torch.where(turned, answers, anchors), torch.where(turned, anchors, answers))
+        scores = queries.to(self.engine.half) @ self.model.directions(self.relations).to(self.engine.half).T
+        return F.cross_entropy(scores.float(), target)
 
     def update(self, rate: float) -> None:
         """One step of Adagrad (Duchi et al. 2011) on the rows that were used."""
