@@ -19,7 +19,7 @@ import contextlib
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kgdistil.answer.student import Student
 
 log = logging.getLogger("kgdistil")
-SAMPLE, NEAREST = 512, 64  # entities of a sum: drawn at random, and the nearest
+SAMPLE, NEAREST = 256, 64  # entities of a sum: drawn at random, and the nearest
 PRIOR, SHRUNK = 0.1, 0.5  # λ, and how far the covariance is drawn towards a multiple of the identity
 STEPS, TOLERANCE = 6, 0.1  # of Newton's method after each of two scans, at most; less to gain than this is enough
 MOST = 256  # triples of an entity that are fitted; of more, as many are drawn
@@ -275,42 +275,43 @@ class Fitter:
 
     def newton(self, x: Array, task: Task) -> tuple[Array, Array]:
         """Newton's method with a Hessian that is positive: the row, and the Hessian there."""
-        value, slope, bend = self.value(x, task)
+        value, further = self.value(x, task)
+        slope, bend = further()
         for _ in range(STEPS):
             step, size = np.linalg.solve(bend, slope), 1.0
             if step @ slope < TOLERANCE:
                 break
             while (found := self.value(x - size * step, task))[0] > value - size * (step @ slope) / 10 and size > 1e-2:
                 size /= 2
-            x, (value, slope, bend) = x - size * step, found
+            x, (value, further) = x - size * step, found
+            slope, bend = further()
         return x, bend
 
-    def value(self, x: Array, task: Task) -> tuple[float, Array, Array]:
-        """What is minimised at x, its gradient, and a Hessian that is positive."""
+    def value(self, x: Array, task: Task) -> tuple[float, Callable[[], tuple[Array, Array]]]:
+        """What is minimised at x, and what finds its gradient and a Hessian that is positive."""
         score, lift, curve = self.slopes(task.queries, x.astype(np.float32))
         value, share, below = task.loss(score)
-        often = task.stands_for * task.often
-        weight, away = share * np.repeat(often, task.sizes), x - self.mean
+        away, crowd = x - self.mean, task.crowd
         pull = self.prior @ away
-        slope = pull + weight @ lift
-        own = lift[task.true]
-        slope -= task.stands_for * (1 + below) @ own
-        crowd = task.crowd
-        score, push, _ = self.slopes(crowd.queries, x.astype(np.float32))
-        above = 1 / (1 + np.exp(np.minimum(crowd.rivals - score, 80)))
-        value += crowd.counts @ np.logaddexp(0, score - crowd.rivals)
-        slope += (crowd.counts * above) @ push
-        loud = np.flatnonzero(above > LIGHT)
-        near, heft = push[loud], (crowd.counts * above * (1 - above))[loud]
-        heavy = np.flatnonzero(share > LIGHT)
-        part = np.repeat(np.arange(len(task.sizes)), task.sizes)[heavy]
-        lift, weight, share = lift[heavy], weight[heavy], share[heavy]
-        means = ((part == np.arange(len(task.sizes))[:, None]) * share) @ lift
-        bend = self.prior + (lift.T * weight) @ lift - (means.T * often) @ means
-        bend += (own.T * (task.stands_for * below * (1 - below))) @ own + (near.T * heft) @ near
-        if curve is not None:
-            bend[np.diag_indices_from(bend)] += task.stands_for * (1 + below) @ curve[task.true]
-        return float(value + away @ pull / 2), slope, bend
+        heard, push, _ = self.slopes(crowd.queries, x.astype(np.float32))
+        value += crowd.counts @ np.logaddexp(0, heard - crowd.rivals) + away @ pull / 2
+
+        def further() -> tuple[Array, Array]:
+            often, own = task.stands_for * task.often, lift[task.true]
+            weight = share * np.repeat(often, task.sizes)
+            above = 1 / (1 + np.exp(np.minimum(crowd.rivals - heard, 80)))
+            slope = pull + weight @ lift + (crowd.counts * above) @ push - task.stands_for * (1 + below) @ own
+            loud, heavy = np.flatnonzero(above > LIGHT), np.flatnonzero(share > LIGHT)
+            near, heft = push[loud], (crowd.counts * above * (1 - above))[loud]
+            part = np.repeat(np.arange(len(task.sizes)), task.sizes)[heavy]
+            means = ((part == np.arange(len(task.sizes))[:, None]) * share[heavy]) @ lift[heavy]
+            bend = self.prior + (lift[heavy].T * weight[heavy]) @ lift[heavy] - (means.T * often) @ means
+            bend += (own.T * (task.stands_for * below * (1 - below))) @ own + (near.T * heft) @ near
+            if curve is not None:
+                bend[np.diag_indices_from(bend)] += task.stands_for * (1 + below) @ curve[task.true]
+            return slope, bend
+
+        return float(value), further
 
     # ---- codes ------------------------------------------------------------------------------------------------------
     def rounded(self, x: Array, bend: Array) -> Array:
@@ -331,17 +332,17 @@ class Fitter:
 
     def level(self, x: Array, bend: Array, book: Array) -> Array:
         """`rounded` by one codebook of each group."""
-        columns = self.columns
-        code = ((x[columns][:, None] - book) ** 2).sum(-1).argmin(1)
-        away = np.zeros_like(x)
-        away[columns] = book[np.arange(len(book)), code] - x[columns]
+        columns, tried = self.columns, book - x[self.columns][:, None]  # [groups, 16, g]: what each vector leaves
+        own = bend[columns[:, :, None], columns[:, None]]
+        alone, pulls = ((tried @ own) * tried).sum(-1) / 2, bend[columns]
+        code, away = (tried**2).sum(-1).argmin(1), np.zeros_like(x)
+        away[columns] = tried[np.arange(len(book)), code]
         for _ in range(SWEEPS):
             before = code.copy()
             for m, at in enumerate(columns):
-                tried, own = book[m] - x[at], bend[np.ix_(at, at)]
-                pull = bend[at] @ away - own @ away[at]
-                code[m] = (((tried @ own) * tried).sum(1) / 2 + tried @ pull).argmin()
-                away[at] = tried[code[m]]
+                pull = pulls[m] @ away - own[m] @ away[at]
+                code[m] = (alone[m] + tried[m] @ pull).argmin()
+                away[at] = tried[m, code[m]]
             if (code == before).all():
                 break
         return code
