@@ -305,6 +305,16 @@ def test_whole_lists_are_measured_beside_pytorch(results_in_tmp, monkeypatch):
         lists.measure(1)
 
 
+def test_a_step_is_measured_beside_a_busy_process_too():
+    from kgdistil.paper.bench import step
+
+    before = torch.get_num_threads()
+    rows = step.beside(load("umls"), 2)
+    assert [(r["busy"], r["threads"]) for r in rows] == [(b, n + 1) for b in (False, True) for n in range(before)]
+    assert all(r["seconds"] > 0 and 1 <= r["chosen"] <= before for r in rows)
+    assert torch.get_num_threads() == before
+
+
 def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypatch):
     """After one step from the same numbers, both have the same rows and relations, whatever the kind of step."""
     from kgdistil.paper.bench import step

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from kgdistil import kernels
 from kgdistil.config import make_config
 from kgdistil.errors import KgdistilError
 from kgdistil.evaluation import KnownTriples, rank
+from kgdistil.kernels import free
 from kgdistil.kernels.train import Epoch
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.training.engine import make_engine
@@ -617,3 +619,34 @@ def test_a_model_of_ones_own_never_meets_the_kernels():
 
     assert kernels.usable(build_model("DistMult", ENTITIES, RELATIONS, 8))
     assert not kernels.usable(DistMult(ENTITIES, RELATIONS, 8))
+
+
+# ---- threads ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "busy, set_to, wanted",
+    [((0.0, 0.0), "", 2), ((0.1, 0.2), "", 2), ((1.0, 0.1), "", 1), ((1.0, 1.0), "", 1), ((1.0, 1.0), "2", 2)],
+)
+def test_training_takes_the_cores_that_are_free(monkeypatch, busy, set_to: str, wanted: int) -> None:
+    clock = [0.0]
+    monkeypatch.setenv("OMP_NUM_THREADS", set_to)
+    monkeypatch.setattr(free.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(free.time, "sleep", lambda x: clock.__setitem__(0, clock[0] + x))
+    monkeypatch.setattr(free, "idle", lambda: [100 + clock[0] * (1 - x) for x in busy])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with kernels.with_free_threads():
+            assert torch.get_num_threads() == wanted
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(free, "idle", list)  # a system that does not say
+        assert kernels.free_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="only Linux says how idle each core was")
+def test_how_idle_the_cores_were_is_read_from_the_system() -> None:
+    first = free.idle()
+    assert len(first) == len(os.sched_getaffinity(0)) and min(first) >= 0
+    time.sleep(0.05)
+    assert all(b >= a for a, b in zip(first, free.idle(), strict=True))

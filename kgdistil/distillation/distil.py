@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kgdistil import records
+from kgdistil import kernels, records
 from kgdistil.checkpoint import load_model, save_model
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.packing import GROUPS, check_precision, quantised
@@ -78,6 +78,7 @@ class Distilled:
         return pd.DataFrame(self.student.about["precisions"])
 
 
+@kernels.with_free_threads()
 def distil(
     graph: Graph,
     *,

@@ -3,7 +3,8 @@
 `rank.cpp` counts filtered ranks and finds top-k answers, `codes.cpp` finds four-bit codes, `pairs.cpp` scores each
 query with each candidate, `softmax.cpp` makes losses of such scores, `rows.cpp` brings rows to a step and its gradients
 back, and `train.cpp` runs one epoch of negative sampling (see `kgdistil.training.native`). All are held to the readable
-modules by the tests. `adam.py`, on any device, is Adam of the rows that a step uses.
+modules by the tests. `adam.py`, on any device, is Adam of the rows that a step uses; `free.py` counts the cores
+that are free.
 """
 
 from .compile import (
@@ -16,6 +17,7 @@ from .compile import (
     threads,
     with_threads,
 )
+from .free import free_threads, with_free_threads
 from .kinds import check_equation, comparison, said, usable
 from .nearest import by_code, decoded, nearest, nearest_library
 from .rank import Job, Known, Ranker, for_vectors, rank_library
@@ -35,6 +37,7 @@ __all__ = [
     "compiler",
     "decoded",
     "for_vectors",
+    "free_threads",
     "keep_freed_memory",
     "nearest",
     "nearest_library",
@@ -46,5 +49,6 @@ __all__ = [
     "said",
     "threads",
     "usable",
+    "with_free_threads",
     "with_threads",
 ]

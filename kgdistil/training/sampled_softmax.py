@@ -32,7 +32,7 @@ from kgdistil.graphs.queries import best_of, queries_of, spans
 from kgdistil.kernels import pairs
 from kgdistil.kernels.softmax import softmax_library, softmax_losses
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
-from kgdistil.models import KGEModel, with_entities
+from kgdistil.models import ComplEx, KGEModel, with_entities
 from kgdistil.sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
 from kgdistil.training.base import Engine
 
@@ -218,7 +218,7 @@ class View:
     def penalty(self, row: Tensor, count: Tensor) -> Tensor:
         """The model's regulariser, the mean over the batch's triples, of which each query has so many [n]."""
         model = self.model
-        if self.engine.config.regulariser == "dura":
+        if self.engine.config.regulariser == "dura" and isinstance(model, ComplEx):
             tail, head = self.relation.split([self.tails, len(self.anchors) - self.tails])
             relation = torch.cat([model.towards(tail, "tail"), model.towards(head, "head")])
             answers = model.dura(F.embedding(self.answer, self.answers), F.embedding(row, relation))

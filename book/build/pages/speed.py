@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from book.build.html import difference, html_table, number, run_link
 from book.build.pages.shown import Shown, none_yet
@@ -83,7 +84,23 @@ def step_speed(shown: Shown) -> str:
         for r in bench["rows"]
     ]
     head = ["step of", "ours, ms", "eager PyTorch, ms", "as fast", "of the peak", "outside matrix products"]
-    return html_table(f"A step of sampled softmax, ComplEx on {bench['graph']['name']}, {bench['device']}", head, rows)
+    table = html_table(f"A step of sampled softmax, ComplEx on {bench['graph']['name']}, {bench['device']}", head, rows)
+    return "\n\n".join([table, *busy_speed(bench)])
+
+
+def busy_speed(bench: dict[str, Any]) -> list[str]:
+    """A step beside one busy process, by the number of threads, and the number that training chooses."""
+    if not (rows := bench.get("beside")):
+        return []
+    threads = sorted({r["threads"] for r in rows})
+    shown = []
+    for busy, name in ((False, "no"), (True, "one busy process")):
+        own = {r["threads"]: r for r in rows if r["busy"] == busy}
+        chosen = own[threads[0]]["chosen"]
+        shown.append([name, *(f"{1e3 * own[n]['seconds']:.1f}" for n in threads), str(chosen)])
+    return [
+        html_table("A teacher's step beside other work, ms", ["beside", *map(str, threads), "threads chosen"], shown)
+    ]
 
 
 def bench_device(shown: Shown) -> str:

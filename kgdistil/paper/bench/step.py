@@ -8,7 +8,11 @@ products, `torch.optim.Adagrad`, with the candidates of our step given to it. Re
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -145,6 +149,34 @@ def measure(
     return out
 
 
+def beside(graph: Graph, rounds: int) -> list[dict[str, Any]]:
+    """Median seconds of a teacher's step, plain and beside one busy process, for each number of threads."""
+    out, before = [], torch.get_num_threads()
+    values = {"dataset": graph.name, "model": "ComplEx", "dim": 128, "loss": "softmax", "lr": 0.05}
+    engine = engine_of(graph, make_config(**values, negatives=2048, batch_size=512, penalty=0.005), False)
+    order = epoch_order(0, 0, engine.samples).split(512)
+    for busy in (False, True):
+        with (
+            subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else contextlib.nullcontext() as other
+        ):
+            chosen = kernels.free_threads()
+            for count in range(1, before + 1):
+                torch.set_num_threads(count)
+                steps = (
+                    functools.partial(
+                        engine.step, order[i % len(order)], stream(0, NEGATIVE_STREAM, i), {"student": 0.05}
+                    )
+                    for i in range(rounds)
+                )
+                taken = [clocked(step) for step in steps]
+                row = {"busy": busy, "threads": count, "chosen": chosen, "seconds": statistics.median(taken)}
+                out.append(row | {"seconds_all": taken})
+            torch.set_num_threads(before)
+            if other is not None:
+                other.kill()
+    return out
+
+
 def clocked(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
@@ -171,6 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
         "device": records.describe_device("cpu"),
         **records.provenance(),
         "rows": rows,
+        "beside": beside(graph, options.rounds),
     }
     write_json(records.results_folder() / "bench" / "step.json", report)
     for row in rows:
@@ -179,6 +212,9 @@ def main(arguments: list[str] | None = None) -> int:
             f"{row['ratio']:4.1f}x; {row['share_of_peak']:.0%} of the peak, "
             f"{row['outside_products']:.0%} outside matrix products"
         )
+    for row in report["beside"]:
+        where = "beside one busy process" if row["busy"] else "alone"
+        print(f"{where}, {row['threads']} thread(s): {1e3 * row['seconds']:.1f} ms; {row['chosen']} would be taken")
     return 0
 
 

@@ -1,0 +1,61 @@
+"""How many threads to train with beside other processes: as many as there are cores that nobody else uses.
+
+Threads that share a core wait for each other at every barrier, so that two beside one busy process take longer than one
+(results/bench/step.json).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger("kgdistil")
+LOOK = 0.25  # seconds for which the cores are looked at, while this process sleeps
+
+
+def idle() -> list[float]:
+    """Seconds in which each core that this process may use did nothing since the machine started; [] where no system
+    says so."""
+    try:
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+        tick, mine = os.sysconf("SC_CLK_TCK"), os.sched_getaffinity(0)
+        rows = [line.split() for line in lines if line[:3] == "cpu" and line[3:4].isdigit()]
+        return [(int(row[4]) + int(row[5])) / tick for row in rows if int(row[0][3:]) in mine]
+    except (OSError, ValueError, IndexError, AttributeError):
+        return []
+
+
+def free_threads(look: float = LOOK) -> int:
+    """Threads of PyTorch that find a core free now, one at least; all where the user said how many
+    (`OMP_NUM_THREADS`) or no system says what is busy."""
+    most = torch.get_num_threads()
+    if most == 1 or os.environ.get("OMP_NUM_THREADS") or not (before := idle()):
+        return most
+    began = time.monotonic()
+    time.sleep(look)
+    after, took = idle(), time.monotonic() - began
+    if len(after) != len(before):
+        return most
+    free = sum(min(1.0, max(0.0, b - a) / took) for a, b in zip(before, after, strict=True))
+    return max(1, min(most, math.floor(free + 0.5)))
+
+
+@contextlib.contextmanager
+def with_free_threads() -> Iterator[None]:
+    """As many threads of PyTorch as find a core free, until the end."""
+    before = torch.get_num_threads()
+    count = free_threads()
+    if count < before:
+        log.info("%d of %d cores are free: %d thread(s); OMP_NUM_THREADS says otherwise", count, before, count)
+    try:
+        torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
