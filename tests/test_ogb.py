@@ -137,6 +137,11 @@ def damaged(what: str, folder: Path, parts: Parts) -> None:
         (folder / "mapping" / "reltype2relid.csv.gz").unlink()
     elif what == "two maps":
         table(folder / "mapping" / "nodeidx2entityid.csv", "node idx,entity id", [*"abcdefghi"])
+    elif what == "a label cut off":
+        packed = folder / "mapping" / "nodeidx2entityid.csv.gz"
+        text = gzip.decompress(packed.read_bytes())
+        packed.with_suffix("").write_bytes(text[: text.rindex(b"Q") + 1])
+        packed.unlink()
     elif what == "a short map":
         table(folder / "mapping" / "nodeidx2entityid.csv.gz", "node idx,entity id", ["a", "b"])
     else:
@@ -164,6 +169,7 @@ def damaged(what: str, folder: Path, parts: Parts) -> None:
         ("two splits", r"ogbl_wikikg2 holds the splits random, time: leave only one"),
         ("a map with a gap", r"nodeidx2entityid.csv.gz does not number its 1 labels from 0"),
         ("a short map", r"nodeidx2entityid.csv.gz has 2 labels, but 8 is a number in the parts"),
+        ("a label cut off", r"nodeidx2entityid.csv ends within a line, '8,Q': fetch it again"),
         ("a label twice", r"nodeidx2entityid.csv.gz: the label of 5 is 'a', and 0 has it, too"),
         ("no label", r"reltype2relid.csv.gz: the label of 2 is ''"),
         ("one map of two", r"mapping holds no rel\*2rel\*.csv.gz: fetch it again, or move mapping away"),

@@ -95,6 +95,11 @@ def test_a_time(given: str, seconds: float) -> None:
     assert parse_time(given) == seconds
 
 
+def test_a_time_without_a_unit_is_asked_for_one() -> None:
+    with pytest.raises(ConfigError, match="time is '5': say 5s, 5min or 5h"):
+        parse_time("5")
+
+
 @pytest.mark.parametrize("given", ["banana", "", "-3min", "5 days", "nan", "inf", "1e3", True, -1, math.inf])
 def test_what_is_no_time(given: str) -> None:
     with pytest.raises(ConfigError, match="it must be a time, as 30min, 2h or 90s"):

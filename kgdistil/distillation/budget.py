@@ -236,7 +236,7 @@ def parse_size(budget: str | int) -> int:
 
 
 def parse_time(given: str | float) -> float:
-    """Seconds of "30min", "2h", "90s" or a number.
+    """Seconds of "30min", "2h" or "90s", or a number of them; a text without a unit may mean minutes, and is refused.
 
     Raises:
         ConfigError: not a time, or none at all.
@@ -246,6 +246,8 @@ def parse_time(given: str | float) -> float:
         raise ConfigError(f"time is {short(given)}: it must be a time, as 30min, 2h or 90s")
     if float(found[1]) == 0:
         raise ConfigError(f"time is {short(given)}: it must be more than no time at all")
+    if isinstance(given, str) and not found[2]:
+        raise ConfigError(f"time is {short(given)}: say {found[1]}s, {found[1]}min or {found[1]}h")
     return float(found[1]) * SECONDS[found[2]]
 
 

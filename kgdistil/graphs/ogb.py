@@ -114,8 +114,12 @@ def _labels(folder: Path, name: str, needed: int) -> pa.Array:
     path = paths[0]
     types: dict[str, Any] = {"number": pa.int64(), "label": TEXT}
     with reading(path, pa.ArrowException), opened(path) as file:
+        text = file.read()
+        if not text.endswith(b"\n"):  # of a label that was cut off, the rest would be taken for it
+            last = show(text[-80:].decode(errors="replace").rsplit("\n", 1)[-1])
+            raise DataError(f"{path} ends within a line, {last}: fetch it again, or end that line where it is whole")
         table = pa.csv.read_csv(
-            file,
+            pa.BufferReader(text),
             pa.csv.ReadOptions(skip_rows=1, column_names=list(types)),
             convert_options=pa.csv.ConvertOptions(column_types=types, null_values=[], strings_can_be_null=False),
         ).combine_chunks()
