@@ -39,7 +39,7 @@ from kgdistil.distillation.recipes import Recipe
 from kgdistil.errors import BusyError, CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples
 from kgdistil.graph import Graph
-from kgdistil.models import MODELS
+from kgdistil.models import MODELS, ComplEx
 from kgdistil.training.loop import Progress, run
 
 log = logging.getLogger("kgdistil")
@@ -53,7 +53,8 @@ PAUSE = 5.0  # seconds, of which a search that is killed may forget that they we
 FAILURES = 5  # that no trial ended well before
 LR, PENALTY, TEMPERATURE = (0.01, 1.0), (1e-5, 0.3), (0.5, 4.0)  # evenly by their logarithms
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "stopped", "FAIL": "failed", "WAITING": "waiting"}
-ALPHA, RELATION_WEIGHT = (0.1, 0.9), (0.0, 0.1, 1.0, 4.0)
+ALPHA, RELATION_WEIGHT = (0.1, 1.0), (0.0, 0.1, 1.0, 4.0)
+REGULARISERS, SCHEDULES = ("n3", "dura"), ("linear", "constant")  # of models without a teacher
 
 
 def search(
@@ -121,6 +122,7 @@ class Search:
         }
         self.dims = list(dict.fromkeys(dim for dim, _, _ in shapes))
         space = [PARTS, CHECKS, LONGER, STARTUP, COMPARED, SPARED, LR, PENALTY, TEMPERATURE, ALPHA, RELATION_WEIGHT]
+        space += [REGULARISERS, SCHEDULES]
         given = [graph.sha256, {**self.shared, "device": None}, shapes, space, self.models]
         self.key = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
         self.own = records.is_own(self.shared["dataset"])
@@ -165,12 +167,14 @@ class Search:
         for value in self.dims if part == "teacher" else self.shapes:
             shape = next(x for key, x in self.shapes.items() if value in (key, x[0]))
             config = self.recipe(shape).configs[part]
-            drawn = {"lr": config.lr, "penalty": max(config.penalty, PENALTY[0])}
+            drawn: dict[str, Any] = {"lr": config.lr, "penalty": max(config.penalty, PENALTY[0])}
             drawn |= {"model": self.models[0]} if len(self.models) > 1 else {}
             drawn |= {
                 "relation_weight": config.relation_weight,
                 "alpha": config.alpha,
                 "temperature": config.temperature,
+                "regulariser": config.regulariser,
+                "schedule": config.schedule,
             }
             found.append({name: value, **drawn, "epochs": 1})
         return found
@@ -207,10 +211,14 @@ class Search:
             drawn["penalty"] *= drawn["penalty"] >= 2 * PENALTY[0]  # none at all
             if self.graph.num_relations > 1:
                 drawn["relation_weight"] = trial.suggest_categorical("relation_weight", RELATION_WEIGHT)
+        if part != "stage 1":
+            drawn["schedule"] = trial.suggest_categorical("schedule", SCHEDULES)
+            if "penalty" in drawn and issubclass(MODELS[self.shared["model"]], ComplEx):
+                drawn["regulariser"] = trial.suggest_categorical("regulariser", REGULARISERS)
         if part == "stage 1":
             drawn["alpha"] = trial.suggest_float("alpha", *ALPHA)
             drawn["temperature"] = trial.suggest_float("temperature", *TEMPERATURE, log=True)
-        drawn = {name: float(f"{value:.2g}") for name, value in drawn.items()}
+        drawn = {name: x if isinstance(x, str) else float(f"{x:.2g}") for name, x in drawn.items()}
         teacher, model = "", self.models[0]
         if part == "stage 1":
             if (best := self.best("teacher", shape[0])) is None:

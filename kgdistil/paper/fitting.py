@@ -36,7 +36,7 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.readers import read_graph
 from kgdistil.models import MODELS
 
-MODEL = "ComplEx"
+MODEL, OTHERS = "ComplEx", ("ReciprocalComplEx",)  # the kind of a recipe without a search, and what else is tried
 NEAR = 0.99  # trials of at least so much of the best MRR say what a graph takes
 FEWEST = 3  # graphs of which a rule can be fitted
 
@@ -76,7 +76,7 @@ def searched(graph: Graph, seconds: float, size: int, progress: bool | None = No
     For each shape it has the teacher's and the student's validation MRR, and that of the teacher rounded alike.
     """
     with records.kept_in(records.runs_folder() / "rules"):
-        found = search(graph, shared(graph), shapes(graph, size), seconds, progress)
+        found = search(graph, shared(graph), shapes(graph, size), seconds, progress, OTHERS)
         kept = [row for shape in shapes(graph, size) if (row := measured(graph, found.trials, shape))]
         runs = found.recipe.run(graph, progress=False)
         chosen = {
