@@ -11,17 +11,20 @@ import pytest
 import kgdistil
 from kgdistil import cli
 from kgdistil.distillation import rule
+from kgdistil.distillation.budget import plan
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
 from kgdistil.paper import fitting
 
 NEAR, FAR = ({"entities": x, "relations": 10.0, "triples per entity": 5.0} for x in (1e3, 1e6))
+OURS, OTHER = "ComplEx", "ReciprocalComplEx"
 KNOWN = {
-    "model": "ComplEx",
+    "models": [OURS, OTHER],
     "scale": {"entities": 1.0, "relations": 0.5, "triples per entity": 1.0},
     "graphs": {
         name: {
             "figures": figures,
+            "model": OURS if name == "near" else OTHER,
             "settings": {
                 "teacher": {"lr": lr, "penalty": penalty, "relation_weight": weight, "epochs": epochs},
                 "stage 1": {"lr": lr, "penalty": 0.0, "relation_weight": 0.0, "epochs": 4, "alpha": alpha},
@@ -66,6 +69,36 @@ def test_the_mean_of_a_setting() -> None:
     assert rule.mean("epochs", [10, 40], [1, 1]) == 20
 
 
+def test_a_penalty_is_that_of_its_regulariser() -> None:
+    parts = [{"regulariser": x, "penalty": y} for x, y in (("n3", 0.01), ("dura", 0.1), ("n3", 0.04))]
+    assert rule.together(parts, [1, 1.5, 1]) == {"regulariser": "n3", "penalty": 0.02}
+    assert rule.together(parts, [1, 3, 1]) == {"regulariser": "dura", "penalty": 0.1}
+
+
+def test_the_kind_is_that_of_the_graphs_that_count_most(tiny_graph: Graph, umls: Graph) -> None:
+    assert rule.kind(tiny_graph) is None
+    known = json.loads(json.dumps(KNOWN))
+    for name, model in (("near", OURS), ("near", OTHER)):
+        known["graphs"][name]["model"] = model
+        rule.RULE.write_text(json.dumps(known))
+        assert rule.kind(tiny_graph) == model and rule.kind(umls) is None
+
+
+def test_a_budget_buys_the_kind_of_the_rule_where_it_fits(umls: Graph) -> None:
+    graph = replace(umls, name="own", sha256="1" * 64)
+    before = plan(graph, "16B/entity")
+    known = json.loads(json.dumps(KNOWN))
+    for other in known["graphs"].values():
+        other["model"] = OTHER
+    rule.RULE.write_text(json.dumps(known))
+    made = plan(graph, "16B/entity")
+    assert (before.model, made.model) == (OURS, OTHER) and made.bytes > before.bytes
+    assert (made.dim, made.precision, made.rank) == (before.dim, before.precision, before.rank)
+    assert plan(graph, before.bytes).model == OURS  # its relations would not fit
+    done = kgdistil.distil(graph, dim=4, teacher_dim=4, precision="1bit", epochs=1, progress=False)
+    assert {run.config.model for run in done.runs.values()} == {OTHER}
+
+
 def test_the_share_by_hand() -> None:
     assert rule.share(NEAR, 0.8, KNOWN) == pytest.approx(1 - 0.02 - 0.5 * 0.2 - 0.01 * math.log(5))
     assert rule.share(NEAR, -9.0, KNOWN) == 0 and rule.share(NEAR, 9.0, KNOWN) == 1.1
@@ -79,6 +112,9 @@ def search_of(number: int) -> dict:
         lost = 0.01 + 0.4 * (1 - rounded) + 0.02 * math.log(figures["triples per entity"])
         rows.append({"teacher": 0.5, "rounded": 0.5 * rounded, "student": 0.5 * (1 - lost)})
     config = {
+        "model": "ComplEx" if number < 3 else "ReciprocalComplEx",
+        "regulariser": "n3",
+        "schedule": "linear",
         "lr": 0.1 * number,
         "penalty": 0.01,
         "relation_weight": 1.0,
@@ -108,7 +144,10 @@ def test_a_rule_is_fitted_of_what_searches_found() -> None:
         "penalty": 0.01,
         "relation_weight": 1.0,
         "epochs": 8,
+        "regulariser": "n3",
+        "schedule": "linear",
     }
+    assert [known["graphs"][f"graph {n}"]["model"] for n in (2, 3)] == [OURS, OTHER]
     assert rule.settings(search_of(3)["figures"], known)["stage 1"]["alpha"] == 0.5
     assert json.loads(json.dumps(known)) == known
     with pytest.raises(ConfigError, match="a rule takes the searches of 3 graphs"):

@@ -6,7 +6,7 @@ import importlib
 import re
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kgdistil import kernels
@@ -14,7 +14,7 @@ from kgdistil.compress.packing import encode
 from kgdistil.compress.scan import CodedRanker
 from kgdistil.compress.size import GROUPS, PRECISION_OF, model_bytes, row_bytes
 from kgdistil.config import make_config
-from kgdistil.distillation import advice
+from kgdistil.distillation import advice, rule
 from kgdistil.errors import ConfigError, needs, short
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, KGEModel, build_model
@@ -70,7 +70,7 @@ def plan(
     limit = limit and limit * graph.num_entities if each else limit
     best = on_frontier(graph, limit, seconds, teacher_dim, each) if model is None else None
     if best and (best.precision in GROUPS or not few_bits):
-        return best
+        return of_the_rule(graph, best, limit, each)
     kind = MODELS.get(model or "RotatE")
     if kind is None:
         raise ConfigError(f"model is {model!r}: choose one of {', '.join(MODELS)}")
@@ -134,6 +134,17 @@ def on_frontier(
         why = "of the measured students that fit the budget, this one kept most: a larger one would not be better"
         return Plan(**made, teacher_dim=large, bytes=size, expected=row.told, seconds=wait, why=why)
     return None
+
+
+def of_the_rule(graph: Graph, found: Plan, limit: int | None, each: bool) -> Plan:
+    """The same student as the kind of model that a rule of the graph's figures takes, where that fits as well."""
+    kind = rule.kind(graph) if found.precision in GROUPS else None
+    if kind is None or limit is None:
+        return found
+    made = (kind, found.dim, found.precision, found.rank)
+    size = bytes_of(graph, *made)
+    fits = size - (shared_bytes(graph, *made) if each else 0) <= limit
+    return replace(found, model=kind, bytes=size) if fits else found
 
 
 def of_few_bits(graph: Graph, limit: int, model: str, each: bool = False) -> Plan | None:

@@ -158,7 +158,8 @@ def distil(
     if coded and given is not None and given.rank not in (0, rank):
         raise ConfigError(f"rank is {rank}, and the teacher of low rank {given.rank}: give that, or another dimension")
     if model is None:
-        model = recipes.family(given) if given is not None else "ComplEx" if coded else "RotatE"
+        kind = (rule.kind(graph) or "ComplEx") if coded else "RotatE"
+        model = kind if given is None else recipes.family(given)
     shared: dict[str, Any] = {
         "dataset": dataset_of(graph),
         "model": model,
@@ -182,7 +183,7 @@ def distil(
     if seconds is not None:
         from kgdistil.distillation.search import search
 
-        others = ("ReciprocalComplEx",) if free else ()
+        others = [kind for kind in ("ComplEx", "ReciprocalComplEx") if free and kind != model]
         searched = search(graph, shared, [(dim, precision, rank), *shapes], seconds, progress, others)
         recipe = searched.recipe
     last, further = list(recipe.configs)[-1], {}

@@ -19,7 +19,9 @@ from kgdistil.graph import NAMES, Graph
 
 RULE = Path(__file__).with_name("rule.json")
 NONE = 1e-5  # a penalty of 0 among logarithms
-Rule = Mapping[str, Any]  # "model", "scale" (of log figures), "graphs" (figures and settings of parts), "share"
+CHOICES = ("relation_weight", "regulariser", "schedule")  # settings that are one of few values
+# "models" that were tried, "scale" (of log figures), "graphs" (figures, model and settings of parts), "share"
+Rule = Mapping[str, Any]
 
 
 def figures(graph: Graph) -> dict[str, float]:
@@ -28,29 +30,50 @@ def figures(graph: Graph) -> dict[str, float]:
     return {**sizes, "triples per entity": len(graph.train) / graph.num_entities}
 
 
-def settings(found: Mapping[str, float], rule: Rule) -> dict[str, dict[str, Any]]:
-    """Settings of each part ("teacher", "stage 1", "no-DS") for a graph of such figures.
-
-    w_g ∝ exp(−½ Σ ((log x − log x_g) / s)²) over the figures x, s their spread among the rule's graphs.
-    """
-    graphs = list(rule["graphs"].values())
+def weights(found: Mapping[str, float], rule: Rule) -> list[float]:
+    """What each graph of the rule counts: exp(−½ Σ ((log x − log x_g) / s)²) over the figures x, s their spread."""
     squares = [
-        sum((math.log(found[x] / graph["figures"][x]) / s) ** 2 for x, s in rule["scale"].items()) for graph in graphs
+        sum((math.log(found[x] / graph["figures"][x]) / s) ** 2 for x, s in rule["scale"].items())
+        for graph in rule["graphs"].values()
     ]
-    weights = [math.exp((min(squares) - x) / 2) for x in squares]
-    return {
-        part: {name: mean(name, [graph["settings"][part][name] for graph in graphs], weights) for name in names}
-        for part, names in graphs[0]["settings"].items()
-    }
+    return [math.exp((min(squares) - x) / 2) for x in squares]
 
 
-def mean(name: str, values: Sequence[float], weights: Sequence[float]) -> float:
+def voted(values: Sequence[Any], counts: Sequence[float]) -> Any:
+    """The value that counts most."""
+    return max(values, key=lambda value: sum(w for x, w in zip(values, counts, strict=True) if x == value))
+
+
+def kind(graph: Graph) -> str | None:
+    """The kind of model that a graph takes; None without a rule, and for a graph known by name."""
+    if graph.name in NAMES or (known := rule()) is None:
+        return None
+    return voted([other["model"] for other in known["graphs"].values()], weights(figures(graph), known))
+
+
+def settings(found: Mapping[str, float], rule: Rule) -> dict[str, dict[str, Any]]:
+    """Settings of each part ("teacher", "stage 1", "no-DS") for a graph of such figures."""
+    graphs, counts = list(rule["graphs"].values()), weights(found, rule)
+    return {part: together([graph["settings"][part] for graph in graphs], counts) for part in graphs[0]["settings"]}
+
+
+def together(settings: Sequence[Mapping[str, Any]], counts: Sequence[float]) -> dict[str, Any]:
+    """One part's settings of several graphs as one. A penalty is that of graphs with the regulariser that is taken."""
+    made = {name: mean(name, [x[name] for x in settings], counts) for name in settings[0]}
+    alike = [x.get("regulariser") == made.get("regulariser") for x in settings]
+    if not all(alike):
+        own = [(x["penalty"], w) for x, w, same in zip(settings, counts, alike, strict=True) if same]
+        made["penalty"] = mean("penalty", *zip(*own, strict=True))
+    return made
+
+
+def mean(name: str, values: Sequence[Any], counts: Sequence[float]) -> Any:
     """Of a setting: where it is one of few values, the one that counts most; else the mean, or that of logarithms."""
-    if name == "relation_weight":
-        return max(values, key=lambda value: sum(w for x, w in zip(values, weights) if x == value))
+    if name in CHOICES:
+        return voted(values, counts)
     if name == "alpha":
-        return round(float(np.average(values, weights=weights)), 2)
-    found = math.exp(np.average([math.log(max(NONE, x)) for x in values], weights=weights))
+        return round(float(np.average(values, weights=counts)), 2)
+    found = math.exp(np.average([math.log(max(NONE, x)) for x in values], weights=counts))
     if name == "epochs":
         return max(1, round(found))
     return float(f"{found:.2g}") if found >= 2 * NONE else 0.0
@@ -81,7 +104,7 @@ def defaults(graph: Graph, model: str, epochs: int | None = None) -> dict[str, d
     Args:
         epochs: what was asked for, in place of the rule's.
     """
-    if graph.name in NAMES or (known := rule()) is None or known["model"] != model:
+    if graph.name in NAMES or (known := rule()) is None or model not in known["models"]:
         return {}
     return {part: checked(values, epochs) for part, values in settings(figures(graph), known).items()}
 

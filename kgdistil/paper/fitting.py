@@ -129,25 +129,47 @@ def fit(searches: Iterable[dict[str, Any]]) -> dict[str, Any]:
     ]
     terms, lost = (np.array(x) for x in zip(*pairs))
     return {
-        "model": MODEL,
+        "models": [MODEL, *OTHERS],
         "scale": dict(zip(names, np.maximum(logs.std(axis=0), 0.1).round(4).tolist())),
         "graphs": {
-            name: {"figures": several[0]["figures"], "settings": {part: taken(several, part) for part in PARTS}}
+            name: {
+                "figures": several[0]["figures"],
+                "model": kind(several),
+                "settings": {part: taken(several, part) for part in PARTS},
+            }
             for name, several in graphs.items()
         },
         "share": np.linalg.lstsq(terms, lost, rcond=None)[0].round(6).tolist(),
     }
 
 
-def taken(searches: list[dict[str, Any]], part: str) -> dict[str, float]:
-    """What the best trials of a part took, in their mean over a graph's searches."""
-    best = []
+def complete(found: dict[str, Any], part: str, model: str = "") -> list[dict[str, Any]]:
+    """The trials of a part that came to their end, of all kinds or of one."""
+    rows = (row for row in found["trials"] if (row["part"], row["state"]) == (part, "complete"))
+    return [row for row in rows if model in ("", row["config"]["model"])]
+
+
+def kind(searches: list[dict[str, Any]]) -> str:
+    """The kind of model whose best students are the best, over a graph's searches."""
+    best = {
+        model: sum(
+            max((row["valid_mrr"] for row in complete(found, "stage 1", model)), default=0) for found in searches
+        )
+        for model in (MODEL, *OTHERS)
+    }
+    return max(best, key=best.__getitem__)
+
+
+def taken(searches: list[dict[str, Any]], part: str) -> dict[str, Any]:
+    """What the best trials of a part took, in their mean over a graph's searches, of the kind that it takes."""
+    best, model = [], kind(searches)
     for found in searches:
-        rows = [row for row in found["trials"] if row["part"] == part and row["state"] == "complete"]
+        rows = complete(found, part, model) or complete(found, part)
         high = max(row["valid_mrr"] for row in rows)
         best += [row["config"] for row in rows if row["valid_mrr"] >= NEAR * high]
-    names = ["lr", "penalty", "relation_weight", "epochs", *(["alpha", "temperature"] if part == "stage 1" else [])]
-    return {name: rule.mean(name, [config[name] for config in best], [1.0] * len(best)) for name in names}
+    names = ["lr", "penalty", "relation_weight", "epochs"]
+    names += ["alpha", "temperature"] if part == "stage 1" else ["regulariser", "schedule"]
+    return rule.together([{name: config[name] for name in names} for config in best], [1.0] * len(best))
 
 
 # ---- leaving one out ------------------------------------------------------------------------------------------------
@@ -161,8 +183,9 @@ def left_out(graph: Graph, found: dict[str, Any], searches: list[dict[str, Any]]
     figures = rule.figures(graph)
     fitted = {part: rule.checked(values) for part, values in rule.settings(figures, known).items()}
     student = next(row["config"] for row in found["trials"] if row["chosen"] and row["part"] == "stage 1")
-    given = shared(graph) | {"dim": student["dim"], "group": student["group"], "fitted": fitted}
-    recipe = recipes.few_bits(**given, more=scale.settings(graph, MODEL, student["dim"], "softmax"))
+    named = rule.voted([other["model"] for other in known["graphs"].values()], rule.weights(figures, known))
+    given = shared(graph) | {"model": named, "dim": student["dim"], "group": student["group"], "fitted": fitted}
+    recipe = recipes.few_bits(**given, more=scale.settings(graph, named, student["dim"], "softmax"))
     with records.kept_in(records.runs_folder() / "rules"):
         runs = recipe.run(graph, progress)
         ours = {
@@ -173,7 +196,7 @@ def left_out(graph: Graph, found: dict[str, Any], searches: list[dict[str, Any]]
     kept = rounded.metrics()["both"]["mrr"] / ours["teacher"]["valid"]
     share = {"rounded": kept, "expected": rule.share(figures, kept, known)}
     share |= {split: ours["stage 1"][split] / ours["teacher"][split] for split in ("valid", "test")}
-    made = {"bytes": found["bytes"], "others": sorted(known["graphs"]), "settings": fitted}
+    made = {"bytes": found["bytes"], "others": sorted(known["graphs"]), "model": named, "settings": fitted}
     return about(graph, **made, searched=found["chosen"], ruled=ours, share=share)
 
 
