@@ -241,7 +241,11 @@ def read(source: str, options: dict[str, Any]) -> Any:
 @click.option(
     "--stages", type=click.IntRange(1, 2), default=2, show_default=True, help="1: the teacher stays as it is."
 )
-@click.option("--epochs", type=int, help="Of the teacher, and of each stage.  [default: 150; 20 for few bits]")
+@click.option(
+    "--epochs",
+    type=int,
+    help="Of the teacher, and of each stage.  [default: 150; 20 for few bits, 10 of many millions of triples]",
+)
 @click.option(
     "--softmax-epochs",
     type=click.IntRange(0),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,20 @@ def test_a_check_costs_a_twentieth_of_an_epoch_and_the_end_a_minute_or_a_sample(
 @pytest.mark.parametrize("graph", [of_size(99_999, 10**6, 10**4), of_size(10**6, 10**6, 10**4, "wn18rr")], ids=repr)
 def test_graphs_of_the_size_that_is_committed_are_trained_as_ever(graph: Graph) -> None:
     assert scale.settings(graph, "ComplEx", 64, "softmax") == {}
+
+
+def test_many_millions_of_triples_are_passed_over_fewer_times(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = replace(umls, name="own", sha256="2" * 64)
+    made: dict[str, int] = {}
+    for many in (len(graph.train) + 1, len(graph.train)):
+        monkeypatch.setattr(scale, "LARGE", 100)
+        monkeypatch.setattr(scale, "MANY", many)
+        monkeypatch.setattr(scale, "PASSES", 2)
+        for asked in (None, 4):
+            size: dict[str, Any] = {"dim": 4, "teacher_dim": 4, "precision": "1bit", "epochs": asked, "progress": False}
+            done = distil(graph, **size)
+            made[f"{many - len(graph.train)}, {asked}"] = done.runs["teacher"].config.epochs
+    assert made == {"1, None": 20, "1, 4": 4, "0, None": 2, "0, 4": 4}
 
 
 def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,7 @@ def distil(
     free = model is None
     if coded and given is not None and given.rank not in (0, rank):
         raise ConfigError(f"rank is {rank}, and the teacher of low rank {given.rank}: give that, or another dimension")
+    epochs = scale.epochs(graph, epochs, coded)
     if model is None:
         kind = (rule.kind(graph) or "ComplEx") if coded else "RotatE"
         model = kind if given is None else recipes.family(given)

@@ -21,6 +21,7 @@ LARGE = 100_000  # entities from which a graph of one's own is large
 TRIPLE = 1.5e6
 CHECK, FEWEST = 0.05, 500  # a check takes so much of an epoch, but ranks so many triples at least
 FREE, FINAL = 4e12, 10_000  # at the end all are ranked where that takes a minute, else so many: MRR to ±.008
+MANY, PASSES = 10_000_000, 10  # training triples, of which a pass takes minutes, and passes of a teacher over so many
 GIB = 1 << 30
 TOLD = GIB // 10
 
@@ -42,6 +43,12 @@ def settings(graph: Graph, model: str, dim: int, loss: str) -> dict[str, Any]:
     # results/bench/accumulators.json.
     lists = {"answers": 256, "accumulators": "row"} if loss == "softmax" else {}
     return {"check_sample": check, "final_sample": final, **lists}
+
+
+def epochs(graph: Graph, asked: int | None, few_bits: bool) -> int | None:
+    """Epochs that are asked for, else those of a teacher of few bits over very many triples; None for any graph's."""
+    many = few_bits and large(graph) and len(graph.train) >= MANY
+    return PASSES if asked is None and many else asked
 
 
 def memory_needed(config: RunConfig, graph: Graph, teacher: int | None = None) -> dict[str, int]:
