@@ -21,7 +21,7 @@ from .free import free_threads, with_free_threads
 from .kinds import check_equation, comparison, said, usable
 from .nearest import by_code, decoded, nearest, nearest_library
 from .rank import Job, Known, Ranker, for_vectors, rank_library
-from .rows import SHAPES, Gradients, rows_in, rows_library
+from .rows import SHAPES, Gradients, cubes_of, rows_in, rows_library
 
 __all__ = [
     "SHAPES",
@@ -35,6 +35,7 @@ __all__ = [
     "comparison",
     "compiled",
     "compiler",
+    "cubes_of",
     "decoded",
     "for_vectors",
     "free_threads",

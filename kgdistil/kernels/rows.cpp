@@ -1,4 +1,5 @@
-// The rows of a table that a step uses: into bfloat16 for products of matrices, and back by Adagrad (Duchi et al. 2011).
+// The rows of a table that a step uses: into bfloat16 for products of matrices, their N3 (Lacroix et al. 2018), and back by
+// Adagrad (Duchi et al. 2011).
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -78,5 +79,32 @@ extern "C" void kgd_half(const float *table, const int64_t *places, int64_t n, i
             for (int64_t w = 0; w < W; w += 16) __builtin_prefetch(table + places[i + 2] * W + w);
         const float *row = table + places[i] * W;
         for (int64_t w = 0; w < W; w++) out[w] = narrow(row[w]);
+    }
+}
+
+// Of rows x [n, W]: sums of |.|^3 and their gradients; the halves of a paired row are real and imaginary parts.
+extern "C" void kgd_cubes(const float *x, int64_t n, int64_t W, int32_t paired, int threads, float *sums, float *slopes) {
+    const int64_t half = paired ? W / 2 : W;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        const float *a = x + i * W, *b = a + half;
+        float *to = slopes + i * W, sum = 0;
+        if (paired) {
+#pragma omp simd reduction(+ : sum)
+            for (int64_t w = 0; w < half; w++) {
+                const float square = a[w] * a[w] + b[w] * b[w], size = std::sqrt(square);
+                sum += square * size;
+                to[w] = 3 * size * a[w];
+                to[half + w] = 3 * size * b[w];
+            }
+        } else {
+#pragma omp simd reduction(+ : sum)
+            for (int64_t w = 0; w < half; w++) {
+                const float size = std::abs(a[w]);
+                sum += size * size * size;
+                to[w] = 3 * size * a[w];
+            }
+        }
+        sums[i] = sum;
     }
 }

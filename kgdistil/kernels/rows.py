@@ -1,16 +1,18 @@
-"""`rows.cpp`: the rows of a table that a step uses, in the type of its products, and their step of Adagrad."""
+"""`rows.cpp`: the rows of a table that a step uses, in the type of its products; their N3; their step of Adagrad."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil.kernels.compile import check_sizes, compiled, enough, pointer, threads
+from kgdistil.models import KGEModel
 
 SHAPES = 256  # rows are padded to a multiple of it, since oneDNN makes code anew for each shape that it has not seen
 EPSILON = 1e-10
@@ -54,6 +56,8 @@ def rows_library(x: Tensor) -> ctypes.CDLL | None:
             [address, address, size, size, size, ctypes.c_int32, address],
             None,
         )
+        library.kgd_cubes.argtypes = [address, size, size, ctypes.c_int32, ctypes.c_int32, address, address]
+        library.kgd_cubes.restype = None
     return library
 
 
@@ -76,6 +80,34 @@ def rows_in(dtype: torch.dtype, table: Tensor, places: Tensor) -> Tensor:
     found = torch.empty(n + -n % SHAPES, width, dtype=dtype)
     library.kgd_half(pointer(table), pointer(places), n, len(found), width, threads(), pointer(found))
     return found
+
+
+def cubes_of(model: KGEModel) -> Callable[[Tensor], Tensor] | None:
+    """What finds Σ|x|³ of rows [..., W] of a model whose regulariser is N3, in one pass; None where it has another, or
+    one that is not this package's, or nothing can be compiled."""
+    own = (getattr(type(model), name) for name in ("entity_penalty", "relation_penalty", "modulus"))
+    ours = all(function.__module__.startswith("kgdistil.") for function in own)
+    if model.distance or not ours or (library := rows_library(model.entities)) is None:
+        return None
+    return lambda x: Cubes.apply(x, model.paired, library)
+
+
+class Cubes(torch.autograd.Function):
+    """`models.Cubes`, compiled: its gradient is found on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, paired: bool, library: ctypes.CDLL) -> Tensor:
+        x = x.contiguous()
+        sums, slopes = x.new_empty(x.shape[:-1]), torch.empty_like(x)
+        library.kgd_cubes(pointer(x), sums.numel(), x.shape[-1], paired, threads(), pointer(sums), pointer(slopes))
+        ctx.save_for_backward(slopes)
+        return sums
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * upstream[..., None], None, None
 
 
 class Gradients:

@@ -223,8 +223,14 @@ class View:
             relation = torch.cat([model.towards(tail, "tail"), model.towards(head, "head")])
             answers = model.dura(F.embedding(self.answer, self.answers), F.embedding(row, relation))
             return ((count * model.dura(self.anchors, relation)).sum() + answers.sum()) / count.sum()
-        own = model.entity_penalty(self.anchors) + model.relation_penalty(self.relation)
-        return ((count * own).sum() + (self.times * model.entity_penalty(self.answers)).sum()) / count.sum()
+        if (cubes := kernels.cubes_of(model)) is not None:
+            relations = self.relation.unflatten(-1, (1 + model.directed, -1))
+            own = cubes(model.rows(self.anchors)) + cubes(relations).mean(-1)
+            others = cubes(model.rows(self.answers))
+        else:
+            own = model.entity_penalty(self.anchors) + model.relation_penalty(self.relation)
+            others = model.entity_penalty(self.answers)
+        return ((count * own).sum() + (self.times * others).sum()) / count.sum()
 
     def relation_loss(self, row: Tensor) -> Tensor:
         """−log softmax of each triple's relation among all of them (Chen et al. 2021, Eq. 3), the mean over triples;
