@@ -527,3 +527,15 @@ def test_the_page_of_a_large_graph_shows_what_was_measured_and_what_was_not(show
     quality = large.large_quality(shown)
     assert "0.450 ± 0.020" in quality and "+0.100 (+0.080 to +0.120)" in quality and "large_packages" in quality
     assert "b · c" in large.large_answers(shown)
+
+
+def test_a_graph_of_ones_own_has_a_frontier_of_all_its_sizes(shown, tmp_path, monkeypatch):
+    monkeypatch.setattr(frontier.large, "folder", lambda: tmp_path)
+    assert "--budget 64B/entity" in frontier.frontier_large(shown)
+    for size, mrr in ((16, 0.3), (64, 0.36)):
+        models = {"teacher": 0.4, "rounded": mrr / 2, "alone": mrr - 0.05, "distilled": mrr}
+        rows = [{"relation": "all", "models": {name: {"mrr": x, "se": 0.001} for name, x in models.items()}}]
+        told = {"bytes_per_entity": {"teacher": 512, "student": size}, "ranked": 500, "graph": {"entities": 1000}}
+        (tmp_path / f"packages-{size}.json").write_text(json.dumps(told | {"rows": rows}))
+    page = frontier.frontier_large(shown)
+    assert "90% with 64 bytes, 75% with 16 bytes" in page and "0.310 ± 0.002" in page and "frontier-packages" in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 
 from book.build.html import difference, html_table, interval, linked, number, run_link
@@ -11,9 +13,11 @@ from kgdistil.compress.size import floats, row_bytes
 from kgdistil.config import RunConfig
 from kgdistil.distillation.recipes import bytes_per_entity
 from kgdistil.paper import plots, story
+from kgdistil.paper.bench import large
 from kgdistil.paper.frontier import DISTILLED
 from kgdistil.paper.methods import OF_BYTES, TITLES
 
+LARGE = {"teacher": "teacher", "rounded": "rounded", "alone": "coded-alone", "distilled": "distilled"}  # method of each
 FORM = {"low-rank": ", low rank", "committee": ", ensemble of teachers"}  # of a distilled student of few bits
 AIM = 10  # times as fast as ComplEx of 64 dimensions a query of the smallest student was to be
 
@@ -159,6 +163,39 @@ def frontier(shown: Shown, dataset: str) -> str:
     head = ["all weights", "method", "of an entity", "test MRR"]
     whole = html_table(f"Whole files on {TITLES[dataset]}: entities, relations, codebooks and maps", head, rows)
     return f"\n{words}\n{drawn}\n{table}\n{beside}\n{whole}\n"
+
+
+def frontier_large(shown: Shown, name: str = "packages") -> str:
+    """Picture and table of what students of each size have on a graph of one's own, from `results/large`."""
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(large.folder().glob(f"{name}*.json"))]
+    if not reports:
+        return none_yet(
+            f"python -m kgdistil.paper.bench.large {name}.tsv --sample 0 --budget 64B/entity --name {name}-64"
+        )
+    rows = [
+        {"method": method, "bytes": told["bytes_per_entity"]["teacher" if method == "teacher" else "student"], **found}
+        for told in reports
+        for model, found in told["rows"][0]["models"].items()
+        for method in [LARGE[model]]
+    ]
+    frame = pd.DataFrame(rows).drop_duplicates(["method", "bytes"])
+    sizes = sorted(frame["bytes"].unique(), reverse=True)
+    ranked, entities = reports[0]["ranked"], reports[0]["graph"]["entities"]
+    called = {method: style.label for method, style in OF_BYTES.items()} | {"teacher": "teacher, float32"}
+    cell = {(r.method, r.bytes): f"{r.mrr:.3f} ± {2 * r.se:.3f}" for r in frame.itertuples()}
+    best = frame.loc[frame["method"] == "teacher", "mrr"].max()
+    kept = {r.bytes: f"{r.mrr / best:.0%}" for r in frame[frame["method"] == "distilled"].itertuples()}
+    shares = ", ".join(f"{kept[size]} with {size} bytes" for size in sizes if size in kept)
+    words = f"On {name}, {entities:,} entities, the distilled student keeps of its teacher's test MRR {shares}."
+    table = [
+        [called[method], *(cell.get((method, size), "–") for size in sizes)]
+        for method in called
+        if (frame["method"] == method).any()
+    ]
+    head = ["method", *(f"{size:,} bytes" for size in sizes)]
+    title = f"Test MRR on {name} by bytes of an entity, {ranked:,} triples against all entities, two standard errors"
+    drawn = picture(shown, f"frontier-{name}", plots.frontier(frame), words)
+    return f"\n{words}\n{drawn}\n{html_table(title, head, table)}\n"
 
 
 def frontier_speed(shown: Shown, dataset: str) -> str:
