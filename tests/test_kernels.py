@@ -640,8 +640,29 @@ def test_training_takes_the_cores_that_are_free(monkeypatch, busy, set_to: str, 
         assert torch.get_num_threads() == 2
         monkeypatch.setattr(free, "idle", list)  # a system that does not say
         assert kernels.free_threads() == 2
+        kernels.again()  # where nothing was chosen
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_are_chosen_again_when_others_are_done(tiny_graph, monkeypatch) -> None:
+    counts, seen = iter([1, 1, 2]), list[int]()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(free, "free_threads", lambda most: next(counts, most))
+    monkeypatch.setattr(free, "AGAIN", 0)
+    config = make_config(model="ComplEx", dim=4, loss="softmax", negatives=20, batch_size=16, epochs=4, seed=17)
+    engine = make_engine(build_model("ComplEx", 30, 4, 4), None, config, tiny_graph)
+    engine.between = lambda: (kernels.again(), seen.append(torch.get_num_threads()))
+    try:
+        with kernels.with_free_threads():
+            assert torch.get_num_threads() == 1
+            engine.epoch(0, torch.full((engine.steps,), 0.1, dtype=torch.float64))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen[0] == 1 and seen[1:] == [2] * (len(seen) - 1)
 
 
 @pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="only Linux says how idle each core was")

@@ -17,7 +17,7 @@ from .compile import (
     threads,
     with_threads,
 )
-from .free import free_threads, with_free_threads
+from .free import again, free_threads, with_free_threads
 from .kinds import check_equation, comparison, said, usable
 from .nearest import by_code, decoded, nearest, nearest_library
 from .rank import Job, Known, Ranker, for_vectors, rank_library
@@ -29,6 +29,7 @@ __all__ = [
     "Job",
     "Known",
     "Ranker",
+    "again",
     "bfloat16_where_fast",
     "by_code",
     "check_equation",

@@ -18,6 +18,7 @@ import torch
 
 log = logging.getLogger("kgdistil")
 LOOK = 0.25  # seconds for which the cores are looked at, while this process sleeps
+AGAIN = 60.0  # seconds until they are looked at once more
 
 
 def idle() -> list[float]:
@@ -32,14 +33,14 @@ def idle() -> list[float]:
         return []
 
 
-def free_threads(look: float = LOOK) -> int:
-    """Threads of PyTorch that find a core free now, one at least; all where the user said how many
-    (`OMP_NUM_THREADS`) or no system says what is busy."""
-    most = torch.get_num_threads()
+def free_threads(most: int | None = None) -> int:
+    """Threads of PyTorch that find a core free now: one at least, `most` at most, or as many as there are; all of them
+    where the user said how many (`OMP_NUM_THREADS`) or no system says what is busy."""
+    most = most or torch.get_num_threads()
     if most == 1 or os.environ.get("OMP_NUM_THREADS") or not (before := idle()):
         return most
     began = time.monotonic()
-    time.sleep(look)
+    time.sleep(LOOK)
     after, took = idle(), time.monotonic() - began
     if len(after) != len(before):
         return most
@@ -47,15 +48,38 @@ def free_threads(look: float = LOOK) -> int:
     return max(1, min(most, math.floor(free + 0.5)))
 
 
+class Choice:
+    """The number of threads, chosen when it is made, and again at times."""
+
+    def __init__(self) -> None:
+        self.most = torch.get_num_threads()
+        self.choose()
+
+    def choose(self) -> None:
+        before, count = torch.get_num_threads(), free_threads(self.most)
+        self.at = time.monotonic()
+        if count != before:
+            told = "%d of %d cores are free: training takes %d thread(s); OMP_NUM_THREADS says otherwise"
+            log.info(told, count, self.most, count)
+            torch.set_num_threads(count)
+
+
+_choices: list[Choice] = []
+
+
 @contextlib.contextmanager
 def with_free_threads() -> Iterator[None]:
-    """As many threads of PyTorch as find a core free, until the end."""
+    """As many threads of PyTorch as find a core free, until the end; what trains meanwhile asks `again` at times."""
     before = torch.get_num_threads()
-    count = free_threads()
-    if count < before:
-        log.info("%d of %d cores are free: %d thread(s); OMP_NUM_THREADS says otherwise", count, before, count)
+    _choices.append(Choice())
     try:
-        torch.set_num_threads(count)
         yield
     finally:
+        _choices.pop()
         torch.set_num_threads(before)
+
+
+def again() -> None:
+    """Choose anew, where `with_free_threads` chose and that was a while ago: what was busy then may be no more."""
+    if _choices and time.monotonic() - _choices[-1].at > AGAIN:
+        _choices[-1].choose()

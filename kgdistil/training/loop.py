@@ -182,6 +182,7 @@ def train(
 
         def keep(always: bool = False) -> None:
             nonlocal began, saved_at, pause
+            kernels.again()
             now = time.monotonic()
             if always or now - saved_at > pause:
                 state.seconds, began = state.seconds + now - began, now
