@@ -179,6 +179,7 @@ def test_no_table_of_the_recipes_is_without_a_reader(monkeypatch):
         for graph in ("wn18rr", "fb15k-237"):
             cells += with_needs(table_cells(protocol, graph, ("DS", "-S1")))
     cells += with_needs(c for graph in ("wn18rr", "fb15k-237", "umls") for c in frontier.cells(graph))
+    cells += [c for graph in ("wn18rr", "fb15k-237") for c in frontier.reciprocal_cells(graph)]
     found = [(name, values) for c in dict.fromkeys(cells) for name, values in recipes.layers(c)]
     used = {name for name, _ in found}
 

@@ -52,6 +52,7 @@ from kgdistil.paper.cells import (
     GRAPHS,
     LOW_RANK,
     OWN_LISTS,
+    RECIPROCAL,
     SMALL,
     Cell,
     parse,
@@ -59,7 +60,7 @@ from kgdistil.paper.cells import (
     table_cells,
 )
 from kgdistil.paper.costs import print_plan
-from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide
+from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide, with_needs
 from kgdistil.paper.reproduce import add_jobs, log_to_terminal, work
 from kgdistil.paper.tasks import recorded
 from kgdistil.training.loop import run
@@ -81,6 +82,7 @@ OTHER_SIZES = {"fb15k-237": {16: 256}, "umls": dict.fromkeys(SIZES, 512)}
 # and for 128 bytes of FB15k-237, where a plain student has as many floats, there was no time.
 LOW_RANK_SIZES = {"wn18rr": (16,), "fb15k-237": (64, 32, 16), "umls": (16,)}
 
+RECIPROCAL_SIZES = {256: 4096, 128: 4096, 64: 1024, 32: 512, 16: 512}  # as SIZES, of `ReciprocalComplEx`
 COMMITTEE_SIZES = {"wn18rr": (256,)}  # that a committee is tried for
 
 
@@ -111,6 +113,16 @@ def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:
     students = [c for c in students if c.method != OWN_LISTS or (c.size, c.teacher_size) in larger]
     students = [c for c in students if c.method != COMMITTEE or c.bytes in COMMITTEE_SIZES.get(dataset, ())]
     return [*dict.fromkeys(teachers.values()), *students, *low_rank_cells(dataset, sizes)]
+
+
+def reciprocal_cells(dataset: str) -> list[Cell]:
+    """What there is of `ReciprocalComplEx`, whose teachers want a GPU: `complete` leaves them to `reproduce`."""
+    students = [
+        Cell(FRONTIER, dataset, RECIPROCAL, method, size, teacher)
+        for size, teacher in RECIPROCAL_SIZES.items()
+        for method in ("distilled", "coded-alone")
+    ]
+    return with_needs(students)
 
 
 def possible(methods: Iterable[str], size: int, teacher: int) -> list[str]:
