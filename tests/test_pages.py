@@ -63,7 +63,7 @@ def shown(tmp_path, monkeypatch):
         frame.to_csv(folder / f"{name}.csv", index=False)
     sizes = pd.read_csv(folder / "table2.csv")
     cell = {**ABOUT, "cell": "tuned/wn18rr/RotatE/DS/8", "method": "DS", "run": RUN}
-    of_frontier = {"dataset": "wn18rr", "hits@10": 0.5, "run": RUN, "weights": None}
+    of_frontier = {"dataset": "wn18rr", "hits@10": 0.5, "valid_mrr": 0.3, "run": RUN, "weights": None}
     gain = {"dataset": "wn18rr", "method": "rounded", "run": RUN, "distilled_run": RUN}
     asked = {"dataset": "wn18rr", "what": "filtered rank", "run": RUN}
     tried = {"dataset": "wn18rr", "hits@10": 0.5, "valid_mrr": 0.3, "run": RUN}
@@ -539,3 +539,13 @@ def test_a_graph_of_ones_own_has_a_frontier_of_all_its_sizes(shown, tmp_path, mo
         (tmp_path / f"packages-{size}.json").write_text(json.dumps(told | {"rows": rows}))
     page = frontier.frontier_large(shown)
     assert "90% with 64 bytes, 75% with 16 bytes" in page and "0.310 ± 0.002" in page and "frontier-packages" in page
+
+
+def test_reciprocal_relations_stand_beside_plain_ones_of_as_many_bytes(shown):
+    page = frontier.reciprocal(shown)
+    assert page.count("<tr>") > 10 and "8,192 bytes" in page and "H100" in page
+    run = next(c for c in frontier.reciprocal_cells("fb15k-237") if (c.method, c.size) == ("distilled", 64))
+    mrr = shown.records[frontier.config(run).run_id]["test"]["both"]["mrr"]
+    assert f"{mrr:.3f}" in page
+    shown.records.clear()
+    assert "kgdistil.paper.reproduce" in frontier.reciprocal(shown)

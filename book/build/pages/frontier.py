@@ -14,8 +14,10 @@ from kgdistil.config import RunConfig
 from kgdistil.distillation.recipes import bytes_per_entity
 from kgdistil.paper import plots, story
 from kgdistil.paper.bench import large
-from kgdistil.paper.frontier import DISTILLED
+from kgdistil.paper.cells import GRAPHS
+from kgdistil.paper.frontier import DISTILLED, reciprocal_cells
 from kgdistil.paper.methods import OF_BYTES, TITLES
+from kgdistil.paper.recipe import config
 
 LARGE = {"teacher": "teacher", "rounded": "rounded", "alone": "coded-alone", "distilled": "distilled"}  # method of each
 FORM = {"low-rank": ", low rank", "committee": ", ensemble of teachers"}  # of a distilled student of few bits
@@ -196,6 +198,28 @@ def frontier_large(shown: Shown, name: str = "packages") -> str:
     title = f"Test MRR on {name} by bytes of an entity, {ranked:,} triples against all entities, two standard errors"
     drawn = picture(shown, f"frontier-{name}", plots.frontier(frame), words)
     return f"\n{words}\n{drawn}\n{html_table(title, head, table)}\n"
+
+
+def reciprocal(shown: Shown) -> str:
+    """Teachers and students of `ReciprocalComplEx` that have a record, beside the best ComplEx of as many bytes."""
+    rows, devices = [], set[str]()
+    for dataset in GRAPHS:
+        frame = of_frontier(shown, dataset)
+        for cell in sorted(reciprocal_cells(dataset), key=lambda c: (c.method != "teacher", -c.bytes)):
+            own = config(cell)
+            if own is None or (record := shown.records.get(own.run_id)) is None:
+                continue
+            devices.add(record["device"])
+            kind = ["teacher"] if cell.method == "teacher" else list(DISTILLED)
+            same = frame[frame["method"].isin(kind) & (frame["bytes"] == cell.bytes)] if len(frame) else frame
+            best = same.loc[same["valid_mrr"].idxmax()] if len(same) else None
+            mrr = linked(record["test"]["both"]["mrr"], own.run_id)
+            beside = "–" if best is None else linked(best["mrr"], best["run"])
+            rows.append([TITLES[dataset], cell.method, f"{cell.bytes:,} bytes", mrr, beside])
+    if not rows:
+        return none_yet("python -m kgdistil.paper.reproduce frontier/fb15k-237/ReciprocalComplEx/distilled/64/1024")
+    head = ["graph", "method", "an entity", "test MRR", "ComplEx of that size"]
+    return html_table(f"A vector for each direction of a relation, trained on {', '.join(sorted(devices))}", head, rows)
 
 
 def frontier_speed(shown: Shown, dataset: str) -> str:
