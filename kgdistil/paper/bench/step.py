@@ -8,7 +8,6 @@ products, `torch.optim.Adagrad`, with the candidates of our step given to it. Re
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import statistics
 import subprocess
@@ -156,24 +155,22 @@ def beside(graph: Graph, rounds: int) -> list[dict[str, Any]]:
     engine = engine_of(graph, make_config(**values, negatives=2048, batch_size=512, penalty=0.005), False)
     order = epoch_order(0, 0, engine.samples).split(512)
     for busy in (False, True):
-        with (
-            subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else contextlib.nullcontext() as other
-        ):
+        other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+        try:
             chosen = kernels.free_threads()
             for count in range(1, before + 1):
                 torch.set_num_threads(count)
-                steps = (
-                    functools.partial(
-                        engine.step, order[i % len(order)], stream(0, NEGATIVE_STREAM, i), {"student": 0.05}
-                    )
-                    for i in range(rounds)
-                )
-                taken = [clocked(step) for step in steps]
+                taken = []
+                for i in range(rounds):
+                    given = order[i % len(order)], stream(0, NEGATIVE_STREAM, i), {"student": 0.05}
+                    taken.append(clocked(functools.partial(engine.step, *given)))
                 row = {"busy": busy, "threads": count, "chosen": chosen, "seconds": statistics.median(taken)}
                 out.append(row | {"seconds_all": taken})
+        finally:
             torch.set_num_threads(before)
             if other is not None:
                 other.kill()
+                other.wait()
     return out
 
 
