@@ -92,6 +92,7 @@ class SampledSoftmax(Objective):
     regulariser: Literal["n3", "dura"] = "n3"  # what `penalty` weighs: N3, or DURA of the kinds of ComplEx
     relation_weight: Weight = 0.0  # of the softmax over all relations for (h, ?, t); dot-product models
     top: Annotated[int, Field(ge=0, le=LARGEST_STEP)] = 0  # candidates from the teacher's best, for each query
+    unlabelled: Weight = 0.0  # what as many queries again, made up, with soft labels only, count beside the graph's
     temperature: Annotated[Weight, Field(gt=0)] = 1.0  # of the soft labels
     alpha: Share = 0.5  # Eq. 5 and 11
     alpha_last: Share | None = None  # α goes there evenly over the epochs; None: it stays
@@ -202,6 +203,8 @@ class RunConfig(BaseModel):
             raise ValueError(f"regulariser is 'dura', but {self.model} has none such: choose 'n3'")
         if self.relation_weight and kind.distance:
             raise ValueError(f"relation_weight is {self.relation_weight}, but {self.model} is a distance: set it to 0")
+        if self.unlabelled and self.top:
+            raise ValueError(f"unlabelled is {self.unlabelled}, but top is {self.top}: set one of them to 0")
         if self.batch_size * self.negatives > LARGEST_STEP:
             raise ValueError(f"batch_size × negatives is {self.batch_size * self.negatives}: at most {LARGEST_STEP}")
         return self
@@ -218,6 +221,7 @@ class RunConfig(BaseModel):
             "shared": ("codebooks and the map of a low rank (group, rank) take it", bool(self.group or self.rank)),
             "alpha": ("stages 1 and 2 have soft labels", taught),
             "alpha_last": ("stages 1 and 2 have soft labels", taught),
+            "unlabelled": ("stages 1 and 2 have a teacher", taught),
             "top": ("stages 1 and 2 have a teacher", taught),
             "beta": ("stage 2 trains the teacher", self.role == "stage2"),
             "teacher_lr": ("stage 2 trains the teacher", self.role == "stage2"),

@@ -167,14 +167,14 @@ def softmax_hard_loss(scores: Tensor, row: Tensor, place: Tensor) -> Tensor:
     return (scores.logsumexp(1)[row] - scores[row, place]).mean()
 
 
-def softmax_soft_loss(scores: Tensor, other: Tensor, count: Tensor, temperature: float) -> Tensor:
+def softmax_soft_loss(scores: Tensor, other: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of softmax(f / T) with the other model's, times T² (Hinton et al. 2015, section 2.1).
 
     Args:
         scores, other: [n, m].
-        count: int64 [n], what each query counts: its answers, so that hard and soft label weigh queries alike.
+        labels: [n], what each query counts: its share of the answers, so that hard and soft label weigh queries alike.
     """
     label = (other.detach() / temperature).softmax(1)
     scores = scores / temperature
     own = scores.logsumexp(1) - (label * scores).sum(1)
-    return temperature**2 * (own * count).sum() / count.sum()
+    return temperature**2 * (own * labels).sum()

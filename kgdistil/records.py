@@ -30,6 +30,7 @@ from kgdistil.errors import CheckpointError, KgdistilError
 from kgdistil.evaluation import Ranks
 from kgdistil.files import sealed, unsealed, user_folder, write_atomically, write_json
 from kgdistil.graph import NAMES, Graph
+from kgdistil.kernels.free import describe_device as describe_device
 
 TOGETHER: ContextVar[Path | None] = ContextVar("together", default=None)  # see `kept_in`
 LIBRARIES = ("torch", "numpy", "pandas", "pydantic", "safetensors")
@@ -188,18 +189,6 @@ def git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return ran.stdout.strip()
-
-
-def describe_device(device: str) -> str:
-    """The processor by name, and how much of it is used."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(torch.device(device))
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} thread(s)"
 
 
 def write_record(record: dict[str, Any]) -> Path:

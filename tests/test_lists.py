@@ -15,10 +15,11 @@ from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate, sampled
 from kgdistil.graph import Graph
-from kgdistil.graphs.queries import queries_of
+from kgdistil.graphs.queries import like_known, queries_of
 from kgdistil.kernels.softmax import softmax_library, softmax_losses
 from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import build_model
+from kgdistil.sampling import MADE_UP_STREAM, stream
 from kgdistil.training.engine import make_engine
 from kgdistil.training.loop import run
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
@@ -154,6 +155,7 @@ def test_compiled_losses_equal_the_readable_ones(
     place[-1] = place[-2] if count[-1] > 1 else place[-1]  # one candidate may stand for two answers
     shift = torch.rand(m, generator=draw)
     row = torch.arange(n).repeat_interleave(count)
+    labels = torch.rand(n, generator=draw).softmax(0)  # what a query counts need not be its answers
     if softmax_library(scores) is None:
         pytest.skip("no compiler")
     before, found = torch.get_num_threads(), {}
@@ -162,12 +164,12 @@ def test_compiled_losses_equal_the_readable_ones(
         x = scores.detach().clone().requires_grad_()
         given = other if taught else None
         if name == "compiled":
-            hard, soft = softmax_losses(x, given, shift, count, place, temperature, expected)
+            hard, soft = softmax_losses(x, given, shift, count, place, labels, temperature, expected)
         else:
             wide = x[:, :m].double() + shift
             hard, soft = softmax_hard_loss(wide, row, place), torch.zeros(())
             if taught:
-                soft = softmax_soft_loss(wide, other[:, :m].double() + shift, count, temperature)
+                soft = softmax_soft_loss(wide, other[:, :m].double() + shift, labels, temperature)
         (0.3 * hard + 0.7 * soft).backward()
         found[name] = hard.item(), soft.item(), x.grad
     torch.set_num_threads(before)
@@ -187,7 +189,7 @@ def test_losses_against_their_definition() -> None:
     count = torch.tensor([2, 0, 1])
     label, own = (other / 2).softmax(1), (scores / 2).log_softmax(1)
     expected = -4 * ((label * own).sum(1) * torch.tensor([2, 0, 1])).sum() / 3
-    assert softmax_soft_loss(scores, other, count, 2.0) == pytest.approx(float(expected))
+    assert softmax_soft_loss(scores, other, count / count.sum(), 2.0) == pytest.approx(float(expected))
 
 
 class Touched(TorchDispatchMode):
@@ -444,3 +446,52 @@ def test_a_run_stopped_within_its_epochs_ends_with_the_same_bits(
 def test_what_cannot_be_is_said(values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         a_config(**values)
+
+
+def test_made_up_queries_are_such_as_the_graph_holds(umls):
+    """Each asks of an entity what the graph asks of another that shares a relation and side with it; few are known."""
+    anchor, relation, is_head, *_ = queries_of(umls.train)
+    known = set(zip(anchor.tolist(), relation.tolist(), is_head.tolist()))
+    asked = {}
+    for a, r, side in known:
+        asked.setdefault(a, set()).add((r, side))
+    made = [like_known(anchor, relation, is_head, stream(0, MADE_UP_STREAM, epoch)) for epoch in (0, 0, 1)]
+    assert all(torch.equal(x, y) for x, y in zip(made[0], made[1]))
+    assert not torch.equal(made[0][0], made[2][0])
+    found = set(zip(*(x.tolist() for x in made[0])))
+    assert len(found - known) > len(found) / 3
+    for a, r, side in found:
+        assert any((r, side) in other and other & asked[a] for other in asked.values())
+
+
+def test_made_up_queries_have_the_teachers_lists_as_their_label(umls, monkeypatch):
+    """The soft loss is that of the graph's queries and, half as much, of as many others; the hard one as without."""
+    draw = {"num_entities": umls.num_entities, "num_relations": umls.num_relations, "dim": 4}
+    student, teacher = (build_model("ComplEx", **draw, seed=seed) for seed in (0, 1))
+    given = {"dataset": "umls", "model": "ComplEx", "dim": 4, "loss": "softmax", "negatives": 512, "role": "stage1"}
+    given |= {"teacher": "t", "batch_size": 64, "alpha": 0.25, "lr": 1e-6, "temperature": 2.0}
+    found = []
+    for unlabelled in (0.0, 0.5):
+        engine = make_engine(student, teacher, make_config(**given, unlabelled=unlabelled), umls)
+        with monkeypatch.context() as patched:
+            calls = []
+            spy = lambda *given, of=engine.losses_of, calls=calls: calls.append((given, of(*given))) or calls[-1][1]
+            patched.setattr(engine, "losses_of", spy)
+            engine.epoch(0, torch.full((engine.steps,), 1e-6))
+        found.append(calls[0])
+    (plain, (hard, soft)), (more, (hard_too, soft_too)) = found
+    assert hard.item() == pytest.approx(hard_too.item(), rel=1e-3)
+    count = more[4]
+    assert len(count) == 2 * len(plain[4]) and sorted(count[count > 0].tolist()) == sorted(plain[4].tolist())
+    own, other = more[1]
+    m, alone = len(more[2]), (count == 0).float()
+    of_made = softmax_soft_loss(own[:, :m].float(), other[:, :m].float(), alone / alone.sum(), 2.0)
+    assert soft_too.item() == pytest.approx((soft.item() + 0.5 * of_made.item()) / 1.5, rel=1e-3)
+
+
+def test_made_up_queries_need_a_teacher_and_no_lists_of_its_best():
+    given = {"dataset": "umls", "model": "ComplEx", "loss": "softmax", "unlabelled": 1.0}
+    with pytest.raises(ConfigError, match="unlabelled is 1.0, but only stages 1 and 2 have a teacher"):
+        make_config(**given)
+    with pytest.raises(ConfigError, match="unlabelled is 1.0, but top is 4: set one of them to 0"):
+        make_config(**given, role="stage1", teacher="t", top=4)

@@ -133,7 +133,7 @@ def test_the_soft_label_is_the_softmax_over_a_list(tiny_graph: Graph, tmp_path: 
 
     def losses_of(role, scores, shift, row, count, place):
         seen["loss"] = made(role, scores, shift, row, count, place)
-        seen.update(scores=scores[0].detach()[:, : len(shift)] + shift, count=count)
+        seen.update(scores=scores[0].detach()[:, : len(shift)] + shift, labels=count / count.sum())
         return seen["loss"]
 
     def candidates(*given):
@@ -158,7 +158,7 @@ def test_the_soft_label_is_the_softmax_over_a_list(tiny_graph: Graph, tmp_path: 
                 wanted[i, column[e]] = 0.0
     hard, soft = seen["loss"]
     wanted = wanted.clamp_min(-1e9)
-    assert float(soft) == pytest.approx(float(softmax_soft_loss(seen["scores"], wanted, seen["count"], 2.0)), rel=1e-4)
+    assert float(soft) == pytest.approx(float(softmax_soft_loss(seen["scores"], wanted, seen["labels"], 2.0)), rel=1e-4)
     assert float(hard) > 0
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kgdistil.models import KGEModel, Side
+from kgdistil.sampling import GOLDEN, mix, shift_right
 
 
 def queries_of(triples: Tensor, most: int = 0) -> tuple[Tensor, ...]:
@@ -47,3 +48,31 @@ def best_of(model: KGEModel, anchor: Tensor, relation: Tensor, is_head: Tensor, 
             scores = model.compare(model.queries(anchor[rows], relation[rows], side), model.entities)
             best[rows] = scores.topk(best.shape[1]).indices.to(torch.int32)
     return best
+
+
+def like_known(anchor: Tensor, relation: Tensor, is_head: Tensor, base: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As many queries again, made up to be such as the graph might be asked.
+
+    Of two different queries of one relation and side, one is given a further question that the graph holds for the
+    other's entity: who is asked the one thing may be asked the other.
+
+    Args:
+        anchor, relation, is_head: [Q], as `queries_of` gives them.
+        base: `stream(seed, MADE_UP_STREAM, epoch)`.
+    Returns:
+        anchor, relation int64 [Q], is_head bool [Q].
+    """
+    kind, number = 2 * relation + is_head, torch.arange(len(anchor), device=anchor.device)
+
+    def drawn(turn: int, count: Tensor | int) -> Tensor:
+        return (shift_right(mix(base + (3 * number + turn) * GOLDEN), 32) * count) >> 32
+
+    def another(turn: int, group: Tensor, which: Tensor) -> Tensor:
+        """One of those queries [Q] whose group is that of query `which` [Q]."""
+        order, count = group.argsort(stable=True), group.bincount()
+        first = count.cumsum(0) - count
+        return order[first[group[which]] + drawn(turn, count[group[which]])]
+
+    own = drawn(0, len(anchor))
+    other = another(2, anchor, another(1, kind, own))
+    return anchor[own], relation[other], is_head[other]

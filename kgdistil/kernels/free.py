@@ -1,4 +1,4 @@
-"""How many threads to train with beside other processes: as many as there are cores that nobody else uses.
+"""The processor, and how many threads to train with beside other processes: as many as there are free cores.
 
 Threads that share a core wait for each other at every barrier, so that two beside one busy process take longer than one
 (results/bench/step.json).
@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import os
+import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,3 +84,15 @@ def again() -> None:
     """Choose anew, where `with_free_threads` chose and that was a while ago: what was busy then may be no more."""
     if _choices and time.monotonic() - _choices[-1].at > AGAIN:
         _choices[-1].choose()
+
+
+def describe_device(device: str) -> str:
+    """The processor by name, and how much of it is used."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(torch.device(device))
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} thread(s)"

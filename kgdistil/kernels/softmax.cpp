@@ -48,11 +48,12 @@ struct Softmax {
     const Score *scores, *other;  // [n, stride]; other: of the model whose softmax is the soft label, or null
     const float *shift;           // [m], added to both
     const int64_t *start, *place; // [n + 1] and [a]: the answers of query i are place[start[i] .. start[i + 1]]
+    const float *labels;          // [n], what each query counts in the soft loss
     int64_t n, m, stride;
     float temperature, hard, soft;  // of the soft label; what each loss counts in the gradient
     int32_t threads;
-    Score *gradient;   // [n, stride] of hard * (mean over answers) + soft * (mean, weighed by answers), or null
-    double *losses;    // [n, 2] of each query, to be divided by a
+    Score *gradient;   // [n, stride] of hard * (mean over answers) + soft * (sum of what queries count), or null
+    double *losses;    // [n, 2] of each query, what it adds to each of the two
 };
 
 extern "C" void kgd_sizes(int64_t *sizes) { sizes[0] = sizeof(Softmax); }
@@ -86,14 +87,14 @@ extern "C" int32_t kgd_softmax(const Softmax *job) {
                 const float *e = label.e.data(), *x = mine.x.data();
 #pragma omp simd reduction(+ : met)
                 for (int64_t j = 0; j < J.m; j++) met += e[j] * x[j];
-                soft = J.temperature * J.temperature * count * (double(mine.log_sum()) - met / label.sum);
+                soft = J.temperature * J.temperature * J.labels[i] * (double(mine.log_sum()) - met / label.sum);
             }
-            J.losses[2 * i] = hard, J.losses[2 * i + 1] = soft;
+            J.losses[2 * i] = hard * all, J.losses[2 * i + 1] = soft;
             if (!J.gradient) continue;
             Score *to = J.gradient + i * J.stride;
             const float a = J.hard * count * all / own.sum, *e = own.e.data();
             if (J.other) {
-                const float b = J.soft * J.temperature * count * all, c = b / mine.sum, d = b / label.sum;
+                const float b = J.soft * J.temperature * J.labels[i], c = b / mine.sum, d = b / label.sum;
                 const float *f = mine.e.data(), *g = label.e.data();
                 float *x = own.x.data();
 #pragma omp simd

@@ -19,7 +19,7 @@ class Job(ctypes.Structure):
     """Mirrors `Softmax` of softmax.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("scores", "other", "shift", "start", "place")),
+        *((name, ctypes.c_void_p) for name in ("scores", "other", "shift", "start", "place", "labels")),
         *((name, ctypes.c_int64) for name in ("n", "m", "stride")),
         *((name, ctypes.c_float) for name in ("temperature", "hard", "soft")),
         ("threads", ctypes.c_int32),
@@ -45,6 +45,7 @@ def softmax_losses(
     shift: Tensor,
     count: Tensor,
     place: Tensor,
+    labels: Tensor,
     temperature: float,
     weights: tuple[float, float],
 ) -> tuple[Tensor, Tensor] | None:
@@ -55,6 +56,7 @@ def softmax_losses(
         scores, other: [n, m or more], float32 or bfloat16; columns beyond `shift` count nothing.
         shift: float32 [m], added to the scores of both.
         count: int64 [n], the answers of each query; place: int64 [a], their candidates, query after query.
+        labels: float32 [n], what each query counts in the soft loss.
         weights: what the two are expected to count in what is minimised, so that one pass finds their gradient as well;
             where they count otherwise it is found again.
     """
@@ -63,7 +65,8 @@ def softmax_losses(
         return None
     start = F.pad(count.cumsum(0), (1, 0))
     other = None if other is None else other.detach().contiguous()
-    return SoftmaxLosses.apply(scores.contiguous(), other, shift, start, place, temperature, weights, library)
+    given = scores.contiguous(), other, shift, start, place, labels.float().contiguous()
+    return SoftmaxLosses.apply(*given, temperature, weights, library)
 
 
 class SoftmaxLosses(torch.autograd.Function):
@@ -77,17 +80,18 @@ class SoftmaxLosses(torch.autograd.Function):
         shift: Tensor,
         start: Tensor,
         place: Tensor,
+        labels: Tensor,
         temperature: float,
         weights: tuple[float, float],
         library: ctypes.CDLL,
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.empty_like(scores) if ctx.needs_input_grad[0] else None
         ctx.given = library, temperature, weights
-        given = scores, other, shift, start, place
+        given = scores, other, shift, start, place, labels
         ctx.save_for_backward(*given, gradient)
         losses = torch.empty(len(scores), 2, dtype=torch.float64)
         call(library, given, temperature, losses, *weights, gradient)
-        hard, soft = (losses.sum(0) / max(1, len(place))).float()
+        hard, soft = losses.sum(0).float()
         return hard, soft
 
     @staticmethod
@@ -97,7 +101,7 @@ class SoftmaxLosses(torch.autograd.Function):
         weights = float(hard), float(soft)
         if any(abs(a - b) > ROUNDED for a, b in zip(weights, expected, strict=True)):
             call(library, given, temperature, torch.empty(len(gradient), 2, dtype=torch.float64), *weights, gradient)
-        return gradient, *[None] * 7
+        return gradient, *[None] * 8
 
 
 def call(
@@ -109,10 +113,10 @@ def call(
     soft: float = 0.0,
     gradient: Tensor | None = None,
 ) -> None:
-    """Fill in the losses of each query, float64 [n, 2], and the gradient of hard · the first + soft · the second."""
+    """Fill in what each query adds to the losses, float64 [n, 2], and the gradient of hard · one + soft · the other."""
     scores, _, shift, *_ = given
     assert scores is not None and shift is not None
-    names = ("scores", "other", "shift", "start", "place")
+    names = ("scores", "other", "shift", "start", "place", "labels")
     job = Job(
         **{name: pointer(x) for name, x in zip(names, given, strict=True)},
         n=len(scores),

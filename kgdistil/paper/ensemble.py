@@ -11,24 +11,25 @@ from kgdistil import records
 from kgdistil.checkpoint import WEIGHTS, load_model, save_model
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
-from kgdistil.models import ComplEx, KGEModel
+from kgdistil.models import ComplEx, KGEModel, ReciprocalComplEx
 
 
-def joined(models: Sequence[KGEModel]) -> ComplEx:
+def joined(models: Sequence[KGEModel]) -> KGEModel:
     """One model whose score is the mean of theirs: several teachers as one, their rows side by side.
 
     Raises:
-        ConfigError: other models than ComplEx, or of different graphs.
+        ConfigError: other models than those of ComplEx's kind, of several kinds, or of different graphs.
     """
     sizes = {(type(m), m.num_entities, m.num_relations) for m in models}
-    if len(sizes) != 1 or type(models[0]) is not ComplEx:
+    first = models[0]
+    if len(sizes) != 1 or type(first) not in (ComplEx, ReciprocalComplEx):
         raise ConfigError(
-            f"cannot join {', '.join(type(m).__name__ for m in models)}: give ComplEx models of one graph"
+            f"cannot join {', '.join(type(m).__name__ for m in models)}: give ComplEx models of one kind and graph"
         )
-    whole = ComplEx(models[0].num_entities, models[0].num_relations, sum(m.dim for m in models))
-    for name, share in (("entities", 1), ("relations", 1 / len(models))):
-        halves = zip(*(getattr(m, name).detach().chunk(2, -1) for m in models), strict=True)
-        getattr(whole, name).data = share * torch.cat([torch.cat(half, -1) for half in halves], -1)
+    whole = type(first)(first.num_entities, first.num_relations, sum(m.dim for m in models))
+    for name, share, parts in (("entities", 1, 2), ("relations", 1 / len(models), first.relation_factor)):
+        each = zip(*(getattr(m, name).detach().chunk(parts, -1) for m in models), strict=True)
+        getattr(whole, name).data = share * torch.cat([torch.cat(part, -1) for part in each], -1)
     return whole
 
 

@@ -23,6 +23,7 @@ from kgdistil.files import CHANGED, unsealed
 from kgdistil.paper.cells import (
     CODED,
     COMMITTEE,
+    FRONTIER,
     LOW_RANK,
     METHODS,
     OWN_LISTS,
@@ -39,7 +40,7 @@ LARGEST_TEACHER = 2048  # of the frontier, in bytes of an entity, where no recip
 SEARCH = "search"  # the protocol of a trial's config, so that a trial is never taken for a cell
 SCRATCH = "scratch"  # what was tried without a record, by whose runs they were
 # keys of the recipe that are no parameters of a run
-OWN = ("search_epochs", "share", "checks", "guide", "largest", "members", SCRATCH)
+OWN = ("search_epochs", "share", "checks", "guide", "largest", "members", "teachers", SCRATCH)
 
 
 # ---- layers ---------------------------------------------------------------------------------------------------------
@@ -123,13 +124,27 @@ def guide(cell: Cell) -> Cell:
     return cell.teacher if factor == 1 else replace(cell.teacher, size=min(factor * cell.teacher_size, most))
 
 
+def guides(cell: Cell) -> list[Cell]:
+    """The teachers whose mean's lists a distilled student learns: of so many seeds as the recipe's `teachers` says."""
+    number = 1 if cell.method == OWN_LISTS else recipe(cell).get("teachers", 1)
+    return [replace(guide(cell), seed=i) for i in range(number)]
+
+
+def joins(cell: Cell) -> list[Cell]:
+    """The cells whose mean is the cell's teacher; none where that is one cell."""
+    if cell.method == COMMITTEE:
+        return members(cell)
+    several = guides(cell) if cell.protocol == FRONTIER and cell.distilled else []
+    return several if len(several) > 1 else []
+
+
 def needs(cell: Cell) -> list[Cell]:
     """Cells that have to be there before this one can be trained."""
     if cell.method == "DS":
         return [cell.teacher, replace(cell, method="-S2")]
     if cell.method == COMMITTEE:
         return members(cell)
-    found = [cell.teacher, guide(cell), cell.searched_as.teacher] if cell.distilled else []
+    found = [cell.teacher, *guides(cell), cell.searched_as.teacher] if cell.distilled else []
     if cell.method.startswith("-S1"):  # which takes its settings from the first stage
         found.append(replace(cell, method=cell.method.replace("-S1", "-S2")))
     starts = [before for before in (start(cell), start(cell.searched_as)) if before]
@@ -223,10 +238,11 @@ def start_values(cell: Cell, spec: dict[str, Any], device: str) -> dict[str, Any
             return None
         values |= {"teacher": joined_name(*(run.run_id for run in runs)), "student": runs[0].run_id}
     elif cell.distilled:
-        teacher, own = config(guide(cell), device), config(cell.teacher, device)
-        if teacher is None or own is None:
+        teachers, own = [run for each in guides(cell) if (run := config(each, device))], config(cell.teacher, device)
+        if len(teachers) < len(guides(cell)) or own is None:
             return None
-        values["teacher"] = teacher.run_id
+        names = [run.run_id for run in teachers]
+        values["teacher"] = names[0] if len(names) == 1 else joined_name(*names)
         own_start = own_start or (own if cell.method in (*CODED, *LOW_RANK) else None)
     return {**values, **({"student": own_start.run_id} if own_start else {}), **spec}
 
@@ -293,7 +309,8 @@ def explain(cell: Cell) -> list[tuple[str, str, str, str]]:
     source = {key: f"[{name}]" for name, values in layers(cell) for key in values}
     links: dict[str, Cell | str | None] = {}
     if cell.distilled:
-        links = {"teacher": guide(cell), "student": start(cell) or cell.teacher}
+        mean = f"the mean of {len(joins(cell))} cells like {guide(cell)}" if joins(cell) else guide(cell)
+        links = {"teacher": mean, "student": start(cell) or cell.teacher}
     elif before := start(cell):
         links = {"student": before}
     first = None

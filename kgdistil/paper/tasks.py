@@ -31,7 +31,7 @@ from kgdistil.paper.cells import (
 from kgdistil.paper.ensemble import join
 from kgdistil.paper.recipe import (
     config,
-    members,
+    joins,
     needs,
     read_search,
     search_path,
@@ -105,7 +105,7 @@ def outstanding(cells: Iterable[Cell], device: str = "cpu") -> Iterator[Task | C
         if own and recorded(own) and (cell not in waiting or has_weights(own)):
             continue
         ready = all((c := config(need, device)) and recorded(c) and has_weights(c) for need in needs(cell))
-        joined = tuple(config(member, device).run_id for member in members(cell)) if ready else ()
+        joined = tuple(config(each, device).run_id for each in joins(cell)) if ready else ()
         if own:
             yield Task(cell, own, False, joined) if ready else cell
             continue
@@ -174,7 +174,7 @@ def train_again(cell: Cell, graph: Graph, device: str = "cpu") -> Run:
     for need in needs(cell):
         if not has_weights(decided(need, device)):
             train_again(need, graph, device)
-    task = Task(cell, own, False, tuple(decided(member, device).run_id for member in members(cell)))
+    task = Task(cell, own, False, tuple(decided(each, device).run_id for each in joins(cell)))
     before = records.read_record(records.record_path(own.run_id))
     done = train(task, graph, again=True)
     keep(task, done, graph)

@@ -13,7 +13,9 @@ squares begin at `accumulator`: at 0, the first step moves every number by the w
 as well, however small their gradients, which a model that has learned already does not need. An entity may have one sum
 for its whole row (`accumulators`), as in DGL-KE (Zheng et al. 2020). Products of matrices are taken in bfloat16 where
 the processor has it. Relations may be predicted as well, (h, ?, t), for dot products (`relation_weight`; Chen et al.
-2021). A step reads and changes the rows that it uses: neither its time nor its memory grows with E.
+2021). A step reads and changes the rows that it uses: neither its time nor its memory grows with E. A teacher may be
+asked more than the graph answers (`unlabelled`): then a batch holds as many queries again, made up, whose only label is
+the soft one.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from kgdistil import kernels
 from kgdistil.compress import nested
 from kgdistil.compress.product import rows_in, rows_of, straight_through
 from kgdistil.config import RunConfig
-from kgdistil.graphs.queries import best_of, queries_of, spans
+from kgdistil.graphs.queries import best_of, like_known, queries_of, spans
 from kgdistil.kernels import pairs
 from kgdistil.kernels.softmax import softmax_library, softmax_losses
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import ComplEx, KGEModel, with_entities
-from kgdistil.sampling import GOLDEN, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
+from kgdistil.sampling import GOLDEN, MADE_UP_STREAM, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
 from kgdistil.training.base import Engine
 
 
@@ -55,8 +57,10 @@ class SampledSoftmaxEngine(Engine):
         self.size, self.half = student.num_entities, kernels.bfloat16_where_fast(self.device)
         if self.device.type == "cpu":
             kernels.keep_freed_memory()
-        asked = self.anchor, self.relation, self.is_head
-        self.top = best_of(teacher, *asked, config.top) if config.top and teacher is not None else None
+        self.asked = self.anchor, self.relation, self.is_head
+        self.top = best_of(teacher, *self.asked, config.top) if config.top and teacher is not None else None
+        if config.unlabelled:
+            self.start, self.count = (torch.cat([x, torch.zeros_like(x)]) for x in (self.start, self.count))
         for role, model in self.trained.items():
             for table, x in model.named_parameters():
                 by_row = table == "entities" and config.accumulators == "row"
@@ -95,6 +99,9 @@ class SampledSoftmaxEngine(Engine):
     def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
         self.begin(epoch)
         seed, order = self.config.seed, epoch_order(self.config.seed, epoch, self.samples, self.device)
+        if self.config.unlabelled:
+            made = like_known(*self.asked, stream(seed, MADE_UP_STREAM, epoch, self.device))
+            self.anchor, self.relation, self.is_head = (torch.cat(pair) for pair in zip(self.asked, made, strict=True))
         given = {"student": rates.tolist(), "teacher": (rates if teacher_rates is None else teacher_rates).tolist()}
         batches, done, sums = order.split(self.config.batch_size), self.moments["done"], self.moments["sums"]
         for i in range(int(done), len(batches)):
@@ -108,8 +115,9 @@ class SampledSoftmaxEngine(Engine):
         return dict(zip(PARTS, losses, strict=True))
 
     def step(self, batch: Tensor, base: Tensor, rates: dict[str, float]) -> Tensor:
-        """One batch of queries int64 [n]; returns the five losses, each times the batch's number of triples."""
+        """One batch of queries int64 [n]; the five losses, each times the batch's number of triples."""
         self.depth = nested.drawn(base, self.config.depth)
+        batch = torch.cat([batch, batch + self.samples]) if self.config.unlabelled else batch
         batch = batch[self.is_head[batch].sort(stable=True).indices]  # tail queries first
         count = self.count[batch]
         row, places = spans(self.start[batch], count)
@@ -138,11 +146,16 @@ class SampledSoftmaxEngine(Engine):
         """The hard loss of the first scores, and the soft one where there are the other model's."""
         own, other, t = scores[0], scores[1] if len(scores) > 1 else None, self.config.temperature
         soft = 0.0 if other is None else self.weights[role] or 0.0
-        weights = self.share * (1 - soft), self.share * soft  # as `add` will count them
-        if (found := softmax_losses(own, other, shift, count, place, t, weights)) is not None:
+        weights, labels = (self.share * (1 - soft), self.share * soft), self.labels(count)  # as `add` will count them
+        if (found := softmax_losses(own, other, shift, count, place, labels, t, weights)) is not None:
             return [*found][: len(scores)]
         own, *others = (x[:, : len(shift)].float() + shift for x in scores)
-        return [softmax_hard_loss(own, row, place), *(softmax_soft_loss(own, x, count, t) for x in others)]
+        return [softmax_hard_loss(own, row, place), *(softmax_soft_loss(own, x, labels, t) for x in others)]
+
+    def labels(self, count: Tensor) -> Tensor:
+        """What each query counts in the soft loss, float32 [n]: its share of the answers; made-up ones count alike."""
+        known, made, weight = count / count.sum().clamp_min(1), count == 0, self.config.unlabelled
+        return (known + weight * made / made.sum()) / (1 + weight) if weight else known
 
     def candidates(self, answers: Tensor, base: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Ids [m] of a batch's candidates, the answers' places among them, and what to add to the scores [m].

@@ -76,7 +76,7 @@ class Eager:
                 other = self.scores(
                     teacher, teacher.entities[anchor], teacher.relations[relation], teacher.entities[ids], tails
                 )
-            soft = softmax_soft_loss(scores, other + shift, count, self.config.temperature)
+            soft = softmax_soft_loss(scores, other + shift, count / count.sum(), self.config.temperature)
             loss = self.config.alpha * soft + (1 - self.config.alpha) * loss
         loss = loss + self.config.penalty * student.penalty(anchors[row], relation_rows[row], looked_up[place]).mean()
         self.optimizer.zero_grad(set_to_none=True)
