@@ -10,6 +10,8 @@
 | low-rank-alone | the same | without a teacher |
 | small-distilled | fewer floats, float32 | on a teacher's lists |
 | small | the same | without a teacher |
+| reciprocal | as distilled, but `ReciprocalComplEx` | on the lists of one teacher, or of the mean of several |
+| reciprocal-alone | the same | without a teacher |
 | rounded | the teacher's row in four-bit codes | not at all |
 | FAISS | the teacher's row by product quantisation, eight bits a code | not at all |
 | PCA, random projection | the teacher's row on fewer axes, float32 | not at all |
@@ -26,6 +28,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,9 @@ import torch
 from torch import Tensor
 
 from kgdistil import records
+from kgdistil.checkpoint import load_model
 from kgdistil.compress.product import codes_of, fit, grouped, rows_of, ungrouped
-from kgdistil.compress.size import PRECISION_OF, model_bytes
+from kgdistil.compress.size import PRECISION_OF, floats, model_bytes
 from kgdistil.config import RunConfig
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command
@@ -60,9 +64,10 @@ from kgdistil.paper.cells import (
     table_cells,
 )
 from kgdistil.paper.costs import print_plan
-from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide, with_needs
+from kgdistil.paper.ensemble import join, joined_name
+from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide, joins, with_needs
 from kgdistil.paper.reproduce import add_jobs, log_to_terminal, work
-from kgdistil.paper.tasks import recorded
+from kgdistil.paper.tasks import has_weights, recorded
 from kgdistil.training.loop import run
 
 log = logging.getLogger("kgdistil")
@@ -75,7 +80,7 @@ SIZES = {
     16: 512,
 }  # bytes of an entity: of its teacher's
 # The students of few bits that have a teacher: which is best, validation says
-DISTILLED = ("distilled", COMMITTEE, "low-rank")
+DISTILLED = ("distilled", COMMITTEE, "low-rank", "reciprocal")
 # Smaller teachers to start from, where those are as good or better.
 OTHER_SIZES = {"fb15k-237": {16: 256}, "umls": dict.fromkeys(SIZES, 512)}
 # Sizes that a student of low rank is tried for, where those are not all: entities of WN18RR lie in no small subspace,
@@ -84,6 +89,8 @@ LOW_RANK_SIZES = {"wn18rr": (16,), "fb15k-237": (64, 32, 16), "umls": (16,)}
 
 RECIPROCAL_SIZES = {256: 4096, 128: 4096, 64: 1024, 32: 512, 16: 512}  # as SIZES, of `ReciprocalComplEx`
 COMMITTEE_SIZES = {"wn18rr": (256,)}  # that a committee is tried for
+BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # what students of theirs are called
+MOST_SEEDS = 10
 
 
 # ---- what is trained ------------------------------------------------------------------------------------------------
@@ -240,26 +247,63 @@ def read(dataset: str) -> dict[str, Any] | None:
     return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
 
 
+def measure_mean(cell: Cell, device: str = "cpu") -> dict[str, Any]:
+    """Rank by the mean of several teachers, of whom a cell's student learns: `results/frontier/<graph>-mean.json`.
+
+    Raises:
+        ConfigError: its teacher is one run, or their weights are not here.
+    """
+    runs = [run for each in joins(cell) if (run := config(each, device))]
+    if not runs or not all(map(has_weights, runs)):
+        raise ConfigError(f"{cell}: train its teachers first, two or more: `python -m kgdistil.paper.reproduce {cell}`")
+    graph, members = load(cell.dataset), [run.run_id for run in runs]
+    join(graph, *members)
+    model = load_model(records.model_folder(joined_name(*members)), graph).to(device)
+    ranks = {split: evaluate(model, graph, split) for split in ("valid", "test")}
+    records.write_ranks(joined_name(*members), ranks["test"])
+    record = {
+        "cell": str(cell),
+        "members": members,
+        "bytes": floats(cell.model, model.dim) * 4,
+        "graph": {**graph.sizes(), "sha256": graph.sha256},
+        "command": records.command(),
+        "device": records.describe_device(device),
+        **records.provenance(),
+        **{split: found.metrics() for split, found in ranks.items()},
+    }
+    write_json(mean_path(cell.dataset), record)
+    return record
+
+
+def mean_path(dataset: str) -> Path:
+    return path(dataset).with_name(f"{dataset}-mean.json")
+
+
 # ---- all of it in one table -----------------------------------------------------------------------------------------
 def points(dataset: str) -> pd.DataFrame:
-    """Everything that was measured: method, bytes, trained, mrr, hits@10, valid_mrr, ranks (a name), run.
+    """Everything that was measured: method, bytes, trained, mrr, hits@10, valid_mrr, ranks (name+name …), run.
 
+    Where several seeds have run the metrics are their means, `run` that of seed 0, and `deviation` that of the MRRs.
     And `weights`, the bytes of a trained student's file, which holds relations, codebooks and a map besides.
     """
     rows: list[dict[str, Any]] = []
-    for method, size, cell in [*((cell.method, cell.bytes, cell) for cell in cells(dataset)), *of_the_tables(dataset)]:
-        own = config(cell)
-        if own is None or not recorded(own):
+    both_ways = [(BOTH_WAYS[c.method], c.bytes, c) for c in reciprocal_cells(dataset) if c.method in BOTH_WAYS]
+    own = [(cell.method, cell.bytes, cell) for cell in cells(dataset)]
+    for method, size, cell in [*own, *both_ways, *of_the_tables(dataset)]:
+        found = seeds(cell)
+        if not found:
             continue
-        record = records.read_record(records.record_path(own.run_id))
+        mrr = [record["test"]["both"]["mrr"] for record in found]
         row = {
             "method": method,
             "bytes": size,
             "trained": True,
-            "ranks": own.run_id,
-            "run": own.run_id,
-            "weights": weights(record),
-            **_metrics(record),
+            "ranks": "+".join(record["id"] for record in found),
+            "run": found[0]["id"],
+            "weights": weights(found[0]),
+            "seeds": len(found),
+            "deviation": float(np.std(mrr, ddof=1)) if len(mrr) > 1 else None,
+            **_metrics(*found),
         }
         same = [x for x in rows if method in SMALL and (x["method"], x["bytes"]) == (method, size)]
         if not same:
@@ -280,6 +324,13 @@ def points(dataset: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def seeds(cell: Cell) -> list[dict[str, Any]]:
+    """The cell's records of seed 0, 1, 2, … as far as they go."""
+    runs = map(config, (replace(cell, seed=seed) for seed in range(MOST_SEEDS)))
+    there = itertools.takewhile(lambda run: run is not None and recorded(run), runs)
+    return [record for run in there if run and (record := records.read_record(records.record_path(run.run_id)))]
+
+
 def of_the_tables(dataset: str) -> Iterable[tuple[str, int, Cell]]:
     """Students of the tables 3, 4 and 6 as rivals of few floats: method, bytes of an entity, cell."""
     methods = {"no-DS": "small", "DS": "small-distilled", "-S2": "small-distilled", "-S1": "small-distilled"}
@@ -296,9 +347,13 @@ def weights(record: dict[str, Any]) -> int | None:
     return model_bytes(*sizes, precision, made.rank) if precision else None
 
 
-def _metrics(found: dict[str, Any]) -> dict[str, float]:
-    test = found["test"]["both"]
-    return {"mrr": test["mrr"], "hits@10": test["hits@10"], "valid_mrr": found["valid"]["both"]["mrr"]}
+def _metrics(*found: dict[str, Any]) -> dict[str, float]:
+    """Means over records."""
+    asked = {"mrr": ("test", "mrr"), "hits@10": ("test", "hits@10"), "valid_mrr": ("valid", "mrr")}
+    return {
+        name: float(np.mean([record[split]["both"][metric] for record in found]))
+        for name, (split, metric) in asked.items()
+    }
 
 
 def kept(dataset: str) -> pd.DataFrame:
@@ -338,11 +393,12 @@ def kept(dataset: str) -> pd.DataFrame:
 def against_distilled(dataset: str) -> pd.DataFrame:
     """For each size the distilled student against each other one, by a paired bootstrap over test triples.
 
-    Distilled is what `DISTILLED` names; of those of a size the one with the best validation MRR, `form`.
+    A triple's reciprocal rank is the mean over the seeds that have run. Distilled is what `DISTILLED` names; of those
+    of a size the one with the best validation MRR, `form`.
     """
 
-    def reciprocal(name: str) -> np.ndarray:
-        return records.read_ranks(name).reciprocal()
+    def reciprocal(names: str) -> np.ndarray:
+        return np.mean([records.read_ranks(name).reciprocal() for name in names.split("+")], axis=0)
 
     frame, rows = points(dataset), []
     if frame.empty:
@@ -413,8 +469,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sizes", nargs="+", default=[str(size) for size in SIZES], help="bytes of an entity")
     add_jobs(parser)
     parser.add_argument("--plan", action="store_true", help="say what is left and what it costs, and stop")
+    parser.add_argument("--mean", type=parse, metavar="CELL", help="rank by the mean of a student's teachers, and stop")
+    parser.add_argument("--device", default="cpu", help="that --mean ranks on (default: %(default)s)")
     options = parser.parse_args(arguments)
     log_to_terminal()
+    if options.mean:
+        found = measure_mean(options.mean, options.device)
+        print(
+            f"{options.mean}: the mean of {len(found['members'])} teachers, test MRR {found['test']['both']['mrr']:.4f}"
+        )
+        return 0
     for dataset in options.graph:
         if options.plan:
             print_plan(cells(named(dataset), map(int, options.sizes)), "cpu", torch.get_num_threads(), options.jobs)

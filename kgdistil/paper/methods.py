@@ -25,6 +25,8 @@ OF_BYTES = {
     "distilled": Style("#0072B2", "-", "o", "few bits, distilled"),
     "own-lists": Style("#0072B2", ":", ".", "few bits, lists of the teacher it starts from"),
     "committee": Style("#0072B2", ":", "*", "few bits, distilled again from three such"),
+    "reciprocal": Style("#117733", "-", "X", "few bits, reciprocal relations, distilled"),
+    "reciprocal-alone": Style("#999933", "-.", "x", "few bits, reciprocal relations, no teacher"),
     "low-rank": Style("#7B3FBF", "-", "o", "few bits of low rank, distilled"),
     "low-rank-alone": Style("#B8860B", "-.", "s", "few bits of low rank, no teacher"),
     "coded-alone": Style("#E69F00", "-", "s", "few bits, no teacher"),

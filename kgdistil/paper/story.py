@@ -404,6 +404,7 @@ def of_frontier(frame: pd.DataFrame, gains: pd.DataFrame, where: str) -> str:
     for rival, words in (
         ("rounded", "the rounded teacher"),
         ("coded-alone", "one of few bits without a teacher"),
+        ("reciprocal-alone", "one of few bits and reciprocal relations without a teacher"),
         ("low-rank-alone", "one of low rank without a teacher"),
         ("own-lists", "the one with the lists of the teacher that it starts from"),
     ):
