@@ -126,6 +126,8 @@ def test_the_soft_label_is_the_softmax_over_a_list(tiny_graph: Graph, tmp_path: 
     values = {"model": "DistMult", "dim": 4, "loss": "softmax", "negatives": negatives, "batch_size": 64}
     config = make_config(**values, role="stage1", teacher="x", temperature=2.0)
     student = build_model("DistMult", tiny_graph.num_entities, tiny_graph.num_relations, 4, seed=0)
+    with pytest.raises(ConfigError, match="lists have no made-up queries: set it to 0"):
+        ListsEngine(student, lists, tiny_graph.train, config.model_copy(update={"unlabelled": 1.0}))
     engine = ListsEngine(student, lists, tiny_graph.train, config)
     engine.half = torch.float32
     seen = {}

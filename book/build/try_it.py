@@ -53,12 +53,18 @@ def export_graphs(folder: Path) -> None:
 
 
 def served() -> list[Path]:
-    """Folders of the students of `GRAPHS` that the page serves: of few bits the largest, then those of 8 dimensions."""
+    """Folders of the students of `GRAPHS` that the page serves: of few bits the largest, of those of one size the best,
+    then those of 8 dimensions."""
+
+    def rank(path: Path) -> tuple[int, float]:
+        metrics = read_header(path).get("metrics") or [{}]
+        return int(path.name.rsplit("-", 1)[1][:-1]), metrics[0].get("mrr", 0.0)
+
     found = []
     for dataset in GRAPHS:
         there = sorted((records.results_folder() / "students").glob(f"{dataset}-*/"))
         few = [path for path in there if re.search(r"-\d+B$", path.name)]
-        found += sorted(few, key=lambda path: int(path.name.rsplit("-", 1)[1][:-1]))[-1:]
+        found += sorted(few, key=rank)[-1:]
         found += [path for path in there if path.name.endswith("-d8")]
     return found
 

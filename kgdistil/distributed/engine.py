@@ -34,8 +34,6 @@ class ShardedEngine(SampledSoftmaxEngine):
     def __init__(self, student: KGEModel, teacher: KGEModel | None, triples: Tensor, config: RunConfig, shards: Shards):
         if config.depth > 1:
             raise ConfigError(f"depth is {config.depth}, but several ranks train students of one size: set it to 1")
-        if config.unlabelled:
-            raise ConfigError(f"unlabelled is {config.unlabelled}, but several ranks make up no queries: set it to 0")
         # what looks at whole tables is made here
         super().__init__(student, teacher, triples, config.model_copy(update={"top": 0, "group": 0}))
         self.config, self.shards, self.size = config, shards, shards.size

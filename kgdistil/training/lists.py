@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kgdistil.config import RunConfig
+from kgdistil.errors import ConfigError
 from kgdistil.graphs.lists import Lists
 from kgdistil.graphs.queries import spans
 from kgdistil.models import KGEModel
@@ -21,6 +22,8 @@ class ListsEngine(SampledSoftmaxEngine):
     """
 
     def __init__(self, student: KGEModel, lists: Lists, triples: Tensor, config: RunConfig):
+        if config.unlabelled:
+            raise ConfigError(f"unlabelled is {config.unlabelled}, but lists have no made-up queries: set it to 0")
         super().__init__(student, None, triples, config)
         self.list_start, self.list_count = lists.spans(self.anchor, self.relation, self.is_head)
         self.list_ids, self.list_scores = lists.ids, lists.scores
