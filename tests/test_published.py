@@ -31,6 +31,7 @@ TENSORS = {  # SHA-256 of the weights as they were published first, without labe
     "fb15k-237-complex-32B": "395d5a7dc6aee540c1f0d968f5de2f17edb4bc064f95b4fac8ff4f2e6d7e1334",
     "fb15k-237-complex-32B-low-rank": "7499b535d49732615c58c858d8f69eb1ecddd62378e8fa7e3b0c870426fbfb63",
     "fb15k-237-complex-d8": "f62e7a9c052fd420702cb1e3dd8065e97ad2432eadafb432efc2468a68846666",
+    "fb15k-237-reciprocalcomplex-32B": "2b64a1e3739d4b4816acfe666cf104b7b9d37218c1d273ddf64bf58bc97c37c9",
     "fb15k-237-rotate-d8": "f25c4977dbc5314842be0d5ce942b2a50f2a4a98950a20a66de728985ea9b2e9",
     "fb15k-237-transe-d8": "9d40586a9a36ec15a7463535faaed69b52861d72a0cfbac624dd4e7907c5cecf",
     "fb15k-237-transh-d8": "7ab303f5caecdfef4d52f3f0d3690ee50dd03cebd3f8c0714293563786852960",
