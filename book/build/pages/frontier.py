@@ -224,8 +224,8 @@ def reciprocal(shown: Shown) -> str:
             beside = "–" if best is None else linked(best["mrr"], best["run"])
             about = [TITLES[dataset], cell.method, f"{cell.bytes:,} bytes"]
             rows.append([*about, mean_of_seeds([r["test"]["both"]["mrr"] for r in found], found[0]["id"]), beside])
-        if mean_path(dataset).is_file():
-            told = json.loads(mean_path(dataset).read_text(encoding="utf-8"))
+        told = json.loads(mean_path(dataset).read_text(encoding="utf-8")) if mean_path(dataset).is_file() else {}
+        if set(told.get("members", ())) & set(shown.records):
             mrr = linked(told["test"]["both"]["mrr"], f"frontier/{dataset}-mean.json")
             about = [TITLES[dataset], f"the mean of {len(told['members'])} teachers", f"{told['bytes']:,} bytes"]
             rows.append([*about, mrr, "–"])
