@@ -28,7 +28,6 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +64,10 @@ from kgdistil.paper.cells import (
 )
 from kgdistil.paper.costs import print_plan
 from kgdistil.paper.ensemble import join, joined_name
+from kgdistil.paper.reading import Ours
 from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide, joins, with_needs
 from kgdistil.paper.reproduce import add_jobs, log_to_terminal, work
-from kgdistil.paper.tasks import has_weights, recorded
+from kgdistil.paper.tasks import has_weights
 from kgdistil.training.loop import run
 
 log = logging.getLogger("kgdistil")
@@ -89,8 +89,7 @@ LOW_RANK_SIZES = {"wn18rr": (16,), "fb15k-237": (64, 32, 16), "umls": (16,)}
 
 RECIPROCAL_SIZES = {256: 4096, 128: 4096, 64: 1024, 32: 512, 16: 512}  # as SIZES, of `ReciprocalComplEx`
 COMMITTEE_SIZES = {"wn18rr": (256,)}  # that a committee is tried for
-BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # what students of theirs are called
-MOST_SEEDS = 10
+BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # what its students are called
 
 
 # ---- what is trained ------------------------------------------------------------------------------------------------
@@ -286,11 +285,11 @@ def points(dataset: str) -> pd.DataFrame:
     Where several seeds have run the metrics are their means, `run` that of seed 0, and `deviation` that of the MRRs.
     And `weights`, the bytes of a trained student's file, which holds relations, codebooks and a map besides.
     """
-    rows: list[dict[str, Any]] = []
+    rows, ours = list[dict[str, Any]](), Ours()
     both_ways = [(BOTH_WAYS[c.method], c.bytes, c) for c in reciprocal_cells(dataset) if c.method in BOTH_WAYS]
     own = [(cell.method, cell.bytes, cell) for cell in cells(dataset)]
     for method, size, cell in [*own, *both_ways, *of_the_tables(dataset)]:
-        found = seeds(cell)
+        found = ours.seeds(cell)
         if not found:
             continue
         mrr = [record["test"]["both"]["mrr"] for record in found]
@@ -322,13 +321,6 @@ def points(dataset: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def seeds(cell: Cell) -> list[dict[str, Any]]:
-    """The cell's records of seed 0, 1, 2, … as far as they go."""
-    runs = map(config, (replace(cell, seed=seed) for seed in range(MOST_SEEDS)))
-    there = itertools.takewhile(lambda run: run is not None and recorded(run), runs)
-    return [record for run in there if run and (record := records.read_record(records.record_path(run.run_id)))]
 
 
 def of_the_tables(dataset: str) -> Iterable[tuple[str, int, Cell]]:

@@ -17,8 +17,9 @@ from kgdistil.distillation.recipes import bytes_per_entity
 from kgdistil.paper import plots, story
 from kgdistil.paper.bench import large
 from kgdistil.paper.cells import GRAPHS
-from kgdistil.paper.frontier import DISTILLED, mean_path, reciprocal_cells, seeds
+from kgdistil.paper.frontier import DISTILLED, mean_path, reciprocal_cells
 from kgdistil.paper.methods import OF_BYTES, TITLES
+from kgdistil.paper.reading import Ours
 
 LARGE = {"teacher": "teacher", "rounded": "rounded", "alone": "coded-alone", "distilled": "distilled"}  # method of each
 FORM = {  # of a distilled student of few bits
@@ -138,7 +139,8 @@ def frontier(shown: Shown, dataset: str) -> str:
         if (frame["method"] == method).any()
     ]
     table = html_table(
-        f"Test MRR / Hits@10 on {TITLES[dataset]} by bytes of an entity",
+        f"Test MRR / Hits@10 on {TITLES[dataset]} by bytes of an entity; means where several seeds have run, beside "
+        "the record of the first",
         ["method", *(f"{size:,} bytes" for size in sizes)],
         rows,
     )
@@ -207,19 +209,17 @@ def frontier_large(shown: Shown, name: str = "packages") -> str:
 
 def reciprocal(shown: Shown) -> str:
     """Teachers and students of `ReciprocalComplEx` that have a record, beside the best ComplEx of as many bytes."""
-    rows, devices = [], set[str]()
+    rows, devices, ours = [], set[str](), Ours()
     for dataset in GRAPHS:
         frame = of_frontier(shown, dataset)
         cells = sorted(reciprocal_cells(dataset), key=lambda c: (c.method != "teacher", -c.bytes))
         for cell in (c for c in cells if not c.seed):
-            found = [r for r in seeds(cell) if r["id"] in shown.records]
+            found = [r for r in ours.seeds(cell) if r["id"] in shown.records]
             if not found:
                 continue
             devices |= {record["device"] for record in found}
-            kind = {"teacher": ["teacher"], "coded-alone": ["coded-alone"]}.get(cell.method, ["distilled", *FORM])
-            same = frame
-            if len(frame):
-                same = frame[frame["method"].isin(set(kind) - {"reciprocal"}) & (frame["bytes"] == cell.bytes)]
+            kinds = set(DISTILLED) - {"reciprocal"} if cell.distilled else {cell.method}
+            same = frame[frame["method"].isin(kinds) & (frame["bytes"] == cell.bytes)] if len(frame) else frame
             best = same.loc[same["valid_mrr"].idxmax()] if len(same) else None
             beside = "–" if best is None else linked(best["mrr"], best["run"])
             about = [TITLES[dataset], cell.method, f"{cell.bytes:,} bytes"]
