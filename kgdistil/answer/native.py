@@ -62,7 +62,8 @@ def libraries() -> dict[str, ctypes.CDLL]:
             break
         library.kgd_size.restype = ctypes.c_int64
         if library.kgd_size() != ctypes.sizeof(Job):
-            raise KgdistilError(f"{library._name} is of another release: install kgdistil again")  # noqa: SLF001 - its path
+            place = library._name  # noqa: SLF001 - there is no other way to its path
+            raise KgdistilError(f"{place} is of another release: install kgdistil again")
         for function in (library.kgd_codes, library.kgd_rows):
             function.argtypes, function.errcheck = [ctypes.POINTER(Job)], _enough
         found[name] = library

@@ -211,7 +211,8 @@ def check_sizes(library: ctypes.CDLL, *structures: type[ctypes.Structure]) -> No
     found, wanted = (ctypes.c_int64 * len(structures))(), [ctypes.sizeof(x) for x in structures]
     library.kgd_sizes(found)
     if list(found) != wanted:
-        raise KgdistilError(f"{library._name}: its structures take {list(found)} bytes, Python's {wanted}: delete it")  # noqa: SLF001 - its path
+        place = library._name  # noqa: SLF001 - there is no other way to its path
+        raise KgdistilError(f"{place}: its structures take {list(found)} bytes, Python's {wanted}: delete it")
 
 
 @functools.cache
