@@ -10,7 +10,7 @@ import pytest
 
 import kgdistil
 from kgdistil import cli
-from kgdistil.distillation import rule
+from kgdistil.distillation import rule, scale
 from kgdistil.distillation.budget import plan
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
@@ -172,6 +172,27 @@ def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph, tmp_
     asked = kgdistil.distil(tiny_graph, dim=8, teacher_dim=8, precision="1bit", epochs=2, progress=False)
     assert [run.config.epochs for run in asked.runs.values()] == [2, 3, 1]
     assert {run.config.lr for run in asked.runs.values()} == {0.1}
+
+
+def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_graph: Graph, monkeypatch) -> None:
+    plain = rule.settings(rule.figures(tiny_graph), KNOWN)
+    assert rule.fitted(tiny_graph, KNOWN) == plain
+    monkeypatch.setattr(rule, "PASSES", 2)
+    monkeypatch.setattr(rule, "SHOWN", len(tiny_graph.train) * plain["teacher"]["epochs"] / 2)
+    monkeypatch.setattr(scale, "LARGE", 1)
+    found = rule.fitted(tiny_graph, KNOWN)
+    for part, values in plain.items():
+        assert found[part]["epochs"] == max(1, round(values["epochs"] / 2)), part
+        assert found[part]["lr"] == values["lr"] * (1 if part == "stage 1" else rule.ROW)
+    monkeypatch.setattr(rule, "SHOWN", 1)
+    assert rule.fitted(tiny_graph, KNOWN)["teacher"]["epochs"] == 2
+    searches = [search_of(number) for number in (1, 2, 3)]
+    for row in searches[2]["trials"]:
+        row["config"]["accumulators"] = "row"
+    fast, known = fitting.fit(search_of(number) for number in (1, 2, 3)), fitting.fit(searches)
+    for part, times in (("teacher", 4), ("stage 1", 1)):
+        both = [x["graphs"]["graph 3"]["settings"][part]["lr"] for x in (fast, known)]
+        assert both[0] == pytest.approx(times * both[1], rel=0.02)
 
 
 def test_searches_a_rule_and_the_graph_that_is_left_out(tiny_graph: Graph, tmp_path: Path, monkeypatch) -> None:

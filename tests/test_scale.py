@@ -1,8 +1,10 @@
 """What a large graph changes: samples and lists, and the memory that is told before training."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from kgdistil.checkpoint import WEIGHTS
 from kgdistil.compress.packing import quantised
 from kgdistil.config import make_config
-from kgdistil.distillation import scale
+from kgdistil.distillation import ranked, scale
 from kgdistil.distillation.budget import plan, shared_bytes
 from kgdistil.distillation.distil import distil
 from kgdistil.errors import ConfigError
-from kgdistil.evaluation import evaluate
+from kgdistil.evaluation import evaluate, sampled
 from kgdistil.graph import Graph
+from kgdistil.paper.bench import large
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +93,18 @@ def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.
     assert told["bytes per entity"] == done.comparison.loc["no-DS"]["bytes per entity"] == 4
     assert told["parameters"] == whole["parameters"] and told["MRR"] == f"{rounded['mrr']:.3f}" != whole["MRR"]
     assert "over 200 triples" in done.verdict and done.low <= done.gain <= done.high
-    again = distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(ranked, "evaluate", None)  # what took minutes is not made again
+        again = distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
+        assert again.comparison.equals(done.comparison) and again.precisions.equals(done.precisions)
+        found = large.reciprocals(again, graph, sampled(graph.test, 200))
+    assert found["rounded"].mean() == pytest.approx(rounded["mrr"]) and found["teacher"].shape == (200,)
+    weights = done.runs["no-DS"].folder / WEIGHTS
+    os.utime(weights, (time.time() + 60,) * 2)  # trained anew
+    monkeypatch.setattr(ranked, "evaluate", None)
+    with pytest.raises(TypeError):
+        distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
+    monkeypatch.setattr(ranked, "evaluate", evaluate)
     assert {name: run.id for name, run in again.runs.items()} == {name: run.id for name, run in done.runs.items()}
     small = distil(graph, dim=4, precision="int8", teacher_dim=8, epochs=1, softmax_epochs=1, progress=False)
     assert {run.config.final_sample for run in small.runs.values()} == {200}

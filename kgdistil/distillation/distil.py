@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import logging
 import math
@@ -23,10 +24,11 @@ from kgdistil.compress.size import PRECISION_OF, entity_bytes
 from kgdistil.distillation import recipes, rule, scale
 from kgdistil.distillation.budget import Shape, search_seconds
 from kgdistil.distillation.progress import together
+from kgdistil.distillation.ranked import ranks_of
 from kgdistil.distillation.recipes import LISTS, Recipe
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError
-from kgdistil.evaluation import KnownTriples, evaluate
+from kgdistil.evaluation import KnownTriples, Ranks, evaluate
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.importers import import_teacher
 from kgdistil.graphs.lists import read_lists
@@ -201,11 +203,8 @@ def distil(
     alone, taught = (max((n for n in (x, x + LISTS) if n in valid), key=valid.__getitem__) for x in ("no-DS", last))
     gain = valid[taught] - valid[alone]
     chosen = taught if gain > 0 else alone
-    known, ranked = KnownTriples(graph.known.cpu(), graph.num_relations), runs[alone].config.final_sample
-    first, second = (
-        evaluate(runs[name].load(graph), graph, "valid", known=known, sample=ranked).reciprocal()
-        for name in (alone, taught)
-    )
+    known = KnownTriples(graph.known.cpu(), graph.num_relations)
+    first, second = (ranks_of(runs[name], graph, "valid", known).reciprocal() for name in (alone, taught))
     low, high, p = bootstrap(first, second)
     which = "distilled" if chosen == taught else "undistilled"
     verdict = (
@@ -213,7 +212,7 @@ def distil(
         f"without; the difference is {gain:+.3f}, {low:+.3f} to {high:+.3f} with 95 % confidence over "
         f"{len(first)} triples; the {which} one is kept"
     )
-    kept = runs[chosen]
+    kept, large = runs[chosen], scale.large(graph)
     precision = PRECISION_OF[kept.config.group] if coded else precision  # a search may have chosen another
     metrics = [
         {"model": name, "dim": done.config.dim, "bytes per entity": recipes.bytes_per_entity(done.config)}
@@ -224,8 +223,8 @@ def distil(
     weights = kept.load(graph)
     if chosen.endswith(LISTS) and weights.distance and has_probabilities(weights):
         weights = calibrated(weights, graph)  # a softmax says nothing about where the score has its zero
-    only = ("float32", precision) if scale.large(graph) else ()
-    table = compare_precisions(weights, graph, only=only, sample=ranked, known=known)
+    ranks = {name: ranks_at(kept, weights, name, graph, known) for name in ("float32", precision)} if large else {}
+    table = compare_precisions(weights, graph, ranks=ranks, known=known)
     about: dict[str, Any] = {
         "trained": "alone" if chosen == alone else f"distilled ({chosen})",
         "chosen": chosen,
@@ -339,7 +338,24 @@ def _rounded(
     """A row of its metrics on the test split, where there is one."""
     if (model := rounded(runs, kept, precision, graph)) is None:
         return []
-    both = evaluate(model, graph, known=known, sample=kept.config.final_sample).metrics()["both"]
+    both = rounded_ranks(runs, kept, precision, graph, known, model).metrics()["both"]
     size = int(entity_bytes(model.entities.shape[1], precision))
     row = {"model": "rounded", "dim": model.dim, "bytes per entity": size}
     return [row | {metric: both[metric] for metric in METRICS}]
+
+
+def ranks_at(kept: Run, weights: KGEModel, precision: str, graph: Graph, known: KnownTriples) -> Ranks:
+    """The test ranks of a run's weights at a precision."""
+    plain = precision == "float32"
+    load = (lambda: weights) if plain else functools.partial(quantised, weights, precision)
+    return ranks_of(kept, graph, "test", known, name="" if plain else f"{kept.id}-{precision}", load=load)
+
+
+def rounded_ranks(
+    runs: Mapping[str, Run], kept: Run, precision: str, graph: Graph, known: KnownTriples, model: KGEModel
+) -> Ranks:
+    """The test ranks of what `rounded` returns."""
+    teacher = runs["teacher"]
+    base = teacher if teacher.config.final_sample else kept  # one from elsewhere may share its id with another
+    name = f"{base.id}-rounded-{precision}-{kept.config.rank}"
+    return ranks_of(kept, graph, "test", known, name=name, load=lambda: model, after=teacher.folder)

@@ -15,11 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from kgdistil.distillation import scale
 from kgdistil.graph import NAMES, Graph
 
 RULE = Path(__file__).with_name("rule.json")
 NONE = 1e-5  # a penalty of 0 among logarithms
 CHOICES = ("relation_weight", "regulariser", "schedule")  # settings that are one of few values
+# A teacher of 64 bytes is shown so many training triples at most: with its students, half an hour to an hour on two
+# cores. A graph's passes are the fewer, the more triples it has; all runs have the same share of theirs.
+SHOWN, PASSES = 16e6, 10
+ROW = 4.0  # times the rate of what begins at random, where a row has one sum of squares (`recipes.few_bits`)
 # "models" that were tried, "scale" (of log figures), "graphs" (figures, model and settings of parts), "share"
 Rule = Mapping[str, Any]
 
@@ -106,7 +111,18 @@ def defaults(graph: Graph, model: str, epochs: int | None = None) -> dict[str, d
     """
     if graph.name in NAMES or (known := rule()) is None or model not in known["models"]:
         return {}
-    return {part: checked(values, epochs) for part, values in settings(figures(graph), known).items()}
+    return {part: checked(values, epochs) for part, values in fitted(graph, known).items()}
+
+
+def fitted(graph: Graph, rule: Rule) -> dict[str, dict[str, Any]]:
+    """`settings` for a graph, at its rates and within `SHOWN`."""
+    found = settings(figures(graph), rule)
+    most = max(PASSES, SHOWN / max(1, len(graph.train))) / found["teacher"]["epochs"]
+    for part, values in found.items():
+        values["epochs"] = max(1, round(values["epochs"] * min(1.0, most)))
+        if part != "stage 1" and scale.large(graph):
+            values["lr"] *= ROW
+    return found
 
 
 def checked(values: dict[str, Any], epochs: int | None = None) -> dict[str, Any]:

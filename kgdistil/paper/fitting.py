@@ -169,7 +169,11 @@ def taken(searches: list[dict[str, Any]], part: str) -> dict[str, Any]:
         best += [row["config"] for row in rows if row["valid_mrr"] >= NEAR * high]
     names = ["lr", "penalty", "relation_weight", "epochs"]
     names += ["alpha", "temperature"] if part == "stage 1" else ["regulariser", "schedule"]
-    return rule.together([{name: config[name] for name in names} for config in best], [1.0] * len(best))
+    rows = [{name: config[name] for name in names} for config in best]
+    for row, config in zip(rows, best, strict=True):
+        if part != "stage 1" and config.get("accumulators") == "row":
+            row["lr"] /= rule.ROW
+    return rule.together(rows, [1.0] * len(rows))
 
 
 # ---- leaving one out ------------------------------------------------------------------------------------------------
@@ -181,7 +185,7 @@ def left_out(graph: Graph, found: dict[str, Any], searches: list[dict[str, Any]]
     """
     known = fit(other for other in searches if other["dataset"] != found["dataset"])
     figures = rule.figures(graph)
-    fitted = {part: rule.checked(values) for part, values in rule.settings(figures, known).items()}
+    fitted = {part: rule.checked(values) for part, values in rule.fitted(graph, known).items()}
     student = next(row["config"] for row in found["trials"] if row["chosen"] and row["part"] == "stage 1")
     named = rule.voted([other["model"] for other in known["graphs"].values()], rule.weights(figures, known))
     given = shared(graph) | {"model": named, "dim": student["dim"], "group": student["group"], "fitted": fitted}

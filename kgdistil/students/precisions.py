@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import pandas as pd
 
 from kgdistil.compress.packing import quantised, size
 from kgdistil.compress.size import precisions_for
-from kgdistil.evaluation import KnownTriples, evaluate
+from kgdistil.evaluation import KnownTriples, Ranks, evaluate
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel
 
@@ -18,20 +18,21 @@ def compare_precisions(
     graph: Graph,
     split: str = "test",
     *,
-    only: Collection[str] = (),
-    sample: int = 0,
+    ranks: Mapping[str, Ranks] | None = None,
     known: KnownTriples | None = None,
 ) -> pd.DataFrame:
     """Filtered metrics of one model at each precision it can have: precision, bytes, mrr, hits@1, hits@10, mrr_loss.
 
     Args:
-        only: these precisions, in their order; left out, all.
-        sample: so many triples of the split; 0: all.
+        ranks: those of these precisions, in their order, and of no others; left out, all are made.
     """
     known, rows = known or KnownTriples(graph.known.cpu(), graph.num_relations), []
-    for precision in dict.fromkeys(only) or precisions_for(model.entities.shape[1]):
-        other = model if precision == "float32" else quantised(model, precision)
-        found = evaluate(other, graph, split, known=known, sample=sample).metrics()["both"]
+    for precision in ranks or precisions_for(model.entities.shape[1]):
+        if ranks:
+            found = ranks[precision].metrics()["both"]
+        else:
+            other = model if precision == "float32" else quantised(model, precision)
+            found = evaluate(other, graph, split, known=known).metrics()["both"]
         rows.append(
             {"precision": precision, "bytes": size(model, precision)}
             | {name: found[name] for name in ("mrr", "hits@1", "hits@10")}

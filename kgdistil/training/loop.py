@@ -267,18 +267,16 @@ def validate(engine: Engine, graph: Graph, known: KnownTriples, state: Progress,
 
 def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, state: Progress, save_ranks: bool) -> Run:
     """Rank the best weights, save them, and write the record; the checkpoint goes last."""
-    config, models = engine.config, engine.trained
-    if config.check_sample:
-        models = engine.as_saved()
-    else:
+    config, models = engine.config, engine.as_saved() if engine.config.check_sample else engine.trained
+    if not config.check_sample:
         load_weights(models, state.best)
-    student, sample = models["student"], config.final_sample
+    student, sample, own = models["student"], config.final_sample, records.is_own(config.dataset)
     ranks = {split: rank(student, sampled(getattr(graph, split).cpu(), sample), known) for split in ("valid", "test")}
     record = record_of(engine, graph, state, ranks, student.num_parameters)
     for role, model in models.items():
         save_model(folder if role == "student" else folder / role, model.cpu(), graph, config.run_id)
-    if save_ranks:
-        records.write_ranks(config.run_id, ranks["test"], records.is_own(config.dataset))
+    for split in ("test", "valid") if sample else ("test",) * save_ranks:  # those of a sample take minutes
+        records.write_ranks(config.run_id + "-valid" * (split == "valid"), ranks[split], own)
     records.write_record(record)
     (folder / CHECKPOINT).unlink(missing_ok=True)  # everything in it stands in the record and the weights now
     return Run(config, record, folder, ranks["test"])

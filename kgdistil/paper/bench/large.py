@@ -9,9 +9,8 @@ whole records of the runs.
 from __future__ import annotations
 
 import argparse
-import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ import torch
 from kgdistil import records
 from kgdistil.compress.size import GROUPS, floats
 from kgdistil.distillation.budget import Plan, plan
-from kgdistil.distillation.distil import Distilled, distil, rounded
+from kgdistil.distillation.distil import Distilled, distil, rounded, rounded_ranks
+from kgdistil.distillation.ranked import ranks_of
 from kgdistil.distillation.recipes import bytes_per_entity
 from kgdistil.distillation.scale import memory_needed
 from kgdistil.distillation.statistics import bootstrap
@@ -30,7 +30,6 @@ from kgdistil.evaluation import KnownTriples, rank, sampled
 from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.readers import read_graph
-from kgdistil.models import KGEModel
 from kgdistil.records import results_folder
 from kgdistil.students.labelled import Labelled
 
@@ -48,17 +47,21 @@ def path_of(name: str) -> Path:
 
 
 # ---- ranks ----------------------------------------------------------------------------------------------------------
-def reciprocals(
-    loaders: Mapping[str, Callable[[], KGEModel | None]], graph: Graph, triples: torch.Tensor
-) -> dict[str, np.ndarray]:
+def reciprocals(done: Distilled, graph: Graph, triples: torch.Tensor) -> dict[str, np.ndarray]:
     """Reciprocal filtered ranks [n] of the same triples by each model that there is, the mean of head and tail.
 
-    Models are loaded one after the other: a large table is in memory once.
+    Models are loaded one after the other: a large table is in memory once. Where the runs ended with a sample as
+    large, its ranks are kept from model to model, so that a call that is stopped goes on.
     """
     known, found = KnownTriples(graph.known.cpu(), graph.num_relations), {}
-    for name, load in loaders.items():
-        if (model := load()) is not None:
-            found[name] = rank(model, triples, known).reciprocal()
+    kept, precision = done.runs["stage 1"], done.student.precision
+    same = len(triples) == len(sampled(graph.test, kept.config.final_sample))
+    for name, run in done.runs.items():
+        ranks = ranks_of(run, graph, "test", known) if same else rank(run.load(graph), triples, known)
+        found[MODELS[name]] = ranks.reciprocal()
+    if (model := rounded(done.runs, kept, precision, graph)) is not None:
+        ranks = rounded_ranks(done.runs, kept, precision, graph, known, model) if same else rank(model, triples, known)
+        found["rounded"] = ranks.reciprocal()
     return found
 
 
@@ -109,11 +112,9 @@ def examples(student: Labelled, graph: Graph, triples: torch.Tensor, relations: 
 def report_of(graph: Graph, bought: Plan, done: Distilled, sample: int, relations: list[str]) -> dict[str, Any]:
     """What `results/large/<name>.json` says beside where it was made."""
     runs = {MODELS[name]: found for name, found in done.runs.items()}
-    student, precision = done.runs["stage 1"], done.student.precision
-    loaders = {name: functools.partial(run.load, graph) for name, run in runs.items()}
-    loaders["rounded"] = functools.partial(rounded, done.runs, student, precision, graph)
+    student = done.runs["stage 1"]
     triples = sampled(graph.test.cpu(), sample)
-    found = reciprocals(loaders, graph, triples)
+    found = reciprocals(done, graph, triples)
     width = floats(runs["teacher"].config.model, runs["teacher"].config.dim)
     memory = {name: memory_needed(run.config, graph, width) for name, run in runs.items()}
     return {
