@@ -56,22 +56,27 @@ def ask(student: Student, known: Array, held: Array, alone: bool = False) -> Ite
     before, now = (Triples(triple_arrays(x, np.zeros(len(x)), sizes[1]), *sizes) for x in (known, held))
     equation, weights = student.weights.equation, student.weights
     for side, anchor, target in SIDES:
-        _, first = np.unique(held[:, [anchor, 1]], axis=0, return_index=True)
+        a, r, goal = held[:, anchor], held[:, 1], held[:, target]
+        itself = np.array([x not in student.reflexive for x in r.tolist()])  # its entity is no answer
+        queries, first, place = np.unique(held[:, [anchor, 1]], axis=0, return_index=True, return_inverse=True)
         parts = []
-        for i in range(0, len(held), RANKED):
-            part = held[i : i + RANKED]
-            a, r, goal = part[:, anchor], part[:, 1], part[:, target]
-            itself = np.array([x not in student.reflexive for x in r.tolist()])  # its entity is no answer
-            each = list(zip(a.tolist(), r.tolist(), itself.tolist()))
-            left = [np.union1d(before.answers(x, y, side), [x] if own else []) for x, y, own in each]
-            score, answer = student.best(a, r, side, BEST, asking.places(left), None)
-            true = np.stack([np.isin(ids, now.answers(x, y, side)) for ids, (x, y, _) in zip(answer, each)])
-            own = equation.compare(weights.queries(a, r, side), weights.rows(goal))[:, None]
-            among = np.where(true & (answer != goal[:, None]), -np.inf, score) if alone else score
-            own = np.where(itself & (a == goal), -np.inf, np.minimum(log_softmax(own, among)[:, 0], 0))
-            parts.append((score.astype(np.float64), log_softmax(score, score), true, own))
-        score, x, true, own = (np.concatenate(column) for column in zip(*parts))
+        for i in range(0, len(queries), RANKED):  # each query once: a few may have millions of answers
+            each = queries[i : i + RANKED].tolist()
+            left = [np.union1d(before.answers(*x, side), own_of(student, *x)) for x in each]
+            score, answer = student.best(*queries[i : i + RANKED].T, side, BEST, asking.places(left), None)
+            true = np.stack([np.isin(ids, now.answers(*x, side)) for ids, x in zip(answer, each)])
+            parts.append((score, answer, true))
+        score, answer, true = (np.concatenate(column)[place.reshape(-1)] for column in zip(*parts))
+        own = equation.compare(weights.queries(a, r, side), weights.rows(goal))[:, None]
+        among = np.where(true & (answer != goal[:, None]), -np.inf, score) if alone else score
+        own = np.where(itself & (a == goal), -np.inf, np.minimum(log_softmax(own, among)[:, 0], 0))
+        score, x = score.astype(np.float64), log_softmax(score, score)
         yield Asked(side, held[:, 1], np.isin(np.arange(len(held)), first), score, x, true, own)
+
+
+def own_of(student: Student, anchor: int, relation: int) -> Array:
+    """The query's own entity, where it is no answer."""
+    return np.array([anchor] if relation not in student.reflexive else [], np.int32)
 
 
 def fit(student: Student) -> dict[str, Any]:
