@@ -10,7 +10,7 @@ import pytest
 
 from book.build import site, try_it
 from book.build.lead import lead
-from book.build.pages import PIECES, claims, figures, front, frontier, large, pieces, reproduced, results, tables
+from book.build.pages import PIECES, claims, figures, front, frontier, large, pieces, reproduced, results, rules, tables
 from book.build.pages.reproduced import READINGS
 from book.build.pages.shown import Shown
 from book.build.try_it import export_graphs
@@ -539,6 +539,24 @@ def test_a_graph_of_ones_own_has_a_frontier_of_all_its_sizes(shown, tmp_path, mo
         (tmp_path / f"packages-{size}.json").write_text(json.dumps(told | {"rows": rows}))
     page = frontier.frontier_large(shown)
     assert "90% with 64 bytes, 75% with 16 bytes" in page and "0.310 ± 0.002" in page and "frontier-packages" in page
+
+
+def test_the_rule_stands_beside_what_searches_found(shown, tmp_path, monkeypatch):
+    page = rules.rule_searches(shown)
+    assert "umls, 16 bytes" in page and "DURA" in page and "student alone" in page
+    (found,) = (x for x in rules.fitting.read("searches") if x["dataset"] == "umls")
+    best = max(row["valid_mrr"] for row in rules.fitting.complete(found, "teacher"))
+    assert f"{best:.3f}" in page
+    parts = {"teacher": 0.9, "stage 1": 0.8, "no-DS": 0.7}
+    searched = {part: {"valid": x, "test": x} for part, x in parts.items()}
+    told = {"dataset": "own", "bytes": 16, "searched": searched, "share": {"expected": 0.9, "kept": 0.9, "test": 0.8}}
+    rows = [{**told, "ruled": {part: {"valid": x, "test": x * f} for part, x in parts.items()}} for f in (0.99, 0.9)]
+    monkeypatch.setattr(rules.fitting, "read", lambda name: rows)
+    page = rules.rule_left_out(shown)
+    assert "97% of the searched ones on 1 of 2 graphs" in page and "within 0.05 of what was expected on 0" in page
+    assert "own, 16 bytes" in page and "<td>99%</td>" in page.replace(' class="number"', "")
+    monkeypatch.setattr(rules.fitting, "read", lambda name: [])
+    assert "Not run yet" in rules.rule_left_out(shown) and "Not run yet" in rules.rule_searches(shown)
 
 
 def test_reciprocal_relations_stand_beside_plain_ones_of_as_many_bytes(shown):

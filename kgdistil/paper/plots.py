@@ -690,6 +690,25 @@ def by_relation(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> 
     return finished(fig)
 
 
+def left_out(frame: pd.DataFrame, parts: Mapping[str, str], aim: float) -> Figure:
+    """What the rule's settings reach of the searched ones on each graph that it was not fitted on.
+
+    Args:
+        frame: as `fitting.table` makes it.
+        parts: names of its parts in the picture.
+        aim: a share that is drawn as a line.
+    """
+    fig, axis = subplots(figsize=(7.2, 1.8 + 0.5 * len(frame)))
+    axis.axvline(aim, color="#999999", lw=1, ls=":")
+    for j, (part, name) in enumerate(parts.items()):
+        places = [-i + 0.2 - 0.2 * j for i in range(len(frame))]
+        axis.plot(frame[f"{part}, test"], places, "o", ms=8, color=COLOURS[part], label=name)
+    axis.set_yticks([-i for i in range(len(frame))], [f"{r.graph}, {r.bytes} bytes" for r in frame.itertuples()])
+    axis.set_xlabel("test MRR by the rule of the other graphs, share of the searched")
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return finished(fig)
+
+
 def objectives(frame: pd.DataFrame) -> Figure:
     """What each objective gains over the first of its student, with 95 % intervals; a panel for each kind of student.
 

@@ -1,0 +1,77 @@
+"""Settings without a search: what searches found, and how a rule of them does on a graph that it has not seen."""
+
+from __future__ import annotations
+
+from book.build.html import html_table, number
+from book.build.pages.shown import Shown, none_yet, picture
+from kgdistil.paper import fitting, plots
+
+PARTS = {"teacher": "teacher", "stage 1": "student, distilled", "no-DS": "student alone"}
+AIM = 0.97  # of the searched MRR is what the rule is to reach
+CLOSE = 0.05  # the share that a student keeps is to be foretold so closely
+
+
+def rule_searches(shown: Shown) -> str:
+    """What searches found on each graph, beside the recipe's own settings."""
+    rows = []
+    for found in fitting.read("searches"):
+        for part, word in PARTS.items():
+            trials = fitting.complete(found, part)
+            best = max(trials, key=lambda row: row["valid_mrr"])
+            config = best["config"]
+            penalty = f"{config['regulariser'].upper()} {config['penalty']:.2g}" if config["penalty"] else "none"
+            taught = f"{config['alpha']:.2g}, {config['temperature']:.2g}" if part == "stage 1" else "–"
+            settings = [config["model"], f"{config['lr']:.2g}", penalty, f"{config['relation_weight']:g}"]
+            rows.append(
+                [
+                    f"{found['dataset']}, {found['bytes']} bytes",
+                    word,
+                    f"{sum(row['part'] == part for row in found['trials'])}",
+                    number(trials[0]["valid_mrr"]),
+                    number(best["valid_mrr"]),
+                    *settings,
+                    str(config["epochs"]),
+                    taught,
+                ]
+            )
+    if not rows:
+        return none_yet("python -m kgdistil.paper.fitting search GRAPH")
+    head = [
+        "graph and size",
+        "part",
+        "trials",
+        "first",
+        "best",
+        "model",
+        "rate",
+        "penalty",
+        "relations",
+        "epochs",
+        "α, T",
+    ]
+    title = "What searches found, by validation MRR; first: the recipe's own settings"
+    return html_table(title, head, rows)
+
+
+def rule_left_out(shown: Shown) -> str:
+    """The rule of all other graphs on each graph, beside a search on that graph itself."""
+    frame = fitting.table(fitting.read("left_out"))
+    if frame.empty:
+        return none_yet("python -m kgdistil.paper.fitting test GRAPH")
+    rows = [
+        [
+            f"{row['graph']}, {row['bytes']} bytes",
+            *(f"{row[f'{part}, test']:.0%}" for part in PARTS),
+            f"{row['expected share']:.0%}",
+            f"{row['kept share']:.0%}",
+        ]
+        for row in frame.to_dict("records")
+    ]
+    head = ["left out", *(f"{word}: of the searched" for word in PARTS.values()), "share expected", "share kept"]
+    table = html_table("The rule on a graph that it was not fitted on, by test MRR", head, rows)
+    reached = int((frame["stage 1, test"] >= AIM).sum())
+    near = int(((frame["expected share"] - frame["kept share"]).abs() <= CLOSE).sum())
+    text = f"\nStudents reach {AIM:.0%} of the searched ones on {reached} of {len(frame)} graphs; what a student "
+    text += f"keeps of its teacher came within {CLOSE:g} of what was expected on {near}.\n"
+    alt = "MRR by the rule as a share of the searched one: " + ", ".join(f"{row[0]} {row[2]}" for row in rows) + "."
+    return text + picture(shown, "rule", plots.left_out(frame, PARTS, AIM), alt) + table
