@@ -518,10 +518,12 @@ def test_the_page_of_a_large_graph_shows_what_was_measured_and_what_was_not(show
     told = {"graph": graph, "plan": "a plan", "read_seconds": 37.2, "device": "a processor", "ranked": 90, "rows": rows}
     told |= {"runs": {name: run for name in models if name != "rounded"}, "memory_told": dict.fromkeys(models, 1 << 30)}
     told["differences"] = {"alone": {"gain": 0.1, "low": 0.08, "high": 0.12, "p": 0.001}}
+    told["bytes_per_entity"] = {"teacher": 512, "student": 16}
     told["examples"] = [{"head": "a", "relation": "depends", "tail": "b", "answers": ["b", "c"]}]
     (tmp_path / "packages.json").write_text(json.dumps(told))
     graphs = large.large_graphs(shown)
-    assert "12,345 entities" in graphs and "read in 37 s" in graphs and "Not run yet" in graphs  # debian
+    assert "12,345 entities" in graphs and "read in 37 s" in graphs
+    assert "512 bytes an entity, 6 MB in all, the student 16, 0 MB" in graphs and "Not run yet" in graphs  # debian
     cost = large.large_cost(shown)
     assert "0.50" in cost and ">16<" in cost and "1.00" in cost  # hours, triples a second, GiB
     quality = large.large_quality(shown)

@@ -46,7 +46,13 @@ def large_graphs(shown: Shown) -> str:
         splits = f"{graph['train']:,} training, {graph['valid']:,} validation and {graph['test']:,} test triples"
         text = f"\n- **{name}**: {graph['entities']:,} entities, {graph['relations']} relations, {splits}; SHA-256 "
         text += f"`{graph['sha256'][:16]}…`; read in {told['read_seconds']:.0f} s."
-        return f"{text} What the budget buys: {told['plan']}.\n"
+        text += f" What the budget buys: {told['plan']}."
+        each = told["bytes_per_entity"]
+        sizes = {name: size * graph["entities"] / 1e6 for name, size in each.items()}
+        text += (
+            f" The teacher takes {each['teacher']:,} bytes an entity, {sizes['teacher']:,.0f} MB in all, the student "
+        )
+        return f"{text}{each['student']}, {sizes['student']:,.0f} MB.\n"
 
     return each(made, none_yet)
 
