@@ -46,7 +46,7 @@ def copied(folder, *own):
     made = folder / "results"
     made.mkdir()
     for path in (records.root() / "results").iterdir():
-        if path.name in ("tables", *own):
+        if path.name in ("tables", "large", *own):
             shutil.copytree(path, made / path.name)
         elif path.name != "students":
             (made / path.name).symlink_to(path)
@@ -380,7 +380,16 @@ def test_the_opening_follows_the_records(shown):
     frame.assign(mrr=frame["mrr"].replace(0.45, 0.4321)).to_csv(path, index=False)
     assert "0.432" in lead(lambda run, text: text)
     path.write_text("\n")
+    large.path_of("debian").unlink(missing_ok=True)
     assert lead(lambda run, text: f"[{text}]({run})") == failed, "what has not run is left out"
+    models = {name: {"mrr": 0.5} for name in ("teacher", "rounded", "alone")} | {"distilled": {"mrr": 0.41}}
+    told = {"graph": {"entities": 2_000_000}, "bytes_per_entity": {"teacher": 512, "student": 16}, "threads": 2}
+    told |= {"rows": [{"models": models}], "runs": {name: {"seconds": 3600.0} for name in ("teacher", "alone")}}
+    large.path_of("debian").parent.mkdir(exist_ok=True)
+    large.path_of("debian").write_text(json.dumps(told))
+    told = lead(lambda run, text: text)
+    assert "2,000,000 entities" in told and "32 MB where the teacher has 1,024 MB" in told and "2.0 hours" in told
+    assert "entities of 0.410" in told
 
 
 def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
@@ -394,6 +403,7 @@ def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):
             path.write_text("\n")
     (tmp_path / "results" / "constrained").unlink()
     (tmp_path / "results" / "bench" / "lists.json").unlink()
+    shutil.rmtree(tmp_path / "results" / "large", ignore_errors=True)
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     shown = Shown(tmp_path / "source")
     call = pieces(shown)
