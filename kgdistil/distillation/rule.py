@@ -21,6 +21,7 @@ from kgdistil.graph import NAMES, Graph
 RULE = Path(__file__).with_name("rule.json")
 NONE = 1e-5  # a penalty of 0 among logarithms
 CHOICES = ("relation_weight", "regulariser", "schedule")  # settings that are one of few values
+WIDTH = 0.5  # narrow, since settings belong together: a mean of unlike graphs' fits none of them
 # A teacher of 64 bytes is shown so many training triples at most: with its students, half an hour to an hour on two
 # cores. A graph's passes are the fewer, the more triples it has; all runs have the same share of theirs.
 SHOWN, PASSES = 16e6, 10
@@ -36,12 +37,13 @@ def figures(graph: Graph) -> dict[str, float]:
 
 
 def weights(found: Mapping[str, float], rule: Rule) -> list[float]:
-    """What each graph of the rule counts: exp(−½ Σ ((log x − log x_g) / s)²) over the figures x, s their spread."""
+    """What each graph of the rule counts: exp(−½ Σ ((log x − log x_g) / ws)²) over the figures x, s their spread, w
+    `WIDTH`."""
     squares = [
         sum((math.log(found[x] / graph["figures"][x]) / s) ** 2 for x, s in rule["scale"].items())
         for graph in rule["graphs"].values()
     ]
-    return [math.exp((min(squares) - x) / 2) for x in squares]
+    return [math.exp((min(squares) - x) / 2 / WIDTH**2) for x in squares]
 
 
 def voted(values: Sequence[Any], counts: Sequence[float]) -> Any:
