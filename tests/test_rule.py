@@ -155,9 +155,9 @@ def test_a_rule_is_fitted_of_what_searches_found() -> None:
 
 
 def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph, tmp_path: Path, capsys) -> None:
-    assert rule.defaults(tiny_graph, "ComplEx") == {}
+    assert rule.defaults(tiny_graph, "ComplEx", 8) == {}
     rule.RULE.write_text(json.dumps(KNOWN))
-    assert rule.defaults(umls, "ComplEx") == rule.defaults(tiny_graph, "RotatE") == {}
+    assert rule.defaults(umls, "ComplEx", 8) == rule.defaults(tiny_graph, "RotatE", 8) == {}
     wanted = rule.settings(rule.figures(tiny_graph), KNOWN)
     done = kgdistil.distil(tiny_graph, dim=8, teacher_dim=8, precision="1bit", progress=False)
     for part, run in done.runs.items():
@@ -176,16 +176,16 @@ def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph, tmp_
 
 def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_graph: Graph, monkeypatch) -> None:
     plain = rule.settings(rule.figures(tiny_graph), KNOWN)
-    assert rule.fitted(tiny_graph, KNOWN) == plain
+    assert rule.fitted(tiny_graph, KNOWN, 16) == plain
     monkeypatch.setattr(rule, "PASSES", 2)
-    monkeypatch.setattr(rule, "SHOWN", len(tiny_graph.train) * plain["teacher"]["epochs"] / 2)
+    monkeypatch.setattr(rule, "SHOWN", 16 * len(tiny_graph.train) * plain["teacher"]["epochs"] / 2)
     monkeypatch.setattr(scale, "LARGE", 1)
-    found = rule.fitted(tiny_graph, KNOWN)
+    found = rule.fitted(tiny_graph, KNOWN, 16)
     for part, values in plain.items():
         assert found[part]["epochs"] == max(1, round(values["epochs"] / 2)), part
         assert found[part]["lr"] == values["lr"] * (1 if part == "stage 1" else rule.ROW)
     monkeypatch.setattr(rule, "SHOWN", 1)
-    assert rule.fitted(tiny_graph, KNOWN)["teacher"]["epochs"] == 2
+    assert rule.fitted(tiny_graph, KNOWN, 16)["teacher"]["epochs"] == 2
     searches = [search_of(number) for number in (1, 2, 3)]
     for row in searches[2]["trials"]:
         row["config"]["accumulators"] = "row"

@@ -175,7 +175,7 @@ def distil(
     if coded:
         size = min(512, batch_size(graph))
         more = scale.settings(graph, model, dim, "softmax")
-        shared |= {"batch_size": size, "fitted": {} if lists else rule.defaults(graph, model, epochs)}
+        shared |= {"batch_size": size, "fitted": {} if lists else rule.defaults(graph, model, dim, epochs)}
         taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
         recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, lists=taught, more=more)
     else:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from kgdistil.compress.size import floats
 from kgdistil.distillation import scale
 from kgdistil.graph import NAMES, Graph
 
@@ -22,9 +23,9 @@ RULE = Path(__file__).with_name("rule.json")
 NONE = 1e-5  # a penalty of 0 among logarithms
 CHOICES = ("relation_weight", "regulariser", "schedule")  # settings that are one of few values
 WIDTH = 0.5  # narrow, since settings belong together: a mean of unlike graphs' fits none of them
-# A teacher of 64 bytes is shown so many training triples at most: with its students, half an hour to an hour on two
-# cores. A graph's passes are the fewer, the more triples it has; all runs have the same share of theirs.
-SHOWN, PASSES = 16e6, 10
+# Numbers of an entity, times the training triples that a teacher is shown, are so many at most: with its students,
+# half an hour to an hour on two cores. All runs have the same share of their passes.
+SHOWN, PASSES = 6e9, 10
 ROW = 4.0  # times the rate of what begins at random, where a row has one sum of squares (`recipes.few_bits`)
 # "models" that were tried, "scale" (of log figures), "graphs" (figures, model and settings of parts), "share"
 Rule = Mapping[str, Any]
@@ -105,7 +106,7 @@ def rule() -> Rule | None:
     return json.loads(RULE.read_text(encoding="utf-8")) if RULE.is_file() else None
 
 
-def defaults(graph: Graph, model: str, epochs: int | None = None) -> dict[str, dict[str, Any]]:
+def defaults(graph: Graph, model: str, dim: int, epochs: int | None = None) -> dict[str, dict[str, Any]]:
     """The settings that a student of few bits and its teacher take; {} for those of `recipes.few_bits`.
 
     Args:
@@ -113,13 +114,13 @@ def defaults(graph: Graph, model: str, epochs: int | None = None) -> dict[str, d
     """
     if graph.name in NAMES or (known := rule()) is None or model not in known["models"]:
         return {}
-    return {part: checked(values, epochs) for part, values in fitted(graph, known).items()}
+    return {part: checked(values, epochs) for part, values in fitted(graph, known, floats(model, dim)).items()}
 
 
-def fitted(graph: Graph, rule: Rule) -> dict[str, dict[str, Any]]:
-    """`settings` for a graph, at its rates and within `SHOWN`."""
+def fitted(graph: Graph, rule: Rule, numbers: int) -> dict[str, dict[str, Any]]:
+    """`settings` for a graph and so many numbers of an entity of the teacher, at its rates and within `SHOWN`."""
     found = settings(figures(graph), rule)
-    most = max(PASSES, SHOWN / max(1, len(graph.train))) / found["teacher"]["epochs"]
+    most = max(PASSES, SHOWN / numbers / max(1, len(graph.train))) / found["teacher"]["epochs"]
     for part, values in found.items():
         values["epochs"] = max(1, round(values["epochs"] * min(1.0, most)))
         if part != "stage 1" and scale.large(graph):

@@ -23,7 +23,7 @@ import torch
 from kgdistil import records
 from kgdistil.checkpoint import load_model
 from kgdistil.compress.packing import quantised
-from kgdistil.compress.size import GROUPS, PRECISION_OF
+from kgdistil.compress.size import GROUPS, PRECISION_OF, floats
 from kgdistil.config import read_config
 from kgdistil.distillation import recipes, rule, scale
 from kgdistil.distillation.budget import Shape, alike, parse_time
@@ -185,9 +185,10 @@ def left_out(graph: Graph, found: dict[str, Any], searches: list[dict[str, Any]]
     """
     known = fit(other for other in searches if other["dataset"] != found["dataset"])
     figures = rule.figures(graph)
-    fitted = {part: rule.checked(values) for part, values in rule.fitted(graph, known).items()}
     student = next(row["config"] for row in found["trials"] if row["chosen"] and row["part"] == "stage 1")
     named = rule.voted([other["model"] for other in known["graphs"].values()], rule.weights(figures, known))
+    numbers = floats(named, student["dim"])
+    fitted = {part: rule.checked(values) for part, values in rule.fitted(graph, known, numbers).items()}
     given = shared(graph) | {"model": named, "dim": student["dim"], "group": student["group"], "fitted": fitted}
     recipe = recipes.few_bits(**given, more=scale.settings(graph, named, student["dim"], "softmax"))
     with records.kept_in(records.runs_folder() / "rules"):
