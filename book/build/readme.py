@@ -42,6 +42,13 @@ LINES = {  # kind and methods of `tables.quality`: the README's line of it
     ("ours", "rounded"): "ComplEx teacher, product-quantised only",
     ("ours", "distilled"): "ComplEx, product-quantised and distilled",
 }
+FEW_BITS = {  # methods of the frontier: the README's line of each on FB15k-237
+    "rounded": "ComplEx teacher, product-quantised only",
+    "coded-alone": "the same student without a teacher",
+    "distilled": "ComplEx, product-quantised and distilled",
+    "low-rank": "ComplEx of low rank, product-quantised and distilled",
+    "reciprocal": "with a vector for each direction of a relation",
+}
 
 
 def recorded(record: dict[str, Any]) -> Run:
@@ -99,6 +106,7 @@ def quality_block() -> str:
             cell = {r.bytes: f"[{r.mrr:.3f}]({place(r.run)})" if r.run else f"{r.mrr:.3f}" for r in mine.itertuples()}
             rows.append([line, *(cell.get(size, "") for size in sizes)])
     table = markdown(["WN18RR, test MRR", *(f"{size} bytes" for size in sizes)], rows)
+    table += f"\n\n{few_bits_table()}"
     words = f"Test MRR on WN18RR against bytes per entity. {words_of_quality(frame)}."
     cost = "" if speed.empty else f"\n\n{story.of_speed(speed, 'WN18RR')} [The record](results/bench/scan.json)."
     return (
@@ -106,6 +114,20 @@ def quality_block() -> str:
         "Bytes of one entity; filtered ranks of both sides, realistic ties; one seed, or the mean of several where "
         "they have run. Each of our numbers links to its record, a mean to that of seed 0." + cost
     )
+
+
+def few_bits_table() -> str:
+    """The students of few bits on FB15k-237 by bytes of an entity."""
+    frame = reading.written("frontier")
+    frame = frame[(frame["dataset"] == "fb15k-237") & frame["method"].isin(list(FEW_BITS))] if len(frame) else frame
+    if frame.empty:
+        return ""
+    sizes = sorted(frame["bytes"].unique(), reverse=True)
+    rows = []
+    for method, line in FEW_BITS.items():
+        cell = {r.bytes: f"[{r.mrr:.3f}]({place(r.run)})" for r in frame[frame["method"] == method].itertuples()}
+        rows.append([line, *(cell.get(size, "") for size in sizes)])
+    return markdown(["FB15k-237, test MRR", *(f"{int(size)} bytes" for size in sizes)], rows)
 
 
 def place(run: str) -> str:
