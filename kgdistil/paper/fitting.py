@@ -150,10 +150,13 @@ def complete(found: dict[str, Any], part: str, model: str = "") -> list[dict[str
 
 
 def kind(searches: list[dict[str, Any]]) -> str:
-    """The kind of model whose best students are the best, over a graph's searches."""
+    """The kind of model whose best teachers are the best, over a graph's searches.
+
+    Not of students: one of a shape that few trials tried has its teacher's kind, whatever that came to be.
+    """
     best = {
         model: sum(
-            max((row["valid_mrr"] for row in complete(found, "stage 1", model)), default=0) for found in searches
+            max((row["valid_mrr"] for row in complete(found, "teacher", model)), default=0) for found in searches
         )
         for model in (MODEL, *OTHERS)
     }
