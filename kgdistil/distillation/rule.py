@@ -23,9 +23,9 @@ RULE = Path(__file__).with_name("rule.json")
 NONE = 1e-5  # a penalty of 0 among logarithms
 CHOICES = ("relation_weight", "regulariser", "schedule")  # settings that are one of few values
 WIDTH = 0.5  # narrow, since settings belong together: a mean of unlike graphs' fits none of them
-# Numbers of an entity, times the training triples that a teacher is shown, are so many at most: with its students,
+# A teacher is shown so many training triples at most, and so many times the numbers of an entity: with its students,
 # half an hour to an hour on two cores. All runs have the same share of their passes.
-SHOWN, PASSES = 6e9, 10
+TRIPLES, SHOWN, PASSES = 16e6, 6e9, 10
 ROW = 4.0  # times the rate of what begins at random, where a row has one sum of squares (`recipes.few_bits`)
 # "models" that were tried, "scale" (of log figures), "graphs" (figures, model and settings of parts), "share"
 Rule = Mapping[str, Any]
@@ -120,7 +120,8 @@ def defaults(graph: Graph, model: str, dim: int, epochs: int | None = None) -> d
 def fitted(graph: Graph, rule: Rule, numbers: int) -> dict[str, dict[str, Any]]:
     """`settings` for a graph and so many numbers of an entity of the teacher, at its rates and within `SHOWN`."""
     found = settings(figures(graph), rule)
-    most = max(PASSES, SHOWN / numbers / max(1, len(graph.train))) / found["teacher"]["epochs"]
+    shown = min(TRIPLES, SHOWN / numbers) / max(1, len(graph.train))
+    most = max(PASSES, shown) / found["teacher"]["epochs"]
     for part, values in found.items():
         values["epochs"] = max(1, round(values["epochs"] * min(1.0, most)))
         if part != "stage 1" and scale.large(graph):
