@@ -158,7 +158,7 @@ def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph, tmp_
     assert rule.defaults(tiny_graph, "ComplEx", 8) == {}
     rule.RULE.write_text(json.dumps(KNOWN))
     assert rule.defaults(umls, "ComplEx", 8) == rule.defaults(tiny_graph, "RotatE", 8) == {}
-    wanted = rule.settings(rule.figures(tiny_graph), KNOWN)
+    wanted = rule.fitted(tiny_graph, KNOWN, 16)
     done = kgdistil.distil(tiny_graph, dim=8, teacher_dim=8, precision="1bit", progress=False)
     for part, run in done.runs.items():
         assert {name: getattr(run.config, name) for name in wanted[part]} == wanted[part]
@@ -176,6 +176,7 @@ def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph, tmp_
 
 def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_graph: Graph, monkeypatch) -> None:
     plain = rule.settings(rule.figures(tiny_graph), KNOWN)
+    plain["no-DS"]["epochs"] = plain["teacher"]["epochs"] + plain["stage 1"]["epochs"]  # more than it would take
     assert rule.fitted(tiny_graph, KNOWN, 16) == plain
     monkeypatch.setattr(rule, "PASSES", 2)
     monkeypatch.setattr(rule, "SHOWN", 16 * len(tiny_graph.train) * plain["teacher"]["epochs"] / 2)

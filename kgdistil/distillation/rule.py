@@ -118,10 +118,14 @@ def defaults(graph: Graph, model: str, dim: int, epochs: int | None = None) -> d
 
 
 def fitted(graph: Graph, rule: Rule, numbers: int) -> dict[str, dict[str, Any]]:
-    """`settings` for a graph and so many numbers of an entity of the teacher, at its rates and within `SHOWN`."""
+    """`settings` for a graph and so many numbers of an entity of the teacher, at its rates and within `SHOWN`.
+
+    The student alone has at least as many passes as teacher and student together.
+    """
     found = settings(figures(graph), rule)
     shown = min(TRIPLES, SHOWN / numbers) / max(1, len(graph.train))
     most = max(PASSES, shown) / found["teacher"]["epochs"]
+    found["no-DS"]["epochs"] = max(found["no-DS"]["epochs"], found["teacher"]["epochs"] + found["stage 1"]["epochs"])
     for part, values in found.items():
         values["epochs"] = max(1, round(values["epochs"] * min(1.0, most)))
         if part != "stage 1" and scale.large(graph):

@@ -49,7 +49,9 @@ def rule_searches(shown: Shown) -> str:
         "epochs",
         "α, T",
     ]
-    title = "What searches found, by validation MRR; first: the recipe's own settings"
+    title = (
+        "What searches found, by validation MRR; first: the recipe's own settings, a student's from the best teacher"
+    )
     return html_table(title, head, rows)
 
 
