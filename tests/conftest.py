@@ -2,12 +2,15 @@
 
 import copy
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from kgdistil.distillation import rule
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.paper import recipe as recipes
@@ -47,6 +50,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a GPU: torch.cuda.is_available() is False"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_a_rule(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Tests of recipes say what these do, whatever was fitted since; the file that is hidden."""
+    with pytest.MonkeyPatch.context() as patch:
+        hidden = rule.RULE
+        patch.setattr(rule, "RULE", tmp_path_factory.mktemp("rule") / "none.json")
+        yield hidden
 
 
 @pytest.fixture(scope="session")

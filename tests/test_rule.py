@@ -196,6 +196,18 @@ def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_
         assert both[0] == pytest.approx(times * both[1], rel=0.02)
 
 
+def test_the_rule_that_is_here_is_that_of_the_searches(without_a_rule: Path, monkeypatch) -> None:
+    monkeypatch.delenv("KGDISTIL_RESULTS")
+    known, left = json.loads(without_a_rule.read_text()), pd.read_csv(fitting.folder("left_out.csv"))
+    assert known == json.loads(json.dumps(fitting.fit(fitting.read("searches"))))
+    pd.testing.assert_frame_equal(left, fitting.table(fitting.read("left_out")))
+    assert len(known["graphs"]) >= 6 and set(left["graph"]) <= set(known["graphs"])
+    for graph in known["graphs"].values():
+        assert graph["settings"].keys() == {"teacher", "stage 1", "no-DS"}
+        near = rule.settings(graph["figures"], known)["teacher"]
+        assert near["regulariser"] == graph["settings"]["teacher"]["regulariser"], "its own settings are the nearest"
+
+
 def test_searches_a_rule_and_the_graph_that_is_left_out(tiny_graph: Graph, tmp_path: Path, monkeypatch) -> None:
     graphs = {}
     for number in range(4):

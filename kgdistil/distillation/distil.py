@@ -161,7 +161,7 @@ def distil(
         raise ConfigError(f"rank is {rank}, and the teacher of low rank {given.rank}: give that, or another dimension")
     epochs = scale.epochs(graph, epochs, coded)
     if model is None:
-        kind = (rule.kind(graph) or "ComplEx") if coded else "RotatE"
+        kind = ((rule.kind(graph) if lists is None else None) or "ComplEx") if coded else "RotatE"
         model = kind if given is None else recipes.family(given)
     shared: dict[str, Any] = {
         "dataset": dataset_of(graph),
