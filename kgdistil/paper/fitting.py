@@ -37,7 +37,7 @@ from kgdistil.graphs.readers import read_graph
 from kgdistil.models import MODELS
 
 MODEL, OTHERS = "ComplEx", ("ReciprocalComplEx",)  # the kind of a recipe without a search, and what else is tried
-NEAR = 0.99  # trials of at least so much of the best MRR say what a graph takes
+NEAR = 0.995  # trials of at least so much of the best MRR say what a graph takes
 FEWEST = 3  # graphs of which a rule can be fitted
 
 
