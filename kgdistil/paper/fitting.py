@@ -39,8 +39,8 @@ from kgdistil.models import MODELS
 MODEL, OTHERS = "ComplEx", ("ReciprocalComplEx",)  # the kind of a recipe without a search, and what else is tried
 NEAR = 0.995  # trials of at least so much of the best MRR say what a graph takes
 FEWEST = 3  # graphs of which a rule can be fitted
-# Times the spread of a figure's logarithms. Penalties follow the data that a number learns from, which is why triples of
-# an entity count most; the number of relations says least.
+# Times the spread of a figure's logarithms. Penalties follow the data that a number learns from, which is why triples
+# of an entity count most; the number of relations says least.
 SPREAD = {"entities": 1.0, "relations": 2.0, "triples per entity": 0.5}
 
 
