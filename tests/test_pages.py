@@ -384,12 +384,16 @@ def test_the_opening_follows_the_records(shown):
     assert lead(lambda run, text: f"[{text}]({run})") == failed, "what has not run is left out"
     models = {name: {"mrr": 0.5} for name in ("teacher", "rounded", "alone")} | {"distilled": {"mrr": 0.41}}
     told = {"graph": {"entities": 2_000_000}, "bytes_per_entity": {"teacher": 512, "student": 16}, "threads": 2}
-    told |= {"rows": [{"models": models}], "runs": {name: {"seconds": 3600.0} for name in ("teacher", "alone")}}
+    told |= {
+        "ranked": 500,
+        "rows": [{"models": models}],
+        "runs": {name: {"seconds": 3600.0} for name in ("teacher", "alone")},
+    }
     large.path_of("debian").parent.mkdir(exist_ok=True)
     large.path_of("debian").write_text(json.dumps(told))
     told = lead(lambda run, text: text)
-    assert "2,000,000 entities" in told and "32 MB where the teacher has 1,024 MB" in told and "2.0 hours" in told
-    assert "entities of 0.410" in told
+    assert "2,000,000 entities" in told and "take 32 MB, the teacher's 1,024 MB" in told and "2.0 hours" in told
+    assert "among all entities: 0.410" in told
 
 
 def test_what_has_not_run_says_so_and_how_to_run_it(tmp_path, monkeypatch):

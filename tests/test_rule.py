@@ -177,6 +177,7 @@ def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph, tmp_
 def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_graph: Graph, monkeypatch) -> None:
     plain = rule.settings(rule.figures(tiny_graph), KNOWN)
     plain["no-DS"]["epochs"] = plain["teacher"]["epochs"] + plain["stage 1"]["epochs"]  # more than it would take
+    assert plain["no-DS"]["epochs"] > 6
     assert rule.fitted(tiny_graph, KNOWN, 16) == plain
     monkeypatch.setattr(rule, "PASSES", 2)
     monkeypatch.setattr(rule, "SHOWN", 16 * len(tiny_graph.train) * plain["teacher"]["epochs"] / 2)

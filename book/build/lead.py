@@ -35,10 +35,11 @@ def at_size() -> str:
     student, teacher = (f"{size * every / 1e6:,.0f} MB" for size in (sizes["student"], sizes["teacher"]))
     return (
         f"**On a graph of {every:,} entities**, every file, folder and package of Debian, one command, "
-        f"`kgdistil distill debian.tsv --budget {sizes['student']}B/entity`, takes {hours:.1f} hours of training on "
-        f"{told['threads']} cores. The student has {student} where the teacher has {teacher}, and a test MRR among all "
-        f"entities of {mrr['distilled']}: the teacher {mrr['teacher']}, the teacher rounded to as many bytes "
-        f"{mrr['rounded']}, the student without a teacher {mrr['alone']} (`results/large/{path.name}`)."
+        f"`kgdistil distill debian.tsv --budget {sizes['student']}B/entity`, took {hours:.1f} hours of training on "
+        f"{told['threads']} cores. The student's weights take {student}, the teacher's {teacher}. Test MRR of "
+        f"{told['ranked']:,} triples among all entities: {mrr['distilled']}; the teacher {mrr['teacher']}, rounded to "
+        f"as many bytes {mrr['rounded']}, the student without a teacher {mrr['alone']} (`results/large/{path.name}`, with "
+        "settings of before there was a rule for them)."
     )
 
 

@@ -110,7 +110,8 @@ def distil(
     on where it stood when this is called again with the same values. All runs lie where `kgdistil.run` leaves them.
 
     Args:
-        model: the kind of student; that of the teacher where left out, else RotatE, and ComplEx for few bits.
+        model: the kind of student; that of the teacher where left out, else RotatE, and for few bits that of the rule,
+            or ComplEx.
         teacher: a model of this graph, or what `importers.import_teacher` reads; trained here with `teacher_dim` where
             None. One that was trained elsewhere may have seen triples that are held out here.
         rank: floats of an entity of low rank, for few bits; 0: as many as the teacher's.
@@ -356,6 +357,7 @@ def rounded_ranks(
 ) -> Ranks:
     """The test ranks of what `rounded` returns."""
     teacher = runs["teacher"]
-    base = teacher if teacher.config.final_sample else kept  # one from elsewhere may share its id with another
-    name = f"{base.id}-rounded-{precision}-{kept.config.rank}"
+    # one from elsewhere may share its id with another, but not its folder
+    base = teacher.id if teacher.config.final_sample else f"{kept.id}-{teacher.folder.name}"
+    name = f"{base}-rounded-{precision}-{kept.config.rank}"
     return ranks_of(kept, graph, "test", known, name=name, load=lambda: model, after=teacher.folder)

@@ -204,7 +204,10 @@ class Search:
         names = TAUGHT if part == "stage 1" else WITHOUT
         for values in KNOWN[names] if not MODELS[self.models[0]].distance else ():
             other = {**found[0], **dict(zip(names, values, strict=True)), "epochs": LONGER[min(1, len(LONGER) - 1)]}
-            other |= {"lr": min(found[0]["lr"] * other["lr"], LR[1]), "penalty": max(other["penalty"], PENALTY[0])}
+            other |= {
+                "lr": min(max(found[0]["lr"] * other["lr"], LR[0]), LR[1]),
+                "penalty": max(other["penalty"], PENALTY[0]),
+            }
             if len(self.models) == 1:
                 other.pop("model", None)
             found += [other] if other.get("model", self.models[0]) in self.models else []
@@ -306,7 +309,8 @@ class Search:
             self.trial(part, optuna.Trial(study, begun._trial_id))  # noqa: SLF001 - there is no other way to go on
         while self.left(part) > 0 or self.ahead(part) or not self.ended(part):
             failed = study.get_trials(False, (TrialState.FAIL,))
-            if len(failed) >= FAILURES and not self.ended(part):
+            known = len(self.defaults(part)) - self.first(part)  # they share the recipe's rate, and so its failure
+            if len(failed) >= FAILURES + known and not self.ended(part):
                 raise ConfigError(f"no trial of {part} ended well; the last one: {failed[-1].user_attrs['why']}")
             self.draw_by(part, len(study.get_trials(False)))
             self.trial(part, study.ask())
@@ -379,6 +383,8 @@ class Search:
         for run_id in filter(lambda x: records.model_folder(x, self.own).is_dir(), over - kept):
             shutil.rmtree(records.model_folder(run_id, self.own), ignore_errors=True)
             records.record_path(run_id, self.own).unlink(missing_ok=True)
+            for name in (run_id, f"{run_id}-valid"):
+                records.ranks_path(name, self.own).unlink(missing_ok=True)
 
     # ---- where it stands
     def ended(self, part: str) -> list[optuna.trial.FrozenTrial]:

@@ -61,10 +61,10 @@ def ask(student: Student, known: Array, held: Array, alone: bool = False) -> Ite
         queries, first, place = np.unique(held[:, [anchor, 1]], axis=0, return_index=True, return_inverse=True)
         parts = []
         for i in range(0, len(queries), RANKED):  # each query once: a few may have millions of answers
-            each = queries[i : i + RANKED].tolist()
-            left = [np.union1d(before.answers(*x, side), own_of(student, *x)) for x in each]
-            score, answer = student.best(*queries[i : i + RANKED].T, side, BEST, asking.places(left), None)
-            true = np.stack([np.isin(ids, now.answers(*x, side)) for ids, x in zip(answer, each)])
+            part = queries[i : i + RANKED]
+            left = [np.union1d(before.answers(x, y, side), own_of(student, x, y)) for x, y in part.tolist()]
+            score, answer = student.best(part[:, 0], part[:, 1], side, BEST, asking.places(left), None)
+            true = np.stack([np.isin(ids, now.answers(x, y, side)) for ids, (x, y) in zip(answer, part.tolist())])
             parts.append((score, answer, true))
         score, answer, true = (np.concatenate(column)[place.reshape(-1)] for column in zip(*parts))
         own = equation.compare(weights.queries(a, r, side), weights.rows(goal))[:, None]
