@@ -38,8 +38,8 @@ def at_size() -> str:
         f"`kgdistil distill debian.tsv --budget {sizes['student']}B/entity`, took {hours:.1f} hours of training on "
         f"{told['threads']} cores. The student's weights take {student}, the teacher's {teacher}. Test MRR of "
         f"{told['ranked']:,} triples among all entities: {mrr['distilled']}; the teacher {mrr['teacher']}, rounded to "
-        f"as many bytes {mrr['rounded']}, the student without a teacher {mrr['alone']} (`results/large/{path.name}`, with "
-        "settings of before there was a rule for them)."
+        f"as many bytes {mrr['rounded']}, the student without a teacher {mrr['alone']} (`results/large/{path.name}`, "
+        "with settings of before there was a rule for them)."
     )
 
 
