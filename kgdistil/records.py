@@ -228,7 +228,7 @@ def ranks_path(run_id: str, own: bool = False) -> Path:
 
 
 def write_ranks(run_id: str, ranks: Ranks, own: bool = False) -> None:
-    """Test ranks of a run, compressed: `greater` and `equal`, int32 [n, 2]."""
+    """Ranks of a run's test split, or of what `run_id` names, compressed: `greater` and `equal`, int32 [n, 2]."""
 
     def write(scratch: str) -> None:
         with Path(scratch).open("wb") as file:

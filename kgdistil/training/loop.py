@@ -275,8 +275,10 @@ def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, stat
     record = record_of(engine, graph, state, ranks, student.num_parameters)
     for role, model in models.items():
         save_model(folder if role == "student" else folder / role, model.cpu(), graph, config.run_id)
-    for split in ("test", "valid") if sample else ("test",) * save_ranks:  # those of a sample take minutes
-        records.write_ranks(config.run_id + "-valid" * (split == "valid"), ranks[split], own)
+    if save_ranks or sample:  # those of a sample take minutes
+        records.write_ranks(config.run_id, ranks["test"], own)
+    if sample:
+        records.write_ranks(f"{config.run_id}-valid", ranks["valid"], own)
     records.write_record(record)
     (folder / CHECKPOINT).unlink(missing_ok=True)  # everything in it stands in the record and the weights now
     return Run(config, record, folder, ranks["test"])
