@@ -569,7 +569,7 @@ def test_the_rule_stands_beside_what_searches_found(shown, tmp_path, monkeypatch
     rows = [{**told, "ruled": {part: {"valid": x, "test": x * f} for part, x in parts.items()}} for f in (0.99, 0.9)]
     monkeypatch.setattr(rules.fitting, "read", lambda name: rows)
     page = rules.rule_left_out(shown)
-    assert "97% of the searched ones on 1 of 2 graphs" in page and "within 0.05 of what was expected on 0" in page
+    assert "97% of the searched ones in 1 of 2 tests" in page and "within 0.05 of what was expected in 0" in page
     assert "own, 16 bytes" in page and "<td>99%</td>" in page.replace(' class="number"', "")
     monkeypatch.setattr(rules.fitting, "read", lambda name: [])
     assert "Not run yet" in rules.rule_left_out(shown) and "Not run yet" in rules.rule_searches(shown)

@@ -186,6 +186,8 @@ def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_
     for part, values in plain.items():
         assert found[part]["epochs"] == max(1, round(values["epochs"] / 2)), part
         assert found[part]["lr"] == values["lr"] * (1 if part == "stage 1" else rule.ROW)
+    monkeypatch.setattr(rule, "TRIPLES", len(tiny_graph.train) * plain["teacher"]["epochs"] / 4)
+    assert rule.fitted(tiny_graph, KNOWN, 16)["teacher"]["epochs"] == max(2, round(plain["teacher"]["epochs"] / 4))
     monkeypatch.setattr(rule, "SHOWN", 1)
     assert rule.fitted(tiny_graph, KNOWN, 16)["teacher"]["epochs"] == 2
     searches = [search_of(number) for number in (1, 2, 3)]

@@ -105,6 +105,13 @@ def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.
     with pytest.raises(TypeError):
         distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
     monkeypatch.setattr(ranked, "evaluate", evaluate)
+    os.utime(weights)
+    distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
+    os.utime(done.runs["teacher"].folder / WEIGHTS, (time.time() + 60,) * 2)  # what is rounded has changed
+    monkeypatch.setattr(ranked, "evaluate", None)
+    with pytest.raises(TypeError):
+        distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
+    monkeypatch.setattr(ranked, "evaluate", evaluate)
     assert {name: run.id for name, run in again.runs.items()} == {name: run.id for name, run in done.runs.items()}
     small = distil(graph, dim=4, precision="int8", teacher_dim=8, epochs=1, softmax_epochs=1, progress=False)
     assert {run.config.final_sample for run in small.runs.values()} == {200}

@@ -1,4 +1,4 @@
-"""Settings without a search: what searches found, and how a rule of them does on a graph that it has not seen."""
+"""Settings without a search: what searches found, and how a rule of them does on a graph that is left out."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def rule_left_out(shown: Shown) -> str:
     table = html_table("The rule on a graph that it was not fitted on, by test MRR", head, rows)
     reached = int((frame["stage 1, test"] >= AIM).sum())
     near = int(((frame["expected share"] - frame["kept share"]).abs() <= CLOSE).sum())
-    text = f"\nStudents reach {AIM:.0%} of the searched ones on {reached} of {len(frame)} graphs; what a student "
-    text += f"keeps of its teacher came within {CLOSE:g} of what was expected on {near}.\n"
+    text = f"\nStudents reach {AIM:.0%} of the searched ones in {reached} of {len(frame)} tests; what a student "
+    text += f"keeps of its teacher came within {CLOSE:g} of what was expected in {near}.\n"
     alt = "MRR by the rule as a share of the searched one: " + ", ".join(f"{row[0]} {row[2]}" for row in rows) + "."
     return text + picture(shown, "rule", plots.left_out(frame, PARTS, AIM), alt) + table
