@@ -297,6 +297,24 @@ def test_a_step_over_all_entities_is_adagrad_on_the_full_softmax(
         assert torch.allclose(mine, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["ComplEx", "ReciprocalComplEx"])
+@pytest.mark.parametrize("regulariser", ["n3", "dura"])
+def test_a_low_rank_has_the_penalty_of_what_it_stands_for(tiny_graph: Graph, name: str, regulariser: str) -> None:
+    """N3 of complex numbers and the softmax over relations: what the mapped rows have, whoever computes them."""
+    values = {"dataset": "tiny", "model": name, "dim": 4, "negatives": 30, "batch_size": 512, "lr": 0.1}
+    values |= {"penalty": 0.01, "relation_weight": 1.0, "regulariser": regulariser}
+    low = build_model(name, 30, 4, 4, seed=3, rank=6)
+    plain = build_model(name, 30, 4, 4)
+    with torch.no_grad():
+        plain.entities.copy_(low.rows(low.entities))
+        plain.relations.copy_(low.relations)
+    rates = torch.full((1,), 0.1, dtype=torch.float64)
+    ranks = {low: {"rank": 6}, plain: {}}
+    found = [make_engine(model, None, a_config(**values, **more), tiny_graph) for model, more in ranks.items()]
+    one, other = (engine.epoch(0, rates) for engine in found)
+    assert one == pytest.approx(other, rel=1e-3 if found[0].half == torch.bfloat16 else 1e-5)
+
+
 def test_an_engine_takes_the_alpha_of_the_epoch(umls: Graph) -> None:
     weights = []
     for values in ({"alpha": 1.0, "alpha_last": 0.0}, {"alpha": 0.0}, {"alpha": 1.0}):

@@ -63,7 +63,7 @@ def test_a_step_is_adagrads_and_leaves_other_rows_alone(path: str, by_row: bool)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_compiled_cubes_are_those_of_the_models_and_so_is_their_gradient(name: str, threads: int) -> None:
     model = build_model(name, 9, 3, 6)
-    cubes, before = cubes_of(model), torch.get_num_threads()
+    cubes, before = cubes_of(model, model.entities), torch.get_num_threads()
     if cubes is None:
         pytest.skip("no compiler")
     torch.set_num_threads(threads)
@@ -86,6 +86,7 @@ def test_another_regulariser_is_left_to_its_own_class(monkeypatch) -> None:
         def modulus(self, x: torch.Tensor) -> torch.Tensor:
             return x.abs()
 
-    assert cubes_of(Own(9, 3, 6)) is None and cubes_of(build_model("TransH", 9, 3, 6)) is None
+    x = random(7, 12)
+    assert cubes_of(Own(9, 3, 6), x) is None and cubes_of(build_model("TransH", 9, 3, 6), x) is None
     monkeypatch.setattr(rows, "compiled", lambda *_: None)
-    assert cubes_of(build_model("ComplEx", 9, 3, 6)) is None
+    assert cubes_of(build_model("ComplEx", 9, 3, 6), x) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,12 @@ class LowRankComplEx(ComplEx):
 
     def rows(self, entities: Tensor) -> Tensor:
         return entities @ self.map
+
+    @functools.cached_property
+    def inner(self) -> ComplEx:
+        """What compares `rows`: the model that this is a form of."""
+        kind = ReciprocalComplEx if isinstance(self, ReciprocalComplEx) else ComplEx
+        return kind(1, 1, self.dim, norm=self.norm, offset=self.offset, epsilon=self.epsilon)
 
     def score(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
         return super().score(self.rows(h), r, self.rows(t))

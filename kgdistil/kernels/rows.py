@@ -82,12 +82,12 @@ def rows_in(dtype: torch.dtype, table: Tensor, places: Tensor) -> Tensor:
     return found
 
 
-def cubes_of(model: KGEModel) -> Callable[[Tensor], Tensor] | None:
-    """What finds Σ|x|³ of rows [..., W] of a model whose regulariser is N3, in one pass; None where it has another, or
-    one that is not this package's, or nothing can be compiled."""
+def cubes_of(model: KGEModel, rows: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """What finds Σ|x|³ of such rows [..., W] of a model whose regulariser is N3, in one pass; None where it has
+    another, or one that is not this package's, or nothing can be compiled."""
     own = (getattr(type(model), name) for name in ("entity_penalty", "relation_penalty", "modulus"))
     ours = all(function.__module__.startswith("kgdistil.") for function in own)
-    if model.distance or not ours or (library := rows_library(model.entities)) is None:
+    if model.distance or not ours or (library := rows_library(rows)) is None:
         return None
     return lambda x: Cubes.apply(x, model.paired, library)
 

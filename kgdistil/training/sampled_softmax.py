@@ -169,8 +169,7 @@ class SampledSoftmaxEngine(Engine):
         chosen = answers if top is None else torch.cat([answers, top.flatten().long()])
         own, place = chosen.unique(return_inverse=True)
         place = place[: len(answers)]
-        bits = mix(base + torch.arange(k, device=self.device) * GOLDEN)
-        drawn = (shift_right(bits, 32) * size) >> 32
+        drawn = (shift_right(mix(base + torch.arange(k, device=self.device) * GOLDEN), 32) * size) >> 32
         drawn = drawn[own[torch.searchsorted(own, drawn).clamp_max(len(own) - 1)] != drawn]
         shift = torch.zeros(len(own) + len(drawn), device=self.device)
         shift[len(own) :] = math.log(max(1, size - len(own)) / max(1, len(drawn)))
@@ -213,49 +212,50 @@ class View:
         self.anchors, self.answers = (x.requires_grad_(trained) for x in near.split([len(batch), len(answers)]))
         relations = engine.moments.get(f"{role}.relations{self.of}", self.model.relations)
         self.relations = relations.detach().requires_grad_(trained)
-        self.map = getattr(self.model, "map", None)  # of a low rank: the model's functions use it themselves
+        self.map = getattr(self.model, "map", None)  # of a low rank
         if self.map is not None:
             self.map.requires_grad_(trained).grad = None
         self.relation_ids = engine.relation[batch]
         self.relation = F.embedding(self.relation_ids, self.relations)  # whose gradient is summed fast
+        asked = engine.config.penalty or engine.config.relation_weight
+        self.inner, self.given = getattr(self.model, "inner", self.model), self.model.rows(self.anchors)
+        self.found = self.model.rows(self.answers) if asked else self.answers
 
     def scores(self) -> Tensor:
         """Scores [n, m or more] of the batch's queries against its candidates; what stands beyond them is nothing."""
-        sides = [self.tails, len(self.anchors) - self.tails]
-        (tail, head), (of_tail, of_head) = (x.split(sides) for x in (self.anchors, self.relation))
-        queries = torch.cat([self.model.query(tail, of_tail, "tail"), self.model.query(head, of_head, "head")])
+        (tail, head), (of_tail, of_head) = (x.tensor_split([self.tails]) for x in (self.given, self.relation))
+        queries = torch.cat([self.inner.query(tail, of_tail, "tail"), self.inner.query(head, of_head, "head")])
         if self.model.distance:
             return pairs.compare(self.model, queries, self.rows)
-        return self.model.compare(queries.to(self.engine.half), self.rows)
+        return self.model.compare(
+            (queries if self.map is None else queries @ self.map.T).to(self.engine.half), self.rows
+        )
 
     def penalty(self, row: Tensor, count: Tensor) -> Tensor:
         """The model's regulariser, the mean over the batch's triples, of which each query has so many [n]."""
-        model = self.model
+        model = self.inner
         if self.engine.config.regulariser == "dura" and isinstance(model, ComplEx):
-            tail, head = self.relation.split([self.tails, len(self.anchors) - self.tails])
+            tail, head = self.relation.tensor_split([self.tails])
             relation = torch.cat([model.towards(tail, "tail"), model.towards(head, "head")])
-            answers = model.dura(F.embedding(self.answer, self.answers), F.embedding(row, relation))
-            return ((count * model.dura(self.anchors, relation)).sum() + answers.sum()) / count.sum()
-        if (cubes := kernels.cubes_of(model)) is not None:
-            relations = self.relation.unflatten(-1, (1 + model.directed, -1))
-            own = cubes(model.rows(self.anchors)) + cubes(relations).mean(-1)
-            others = cubes(model.rows(self.answers))
+            answers = model.dura(F.embedding(self.answer, self.found), F.embedding(row, relation))
+            return ((count * model.dura(self.given, relation)).sum() + answers.sum()) / count.sum()
+        if (cubes := kernels.cubes_of(model, self.given)) is None:
+            cubes, of_relation = model.entity_penalty, model.relation_penalty(self.relation)
         else:
-            own = model.entity_penalty(self.anchors) + model.relation_penalty(self.relation)
-            others = model.entity_penalty(self.answers)
+            of_relation = cubes(self.relation.unflatten(-1, (1 + model.directed, -1))).mean(-1)
+        own, others = cubes(self.given) + of_relation, cubes(self.found)
         return ((count * own).sum() + (self.times * others).sum()) / count.sum()
 
     def relation_loss(self, row: Tensor) -> Tensor:
         """−log softmax of each triple's relation among all of them (Chen et al. 2021, Eq. 3), the mean over triples;
         of a directed model among those of both directions, and a query for heads reads its triple backwards."""
-        anchors, answers = F.embedding(row, self.anchors), F.embedding(self.answer, self.answers)
-        backwards, target = row >= self.tails, self.relation_ids[row]
+        anchors, answers = F.embedding(row, self.given), F.embedding(self.answer, self.found)
+        backwards, target, half = row >= self.tails, self.relation_ids[row], self.engine.half
         if self.model.directed:
-            queries, target = self.model.between(anchors, answers), target + len(self.relations) * backwards
+            target = target + len(self.relations) * backwards
         else:
-            turned = backwards[:, None]
-            queries = self.model.between(torch.where(turned, answers, anchors), torch.where(turned, anchors, answers))
-        scores = queries.to(self.engine.half) @ self.model.directions(self.relations).to(self.engine.half).T
+            anchors, answers = (torch.where(backwards[:, None], *x) for x in ((answers, anchors), (anchors, answers)))
+        scores = self.inner.between(anchors, answers).to(half) @ self.model.directions(self.relations).to(half).T
         return F.cross_entropy(scores.float(), target)
 
     def update(self, rate: float) -> None:
