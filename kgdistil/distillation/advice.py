@@ -8,10 +8,12 @@ MRR, test MRR before its numbers are rounded. kept.csv, by `python -m kgdistil.p
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pandas as pd
+
+from kgdistil.distillation import rule
+from kgdistil.graph import Graph
 
 MEASURED, KEPT = (Path(__file__).with_name(name) for name in ("advice.csv", "kept.csv"))
 
@@ -32,20 +34,30 @@ def kept(share: float) -> str:
     )
 
 
-def frontier(entities: int) -> pd.DataFrame:
-    """What `frontier.kept` found on the measured graph nearest in size, the best first; empty where nothing ran.
+def frontier(graph: Graph) -> pd.DataFrame:
+    """What `frontier.kept` found of graphs like this one, the best first; empty where nothing ran.
 
-    A column `told` says it in words.
+    Of each size, the students of the graph whose figures are nearest (`rule.distance`), of those where it was
+    measured. Sizes compare as on the nearest graph of most sizes, whose best students keep `order`, and students of a
+    size by the share of its best one. A column `told` says it in words.
     """
     try:
         table = pd.read_csv(KEPT)
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return pd.DataFrame(columns=["kept", "bytes"])
-    distance = (table["entities"] / entities).map(math.log).abs()
-    table = table[distance == distance.min()].sort_values(["kept", "bytes"], ascending=False)
+    own, known = rule.figures(graph), rule.rule()
+    scale = known["scale"] if known else dict.fromkeys(own, 1.0)
+    table["far"] = [rule.distance(own, row, scale) for row in table.to_dict("records")]
+    sizes = table.groupby("graph")["bytes"].transform("nunique")
+    whole = table[sizes == sizes.max()]
+    whole = whole[whole["far"] == whole["far"].min()]
+    table["order"] = table["bytes"].map(whole.groupby("bytes")["kept"].max())
+    table = table[table["far"] == table.groupby("bytes")["far"].transform("min")].dropna(subset="order")
+    table["order"] *= table["kept"] / table.groupby("bytes")["kept"].transform("max")
+    table = table.sort_values(["order", "bytes"], ascending=False)
     return table.assign(
         told=[
-            f"on {row.graph}, the measured graph nearest in size, a student of {row.bytes} bytes an entity kept "
+            f"on {row.graph}, the measured graph most like this one, a student of {row.bytes} bytes an entity kept "
             f"{row.kept:.0%} of its teacher's MRR; what it is on this graph is measured below"
             for row in table.itertuples()
         ]

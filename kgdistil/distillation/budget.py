@@ -120,7 +120,7 @@ def on_frontier(
 
     `each`: the limit is the entities' alone.
     """
-    for row in advice.frontier(graph.num_entities).itertuples():
+    for row in advice.frontier(graph).itertuples():
         precision, wait = PRECISION_OF.get(row.group), None
         if precision is None:
             continue

@@ -25,7 +25,7 @@ CHOICES = ("relation_weight", "regulariser", "schedule")  # settings that are on
 WIDTH = 0.5  # narrow, since settings belong together: a mean of unlike graphs' fits none of them
 # A teacher is shown so many training triples at most, and so many times the numbers of an entity: with its students,
 # half an hour to an hour on two cores; but of any graph `PASSES`. All runs have the same share of their passes.
-TRIPLES, SHOWN, PASSES = 16e6, 6e9, 10
+TRIPLES, SHOWN, PASSES = 16e6, 4.4e9, 10
 ROW = 4.0  # times the rate of what begins at random, where a row has one sum of squares (`recipes.few_bits`)
 # "models" that were tried, "scale" (of log figures), "graphs" (figures, model and settings of parts), "share"
 Rule = Mapping[str, Any]
@@ -40,11 +40,13 @@ def figures(graph: Graph) -> dict[str, float]:
 def weights(found: Mapping[str, float], rule: Rule) -> list[float]:
     """What each graph of the rule counts: exp(−½ Σ ((log x − log x_g) / ws)²) over the figures x, s their spread, w
     `WIDTH`."""
-    squares = [
-        sum((math.log(found[x] / graph["figures"][x]) / s) ** 2 for x, s in rule["scale"].items())
-        for graph in rule["graphs"].values()
-    ]
+    squares = [distance(found, graph["figures"], rule["scale"]) for graph in rule["graphs"].values()]
     return [math.exp((min(squares) - x) / 2 / WIDTH**2) for x in squares]
+
+
+def distance(found: Mapping[str, float], other: Mapping[str, float], scale: Mapping[str, float]) -> float:
+    """How unlike two graphs are: Σ (log(x / x_g) / s)² over the figures x."""
+    return sum((math.log(found[x] / other[x]) / s) ** 2 for x, s in scale.items())
 
 
 def voted(values: Sequence[Any], counts: Sequence[float]) -> Any:

@@ -22,6 +22,7 @@ import torch
 
 from kgdistil import records
 from kgdistil.checkpoint import load_model
+from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.packing import quantised
 from kgdistil.compress.size import GROUPS, PRECISION_OF, floats
 from kgdistil.config import read_config
@@ -34,7 +35,7 @@ from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.files import sealed, unsealed, write_json, write_text
 from kgdistil.graph import Graph
 from kgdistil.graphs.readers import read_graph
-from kgdistil.models import MODELS
+from kgdistil.models import MODELS, ComplEx
 
 MODEL, OTHERS = "ComplEx", ("ReciprocalComplEx",)  # the kind of a recipe without a search, and what else is tried
 NEAR = 0.995  # trials of at least so much of the best MRR say what a graph takes
@@ -49,8 +50,11 @@ def folder(*names: str) -> Path:
 
 
 def shapes(graph: Graph, size: int) -> list[Shape]:
-    """The students of so many bytes an entity, the one of one bit a number first."""
-    return alike(graph, MODEL, (2 * size * GROUPS["1bit"] // MODELS[MODEL].entity_factor, "1bit", 0))
+    """The students of so many bytes an entity, the one of one bit a number first; those of low rank, its numbers in
+    more bits, have a teacher with it."""
+    dim = 2 * size * GROUPS["1bit"] // MODELS[MODEL].entity_factor
+    plain = alike(graph, MODEL, (dim, "1bit", 0))
+    return [*plain, *((dim, name, 2 * size * GROUPS[name]) for name in ("2bit", "4bit"))]
 
 
 def shared(graph: Graph, seed: int = 0) -> dict[str, Any]:
@@ -90,19 +94,22 @@ def searched(graph: Graph, seconds: float, size: int, progress: bool | None = No
 
 def measured(graph: Graph, trials: list[dict[str, Any]], shape: Shape) -> dict[str, Any] | None:
     """What the best teacher and student of a shape have; None where none was trained to its end."""
-    dim, precision, _ = shape
+    dim, precision, rank = shape
     done = [row for row in trials if row["state"] == "complete" and row["config"]["dim"] == dim]
     teachers = [row for row in done if row["part"] == "teacher"]
-    students = [row for row in done if row["part"] == "stage 1" and row["config"]["group"] == GROUPS[precision]]
+    made = {"group": GROUPS[precision], "rank": rank}
+    students = [row for row in done if row["part"] == "stage 1" and made.items() <= row["config"].items()]
     if not teachers or not students:
         return None
     teacher, student = (max(rows, key=lambda row: row["valid_mrr"]) for rows in (teachers, students))
     config = read_config(teacher["config"])
     model = load_model(records.model_folder(config.run_id, records.is_own(config.dataset)), graph)
     known = KnownTriples(graph.known.cpu(), graph.num_relations)
+    if rank and isinstance(model, ComplEx):
+        model = low_rank(model, rank)
     found = evaluate(quantised(model, precision), graph, "valid", known=known, sample=config.final_sample)
-    row = {"dim": dim, "precision": precision, "teacher": teacher["valid_mrr"], "student": student["valid_mrr"]}
-    return {**row, "rounded": found.metrics()["both"]["mrr"]}
+    row = {"dim": dim, "precision": precision, "rank": rank, "teacher": teacher["valid_mrr"]}
+    return {**row, "student": student["valid_mrr"], "rounded": found.metrics()["both"]["mrr"]}
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -129,6 +136,7 @@ def fit(searches: Iterable[dict[str, Any]]) -> dict[str, Any]:
         for several in graphs.values()
         for found in several
         for row in found["shapes"]
+        if not row.get("rank")  # whose rounding cuts axes off, too
     ]
     terms, lost = (np.array(x) for x in zip(*pairs))
     return {
@@ -197,7 +205,8 @@ def left_out(graph: Graph, found: dict[str, Any], searches: list[dict[str, Any]]
     named = rule.voted([other["model"] for other in known["graphs"].values()], rule.weights(figures, known))
     numbers = floats(named, student["dim"])
     fitted = {part: rule.checked(values) for part, values in rule.fitted(graph, known, numbers).items()}
-    given = shared(graph) | {"model": named, "dim": student["dim"], "group": student["group"], "fitted": fitted}
+    given = shared(graph) | {"model": named, "dim": student["dim"], "fitted": fitted}
+    given |= {name: student[name] for name in ("group", "rank")}
     recipe = recipes.few_bits(**given, more=scale.settings(graph, named, student["dim"], "softmax"))
     with records.kept_in(records.runs_folder() / "rules"):
         runs = recipe.run(graph, progress)
@@ -205,6 +214,8 @@ def left_out(graph: Graph, found: dict[str, Any], searches: list[dict[str, Any]]
             part: {split: run.record[split]["both"]["mrr"] for split in ("valid", "test")} for part, run in runs.items()
         }
         model, sample = runs["teacher"].load(graph), runs["teacher"].config.final_sample
+    if student["rank"] and isinstance(model, ComplEx):
+        model = low_rank(model, student["rank"])
     rounded = evaluate(quantised(model, PRECISION_OF[student["group"]]), graph, "valid", sample=sample)
     kept = rounded.metrics()["both"]["mrr"] / ours["teacher"]["valid"]
     share = {"rounded": kept, "expected": rule.share(figures, kept, known)}

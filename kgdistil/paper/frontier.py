@@ -27,7 +27,7 @@ import argparse
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,17 @@ from torch import Tensor
 from kgdistil import records
 from kgdistil.checkpoint import load_model
 from kgdistil.compress.product import codes_of, fit, grouped, rows_of, ungrouped
-from kgdistil.compress.size import PRECISION_OF, floats, model_bytes
+from kgdistil.compress.size import GROUPS, PRECISION_OF, floats, model_bytes
 from kgdistil.config import RunConfig
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.files import write_json
-from kgdistil.graph import Graph
+from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import with_entities
+from kgdistil.paper import fitting
+from kgdistil.paper.bench import large
 from kgdistil.paper.cells import (
     CODED,
     COMMITTEE,
@@ -351,8 +353,9 @@ def _metrics(*found: dict[str, Any]) -> dict[str, float]:
 def kept(dataset: str) -> pd.DataFrame:
     """What students of each size kept of the best teacher's test MRR, for `budget` to choose by.
 
-    One row for few bits, one for those of low rank, one for few floats: graph, entities, model, dim, group, rank,
-    bytes; kept, the share with a teacher or without one, whichever is better; rounded, that of a rounded teacher.
+    One row for few bits, one for those of low rank, one for few floats: graph, its figures (`rule.figures`), model,
+    dim, group, rank, bytes; kept, the share with a teacher or without one, whichever is better; rounded, that of a
+    rounded teacher.
     """
     frame, rows, measured = points(dataset), [], read(dataset)
     if measured is None or frame.empty:
@@ -372,13 +375,49 @@ def kept(dataset: str) -> pd.DataFrame:
                 rows.append(
                     {
                         "graph": dataset,
-                        "entities": measured["graph"]["entities"],
+                        **figures(measured["graph"]),
                         **like,
                         "bytes": size,
                         "kept": share[there].max(),
                         "rounded": share.get(("rounded", size)),
                     }
                 )
+    return pd.DataFrame(rows)
+
+
+def figures(sizes: Mapping[str, Any]) -> dict[str, float]:
+    """`rule.figures` of a graph's sizes in a record."""
+    found = {"entities": sizes["entities"], "relations": sizes["relations"]}
+    return {**found, "triples per entity": sizes["train"] / sizes["entities"]}
+
+
+def kept_elsewhere() -> pd.DataFrame:
+    """Rows as those of `kept`, of other graphs: of `bench.large`, by test MRR, and of searches, by validation MRR."""
+    rows = []
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(large.folder().glob("*.json"))]
+    teachers: dict[str, float] = {}
+    for report in reports:
+        name, mrr = report["runs"]["teacher"]["config"]["dataset"], report["rows"][0]["models"]["teacher"]["mrr"]
+        teachers[name] = max(mrr, teachers.get(name, 0))
+    for report in reports:
+        made, mrrs = report["runs"]["distilled"]["config"], report["rows"][0]["models"]
+        best = teachers[made["dataset"]]
+        row = {"graph": made["dataset"].rsplit("-", 1)[0], **figures(report["graph"]), "model": MODEL}
+        row |= {name: made[name] for name in ("dim", "group", "rank")} | {
+            "bytes": report["bytes_per_entity"]["student"]
+        }
+        share = max(mrrs[name]["mrr"] for name in ("distilled", "alone")) / best
+        rows.append({**row, "kept": share, "rounded": mrrs["rounded"]["mrr"] / best if "rounded" in mrrs else None})
+    known = {(row["graph"], row["bytes"]) for row in rows}
+    for found in fitting.read("searches"):
+        name = found["dataset"].rsplit("-", 1)[0] if found["dataset"] not in NAMES else found["dataset"]
+        if found["dataset"] in GRAPHS or (name, found["bytes"]) in known:
+            continue
+        best = max(row["teacher"] for row in found["shapes"])
+        for tried in found["shapes"]:
+            row = {"graph": name, **figures(found["graph"]), "model": MODEL, "dim": tried["dim"]}
+            row |= {"group": GROUPS[tried["precision"]], "rank": tried.get("rank", 0), "bytes": found["bytes"]}
+            rows.append({**row, "kept": tried["student"] / best, "rounded": tried["rounded"] / best})
     return pd.DataFrame(rows)
 
 

@@ -35,7 +35,7 @@ from kgdistil.paper.cells import (
     table_cells,
 )
 from kgdistil.paper.claims import claims_table
-from kgdistil.paper.frontier import against_distilled, kept, points
+from kgdistil.paper.frontier import against_distilled, kept, kept_elsewhere, points
 from kgdistil.paper.reading import TABLES, Ours, benchmark, figure2, folder, paper, record_of, table5, value, written
 from kgdistil.paper.recipe import read_search, start, trials, with_needs
 
@@ -375,6 +375,11 @@ def of_both(make: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([f.assign(dataset=d) for d, f in frames.items() if len(f)] or [pd.DataFrame({"dataset": []})])
 
 
+def choices() -> pd.DataFrame:
+    """What a budget chooses from: students of these graphs and of others."""
+    return pd.concat([of_both(kept).drop(columns="dataset"), kept_elsewhere()])
+
+
 def as_csv(frame: pd.DataFrame) -> str:
     """CSV with six significant digits, so that it reads and compares well."""
     text = io.StringIO()
@@ -420,7 +425,7 @@ def main() -> int:
     """Write `results/tables/*.csv`, and the frontier that a budget chooses from."""
     written = {folder() / f"{name}.csv": frame for name, frame in build().items()}
     of_checkout = records.results_folder() == records.root() / "results"  # else the package's own file stays
-    written[advice.KEPT if of_checkout else folder() / advice.KEPT.name] = of_both(kept).drop(columns="dataset")
+    written[advice.KEPT if of_checkout else folder() / advice.KEPT.name] = choices()
     for path, frame in written.items():
         write_text(path, as_csv(frame))
         print(f"written: {records.shown(path)}, {len(frame)} rows")

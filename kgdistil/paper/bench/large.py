@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 
 from kgdistil import records
 from kgdistil.compress.size import GROUPS, floats
-from kgdistil.distillation.budget import Plan, plan
+from kgdistil.distillation.budget import Plan, bytes_of, plan
 from kgdistil.distillation.distil import Distilled, distil, rounded, rounded_ranks
 from kgdistil.distillation.ranked import ranks_of
 from kgdistil.distillation.recipes import bytes_per_entity
@@ -108,6 +109,20 @@ def examples(student: Labelled, graph: Graph, triples: torch.Tensor, relations: 
     return out
 
 
+def of_shape(graph: Graph, bought: Plan, text: str) -> Plan:
+    """The plan with another shape, of as many bytes an entity or not.
+
+    Raises:
+        ConfigError: not a dimension, a precision of few bits and a rank.
+    """
+    parts = text.split(",")
+    if len(parts) != 3 or parts[1] not in GROUPS or not (parts[0] + parts[2]).isdecimal():
+        raise ConfigError(f"--shape {short(text)}: give a dimension, one of {', '.join(GROUPS)} and a rank or 0")
+    dim, precision, rank = int(parts[0]), parts[1], int(parts[2])
+    size = bytes_of(graph, bought.model, dim, precision, rank)
+    return replace(bought, dim=dim, precision=precision, rank=rank, teacher_dim=dim, bytes=size)
+
+
 # ---- all of it ------------------------------------------------------------------------------------------------------
 def report_of(graph: Graph, bought: Plan, done: Distilled, sample: int, relations: list[str]) -> dict[str, Any]:
     """What `results/large/<name>.json` says beside where it was made."""
@@ -142,6 +157,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("graph", type=Path, help="the graph's file")
     parser.add_argument("--name", help="of the results' file  [default: the graph's]")
     parser.add_argument("--budget", default="16B/entity")
+    parser.add_argument(
+        "--shape", metavar="DIM,PRECISION,RANK", help="of the student, as 128,2bit,64, in place of what the budget buys"
+    )
     parser.add_argument("--epochs", type=int, help="of the teacher  [default: the recipe's]")
     parser.add_argument("--sample", type=int, default=10_000, help="test triples that are ranked at most; 0: all")
     parser.add_argument(
@@ -156,6 +174,8 @@ def main(arguments: list[str] | None = None) -> int:
         few = ", ".join(map(short, graph.relations[:5]))
         raise ConfigError(f"--ask {short(unknown[0])}: {options.graph} has no such relation; it has {few}")
     bought = plan(graph, options.budget)
+    if options.shape:
+        bought = of_shape(graph, bought, options.shape)
     if bought.precision not in GROUPS:
         raise ConfigError(f"--budget {options.budget} buys {bought}; give one that a student of few bits fits")
     size = {name: getattr(bought, name) for name in ("model", "dim", "precision", "teacher_dim", "rank")}
