@@ -25,7 +25,7 @@ CHOICES = ("relation_weight", "regulariser", "schedule")  # settings that are on
 WIDTH = 0.5  # narrow, since settings belong together: a mean of unlike graphs' fits none of them
 # A teacher is shown so many training triples at most, and so many times the numbers of an entity: with its students,
 # half an hour to an hour on two cores; but of any graph `PASSES`. All runs have the same share of their passes.
-TRIPLES, SHOWN, PASSES = 16e6, 4.4e9, 10
+TRIPLES, SHOWN, PASSES = 16e6, 3.5e9, 10
 ROW = 4.0  # times the rate of what begins at random, where a row has one sum of squares (`recipes.few_bits`)
 # "models" that were tried, "scale" (of log figures), "graphs" (figures, model and settings of parts), "share"
 Rule = Mapping[str, Any]
