@@ -84,6 +84,7 @@ class SampledSoftmax(Objective):
     loss: Literal["softmax"]
     group: Literal[0, 1, 2, 4] = 0  # floats of an entity that share a codebook of sixteen vectors; 0: float32
     depth: Literal[1, 2, 4, 8] = 1  # codes of a group; the first 1, 2, 4 of them are students of their own: `nested`
+    whole: Sample = 0  # entities of most training triples, which keep their numbers, in int8
     rank: Annotated[int, Field(ge=0, le=1 << 17)] = 0  # floats of an entity of low rank; 0: all of them
     shared: Annotated[float, Field(ge=0, le=10)] = 0.15  # of the learning rate, for codebooks and the map of a low rank
     accumulator: Annotated[float, Field(ge=0, le=1)] = 0.0  # where Adagrad's sums of squares begin
@@ -203,6 +204,8 @@ class RunConfig(BaseModel):
             raise ValueError(f"regulariser is 'dura', but {self.model} has none such: choose 'n3'")
         if self.relation_weight and kind.distance:
             raise ValueError(f"relation_weight is {self.relation_weight}, but {self.model} is a distance: set it to 0")
+        if self.whole and self.depth > 1:
+            raise ValueError(f"whole is {self.whole}, but depth is {self.depth}: set one of them to its default")
         if self.unlabelled and self.top:
             raise ValueError(f"unlabelled is {self.unlabelled}, but top is {self.top}: set one of them to 0")
         if self.batch_size * self.negatives > LARGEST_STEP:
@@ -218,6 +221,7 @@ class RunConfig(BaseModel):
             "gamma": ("a distance or loss margin has one", kind.distance or self.loss == "margin"),
             "temperature": ("weighting self-adversarial has one", self.weighting == "self-adversarial"),
             "depth": ("codes (group) have one", bool(self.group)),
+            "whole": ("codes (group) leave entities whole", bool(self.group)),
             "shared": ("codebooks and the map of a low rank (group, rank) take it", bool(self.group or self.rank)),
             "alpha": ("stages 1 and 2 have soft labels", taught),
             "alpha_last": ("stages 1 and 2 have soft labels", taught),

@@ -201,7 +201,7 @@ def test_one_process_needs_no_torchrun(umls: Graph, tmp_path: Path, monkeypatch:
         on_ranks_of_torchrun(make_config(dataset="umls"), umls, 1, 1)
     with pytest.raises(ConfigError, match="a model as teacher"):
         on_ranks_of_torchrun(a_config(role="stage1", teacher="some.lists"), umls, 1, 1)
-    with pytest.raises(ConfigError, match="without --top and --unlabelled"):
+    with pytest.raises(ConfigError, match="without --top, --unlabelled and --whole"):
         on_ranks_of_torchrun(a_config(role="stage1", teacher="t", unlabelled=1.0), umls, 1, 1)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kgdistil.compress import product, whole
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.packing import quantised
 from kgdistil.config import make_config
@@ -63,14 +64,14 @@ def test_queries_hold_every_answer_once(tiny_graph: Graph) -> None:
 
 @pytest.mark.parametrize("most", [1, 3, 1000])
 def test_a_query_of_many_answers_is_taken_as_several(tiny_graph: Graph, most: int) -> None:
-    found, whole = queries_of(tiny_graph.train, most), queries_of(tiny_graph.train)
+    found, every = queries_of(tiny_graph.train, most), queries_of(tiny_graph.train)
     anchor, relation, is_head, start, count, answers = found
-    assert int(count.max()) == min(most, int(whole[4].max())) and int(count.min()) > 0
-    assert torch.equal(answers, whole[5]) and len(anchor) == int((-(-whole[4] // most)).sum())
+    assert int(count.max()) == min(most, int(every[4].max())) and int(count.min()) > 0
+    assert torch.equal(answers, every[5]) and len(anchor) == int((-(-every[4] // most)).sum())
     places = torch.cat([torch.arange(s, s + c) for s, c in zip(start.tolist(), count.tolist())])
     assert torch.equal(places.sort().values, torch.arange(len(answers)))  # each answer once
     keys = [tuple(x) for x in torch.stack([anchor, relation, is_head.long()], 1).tolist()]
-    for key, *span in zip(zip(*(x.tolist() for x in whole[:3])), whole[3].tolist(), whole[4].tolist()):
+    for key, *span in zip(zip(*(x.tolist() for x in every[:3])), every[3].tolist(), every[4].tolist()):
         own = [i for i, other in enumerate(keys) if other == tuple(map(int, key))]
         assert sum(count[i] for i in own) == span[1] and min(start[i] for i in own) == span[0]
 
@@ -313,6 +314,47 @@ def test_a_low_rank_has_the_penalty_of_what_it_stands_for(tiny_graph: Graph, nam
     found = [make_engine(model, None, a_config(**values, **more), tiny_graph) for model, more in ranks.items()]
     one, other = (engine.epoch(0, rates) for engine in found)
     assert one == pytest.approx(other, rel=1e-3 if found[0].half == torch.bfloat16 else 1e-5)
+
+
+def test_frequent_entities_are_those_of_most_triples() -> None:
+    triples = torch.tensor([[0, 0, 4], [1, 0, 4], [3, 1, 4], [3, 0, 2]])
+    assert whole.frequent(triples, 6, 1).nonzero().flatten().tolist() == [4]
+    assert whole.frequent(triples, 6, 3).nonzero().flatten().tolist() == [0, 3, 4]  # of three that are level the first
+    assert whole.frequent(triples, 6, 99).all()
+
+
+def test_where_all_entities_are_whole_nothing_is_rounded_in_training(umls: Graph) -> None:
+    found = {}
+    for name, more in {"plain": {}, "whole": {"group": 4, "whole": 135}, "coded": {"group": 4}}.items():
+        model = build_model("ComplEx", umls.num_entities, umls.num_relations, 8, seed=0)
+        engine = make_engine(model, None, a_config(dim=8, penalty=0.01, relation_weight=1.0, **more), umls)
+        before = {key: x.clone() for key, x in engine.moments.items()}
+        losses = engine.epoch(0, torch.full((engine.steps,), 0.1, dtype=torch.float64))
+        found[name] = losses, model.entities.detach(), engine, before
+    assert found["plain"][0] == found["whole"][0] != found["coded"][0]
+    assert torch.equal(found["plain"][1], found["whole"][1])
+    moved = {
+        name: not torch.equal(found[name][2].moments["student.codebook"], found[name][3]["student.codebook"])
+        for name in ("whole", "coded")
+    }
+    assert moved == {"whole": False, "coded": True}, "what is whole teaches the codebook nothing"
+
+
+def test_what_is_saved_has_codes_but_for_what_is_whole(umls: Graph) -> None:
+    done = run(a_config(dim=8, group=4, whole=9, epochs=2, batch_size=64), umls, progress=False)
+    rows, kept = done.load(umls).entities.detach(), whole.frequent(umls.train, 135, 9)
+    groups = product.grouped(rows[~kept], 4, True)
+    assert max(len(column.unique(dim=0)) for column in groups.unbind(1)) <= 16
+    steps = rows[kept] / (rows[kept].abs().amax(1, keepdim=True) / 127)
+    torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
+    assert len(steps.round().unique()) > 32  # of 144 numbers
+
+
+def test_whole_entities_and_depth_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="whole is 3, but depth is 2: set one of them to its default"):
+        make_config(model="ComplEx", loss="softmax", group=4, depth=2, whole=3)
+    with pytest.raises(ConfigError, match="whole is 3, but only codes \\(group\\) leave entities whole"):
+        make_config(model="ComplEx", loss="softmax", whole=3)
 
 
 def test_an_engine_takes_the_alpha_of_the_epoch(umls: Graph) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kgdistil.answer.weights import DEPTHS, NESTED
 from kgdistil.compress import product
+from kgdistil.compress.whole import rounded
 from kgdistil.errors import ConfigError
 from kgdistil.models import KGEModel
 from kgdistil.sampling import GOLDEN, mix, shift_right
@@ -59,11 +60,15 @@ def of(depth: int, whole: int) -> str:
     return "" if depth == whole else f".{depth}"
 
 
-def learned(student: KGEModel, size: int, depth: int) -> dict[str, Tensor]:
-    """What is learned besides the student's tables: a codebook, and of a depth above 1 what smaller students have."""
+def learned(student: KGEModel, size: int, depth: int, kept: Tensor | None = None) -> dict[str, Tensor]:
+    """What is learned besides the student's tables: a codebook, and of a depth above 1 what smaller students have.
+
+    `kept` [E]: entities without codes (`whole`).
+    """
     rows, relations = student.entities.data, student.relations.data
     if depth == 1:
-        return {"student.codebook": product.fit(rows, size, student.paired)}
+        coded = rows if kept is None or kept.all() else rows[~kept]
+        return {"student.codebook": product.fit(coded, size, student.paired)}
     book = fit(rows, size, student.paired, depth)
     found = {"student.codebook" + of(d, depth): book[:d].clone() for d in DEPTHS if d <= depth}
     found |= {"student.relations" + of(d, depth): relations.clone() for d in DEPTHS if d < depth}
@@ -86,8 +91,9 @@ def drawn(base: Tensor, depth: int) -> int:
     return 1 << int((shift_right(mix(base - GOLDEN), 32) * depth.bit_length()) >> 32)
 
 
-def as_coded(student: KGEModel, learned: Mapping[str, Tensor]) -> Tensor:
-    """The rows [E, W] that the student's codes stand for; of a depth above 1 it has all of `attach` from now on."""
+def as_coded(student: KGEModel, learned: Mapping[str, Tensor], kept: Tensor | None = None) -> Tensor:
+    """The rows [E, W] that the student's codes stand for, and those in `kept` [E] rounded to int8; of a depth above 1
+    it has all of `attach` from now on."""
     whole = learned["student.codebook"]
     depth = len(whole) if whole.ndim == 4 else 1
     codes = codes_of(student.entities.data, books(learned, depth), student.paired)
@@ -96,7 +102,10 @@ def as_coded(student: KGEModel, learned: Mapping[str, Tensor]) -> Tensor:
         own = {f"book_{d}": learned[f"student.codebook.{d}"] for d in below}
         own |= {f"relations_{d}": learned[f"student.relations.{d}"] for d in below}
         attach(student, {"codes": codes, "book": whole, **own})
-    return product.rows_of(codes, whole, student.paired)
+    rows = product.rows_of(codes, whole, student.paired)
+    if kept is not None:
+        rows[kept] = rounded(student.entities.data[kept])
+    return rows
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------

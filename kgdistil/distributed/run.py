@@ -75,8 +75,14 @@ def on_ranks(config: RunConfig, graph: Graph, timeout: float, every: float) -> d
     Raises:
         KgdistilError: a rank is lost, besides what `loop.run` raises.
     """
-    if config.loss != "softmax" or config.top or config.unlabelled or str(config.teacher).endswith(KEPT):
-        asked = "--loss softmax, without --top and --unlabelled, and with a model as teacher"
+    if (
+        config.loss != "softmax"
+        or config.top
+        or config.unlabelled
+        or config.whole
+        or str(config.teacher).endswith(KEPT)
+    ):
+        asked = "--loss softmax, without --top, --unlabelled and --whole, and with a model as teacher"
         raise ConfigError(f"several ranks train with {asked}")
     if config.device.startswith("cuda"):
         config = config.model_copy(update={"device": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"})

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil.kernels.compile import check_sizes, compiled, enough, pointer, threads
+from kgdistil.kernels.kinds import comparison
+from kgdistil.kernels.nearest import nearest_library
+
+if TYPE_CHECKING:
+    from kgdistil.models import KGEModel
 
 ROUNDED = 1e-7  # weights as near as that are the same
 
@@ -37,6 +42,22 @@ def softmax_library(scores: Tensor) -> ctypes.CDLL | None:
         library.kgd_softmax.argtypes = [ctypes.POINTER(Job)]
         library.kgd_softmax.errcheck = enough
     return library
+
+
+def arithmetic(models: Sequence[KGEModel], group: int, products: torch.dtype) -> dict[str, str | int]:
+    """The type of matrix products, which the processor decides; which parts of a step are compiled and which readable,
+    of a student, which comes first, and its teacher; on a CPU the threads that share out PyTorch's sums."""
+    student = models[0]
+    found = {"softmax": softmax_library(student.entities) is not None}
+    if student.distance:
+        found["pairs"] = all(comparison("pairs.cpp", model) is not None for model in models)
+    if group:
+        found["codes"] = nearest_library(student.entities, group) is not None
+    return {
+        "products": str(products).removeprefix("torch."),
+        **{name: "compiled" if here else "readable" for name, here in found.items()},
+        **({"threads": torch.get_num_threads()} if student.entities.device.type == "cpu" else {}),
+    }
 
 
 def softmax_losses(

@@ -27,12 +27,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil import kernels
-from kgdistil.compress import nested
+from kgdistil.compress import nested, whole
 from kgdistil.compress.product import rows_in, rows_of, straight_through
 from kgdistil.config import RunConfig
 from kgdistil.graphs.queries import best_of, like_known, queries_of, spans
 from kgdistil.kernels import pairs
-from kgdistil.kernels.softmax import softmax_library, softmax_losses
+from kgdistil.kernels.softmax import arithmetic, softmax_losses
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import ComplEx, KGEModel, with_entities
 from kgdistil.sampling import GOLDEN, MADE_UP_STREAM, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
@@ -49,6 +49,7 @@ class SampledSoftmaxEngine(Engine):
 
     share = 1.0  # of the batch's triples, that this process takes
     depth = 1  # of the codes of the student that a step trains
+    whole: Tensor | None = None  # which entities have no codes
 
     def __init__(self, student: KGEModel, teacher: KGEModel | None, triples: Tensor, config: RunConfig):
         queries = queries_of(triples, config.answers)
@@ -70,31 +71,21 @@ class SampledSoftmaxEngine(Engine):
         self.moments["done"] = torch.zeros((), dtype=torch.int64)
         self.moments["sums"] = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)
         if config.group:
-            learned = nested.learned(student, config.group, config.depth)
+            self.whole = whole.frequent(triples, self.size, config.whole) if config.whole else None
+            learned = nested.learned(student, config.group, config.depth, self.whole)
             self.moments |= learned | {f"{x}.v": torch.full_like(y, config.accumulator) for x, y in learned.items()}
 
     @property
     def arithmetic(self) -> dict[str, str | int]:
-        """The type of matrix products, which the processor decides, the kernels, and on a CPU the threads that share
-        out PyTorch's sums."""
-        student = self.models["student"]
-        paths = {"softmax": softmax_library(student.entities) is not None}
-        if student.distance:
-            paths["pairs"] = all(kernels.comparison("pairs.cpp", model) is not None for model in self.models.values())
-        if self.config.group:
-            paths["codes"] = kernels.nearest_library(student.entities, self.config.group) is not None
-        return {
-            "products": str(self.half).removeprefix("torch."),
-            **{name: "compiled" if found else "readable" for name, found in paths.items()},
-            **({"threads": torch.get_num_threads()} if self.device.type == "cpu" else {}),
-        }
+        """What a record says of how sums were made."""
+        return arithmetic(list(self.models.values()), self.config.group, self.half)
 
     def as_saved(self) -> dict[str, KGEModel]:
         """The student product-quantised: a copy whose entities are what their codes say."""
         if not self.config.group:
             return self.trained
         student = self.models["student"]
-        return {**self.trained, "student": with_entities(student, nested.as_coded(student, self.moments))}
+        return {**self.trained, "student": with_entities(student, nested.as_coded(student, self.moments, self.whole))}
 
     def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
         self.begin(epoch)
@@ -199,13 +190,17 @@ class View:
         table, places = engine.table(role, torch.cat([candidates, engine.anchor[batch]]))
         answers, self.answer, self.times = place.unique(return_inverse=True, return_counts=True)
         self.places = torch.cat([places, places[answers]])
-        dtype, self.book, self.of = table.dtype if self.model.distance else engine.half, None, ""
+        dtype = table.dtype if self.model.distance else engine.half
+        self.book, self.kept, self.of = None, None, ""
         if engine.config.group and role == "student":
             self.of, paired = nested.of(engine.depth, engine.config.depth), self.model.paired
             self.book = engine.moments["student.codebook" + self.of].detach()
             codes = nested.codes_of(table, nested.books(engine.moments, engine.depth), paired, places)
             self.codes = torch.cat([codes, codes[answers]])
             rows, near = rows_in(dtype, codes[:m], self.book, paired), rows_of(self.codes[m:], self.book, paired)
+            if engine.whole is not None:
+                self.kept = engine.whole[torch.cat([candidates, engine.anchor[batch], candidates[answers]])]
+                whole.keep([rows[:m], near], table, self.places, self.kept)
         else:
             rows, near = kernels.rows_in(dtype, table, places[:m]), table.index_select(0, self.places[m:])
         self.rows = (rows[:m] if self.model.distance else rows).requires_grad_(trained)
@@ -265,7 +260,8 @@ class View:
         self.places = self.places[: sum(map(len, self.parts))]  # where nothing asks for the answers' own
         if self.book is not None:
             codes = self.codes[: len(self.places)]
-            self.book.grad = straight_through(self.parts, codes, self.book, self.model.paired)
+            parts = self.parts if self.kept is None else whole.without(self.parts, self.kept[: len(codes)])
+            self.book.grad = straight_through(parts, codes, self.book, self.model.paired)
         table, sums = self.model.entities.data, tensors[f"{self.role}.entities.v"]
         self.engine.gradients(self).adagrad(table, sums, rate)
         others = {"relations" + self.of: self.relations, "codebook" + self.of: self.book, "map": self.map}
