@@ -21,6 +21,7 @@ from kgdistil.answer.labels import Labels
 from kgdistil.checkpoint import load_model
 from kgdistil.config import make_config
 from kgdistil.distillation import scale
+from kgdistil.distillation.budget import bytes_of, plan
 from kgdistil.errors import CheckpointError, ConfigError, DataError
 from kgdistil.graph import Graph
 from kgdistil.graphs import cache, checks, forms, numbering, readers, text
@@ -318,3 +319,13 @@ def test_the_bench_refuses_before_it_trains(
     monkeypatch.setattr(large, "distil", None)
     with pytest.raises(ConfigError, match=said):
         large.main([str(tmp_path / "g.tsv"), *more])
+
+
+def test_a_page_of_another_shape_than_the_budget_buys(umls: Graph) -> None:
+    bought = plan(umls, "16B/entity")
+    found = large.of_shape(umls, bought, "32,2bit,16")
+    assert (found.dim, found.precision, found.rank, found.teacher_dim) == (32, "2bit", 16, 32)
+    assert found.bytes == bytes_of(umls, bought.model, 32, "2bit", 16) != bought.bytes
+    for wrong in ("32,2bit", "32,int8,0", "x,2bit,0"):
+        with pytest.raises(ConfigError, match="--shape .*: give a dimension, one of 4bit, 2bit, 1bit and a rank or 0"):
+            large.of_shape(umls, bought, wrong)
