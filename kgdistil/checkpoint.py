@@ -19,7 +19,7 @@ from kgdistil.answer import format1
 from kgdistil.answer.format import HEADER
 from kgdistil.answer.format1 import BLANK, VERSION, WEIGHTS, sum_place
 from kgdistil.answer.student import load_student
-from kgdistil.compress import nested, packing
+from kgdistil.compress import nested, packing, whole
 from kgdistil.errors import CheckpointError, ConfigError, short
 from kgdistil.files import SUM, write_atomically
 from kgdistil.graph import Graph
@@ -77,8 +77,8 @@ def save_model(
     """
     newer = bool(model.rank) or precision != "float32" or (isinstance(model, RotatE) and model.norm != 1)
     sizes = ("dim", "norm", "offset", "epsilon", "num_entities", "num_relations")
-    description: dict[str, Any] = {"version": 3 if model.rank else 2 if newer else 1, "model": type(model).__name__}
-    description |= {name: getattr(model, name) for name in sizes}
+    description: dict[str, Any] = {"version": 4 if len(whole.of(model)) else 3 if model.rank else 1 + newer}
+    description |= {"model": type(model).__name__, **{name: getattr(model, name) for name in sizes}}
     description |= {"graph": graph.name, "graph_sha256": graph.sha256, "run_id": run_id}
     description |= {"rank": model.rank} if model.rank else {}
     description |= {"precision": precision} if newer else {}

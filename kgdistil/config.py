@@ -204,8 +204,8 @@ class RunConfig(BaseModel):
             raise ValueError(f"regulariser is 'dura', but {self.model} has none such: choose 'n3'")
         if self.relation_weight and kind.distance:
             raise ValueError(f"relation_weight is {self.relation_weight}, but {self.model} is a distance: set it to 0")
-        if self.whole and self.depth > 1:
-            raise ValueError(f"whole is {self.whole}, but depth is {self.depth}: set one of them to its default")
+        if self.whole and (self.depth > 1 or kind.distance):
+            raise ValueError(f"whole is {self.whole}, but {self.model} has depth {self.depth}: take 1, and no distance")
         if self.unlabelled and self.top:
             raise ValueError(f"unlabelled is {self.unlabelled}, but top is {self.top}: set one of them to 0")
         if self.batch_size * self.negatives > LARGEST_STEP:

@@ -79,7 +79,7 @@ FITTING = {  # what a field needs beside it
     "teacher_lr": {"role": "stage2", "teacher": "x"},
     "shared": {"loss": "softmax", "group": 4},
     "depth": {"loss": "softmax", "group": 4},
-    "whole": {"loss": "softmax", "group": 4},
+    "whole": {"model": "ComplEx", "loss": "softmax", "group": 4},
     "group": {"loss": "softmax"},
     "rank": {"model": "ComplEx", "loss": "softmax"},
     "accumulator": {"loss": "softmax"},

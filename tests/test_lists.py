@@ -344,6 +344,7 @@ def test_what_is_saved_has_codes_but_for_what_is_whole(umls: Graph) -> None:
     done = run(a_config(dim=8, group=4, whole=9, epochs=2, batch_size=64), umls, progress=False)
     rows, kept = done.load(umls).entities.detach(), whole.frequent(umls.train, 135, 9)
     groups = product.grouped(rows[~kept], 4, True)
+    assert torch.equal(quantised(done.load(umls), "1bit").entities[kept], rows[kept]), "the file loses nothing of them"
     assert max(len(column.unique(dim=0)) for column in groups.unbind(1)) <= 16
     steps = rows[kept] / (rows[kept].abs().amax(1, keepdim=True) / 127)
     torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
@@ -351,8 +352,10 @@ def test_what_is_saved_has_codes_but_for_what_is_whole(umls: Graph) -> None:
 
 
 def test_whole_entities_and_depth_exclude_each_other() -> None:
-    with pytest.raises(ConfigError, match="whole is 3, but depth is 2: set one of them to its default"):
+    with pytest.raises(ConfigError, match="whole is 3, but ComplEx has depth 2: take 1, and no distance"):
         make_config(model="ComplEx", loss="softmax", group=4, depth=2, whole=3)
+    with pytest.raises(ConfigError, match="whole is 3, but RotatE has depth 1: take 1, and no distance"):
+        make_config(model="RotatE", loss="softmax", group=4, whole=3)
     with pytest.raises(ConfigError, match="whole is 3, but only codes \\(group\\) leave entities whole"):
         make_config(model="ComplEx", loss="softmax", whole=3)
 

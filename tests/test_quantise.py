@@ -105,8 +105,8 @@ def test_a_newer_version_and_files_of_two_students(tmp_path: Path, tiny_graph: G
         load_labelled(tmp_path / "b")
     Labelled(a_model(umls), umls).save(tmp_path / "new")
     header = unsealed(json.loads((tmp_path / "new" / HEADER).read_text()))
-    (tmp_path / "new" / HEADER).write_text(json.dumps(sealed({**header, "version": 3})))
-    with pytest.raises(CheckpointError, match="has format 3; this kgdistil reads 1 and 2: update it"):
+    (tmp_path / "new" / HEADER).write_text(json.dumps(sealed({**header, "version": 4})))
+    with pytest.raises(CheckpointError, match="has format 4; this kgdistil reads 1 to 3: update it"):
         load_student(tmp_path / "new")
 
 

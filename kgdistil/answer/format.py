@@ -1,4 +1,4 @@
-"""A student's folder, format 2: opened and memory-mapped, not loaded.
+"""A student's folder, format 2 or 3: opened and memory-mapped, not loaded.
 
     student.json    what it is: model, sizes, relations, where each array lies, and the sums of each block of each file
     weights.bin     entities, relations, codebook: `layout`; which entities training saw
@@ -7,7 +7,8 @@
     README.md       the card
 
 Arrays are little-endian, each at a multiple of 64 bytes. Nothing in these files is code or is unpacked, every size is
-held to the file's before an array is used, and every block to its sum when it is first touched.
+held to the file's before an array is used, and every block to its sum when it is first touched. Format 3 has whole
+entities (`mixed`), which a reader of format 2 would overlook; without them 2 is written.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from kgdistil.answer import calibration
 from kgdistil.errors import CheckpointError, short
 from kgdistil.files import CHANGED, SUM, sealed, unsealed, write_json
 
-VERSION = 2
+VERSION, WHOLE = 2, 3  # WHOLE: of a student that has whole entities
 HEADER, WEIGHTS, LABELS, TRIPLES, CARD = "student.json", "weights.bin", "labels.bin", "triples.bin", "README.md"
 FILES = (CARD, TRIPLES, LABELS, WEIGHTS, HEADER)  # the header last: where it is, all is
 LARGEST_HEADER = 64 << 20  # bytes: parsed as JSON, they take several times as many
@@ -187,15 +188,16 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not there: name a student's folder") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({' '.join(str(error).split())[:200]}): {MEND}") from None
-    if not isinstance(version, int) or version != VERSION:
-        raise CheckpointError(f"{path} has format {short(version)}; this kgdistil reads 1 and {VERSION}: update it")
+    if not isinstance(version, int) or version not in (VERSION, WHOLE):
+        raise CheckpointError(f"{path} has format {short(version)}; this kgdistil reads 1 to {WHOLE}: update it")
     if wrong := [name for name, right in RIGHT.items() if not right(header.get(name))]:
         raise CheckpointError(f"{path} is damaged ({wrong[0]} is no {wrong[0]}): {MEND}")
     return header
 
 
 def write_header(folder: Path, header: Mapping[str, Any]) -> None:
-    write_json(folder / HEADER, sealed({**header, "version": VERSION}))
+    arrays = header.get("files", {}).get(WEIGHTS, {}).get("arrays", {})
+    write_json(folder / HEADER, sealed({**header, "version": WHOLE if "whole" in arrays else VERSION}))
 
 
 # ---- how entities lie -----------------------------------------------------------------------------------------------
@@ -221,7 +223,8 @@ def layout(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Codes lie in blocks of 64 entities: uint8 [⌈E/64⌉, steps, 64], where the byte of entity 64·b + e at step s holds
     code 2s in its low and code 2s + 1 in its high four bits; of a nested student the first codes of all groups come
     before the second ones, and `book_d` and `relations_d` are those of the student of d codes a group. Other numbers
-    lie in tiles of 16: [⌈E/16⌉, width, 16].
+    lie in tiles of 16: [⌈E/16⌉, width, 16]. Whole entities are `whole` int32 [K], ids in order, `whole.rows` int8
+    [K, width] and `whole.scale` float32 [K].
     """
     coded = packed["entities"].dtype == np.uint8
     return {**packed, "entities": blocks(packed["entities"], 64 if coded else 16)}

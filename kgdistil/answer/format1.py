@@ -32,7 +32,7 @@ TYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
-VERSION = 3  # of the weights: 2 adds precisions, and norms of RotatE, 3 low ranks; what needs none is written as 1
+VERSION = 4  # of weights: 2 adds precisions and norms of RotatE, 3 low ranks, 4 whole entities; without them it is 1
 
 
 def sum_place(content: bytes | bytearray | Any, found: str) -> int:

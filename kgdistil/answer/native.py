@@ -37,7 +37,7 @@ class Job(ctypes.Structure):
     """Mirrors scan.cpp."""
 
     _fields_ = (
-        [(name, ctypes.c_void_p) for name in ("entities", "scale", "queries", "book", "columns", "target")]
+        [(name, ctypes.c_void_p) for name in ("entities", "scale", "queries", "book", "columns", "target", "goal")]
         + [(name, ctypes.c_void_p) for name in ("known_start", "known_end", "known", "allowed")]
         + [(name, ctypes.c_void_p) for name in ("greater", "equal", "score", "best")]
         + [(name, ctypes.c_int64) for name in ("n", "num_entities", "width", "next_allowed", "groups", "size", "row")]
@@ -127,6 +127,12 @@ def _mapped(what: str, x: Any, dtypes: tuple[type, ...], shape: tuple[int | None
     return x.view(np.ndarray)
 
 
+def _missing(allowed: Array, first: int, count: int) -> Array:
+    """Whose bits are not set, bool [.., count], from entity `first` on, a multiple of 64."""
+    words = np.ascontiguousarray(allowed[..., first // BLOCK : -(-(first + count) // BLOCK)], "<u8")
+    return np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")[..., :count] == 0
+
+
 # ---- layouts --------------------------------------------------------------------------------------------------------
 def packed(codes: Array) -> Array:
     """Codes uint8 [E, M] from 0 to 15 as `Codes` takes them, uint8 [⌈E/64⌉, ⌈M/2⌉, 64]."""
@@ -202,28 +208,51 @@ class Scanner:
         return (-np.sqrt(-score) if self._squared else score), best
 
     def counts(
-        self, queries: Array, target: Array, leave_out: Known | None = None, threads: int | None = None
+        self,
+        queries: Array,
+        target: Array,
+        leave_out: Known | None = None,
+        threads: int | None = None,
+        allowed: Array | None = None,
+        goal: Array | None = None,
     ) -> tuple[Array, Array]:
         """How many entities score above, and how many equal to, the target of each query; int32 [n] each.
 
         Args:
             queries: float32 [n, width]. target: int64 [n]; it does not count itself.
             leave_out: `Known`, whether the target is among them or not.
+            allowed: as of `top`, the same for all queries: who is counted.
+            goal: float32 [n], what the targets score, where they lie elsewhere (target −1) or are known already; of
+                a distance of norm 2 to codes minus the square. None: as they lie here.
         Raises:
             ConfigError: arrays of another shape or type, targets that are no entities.
         """
         queries = _as("queries", queries, np.float32, (None, self.width))
-        target = _as("target", target, np.int64, (len(queries),))
-        if len(target) and not 0 <= target.min() <= target.max() < self.num_entities:
+        target, least = _as("target", target, np.int64, (len(queries),)), 0 if goal is None else -1
+        if len(target) and not least <= target.min() <= target.max() < self.num_entities:
             raise ConfigError(f"targets from {target.min()} to {target.max()}; there are {self.num_entities} entities")
+        if allowed is not None:
+            allowed = _as("allowed", allowed, np.uint64, (-(-self.num_entities // BLOCK),))
+        if goal is not None:
+            goal = _as("goal", goal, np.float32, (len(queries),))
         greater, equal = np.zeros((2, len(queries)), np.int32)
         known = self._known(len(queries), leave_out)
         if self.library is None:
-            self._count(queries, known, target, greater, equal)
+            self._count(queries, known, target, greater, equal, allowed, goal)
         else:
             more = {"target": _address(target), "greater": _address(greater), "equal": _address(equal)}
+            more |= {name: _address(x) for name, x in (("allowed", allowed), ("goal", goal)) if x is not None}
             self._run(queries, known, threads, more)
         return greater, equal
+
+    def scores_of(self, queries: Array, entities: Array) -> Array:
+        """Scores float32 [n] of each query and its own entity [n], as `counts` compares them, by numpy's path."""
+        found = np.empty(len(queries), np.float32)
+        for n, e in enumerate(entities):
+            first = e // BLOCK * BLOCK
+            last = min(first + BLOCK, self.num_entities)
+            found[n] = self._scores(self._prepared(queries[n : n + 1]), first, last)[0, e - first]
+        return found
 
     def _known(self, n: int, known: Known | None) -> Known | None:
         if known is None:
@@ -279,11 +308,7 @@ class Scanner:
         score[:], best[:] = -np.inf, -1
         for part, first, found, left_out in self._parts(queries, known):
             if allowed is not None:
-                words = allowed[..., first // BLOCK : -(-(first + found.shape[1]) // BLOCK)].astype("<u8")
-                rows = words if allowed.ndim == 1 else words[part]
-                left_out[:] |= (
-                    np.unpackbits(rows.view(np.uint8), axis=-1, bitorder="little")[..., : found.shape[1]] == 0
-                )
+                left_out[:] |= _missing(allowed if allowed.ndim == 1 else allowed[part], first, found.shape[1])
             for row, out, into, ids in zip(found, left_out, score[part], best[part]):
                 held = int((ids >= 0).sum())
                 at = np.flatnonzero(~out & ((row > into[-1]) if held == k else (row == row)))
@@ -293,14 +318,21 @@ class Scanner:
                 order = np.lexsort((both[1], -both[0]))[:k]
                 into[: len(order)], ids[: len(order)] = both[0][order], both[1][order]
 
-    def _count(self, queries: Array, known: Known | None, target: Array, greater: Array, equal: Array) -> None:
-        goal = np.empty(len(queries), np.float32)
-        for n, e in enumerate(target):
-            first = e // BLOCK * BLOCK
-            last = min(first + BLOCK, self.num_entities)
-            goal[n] = self._scores(self._prepared(queries[n : n + 1]), first, last)[0, e - first]
-        for part, _, found, out in self._parts(queries, known, target):
+    def _count(
+        self,
+        queries: Array,
+        known: Known | None,
+        target: Array,
+        greater: Array,
+        equal: Array,
+        allowed: Array | None,
+        goal: Array | None,
+    ) -> None:
+        goal = self.scores_of(queries, target) if goal is None else goal
+        for part, first, found, out in self._parts(queries, known, target):
             bar = goal[part, None]
+            if allowed is not None:
+                out[:] |= _missing(allowed, first, found.shape[1])
             greater[part] += ((found > bar) & ~out).sum(1, dtype=np.int32)
             equal[part] += ((found == bar) & ~out).sum(1, dtype=np.int32)
 
@@ -378,6 +410,20 @@ class Codes(Scanner):
                 for x in apart:
                     made += x * x if self.norm == 2 else np.abs(x)
             return -made
+
+    def scores_of(self, queries: Array, entities: Array) -> Array:
+        found, groups = np.empty(len(queries), np.float32), len(self.book)
+        few = max(1, NUMBERS // (16 * groups))
+        for part in (slice(i, i + few) for i in range(0, len(queries), few)):
+            prepared, at = self._prepared(queries[part]), np.asarray(entities[part])
+            bytes_ = self.packed[at // BLOCK, :, at % BLOCK]  # [n, ⌈M/2⌉]
+            codes = np.stack([bytes_ & 15, bytes_ >> 4], axis=-1).reshape(len(at), -1)[:, :groups]
+            each, sums = np.take_along_axis(prepared, codes[:, :, None], axis=2)[..., 0], np.zeros((4, len(at)), "f4")
+            with np.errstate(all="ignore"):
+                for m in range(groups):
+                    sums[m % 4] += each[:, m]
+                found[part] = (sums[0] + sums[1]) + (sums[2] + sums[3])
+        return found
 
     def _scores(self, prepared: Array, first: int, last: int) -> Array:
         bytes_ = self.packed[first // BLOCK : -(-last // BLOCK)]

@@ -44,6 +44,7 @@ struct Job {  // mirrored in native.py, which compares the size
     const float* book;        // codes: [M, g, 16]
     const int32_t* columns;   // codes: [M·g], where in a query the numbers of the groups lie
     const int64_t* target;    // [n] ids: count what scores above and equal; null: find the best
+    const float* goal;        // [n] what the target scores, which then may be −1; null: as it lies here
     const int64_t *known_start, *known_end;  // [n] spans of `known`, or null
     const int32_t* known;     // ids to leave out, ascending within a span
     const uint64_t* allowed;  // a bit for each entity that may come, or null
@@ -617,7 +618,8 @@ void scan_codes(const Job& job, int64_t n, int64_t count, int64_t from, int64_t 
         query.candidates = Candidates(job, n + j, from);
         query.greater = query.equal = 0, query.closely = false;
         query.best.k = size_t(std::min<int64_t>(job.k, job.num_entities));
-        aim(query, job.target ? score_of(job, query, job.target[n + j]) : -INFINITE, !job.target);
+        const auto own = [&] { return job.goal ? job.goal[n + j] : score_of(job, query, job.target[n + j]); };
+        aim(query, job.target ? own() : -INFINITE, !job.target);
     }
     job.target ? scan<false>(job, work, from, to) : scan<true>(job, work, from, to);
     for (int64_t j = 0; j < count; j++) {
@@ -827,7 +829,9 @@ template <int KIND, bool SQUARED, int TYPE> struct Rows {
             one.vector = job.queries + (n + j) * job.width;
             one.candidates = Candidates(job, n + j, from);
             one.best.k = size_t(std::min<int64_t>(job.k, job.num_entities));
-            if (job.target) {
+            if (job.goal) {
+                one.goal = job.goal[n + j];
+            } else if (job.target) {
                 const int64_t e = job.target[n + j];
                 score<1, 1>(job, &one.vector, e / LANES, s);
                 one.goal = s[0][0][e % LANES];

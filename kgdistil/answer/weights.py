@@ -11,6 +11,7 @@ import numpy as np
 
 from kgdistil.answer.equations import Array, Equation, Side, equation
 from kgdistil.answer.format import blocks
+from kgdistil.answer.mixed import Mixed, right
 from kgdistil.answer.native import Codes, Floats
 from kgdistil.errors import CheckpointError, ConfigError, short
 
@@ -57,6 +58,10 @@ class Weights:
                 columns = columns.reshape(2, -1).T.reshape(-1)
             self.columns = np.tile(columns, self.depth)
             self._place, self._first = np.argsort(columns), 16 * np.arange(len(self.book))  # of a code 0 in all books
+        self.whole = arrays.get("whole")
+        if self.whole is not None:
+            fits &= self.precision in GROUPS and self.equation.comparison == "dot"
+            fits &= right(self.whole, arrays["whole.rows"], arrays["whole.scale"], self.num_entities, width)
         if self.scale is not None:
             fits &= self.scale.shape == (self.num_entities,)
         if not fits:
@@ -79,7 +84,12 @@ class Weights:
         if not self.coded:
             found = stored.astype(np.float32)
             return found if self.scale is None else found * self.scale[at, None]
-        return self.decoded(stored)
+        found = self.decoded(stored)
+        if self.whole is not None:
+            place = np.searchsorted(self.whole, at).clip(max=len(self.whole) - 1)
+            own, place = self.whole[place] == at, place[self.whole[place] == at]
+            found[own] = self.arrays["whole.rows"][place] * self.arrays["whole.scale"][place, None]
+        return found
 
     def decoded(self, stored: Array) -> Array:
         """Float32 rows [n, width] of codes, two a byte [n, ⌈groups / 2⌉]."""
@@ -124,22 +134,25 @@ class Weights:
     def finite(self) -> bool:
         """Whether all numbers are finite, so that there is an order to rank by."""
         shared = [self.relations, *([self.book] if self.coded else []), *([] if self.scale is None else [self.scale])]
+        shared += [] if self.whole is None else [self.arrays["whole.scale"]]
         shared += [x for name, x in self.arrays.items() if name == "map" or name.startswith(("book_", "relations_"))]
-        whole = [self.blocks] if self.blocks.dtype.kind == "f" else []
-        return all(np.isfinite(x).all() for x in (*shared, *whole))
+        tiles = [self.blocks] if self.blocks.dtype.kind == "f" else []
+        return all(np.isfinite(x).all() for x in (*shared, *tiles))
 
     def queries(self, anchor: Array, relation: Array, side: Side) -> Array:
         """Query vectors float32 [n, query width] of ids [n]."""
         return self.equation.query(self.rows(anchor), self.relations[relation], side)
 
     @functools.cached_property
-    def scanner(self) -> Codes | Floats:
+    def scanner(self) -> Codes | Mixed | Floats:
         """What finds the best of all entities, where they lie. Codes that no scan compares are decoded, with a line."""
         comparison, norm = self.equation.comparison, self.equation.norm
         summed = comparison == "dot" or (comparison == "distance" and self.depth == 1)
         if self.coded and (summed or (comparison == "modulus" and self.depth == 1 and self.book.shape[2] % 2 == 0)):
             sizes = self.num_entities, self.book, self.columns, comparison, norm, self.equation.width
-            return Codes(self.blocks, *sizes)
+            codes = Codes(self.blocks, *sizes)
+            whole = [self.arrays[name] for name in ("whole.rows", "whole.scale") if name in self.arrays]
+            return codes if self.whole is None else Mixed(codes, self.whole, *whole)
         tiles = self.blocks
         if self.coded:
             log.warning("its codes cannot be scanned by their comparison, so they are decoded: that takes longer")

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from kgdistil.answer.weights import DEPTHS, NESTED
-from kgdistil.compress import product
-from kgdistil.compress.whole import rounded
+from kgdistil.compress import product, whole
 from kgdistil.errors import ConfigError
 from kgdistil.models import KGEModel
 from kgdistil.sampling import GOLDEN, mix, shift_right
@@ -55,9 +54,9 @@ def codes_of(rows: Tensor, books: Sequence[Tensor], paired: bool, places: Tensor
 
 
 # ---- in training ----------------------------------------------------------------------------------------------------
-def of(depth: int, whole: int) -> str:
-    """How the names of what the student of a depth has of its own end; `whole` is the depth of all codes."""
-    return "" if depth == whole else f".{depth}"
+def of(depth: int, deepest: int) -> str:
+    """How the names of what the student of a depth has of its own end; `deepest` is the depth of all codes."""
+    return "" if depth == deepest else f".{depth}"
 
 
 def learned(student: KGEModel, size: int, depth: int, kept: Tensor | None = None) -> dict[str, Tensor]:
@@ -78,10 +77,10 @@ def learned(student: KGEModel, size: int, depth: int, kept: Tensor | None = None
 
 def books(learned: Mapping[str, Tensor], depth: int) -> list[Tensor]:
     """The codebooks of all depths up to one."""
-    whole = learned["student.codebook"]
-    if whole.ndim == 3:
-        return [whole]
-    return [learned["student.codebook" + of(d, len(whole))] for d in DEPTHS if d <= depth]
+    all_ = learned["student.codebook"]
+    if all_.ndim == 3:
+        return [all_]
+    return [learned["student.codebook" + of(d, len(all_))] for d in DEPTHS if d <= depth]
 
 
 def drawn(base: Tensor, depth: int) -> int:
@@ -94,17 +93,17 @@ def drawn(base: Tensor, depth: int) -> int:
 def as_coded(student: KGEModel, learned: Mapping[str, Tensor], kept: Tensor | None = None) -> Tensor:
     """The rows [E, W] that the student's codes stand for, and those in `kept` [E] rounded to int8; of a depth above 1
     it has all of `attach` from now on."""
-    whole = learned["student.codebook"]
-    depth = len(whole) if whole.ndim == 4 else 1
+    book = learned["student.codebook"]
+    depth = len(book) if book.ndim == 4 else 1
     codes = codes_of(student.entities.data, books(learned, depth), student.paired)
     if depth > 1:
         below = [d for d in DEPTHS if d < depth]
         own = {f"book_{d}": learned[f"student.codebook.{d}"] for d in below}
         own |= {f"relations_{d}": learned[f"student.relations.{d}"] for d in below}
-        attach(student, {"codes": codes, "book": whole, **own})
-    rows = product.rows_of(codes, whole, student.paired)
+        attach(student, {"codes": codes, "book": book, **own})
+    rows = product.rows_of(codes, book, student.paired)
     if kept is not None:
-        rows[kept] = rounded(student.entities.data[kept])
+        rows[kept] = whole.rounded(student.entities.data[kept])
     return rows
 
 
@@ -118,8 +117,9 @@ def attach(model: Model, tensors: Mapping[str, Tensor]) -> Model:
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a nested model has a buffer of that name."""
-    return name in ("codes", "book") or name in {f"{what}_{d}" for what in ("book", "relations") for d in DEPTHS}
+    """Whether a nested model has a buffer of that name, or one of whole entities."""
+    own = {f"{what}_{d}" for what in ("book", "relations") for d in DEPTHS}
+    return name in {"codes", "book", whole.NAME, *own}
 
 
 def buffers_of(model: KGEModel) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ import copy
 import torch
 from torch import Tensor
 
-from kgdistil.compress import nested
+from kgdistil.answer.mixed import right
+from kgdistil.compress import nested, whole
 from kgdistil.compress.nested import NESTED
 from kgdistil.compress.product import codes_of, fit, rows_of
 from kgdistil.compress.size import GROUPS, PRECISIONS, check_precision, precisions_for, weight_bytes
@@ -26,6 +27,8 @@ def pack(model: KGEModel, precision: str) -> dict[str, Tensor]:
     `entities.book` float16 [groups, 16, g] what they stand for; exact where a group has at most sixteen vectors, as
     in a student that was trained with codes, else fitted by k-means. The relations stay float16: they are few, and an
     angle rounded to one of 255 would cost more than it saves; so does a `map`.
+    Entities that the model keeps whole (`compress.whole`) are, besides, `whole` int32 [K], their ids in order,
+    `whole.rows` int8 [K, width] and `whole.scale` float32 [K], as of int8; their codes say nothing.
     nested: the same of the codes that a model has (`compress.nested`), with `entities.book` [depth, groups, 16, g] and
     what students of their first ones have of their own, as named there; float32 keeps all of it beside the rows.
 
@@ -52,6 +55,9 @@ def pack(model: KGEModel, precision: str) -> dict[str, Tensor]:
         codes = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2))
         packed["entities"] = codes[:, 0::2] | (codes[:, 1::2] << 4)
         packed["entities.book"] = book.half()
+        if len(kept := whole.of(model)):
+            numbers, scale = whole.in_bytes(rows[kept])
+            packed |= {whole.NAME: kept, "whole.rows": numbers, "whole.scale": scale}
     return packed
 
 
@@ -71,7 +77,9 @@ def encode(model: KGEModel, precision: str) -> tuple[Tensor, Tensor]:
             f"precision is {precision}: it takes {size} floats at a time, which do not divide the "
             f"{rows.shape[1]} floats of an entity"
         )
-    book = fit(rows, size, model.paired)
+    coded = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    coded[whole.of(model).long().to(rows.device)] = False
+    book = fit(rows if coded.all() or not coded.any() else rows[coded], size, model.paired)
     return codes_of(rows, book, model.paired), book
 
 
@@ -83,21 +91,25 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
     """
     if precision not in (*PRECISIONS, NESTED):
         raise ValueError(f"unknown precision {precision!r}")
-    whole = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
+    numbers = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
     few = torch.float32 if precision == "float32" else torch.float16
     types = {"relations": few} | {name: few for name in packed if name == "map"}
-    types["entities"] = whole.get(precision, torch.uint8)
+    types["entities"] = numbers.get(precision, torch.uint8)
     if precision == "int8":
         types["entities.scale"] = torch.float32
     elif precision in (*GROUPS, NESTED):
         types["entities.book"] = torch.float16
+        if precision != NESTED and whole.NAME in packed:
+            types |= {whole.NAME: torch.int32, "whole.rows": torch.int8, "whole.scale": torch.float32}
     if precision in ("float32", NESTED):
-        types |= {name: torch.uint8 if name == "codes" else few for name in packed if nested.is_buffer(name)}
+        other = {"codes": torch.uint8, whole.NAME: torch.int32}
+        types |= {name: other.get(name, few) for name in packed if nested.is_buffer(name)}
     if (found := {name: x.dtype for name, x in packed.items()}) != types:
         what = ", ".join(f"{name} {dtype}" for name, dtype in found.items()).replace("torch.", "")
         raise ValueError(f"the numbers are not {precision}: {what}")
     if precision not in (*GROUPS, NESTED):
-        tables = {name: x if name == "codes" else x.float() for name, x in packed.items() if name != "entities.scale"}
+        as_is = ("codes", whole.NAME)
+        tables = {name: x if name in as_is else x.float() for name, x in packed.items() if name != "entities.scale"}
         if precision == "int8":
             if packed["entities.scale"].shape != packed["entities"].shape[:1]:
                 raise ValueError(
@@ -115,17 +127,28 @@ def unpack(packed: dict[str, Tensor], precision: str, paired: bool) -> dict[str,
     if precision == NESTED:
         shared |= {name: x.float() for name, x in packed.items() if nested.is_buffer(name)}
         shared |= {"codes": codes, "book": book}
-    return {"entities": rows_of(codes, book, paired), **shared}
+    rows = rows_of(codes, book, paired)
+    if whole.NAME in packed:
+        kept, own, scale = (packed[name] for name in (whole.NAME, "whole.rows", "whole.scale"))
+        if not right(kept.numpy(), own.numpy(), scale.numpy(), *rows.shape):
+            raise ValueError(f"{list(own.shape)} numbers of {list(kept.shape)} whole entities")
+        rows[kept.long()] = own * scale[:, None]
+        shared[whole.NAME] = kept
+    return {"entities": rows, **shared}
 
 
 def quantised(model: KGEModel, precision: str) -> KGEModel:
     """A copy whose numbers are those a file of that precision holds: what it answers is what a small file answers."""
     other = copy.deepcopy(model).cpu()
-    other.load_state_dict(unpack(pack(other, precision), precision, other.paired))
+    tables = unpack(pack(other, precision), precision, other.paired)
+    for name in [name for name, _ in other.named_buffers() if nested.is_buffer(name)]:
+        delattr(other, name)
+    nested.attach(other, tables).load_state_dict(tables)
     return other
 
 
 def size(model: KGEModel, precision: str) -> int:
     """Bytes of the weights at that precision, without labels."""
     entities, width = model.entities.shape
-    return weight_bytes(entities, width, model.num_parameters - model.entities.numel(), precision)
+    shared = model.num_parameters - model.entities.numel()
+    return weight_bytes(entities, width, shared, precision, len(whole.of(model)))

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from kgdistil import kernels
 from kgdistil.answer.equations import equation
+from kgdistil.answer.mixed import Mixed
 from kgdistil.answer.native import MOST_GROUPS, Codes, packed
+from kgdistil.compress import whole
 from kgdistil.compress.product import grouped
 from kgdistil.errors import ConfigError
 from kgdistil.models import KGEModel, Side, kind_of
@@ -56,7 +58,7 @@ class CodedRanker:
     """`kernels.Ranker` for a model whose entities are codes: the same calls.
 
     Args:
-        model: float32 on the CPU, its entities what the codes stand for.
+        model: float32 on the CPU, its entities what the codes stand for, or whole ones (`compress.whole`).
         codes: uint8 [E, M] from 0 to 15, M from 2 to 512. codebook: float32, as of `tables`.
         native: as of `answer.native.Codes`; False takes numpy's path.
     Raises:
@@ -74,7 +76,7 @@ class CodedRanker:
             )
         width = codebook[:, 0].numel() // depth
         columns = grouped(torch.arange(width)[None], codebook.shape[2], model.paired)
-        self.codes = Codes(
+        scanned = Codes(
             packed(codes.numpy()),
             len(codes),
             codebook.detach().numpy(),
@@ -84,6 +86,9 @@ class CodedRanker:
             width,
             native=native,
         )
+        self.codes: Codes | Mixed = scanned
+        if len(kept := whole.of(model)):
+            self.codes = Mixed(scanned, kept.numpy(), *(x.numpy() for x in whole.in_bytes(model.entities.data[kept])))
         sizes = {name: getattr(model, name) for name in ("norm", "offset", "epsilon")}
         shared = model.state_dict().get("map")
         own = kind_of(type(model).__name__) is not type(model)

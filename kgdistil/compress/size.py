@@ -12,6 +12,7 @@ from kgdistil.models import MODELS
 GROUPS = {"4bit": 1, "2bit": 2, "1bit": 4}  # floats of an entity that share four bits
 BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0} | {name: 0.5 / g for name, g in GROUPS.items()}  # of one float
 PRECISIONS = tuple(BYTES)
+PART = 15  # bytes of an entity's codes for one of whole entities, so that both together are sixteen
 PRECISION_OF = {0: "float32"} | {group: name for name, group in GROUPS.items()}  # of a model trained with a group
 
 
@@ -46,14 +47,26 @@ def entity_bytes(width: int, precision: str) -> float:
     return width * BYTES[precision] + (4 if precision == "int8" else 0)
 
 
-def weight_bytes(entities: int, width: int, shared: int, precision: str) -> int:
+def weight_bytes(entities: int, width: int, shared: int, precision: str, whole: int = 0) -> int:
     """Bytes of a file's weights: `entities` rows of `width` floats, a codebook's vectors, and `shared` numbers, which
-    are those of the relations and of a low rank's map."""
-    book = 2 * 16 * width if precision in GROUPS else 0
+    are those of the relations and of a low rank's map; and, of codes, the rows of so many whole entities."""
+    book = 2 * 16 * width + whole_bytes(whole, width) if precision in GROUPS else 0
     return int(entities * entity_bytes(width, precision)) + book + shared * (4 if precision == "float32" else 2)
 
 
-def model_bytes(entities: int, relations: int, model: str, dim: int, precision: str, rank: int = 0) -> int:
+def whole_bytes(count: int, width: int) -> int:
+    """Bytes of so many entities that codes leave whole: `width` numbers of a byte, a scale and an id (`whole`)."""
+    return count * (width + 8)
+
+
+def whole_count(entities: int, width: int, codes: int) -> int:
+    """How many entities of `width` floats may be whole, where one byte an entity goes to them for `PART` of codes."""
+    return entities * (codes // PART) // (width + 8)
+
+
+def model_bytes(
+    entities: int, relations: int, model: str, dim: int, precision: str, rank: int = 0, whole: int = 0
+) -> int:
     """`weight_bytes` of such a model of a graph of that size."""
     shared = relations * MODELS[model].relation_factor * dim + rank * floats(model, dim)
-    return weight_bytes(entities, floats(model, dim, rank), shared, precision)
+    return weight_bytes(entities, floats(model, dim, rank), shared, precision, whole)

@@ -2,7 +2,8 @@
 
 A code says little of a section, a licence or a library that thousands depend on, and each of their triples asks for it.
 They are so few that their rows, in int8 with a scale each, take less than a byte for each entity of the graph (outliers
-in higher precision, as Dettmers et al. 2022 keep features of language models).
+in higher precision, as Dettmers et al. 2022 keep features of language models). A model that has such entities keeps
+their ids as a buffer, `whole` int32 [K], ascending; its file has their rows besides the codes of all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kgdistil.models import KGEModel
+
+NAME = "whole"
+
 
 def frequent(triples: Tensor, entities: int, count: int) -> Tensor:
     """Which entities stand in most of the triples [n, 3], bool [E]; the lower id first where two are level."""
@@ -20,10 +25,28 @@ def frequent(triples: Tensor, entities: int, count: int) -> Tensor:
     return found.index_fill_(0, times.argsort(descending=True, stable=True)[:count], True)
 
 
+def of(model: KGEModel) -> Tensor:
+    """Ids int32 [K] of the entities that a model keeps whole; none of most models."""
+    return dict(model.named_buffers()).get(NAME, torch.empty(0, dtype=torch.int32))
+
+
+def keep_frequent(model: KGEModel, triples: Tensor, count: int) -> Tensor:
+    """`frequent` [E], which a file of codes of this model will keep whole from now on."""
+    which = frequent(triples, model.num_entities, count)
+    model.register_buffer(NAME, which.nonzero().flatten().int())
+    return which
+
+
+def in_bytes(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [n, W] as int8 [n, W] and scales float32 [n], of eight bits each, so that to do it again changes nothing."""
+    scale = (rows.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny).bfloat16().float()
+    return (rows / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
+
+
 def rounded(rows: Tensor) -> Tensor:
-    """Rows [n, W] as int8 and a float32 scale each hold them."""
-    scale = (rows.abs().amax(dim=1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-    return (rows / scale).round() * scale
+    """Rows [n, W] as `in_bytes` holds them."""
+    numbers, scale = in_bytes(rows)
+    return numbers * scale[:, None]
 
 
 def keep(parts: Sequence[Tensor], table: Tensor, places: Tensor, which: Tensor) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kgdistil.answer.format import FILES
 from kgdistil.answer.student import holds_student
-from kgdistil.compress import packing
+from kgdistil.compress import packing, whole
 from kgdistil.errors import ConfigError, KgdistilError, needs
 from kgdistil.files import write_bytes, write_json
 from kgdistil.graphs.importers.arrays import label_array, sealed_npz
@@ -89,7 +89,8 @@ def export_arrays(student: Labelled, folder: Path) -> list[Path]:
     - map.npy: float32 [rank, 2·dim], of a low rank: what an entity stands for is entities[i] @ map.
     - codes.npy: uint8 [E, M] from 0 to 15, and codebook.npy: float32 [M, 16, g], of a student of codes: the row that
       columns.npy, int32 [M·g], puts in place is codebook[m, codes[i, m]], one m after the other; of a nested one what
-      comes to the same place is added.
+      comes to the same place is added. whole.npy, int32 [K]: entities whose codes say nothing, where there are such
+      (`compress.whole`); their rows are those of entities.npy.
     - labels.tsv: kind (entity, relation), id, label, name; fields are quoted as in CSV where they have to be.
     - about.json: model, dim, norm, offset, epsilon.
     """
@@ -99,7 +100,8 @@ def export_arrays(student: Labelled, folder: Path) -> list[Path]:
         codes, book = packing.encode(model, student.precision)
         places, book = np.tile(columns(model), len(book) if book.ndim == 4 else 1), book.reshape(-1, *book.shape[-2:])
         arrays |= {"codes": codes.numpy(), "codebook": book.half().float().numpy(), "columns": places}
-    for stale in {"map", "codes", "codebook", "columns"} - arrays.keys():  # of another student
+        arrays |= {whole.NAME: kept.numpy()} if len(kept := whole.of(model)) else {}
+    for stale in {"map", "codes", "codebook", "columns", whole.NAME} - arrays.keys():  # of another student
         (folder / f"{stale}.npy").unlink(missing_ok=True)
     for name, array in arrays.items():
         buffer = io.BytesIO()
@@ -176,7 +178,7 @@ def export_faiss(student: Labelled, path: Path) -> list[Path]:
     A query vector is made by `Student.vectors`; `faiss.IndexPQFastScan(index)` answers faster and rounds.
 
     Raises:
-        ConfigError: a student without codes, or one whose scores are no inner products.
+        ConfigError: a student without codes, or one whose scores are no inner products, or that has whole entities.
     """
     model = student.model
     if said(model, "comparison") != "dot":
@@ -184,6 +186,8 @@ def export_faiss(student: Labelled, path: Path) -> list[Path]:
     if student.precision not in (*packing.GROUPS, packing.NESTED):
         few = ", ".join((*packing.GROUPS, packing.NESTED))
         raise ConfigError(f"a FAISS index holds codes ({few}), and this student {student.precision}: export arrays")
+    if count := len(whole.of(model)):
+        raise ConfigError(f"a FAISS index holds codes alone, and {count:,} of these entities have none: export arrays")
     with needs("faiss-cpu", "exporting to FAISS"):
         import faiss
     packed = {name: x.numpy(force=True) for name, x in packing.pack(model, student.precision).items()}

@@ -71,7 +71,7 @@ class SampledSoftmaxEngine(Engine):
         self.moments["done"] = torch.zeros((), dtype=torch.int64)
         self.moments["sums"] = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)
         if config.group:
-            self.whole = whole.frequent(triples, self.size, config.whole) if config.whole else None
+            self.whole = whole.keep_frequent(student, triples, config.whole) if config.whole else None
             learned = nested.learned(student, config.group, config.depth, self.whole)
             self.moments |= learned | {f"{x}.v": torch.full_like(y, config.accumulator) for x, y in learned.items()}
 

@@ -1,8 +1,8 @@
-// A student's folder (format 2, kgdistil/answer/format.py) asked where it lies: its files are fetched in parts, as they
-// are needed, and the equations of kgdistil/answer/equations.py answer. No page: `page.mjs` shows what is found.
+// A student's folder (format 2 or 3, kgdistil/answer/format.py) asked where it lies: its files are fetched in parts, as
+// they are needed, and the equations of kgdistil/answer/equations.py answer. No page: `page.mjs` shows what is found.
 import { xxh3 } from "./xxh3.mjs";
 
-const VERSION = 2;
+const VERSIONS = [2, 3]; // the second has whole entities
 const BLOCK = 1 << 18; // bytes that have a sum
 const WHOLE = 3e6; // bytes up to which a file is fetched at once
 const PAGE = 512; // bytes of labels that are fetched at a time
@@ -112,13 +112,14 @@ class RemoteFile {
 
 const int32 = (bytes, at = 0) => new DataView(bytes.buffer, bytes.byteOffset).getInt32(at, true);
 const int64 = (bytes, at = 0) => (int32(bytes, at) >>> 0) + 2 ** 32 * int32(bytes, at + 4);
-const BYTES = { "<f4": 4, "<f2": 2, "|i1": 1, "|u1": 1 };
+const BYTES = { "<f4": 4, "<f2": 2, "|i1": 1, "|u1": 1, "<i4": 4 };
 let halves = null; // what the 65,536 numbers of float16 are
 
-/** Numbers of a type as float32. */
+/** Numbers of a type as float32; ids as they are. */
 function floats(type, bytes) {
   if (type === "|i1") return Float32Array.from(new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length));
   if (type === "<f4") return new Float32Array(bytes.slice().buffer);
+  if (type === "<i4") return new Int32Array(bytes.slice().buffer);
   halves ??= Float32Array.from({ length: 1 << 16 }, (_, bits) => {
     const exponent = (bits >> 10) & 31, rest = bits & 1023;
     const size = exponent === 31 ? (rest ? NaN : Infinity)
@@ -260,7 +261,7 @@ export async function openStudent(folder, whole = WHOLE) {
   const answer = await fetch(`${folder}/student.json`);
   if (!answer.ok) throw new Error(`${folder}/student.json: ${answer.status} ${answer.statusText}`);
   const header = await answer.json();
-  if (header.version !== VERSION || !(header.model in MODELS)) {
+  if (!VERSIONS.includes(header.version) || !(header.model in MODELS)) {
     throw new Error(`${folder}/student.json: format ${header.version}, model ${header.model} cannot be read here`);
   }
   const files = Object.fromEntries(Object.entries(header.files).map(
@@ -295,6 +296,9 @@ class Student {
     this.relationRows = await numbers("relations");
     [this.map, this.scale, this.book] = [await numbers("map"), await numbers("entities.scale"), await numbers("entities.book")];
     [this.width, this.size] = [this.rows, 0];
+    const [ids, rows, scales] = [await numbers("whole"), await numbers("whole.rows"), await numbers("whole.scale")];
+    this.few = new Map([...(ids ?? [])].map((id, i) => [id, [i * (rows.length / ids.length), scales[i]]])); // whole entities
+    this.wholeRows = rows;
     if (this.book) {
       const [size, , groups, depth = 1] = [...this.places["entities.book"][1]].reverse(); // several codes of a group are added
       const paired = ["ComplEx", "ReciprocalComplEx", "RotatE"].includes(this.model); // real and imaginary parts lie beside each other
@@ -389,8 +393,14 @@ class Student {
     return out;
   }
 
+  /** The numbers of an entity that has no codes. */
+  wholeRow([at, scale]) {
+    return this.wholeRows.subarray(at, at + this.width).map((x) => x * scale);
+  }
+
   /** One entity's numbers, Float32Array. */
   async row(entity, signal) {
+    if (this.few.has(entity)) return this.wholeRow(this.few.get(entity));
     const { lanes, blockBytes, width } = this, block = Math.floor(entity / lanes), at = block * blockBytes;
     const bytes = at + blockBytes <= this.filled ? this.kept.subarray(at, at + blockBytes)
       : await this.weights.read(this.start + at, this.start + at + blockBytes, signal);
@@ -484,6 +494,13 @@ class Scan {
     for (let e = 0; e < 64; e++) out[e] = f(part[e] + part[64 + e]) + f(part[128 + e] + part[192 + e]);
   }
 
+  /** The score of one row. */
+  alone(row) {
+    const out = new Float32Array(1);
+    COMPARISONS[this.comparison](this.q, row, 1, this.student.norm, out);
+    return out[0];
+  }
+
   /** Score what lies whole within the first `until` bytes of the entities. */
   go(until) {
     const { student, out, ids, scores, k } = this, { blockBytes, lanes, num_entities: count } = student;
@@ -492,7 +509,7 @@ class Scan {
       if (this.table) this.codes(bytes);
       else COMPARISONS[this.comparison](this.q, student.tile(bytes, first), lanes, student.norm, out.fill(0));
       for (let e = 0; e < lanes && first + e < count; e++) {
-        const score = out[e];
+        const few = student.few.get(first + e), score = few ? this.alone(student.wholeRow(few)) : out[e];
         if ((ids.length === k && score <= scores[k - 1]) || first + e === this.own || Number.isNaN(score)) continue;
         let place = ids.length;
         while (place > 0 && scores[place - 1] < score) place--; // of equal ones the lower number first

@@ -17,7 +17,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from kgdistil.compress import packing
+from kgdistil.compress import packing, whole
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.files import CHANGED, SUM
 from kgdistil.graph import Graph
@@ -28,7 +28,7 @@ from kgdistil.models import MODELS
 
 OWN = ("model", "convention", "norm", "offset", "epsilon", SUM)
 NEEDED = ("entities", "relations", "entity_labels", "relation_labels")
-WANTED = (*NEEDED, "entities_scale", "entities_book", "map", *OWN)
+WANTED = (*NEEDED, "entities_scale", "entities_book", "whole", "whole_rows", "whole_scale", "map", *OWN)
 
 
 def from_arrays(
@@ -225,6 +225,8 @@ def _tables(values: dict[str, np.ndarray], path: Path, paired: bool) -> dict[str
             raise ValueError(f"a codebook of shape {book.shape}")
         allow(4 * len(values["entities"]) * book[..., 0, :].size, path, CheckpointError)
         packed = {name: torch.from_numpy(values[name]) for name in names} | {"entities.book": torch.from_numpy(book)}
+        few = {name: name.replace(".", "_") for name in (whole.NAME, "whole.rows", "whole.scale")}
+        packed |= {name: torch.from_numpy(values[key]) for name, key in few.items() if key in values}
         found = packing.unpack(packed, precision, paired)
         return {name: found[name] for name in names}
     tables: dict[str, Tensor] = {}
