@@ -334,7 +334,7 @@ def distill(
         wanted = {name: options[name] for name in names}
         wanted |= {"model": model, "dim": 8 if dim is None else dim, "precision": precision or "int8"}
         if expected:
-            wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim", "rank")}
+            wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim", "rank", "whole")}
             open_ = time_ is not None and expected.precision in GROUPS  # the search's to decide
             wanted["model"] = model if teacher or open_ else expected.model
             if time_ is not None and expected.precision in GROUPS:

@@ -9,10 +9,12 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from kgdistil import kernels
 from kgdistil.compress.packing import encode
 from kgdistil.compress.scan import CodedRanker
-from kgdistil.compress.size import GROUPS, PRECISION_OF, model_bytes, row_bytes
+from kgdistil.compress.size import GROUPS, PART, PRECISION_OF, floats, model_bytes, row_bytes, whole_count
 from kgdistil.config import make_config
 from kgdistil.distillation import advice, rule
 from kgdistil.errors import ConfigError, needs, short
@@ -23,6 +25,7 @@ from kgdistil.students.predict import top
 Shape = tuple[int, str, int]  # of a student: dimension, precision, rank
 SHAPES = 4  # that a search chooses from at most, since each is trained once as ever before anything is drawn
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+FREQUENT = 0.15  # of training triples' places, from which on the entities there are worth a sixteenth of the bytes
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -40,11 +43,14 @@ class Plan:
     seconds: float | None = None  # of one query, where time is the budget
     rank: int = 0  # floats of an entity of low rank; 0: as many as the model has
     why: str = ""  # this one, and nothing larger
+    whole: bool = False  # whether the entities of most triples have no codes (`whole_of`)
 
     def __str__(self) -> str:
         time = "" if self.seconds is None else f", {self.seconds * 1e3:.3g} ms for the ten best answers here"
         rank = f" and rank {self.rank}" if self.rank else ""
-        return f"{self.model} of dimension {self.dim}{rank}, {self.precision}: {self.bytes:,} bytes of weights{time}"
+        whole = ", those of most triples whole" if self.whole else ""
+        shape = f"{self.model} of dimension {self.dim}{rank}, {self.precision}{whole}"
+        return f"{shape}: {self.bytes:,} bytes of weights{time}"
 
 
 def plan(
@@ -144,7 +150,34 @@ def of_the_rule(graph: Graph, found: Plan, limit: int | None, each: bool) -> Pla
     made = (kind, found.dim, found.precision, found.rank)
     size = bytes_of(graph, *made)
     fits = size - (shared_bytes(graph, *made) if each else 0) <= limit
-    return replace(found, model=kind, bytes=size) if fits else found
+    return with_whole(graph, replace(found, model=kind, bytes=size) if fits else found)
+
+
+def with_whole(graph: Graph, found: Plan) -> Plan:
+    """The same student with a sixteenth of its bytes for the entities of most triples, where they are in enough."""
+    made, factor = found.model, MODELS[found.model].entity_factor
+    codes = row_bytes(made, found.dim, GROUPS[found.precision], found.rank) * PART // (PART + 1)
+    width = 2 * codes * GROUPS[found.precision]
+    dim, rank = (found.dim, width) if found.rank else (width // factor, 0)
+    count = whole_of(graph, made, (dim, found.precision, rank))
+    if MODELS[made].distance or not count or frequency(graph, count) < FREQUENT:
+        return found
+    size = bytes_of(graph, made, dim, found.precision, rank, count)
+    teacher_dim = dim if found.teacher_dim == found.dim else found.teacher_dim
+    return replace(found, dim=dim, rank=rank, teacher_dim=teacher_dim, bytes=size, whole=True)
+
+
+def frequency(graph: Graph, count: int) -> float:
+    """The share of the places of training triples that so many entities of most of them take."""
+    times = torch.bincount(graph.train[:, [0, 2]].flatten(), minlength=graph.num_entities)
+    return float(times.sort(descending=True).values[:count].sum() / times.sum())
+
+
+def whole_of(graph: Graph, model: str, shape: Shape) -> int:
+    """How many entities of a student of that shape are whole, for a fifteenth of its codes' bytes."""
+    dim, precision, rank = shape
+    width = floats(model, dim, rank)
+    return whole_count(graph.num_entities, width, row_bytes(model, dim, GROUPS[precision], rank))
 
 
 def of_few_bits(graph: Graph, limit: int, model: str, each: bool = False) -> Plan | None:
@@ -178,9 +211,9 @@ def alike(graph: Graph, model: str, shape: Shape) -> list[Shape]:
     return [shape, *(x for x in fitting if bytes_of(graph, model, *x) <= bytes_of(graph, model, *shape))][:SHAPES]
 
 
-def bytes_of(graph: Graph, model: str, dim: int, precision: str, rank: int = 0) -> int:
+def bytes_of(graph: Graph, model: str, dim: int, precision: str, rank: int = 0, whole: int = 0) -> int:
     """Bytes of the weights of such a model of a graph."""
-    return model_bytes(graph.num_entities, graph.num_relations, model, dim, precision, rank)
+    return model_bytes(graph.num_entities, graph.num_relations, model, dim, precision, rank, whole)
 
 
 def shared_bytes(graph: Graph, model: str, dim: int, precision: str, rank: int = 0) -> int:

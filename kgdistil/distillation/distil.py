@@ -20,9 +20,11 @@ from kgdistil import kernels, records
 from kgdistil.checkpoint import load_model, save_model
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.packing import GROUPS, check_precision, quantised
-from kgdistil.compress.size import PRECISION_OF, entity_bytes
+from kgdistil.compress.size import PRECISION_OF, entity_bytes, whole_bytes
+from kgdistil.compress.whole import keep_frequent
+from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes, rule, scale
-from kgdistil.distillation.budget import Shape, search_seconds
+from kgdistil.distillation.budget import Shape, search_seconds, whole_of
 from kgdistil.distillation.progress import together
 from kgdistil.distillation.ranked import ranks_of
 from kgdistil.distillation.recipes import LISTS, Recipe
@@ -95,6 +97,7 @@ def distil(
     seed: int = 0,
     device: str = "cpu",
     rank: int = 0,
+    whole: bool = False,
     softmax_epochs: int = 10,
     trust_pickle: bool = False,
     teacher_options: Mapping[str, Any] | None = None,
@@ -115,6 +118,7 @@ def distil(
         teacher: a model of this graph, or what `importers.import_teacher` reads; trained here with `teacher_dim` where
             None. One that was trained elsewhere may have seen triples that are held out here.
         rank: floats of an entity of low rank, for few bits; 0: as many as the teacher's.
+        whole: leave the entities of most triples whole, for a fifteenth more of the codes' bytes (`compress.whole`).
         softmax_epochs: of sampled softmax after those of the paper; 0: the paper alone. Few bits have no others.
         trust_pickle: as `importers.import_teacher`.
         teacher_lists: in place of a teacher, a Parquet file of what any model says: `graphs.lists`. For few bits.
@@ -155,11 +159,8 @@ def distil(
         log.info("%s: %s lists", teacher_lists, f"{len(lists.keys):,}")
         notes.append(f"taught by {len(lists.keys):,} lists of {Path(teacher_lists).name}, sha256 {lists.sha256}")
     coded = precision in GROUPS and dim == (teacher_dim if given is None else given.dim)
-    if rank and not coded:
-        raise ConfigError(f"rank is {rank}: it takes a precision of {', '.join(GROUPS)} and the teacher's dimension")
+    check_shape(coded, rank, whole, given)
     free = model is None
-    if coded and given is not None and given.rank not in (0, rank):
-        raise ConfigError(f"rank is {rank}, and the teacher of low rank {given.rank}: give that, or another dimension")
     epochs = scale.epochs(graph, epochs, coded)
     if model is None:
         kind = ((rule.kind(graph) if lists is None else None) or "ComplEx") if coded else "RotatE"
@@ -178,7 +179,8 @@ def distil(
         more = scale.settings(graph, model, dim, "softmax")
         shared |= {"batch_size": size, "fitted": {} if lists else rule.defaults(graph, model, dim, epochs)}
         taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
-        recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, lists=taught, more=more)
+        count = whole_of(graph, model, (dim, precision, rank)) if whole else 0
+        recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, whole=count, lists=taught, more=more)
     else:
         own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)
         more = scale.settings(graph, model, teacher_dim, "cross-entropy")
@@ -188,6 +190,7 @@ def distil(
         from kgdistil.distillation.search import search
 
         others = [kind for kind in ("ComplEx", "ReciprocalComplEx") if free and kind != model]
+        shared |= {"whole": True} if whole else {}
         searched = search(graph, shared, [(dim, precision, rank), *shapes], seconds, progress, others)
         recipe = searched.recipe
     last, further = list(recipe.configs)[-1], {}
@@ -216,7 +219,8 @@ def distil(
     kept, large = runs[chosen], scale.large(graph)
     precision = PRECISION_OF[kept.config.group] if coded else precision  # a search may have chosen another
     metrics = [
-        {"model": name, "dim": done.config.dim, "bytes per entity": recipes.bytes_per_entity(done.config)}
+        {"model": name, "dim": done.config.dim}
+        | {"bytes per entity": recipes.bytes_per_entity(done.config, graph.num_entities)}
         | {metric: done.test(metric) for metric in METRICS}
         for name, done in runs.items()
     ]
@@ -242,6 +246,16 @@ def distil(
     return Distilled(student, runs, chosen, verdict, gain, low, high, p, searched.trials if searched else [])
 
 
+def check_shape(coded: bool, rank: int, whole: bool, given: KGEModel | None) -> None:
+    """ConfigError where a rank, or whole entities, are of no student of few bits, or the rank is not a teacher's."""
+    for name, value in (("rank", rank), ("whole", whole)):
+        if value and not coded:
+            few = ", ".join(GROUPS)
+            raise ConfigError(f"{name} is {value}: it takes a precision of {few} and the teacher's dimension")
+    if coded and given is not None and given.rank not in (0, rank):
+        raise ConfigError(f"rank is {rank}, and the teacher of low rank {given.rank}: give that, or another dimension")
+
+
 def predicted(recipe: Recipe, graph: Graph, shown: Shown) -> dict[str, float] | None:
     """What its own teacher, trained and rounded, says about a student before it is trained; None without a rule.
 
@@ -253,7 +267,7 @@ def predicted(recipe: Recipe, graph: Graph, shown: Shown) -> dict[str, float] | 
     if known is None or recipe.teacher is None or recipe.stage1.rank:
         return None
     done = recipe.step("teacher", graph, shown)
-    rounded = quantised(done.load(graph), PRECISION_OF[recipe.stage1.group])
+    rounded = quantised(keeping(done.load(graph), graph, recipe.stage1), PRECISION_OF[recipe.stage1.group])
     found = evaluate(rounded, graph, "valid", sample=done.config.final_sample).metrics()["both"]["mrr"]
     kept = found / max(done.record["valid"]["both"]["mrr"], 1e-9)
     share = rule.share(rule.figures(graph), kept, known)
@@ -330,7 +344,14 @@ def rounded(runs: Mapping[str, Run], kept: Run, precision: str, graph: Graph) ->
         return None
     if rank and not teacher.rank and isinstance(teacher, ComplEx):
         teacher = low_rank(teacher, rank, kept.config.seed)
-    return quantised(teacher, precision)
+    return quantised(keeping(teacher, graph, kept.config), precision)
+
+
+def keeping(model: KGEModel, graph: Graph, student: RunConfig) -> KGEModel:
+    """The model itself, of which as many entities will stay whole as of the student."""
+    if student.whole:
+        keep_frequent(model, graph.train, student.whole)
+    return model
 
 
 def _rounded(
@@ -340,7 +361,8 @@ def _rounded(
     if (model := rounded(runs, kept, precision, graph)) is None:
         return []
     both = rounded_ranks(runs, kept, precision, graph, known, model).metrics()["both"]
-    size = int(entity_bytes(model.entities.shape[1], precision))
+    width = model.entities.shape[1]
+    size = int(entity_bytes(width, precision)) + -(-whole_bytes(kept.config.whole, width) // graph.num_entities)
     row = {"model": "rounded", "dim": model.dim, "bytes per entity": size}
     return [row | {metric: both[metric] for metric in METRICS}]
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from kgdistil import records
 from kgdistil.checkpoint import load_model
-from kgdistil.compress.size import row_bytes
+from kgdistil.compress.size import floats, row_bytes, whole_bytes
 from kgdistil.config import RunConfig, make_config, read_config
 from kgdistil.errors import ConfigError, KgdistilError, short
 from kgdistil.evaluation import KnownTriples, evaluate
@@ -194,6 +194,7 @@ def few_bits(
     teacher: str = "",
     *,
     rank: int = 0,
+    whole: int = 0,
     batch_size: int = 512,
     lists: str = "",
     more: Mapping[str, Any] | None = None,
@@ -206,6 +207,7 @@ def few_bits(
         epochs: of the teacher; the student gets half as many, the student alone as many as both.
         teacher: a run id or the folder of a saved model of `dim`.
         rank: floats of an entity of low rank, of which `group` share four bits; 0: as many as the teacher's.
+        whole: entities of most triples that have no codes (`compress.whole`).
         lists: what `Lists.save` wrote, in place of a teacher; both students then begin at random, with equal epochs.
         more: further settings of all runs (`scale.settings`).
     Raises:
@@ -229,7 +231,7 @@ def few_bits(
     half = -(-epochs // 2)
     # With one sum a row, models that begin at random learnt best at .4 to .8 (results/bench/accumulators.json).
     first = 0.4 if shared.get("accumulators") == "row" else 0.1
-    coded = {"group": group, "rank": rank, "check_every": max(1, half // 5)}
+    coded = {"group": group, "rank": rank, "whole": whole, "check_every": max(1, half // 5)}
 
     def part(name: str, **values: Any) -> RunConfig:
         return make_config(**{**shared, **values, **(fitted or {}).get(name, {})})
@@ -298,9 +300,11 @@ def family(model: KGEModel) -> str:
     return next(c.__name__ for c in type(model).__mro__ if c in MODELS.values())
 
 
-def bytes_per_entity(config: RunConfig) -> int:
-    """Bytes of one entity: of its float32 numbers, or of its codes."""
-    return row_bytes(config.model, config.dim, config.group, config.rank)
+def bytes_per_entity(config: RunConfig, entities: int = 0) -> int:
+    """Bytes of one entity: of its float32 numbers, or of its codes and, shared by so many entities, of whole ones."""
+    width = floats(config.model, config.dim, config.rank)
+    more = -(-whole_bytes(config.whole, width) // entities) if entities and config.group else 0
+    return row_bytes(config.model, config.dim, config.group, config.rank) + more
 
 
 def table(runs: Mapping[str, Run]) -> pd.DataFrame:

@@ -33,7 +33,7 @@ from kgdistil import records
 from kgdistil.compress.size import GROUPS
 from kgdistil.config import RunConfig, read_config
 from kgdistil.distillation import recipes, scale
-from kgdistil.distillation.budget import Shape
+from kgdistil.distillation.budget import Shape, whole_of
 from kgdistil.distillation.progress import LINE_SECONDS, Epochs, about, epoch_seconds, untrained
 from kgdistil.distillation.recipes import Recipe
 from kgdistil.errors import BusyError, CheckpointError, ConfigError
@@ -181,7 +181,8 @@ class Search:
         kind = model or self.models[0]
         more = scale.settings(self.graph, kind, dim, "softmax")
         made: dict[str, Any] = {"dim": dim, "rank": rank, "group": GROUPS[precision], "teacher": teacher, "more": more}
-        return recipes.few_bits(**{**self.shared, "model": kind}, **made)
+        made |= {"whole": whole_of(self.graph, kind, shape)} if self.shared.get("whole") else {}
+        return recipes.few_bits(**{**self.shared, "model": kind, **made})
 
     def defaults(self, part: str) -> list[dict[str, Any]]:
         """The settings of the first trials: the recipe's, for each teacher's dimension or student's shape, then those

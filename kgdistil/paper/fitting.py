@@ -57,14 +57,14 @@ def shapes(graph: Graph, size: int) -> list[Shape]:
     return [*plain, *((dim, name, 2 * size * GROUPS[name]) for name in ("2bit", "4bit"))]
 
 
-def shared(graph: Graph, seed: int = 0) -> dict[str, Any]:
+def shared(graph: Graph, seed: int = 0, device: str = "cpu") -> dict[str, Any]:
     size = min(512, batch_size(graph))
-    return {"dataset": dataset_of(graph), "model": MODEL, "seed": seed, "device": "cpu", "batch_size": size}
+    return {"dataset": dataset_of(graph), "model": MODEL, "seed": seed, "device": device, "batch_size": size}
 
 
-def about(graph: Graph, **more: Any) -> dict[str, Any]:
+def about(graph: Graph, device: str, **more: Any) -> dict[str, Any]:
     """What a record says of the graph and of how it was made."""
-    made = {"command": records.command(), "device": records.describe_device("cpu"), "threads": torch.get_num_threads()}
+    made = {"command": records.command(), "device": records.describe_device(device), "threads": torch.get_num_threads()}
     sizes = {**graph.sizes(), "sha256": graph.sha256}
     return {
         "dataset": dataset_of(graph),
@@ -77,19 +77,21 @@ def about(graph: Graph, **more: Any) -> dict[str, Any]:
 
 
 # ---- searches -------------------------------------------------------------------------------------------------------
-def searched(graph: Graph, seconds: float, size: int, progress: bool | None = None) -> dict[str, Any]:
+def searched(
+    graph: Graph, seconds: float, size: int, progress: bool | None = None, device: str = "cpu"
+) -> dict[str, Any]:
     """Search for students of so many bytes an entity; the record that `fit` reads, with every trial.
 
     For each shape it has the teacher's and the student's validation MRR, and that of the teacher rounded alike.
     """
     with records.kept_in(records.runs_folder() / "rules"):
-        found = search(graph, shared(graph), shapes(graph, size), seconds, progress, OTHERS)
+        found = search(graph, shared(graph, device=device), shapes(graph, size), seconds, progress, OTHERS)
         kept = [row for shape in shapes(graph, size) if (row := measured(graph, found.trials, shape))]
         runs = found.recipe.run(graph, progress=False)
         chosen = {
             part: {split: run.record[split]["both"]["mrr"] for split in ("valid", "test")} for part, run in runs.items()
         }
-    return about(graph, bytes=size, seconds=seconds, chosen=chosen, shapes=kept, trials=found.trials)
+    return about(graph, device, bytes=size, seconds=seconds, chosen=chosen, shapes=kept, trials=found.trials)
 
 
 def measured(graph: Graph, trials: list[dict[str, Any]], shape: Shape) -> dict[str, Any] | None:
@@ -193,7 +195,13 @@ def taken(searches: list[dict[str, Any]], part: str) -> dict[str, Any]:
 
 
 # ---- leaving one out ------------------------------------------------------------------------------------------------
-def left_out(graph: Graph, found: dict[str, Any], searches: list[dict[str, Any]], progress: bool | None = None) -> dict:
+def left_out(
+    graph: Graph,
+    found: dict[str, Any],
+    searches: list[dict[str, Any]],
+    progress: bool | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
     """What a graph's students come to by the rule of all other graphs, in the shape that its own search chose.
 
     Returns:
@@ -205,7 +213,7 @@ def left_out(graph: Graph, found: dict[str, Any], searches: list[dict[str, Any]]
     named = rule.voted([other["model"] for other in known["graphs"].values()], rule.weights(figures, known))
     numbers = floats(named, student["dim"])
     fitted = {part: rule.checked(values) for part, values in rule.fitted(graph, known, numbers).items()}
-    given = shared(graph) | {"model": named, "dim": student["dim"], "fitted": fitted}
+    given = shared(graph, device=device) | {"model": named, "dim": student["dim"], "fitted": fitted}
     given |= {name: student[name] for name in ("group", "rank")}
     recipe = recipes.few_bits(**given, more=scale.settings(graph, named, student["dim"], "softmax"))
     with records.kept_in(records.runs_folder() / "rules"):
@@ -221,7 +229,7 @@ def left_out(graph: Graph, found: dict[str, Any], searches: list[dict[str, Any]]
     share = {"rounded": kept, "expected": rule.share(figures, kept, known)}
     share |= {split: ours["stage 1"][split] / ours["teacher"][split] for split in ("valid", "test")}
     made = {"bytes": found["bytes"], "others": sorted(known["graphs"]), "model": named, "settings": fitted}
-    return about(graph, **made, searched=found["chosen"], ruled=ours, share=share)
+    return about(graph, device, **made, searched=found["chosen"], ruled=ours, share=share)
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -247,6 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--time", default="30min", help="of a search")
     parser.add_argument("--bytes", type=int, default=16, help="of an entity of a student that is searched for")
+    parser.add_argument("--device", default="cpu", help="that trains  [default: %(default)s]")
     given = parser.parse_args(arguments)
     searches = read("searches")
     if given.what == "fit":
@@ -255,11 +264,11 @@ def main(arguments: list[str] | None = None) -> int:
     for source in given.graphs:
         graph = read_graph(source)
         if given.what == "search":
-            record = searched(graph, parse_time(given.time), given.bytes)
+            record = searched(graph, parse_time(given.time), given.bytes, device=given.device)
             write_json(folder("searches", f"{record['dataset']}-{given.bytes}.json"), sealed(record))
             continue
         for found in (found for found in searches if found["graph"]["sha256"] == graph.sha256):
-            record = left_out(graph, found, searches)
+            record = left_out(graph, found, searches, device=given.device)
             write_json(folder("left_out", f"{record['dataset']}-{record['bytes']}.json"), sealed(record))
     return 0
 

@@ -120,7 +120,7 @@ def of_shape(graph: Graph, bought: Plan, text: str) -> Plan:
         raise ConfigError(f"--shape {short(text)}: give a dimension, one of {', '.join(GROUPS)} and a rank or 0")
     dim, precision, rank = int(parts[0]), parts[1], int(parts[2])
     size = bytes_of(graph, bought.model, dim, precision, rank)
-    return replace(bought, dim=dim, precision=precision, rank=rank, teacher_dim=dim, bytes=size)
+    return replace(bought, dim=dim, precision=precision, rank=rank, teacher_dim=dim, bytes=size, whole=False)
 
 
 # ---- all of it ------------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def report_of(graph: Graph, bought: Plan, done: Distilled, sample: int, relation
     return {
         "graph": {**graph.sizes(), "sha256": graph.sha256, "notes": list(graph.notes)},
         "plan": str(bought),
-        "bytes_per_entity": {"teacher": 4 * width, "student": bytes_per_entity(student.config)},
+        "bytes_per_entity": {"teacher": 4 * width, "student": bytes_per_entity(student.config, graph.num_entities)},
         "student_bytes": bought.bytes,
         "memory_told": {name: sum(parts.values()) for name, parts in memory.items()},
         "runs": {name: run.record for name, run in runs.items()},
@@ -166,6 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--ask", nargs="*", default=[], metavar="RELATION", help="show answers to test triples of these"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="that trains  [default: %(default)s]")
     options = parser.parse_args(arguments)
     began = time.monotonic()
     graph = read_graph(options.graph)
@@ -178,13 +179,13 @@ def main(arguments: list[str] | None = None) -> int:
         bought = of_shape(graph, bought, options.shape)
     if bought.precision not in GROUPS:
         raise ConfigError(f"--budget {options.budget} buys {bought}; give one that a student of few bits fits")
-    size = {name: getattr(bought, name) for name in ("model", "dim", "precision", "teacher_dim", "rank")}
-    done = distil(graph, **size, epochs=options.epochs, seed=options.seed)
+    size = {name: getattr(bought, name) for name in ("model", "dim", "precision", "teacher_dim", "rank", "whole")}
+    done = distil(graph, **size, epochs=options.epochs, seed=options.seed, device=options.device)
     report = {
         **report_of(graph, bought, done, options.sample, options.ask),
         "read_seconds": round(read, 2),
         "command": records.command(),
-        "device": records.describe_device("cpu"),
+        "device": records.describe_device(options.device),
         "threads": torch.get_num_threads(),
         **records.provenance(),
     }
