@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from kgdistil.compress.size import floats, row_bytes
+from kgdistil.compress.size import PART, floats, row_bytes, whole_count
 from kgdistil.errors import ConfigError
 
 GRAPHS, DIMS = ("wn18rr", "fb15k-237"), (32, 16, 8)
@@ -31,13 +31,16 @@ OWN_LISTS = "own-lists"
 COMMITTEE = "committee"  # goes on from a distilled student, on the lists of several such: `members` of other seeds
 # as many floats as the teacher, of few bits
 CODED = {"distilled": "stage1", OWN_LISTS: "stage1", COMMITTEE: "stage1", "coded-alone": "no-ds"}
-# fewer floats than the teacher and a map that all entities share (`LowRankComplEx`), of few bits
-LOW_RANK = {"low-rank": "stage1", "low-rank-alone": "no-ds"}
-LOW_RANK_GROUP = 2  # floats of theirs that share four bits
+# Fewer floats than the teacher and a map that all entities share (`LowRankComplEx`), of few bits: how many floats share
+# four bits, and whether the entities of most triples are whole (`compress.whole`).
+FORMS = {"low-rank": (2, False), "low-rank-4bit": (1, False), "whole-2bit": (2, True), "whole-1bit": (4, True)}
+ALONE = "-alone"
+LOW_RANK = {name + end: role for name in FORMS for end, role in (("", "stage1"), (ALONE, "no-ds"))}
+ENTITIES = {"wn18rr": 40943, "fb15k-237": 14541, "umls": 135}
 SMALL = {"small-distilled": "stage1", "small": "no-ds"}  # float32, fewer floats
 TRAINED = {"teacher": "teacher", **CODED, **LOW_RANK, **SMALL}
 ROLES = {method: role for method, (_, role) in _ALL.items()} | TRAINED
-DISTILLED = ("DS", "-S1", "-S2", "distilled", OWN_LISTS, COMMITTEE, "low-rank", "small-distilled")
+DISTILLED = ("DS", "-S1", "-S2", "distilled", OWN_LISTS, COMMITTEE, *FORMS, "small-distilled")
 USUAL = 64  # dimension of a teacher whose size no address names
 
 
@@ -103,7 +106,8 @@ class Cell:
 
 
 def shape(cell: Cell) -> dict[str, int]:
-    """As parameters of a run: `dim`, and for a student of few bits the floats that share them (`group`) and `rank`.
+    """As parameters of a run: `dim`, and for a student of few bits the floats that share them (`group`), `rank` and
+    `whole`.
 
     Raises:
         ConfigError: no such number of bytes.
@@ -112,14 +116,17 @@ def shape(cell: Cell) -> dict[str, int]:
         return {"dim": cell.size}
     factor = floats(cell.model, 1)
     width = (cell.teacher_size if cell.method in (*CODED, *LOW_RANK) else cell.size) / 4
-    group, rank = 0 if cell.method not in CODED else width / (2 * cell.size), 0
+    group, rank, whole = 0 if cell.method not in CODED else width / (2 * cell.size), 0, 0
     if cell.method in LOW_RANK:
-        group, rank = LOW_RANK_GROUP, 2 * LOW_RANK_GROUP * cell.size
+        group, some = FORMS[cell.method.removesuffix(ALONE)]
+        codes = cell.size * PART // (PART + 1) if some else cell.size
+        rank = 2 * group * codes
+        whole = whole_count(ENTITIES[cell.dataset], rank, codes) if some else 0
     if width % factor or group % 1 or width < factor or rank > width:
         raise ConfigError(
             f"{cell}: {cell.size} bytes are no {cell.method} {cell.model} beside one of {cell.teacher_size}"
         )
-    few_bits = {"group": int(group), "rank": rank}
+    few_bits = {"group": int(group), "rank": rank, "whole": whole}
     return {"dim": int(width) // factor} | {key: value for key, value in few_bits.items() if value}
 
 

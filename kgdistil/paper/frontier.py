@@ -12,6 +12,8 @@
 | small | the same | without a teacher |
 | reciprocal | as distilled, but `ReciprocalComplEx` | on the lists of one teacher, or of the mean of several |
 | reciprocal-alone | the same | without a teacher |
+| reciprocal-low-rank | fewer floats, a map that all share; a form of `cells.FORMS` | on the lists of that mean |
+| reciprocal-low-rank-alone | the same | without a teacher |
 | rounded | the teacher's row in four-bit codes | not at all |
 | FAISS | the teacher's row by product quantisation, eight bits a code | not at all |
 | PCA, random projection | the teacher's row on fewer axes, float32 | not at all |
@@ -51,6 +53,7 @@ from kgdistil.models import with_entities
 from kgdistil.paper import fitting
 from kgdistil.paper.bench import large
 from kgdistil.paper.cells import (
+    ALONE,
     CODED,
     COMMITTEE,
     FRONTIER,
@@ -82,7 +85,7 @@ SIZES = {
     16: 512,
 }  # bytes of an entity: of its teacher's
 # The students of few bits that have a teacher: which is best, validation says
-DISTILLED = ("distilled", COMMITTEE, "low-rank", "reciprocal")
+DISTILLED = ("distilled", COMMITTEE, "low-rank", "reciprocal", "reciprocal-low-rank")
 # Smaller teachers to start from, where those are as good or better.
 OTHER_SIZES = {"fb15k-237": {16: 256}, "umls": dict.fromkeys(SIZES, 512)}
 # Sizes that a student of low rank is tried for, where those are not all: entities of WN18RR lie in no small subspace,
@@ -91,7 +94,11 @@ LOW_RANK_SIZES = {"wn18rr": (16,), "fb15k-237": (64, 32, 16), "umls": (16,)}
 
 RECIPROCAL_SIZES = {256: 4096, 128: 4096, 64: 1024, 32: 512, 16: 512}  # as SIZES, of `ReciprocalComplEx`
 COMMITTEE_SIZES = {"wn18rr": (256,)}  # that a committee is tried for
+RECIPROCAL_RANKS = {"fb15k-237": (64, 32, 16)}  # sizes of its students of low rank
 BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # what its students are called
+BOTH_WAYS |= {name: "reciprocal-low-rank" + ALONE * name.endswith(ALONE) for name in LOW_RANK}
+USUAL_RANK = ("low-rank", "low-rank-alone")
+ONE_OF = (*SMALL, *(BOTH_WAYS[name] for name in LOW_RANK))  # of several of a size the best on validation is shown
 
 
 # ---- what is trained ------------------------------------------------------------------------------------------------
@@ -105,7 +112,7 @@ def low_rank_cells(dataset: str, sizes: Iterable[int]) -> list[Cell]:
     """Students of low rank, which start from the largest teacher; as many floats as it has are the most."""
     large = teacher_cell(dataset, max(SIZES)).bytes
     tried = [size for size in sizes if size in LOW_RANK_SIZES.get(dataset, SIZES) and 16 * size <= large]
-    return [Cell(FRONTIER, dataset, MODEL, method, size, large) for size in tried for method in LOW_RANK]
+    return [Cell(FRONTIER, dataset, MODEL, method, size, large) for size in tried for method in USUAL_RANK]
 
 
 def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:
@@ -129,6 +136,11 @@ def reciprocal_cells(dataset: str) -> list[Cell]:
         Cell(FRONTIER, dataset, RECIPROCAL, method, size, teacher)
         for size, teacher in RECIPROCAL_SIZES.items()
         for method in ("distilled", "coded-alone")
+    ]
+    students += [
+        Cell(FRONTIER, dataset, RECIPROCAL, method, size, max(RECIPROCAL_SIZES.values()) * 2)
+        for size in RECIPROCAL_RANKS.get(dataset, ())
+        for method in LOW_RANK
     ]
     return with_needs(students)
 
@@ -306,7 +318,7 @@ def points(dataset: str) -> pd.DataFrame:
             "deviation": float(np.std(mrr, ddof=1)) if len(mrr) > 1 else None,
             **_metrics(*found),
         }
-        same = [x for x in rows if method in SMALL and (x["method"], x["bytes"]) == (method, size)]
+        same = [x for x in rows if method in ONE_OF and (x["method"], x["bytes"]) == (method, size)]
         if not same:
             rows.append(row)
         elif row["valid_mrr"] > same[0]["valid_mrr"]:
@@ -338,7 +350,7 @@ def weights(record: dict[str, Any]) -> int | None:
     made, graph = RunConfig(**record["config"]), record["graph"]
     precision = PRECISION_OF.get(made.group)
     sizes = graph["entities"], graph["relations"], made.model, made.dim
-    return model_bytes(*sizes, precision, made.rank) if precision else None
+    return model_bytes(*sizes, precision, made.rank, made.whole) if precision else None
 
 
 def _metrics(*found: dict[str, Any]) -> dict[str, float]:
@@ -366,7 +378,7 @@ def kept(dataset: str) -> pd.DataFrame:
     runs = frame[frame["method"].isin(SMALL)].set_index(["method", "bytes"])["run"]
     made = {key: records.read_record(records.record_path(run))["config"] for key, run in runs.items()}
     for size in sorted(set(frame["bytes"]) & set(SIZES), reverse=True):
-        for methods in ([m for m in CODED if m not in (OWN_LISTS, COMMITTEE)], LOW_RANK, SMALL):
+        for methods in ([m for m in CODED if m not in (OWN_LISTS, COMMITTEE)], USUAL_RANK, SMALL):
             there = [(method, size) for method in methods if (method, size) in share]
             if len(there) == len(methods):
                 like = {"model": MODEL, "group": 0, "rank": 0, **shapes[there[0]]}

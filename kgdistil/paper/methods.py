@@ -27,6 +27,8 @@ OF_BYTES = {
     "committee": Style("#0072B2", ":", "*", "few bits, distilled again from three such"),
     "reciprocal": Style("#117733", "-", "X", "few bits, reciprocal relations, distilled"),
     "reciprocal-alone": Style("#999933", "-.", "x", "few bits, reciprocal relations, no teacher"),
+    "reciprocal-low-rank": Style("#882255", "-", "d", "few bits of low rank, reciprocal relations, distilled"),
+    "reciprocal-low-rank-alone": Style("#AA4499", "-.", "x", "few bits of low rank, reciprocal relations, no teacher"),
     "low-rank": Style("#7B3FBF", "-", "o", "few bits of low rank, distilled"),
     "low-rank-alone": Style("#B8860B", "-.", "s", "few bits of low rank, no teacher"),
     "coded-alone": Style("#E69F00", "-", "s", "few bits, no teacher"),

@@ -21,8 +21,10 @@ from kgdistil.config import RunConfig, read_config
 from kgdistil.errors import CheckpointError, run_command
 from kgdistil.files import CHANGED, unsealed
 from kgdistil.paper.cells import (
+    ALONE,
     CODED,
     COMMITTEE,
+    FORMS,
     FRONTIER,
     LOW_RANK,
     METHODS,
@@ -35,7 +37,9 @@ from kgdistil.paper.cells import (
 from kgdistil.paper.ensemble import joined_name
 
 RECIPES = Path(__file__).with_name("reproduction.toml")
-LIKE = {OWN_LISTS: "distilled", "low-rank": "distilled"}  # whose recipe a method has
+# whose recipe a method has, but for what stands under its own name
+LIKE = {OWN_LISTS: "distilled", **dict.fromkeys(FORMS, "distilled")}
+LIKE |= {name + ALONE: "low-rank-alone" for name in FORMS if name != "low-rank"}
 LARGEST_TEACHER = 2048  # of the frontier, in bytes of an entity, where no recipe says otherwise
 SEARCH = "search"  # the protocol of a trial's config, so that a trial is never taken for a cell
 SCRATCH = "scratch"  # what was tried without a record, by whose runs they were
@@ -56,13 +60,13 @@ def layers(cell: Cell) -> Iterator[tuple[str, dict[str, Any]]]:
     A second stage takes its parameters from the first, so that an [all] does not speak for it.
     """
     method = METHODS.get(cell.method, cell.method)
-    method = LIKE.get(method, method)
+    methods = list(dict.fromkeys([LIKE.get(method, method), method]))
     second = method in ("stage2", "only2", "only2" + START)
     lists = (cell.protocol, "lists") if goes_on(cell) else ()
     own = (cell.protocol, cell.model, cell.dataset)
     for place in ((cell.protocol,), (cell.protocol, cell.dataset), own[:2], lists, own):
         table = functools.reduce(lambda found, key: found.get(key, {}), place, recipes()) if place else {}
-        for name in ("all", method, f"{method}/{cell.size}"):
+        for name in ("all", *(name for each in methods for name in (each, f"{each}/{cell.size}"))):
             values = table.get(name, {})
             if second and name == "all":
                 values = {key: value for key, value in values.items() if key in OWN}
