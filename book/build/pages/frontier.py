@@ -16,8 +16,8 @@ from kgdistil.config import RunConfig
 from kgdistil.distillation.recipes import bytes_per_entity
 from kgdistil.paper import plots, story
 from kgdistil.paper.bench import large
-from kgdistil.paper.cells import GRAPHS
-from kgdistil.paper.frontier import DISTILLED, mean_path, reciprocal_cells
+from kgdistil.paper.cells import CODED, GRAPHS
+from kgdistil.paper.frontier import DISTILLED, mean_path, reciprocal_cells, weights
 from kgdistil.paper.methods import OF_BYTES, TITLES
 from kgdistil.paper.reading import Ours
 
@@ -218,20 +218,23 @@ def reciprocal(shown: Shown) -> str:
             if not found:
                 continue
             devices |= {record["device"] for record in found}
-            kinds = set(DISTILLED) - {"reciprocal"} if cell.distilled else {cell.method}
+            plain = cell.method if cell.method in (*CODED, "teacher") else "low-rank-alone"
+            kinds = {name for name in DISTILLED if not name.startswith("reciprocal")} if cell.distilled else {plain}
             same = frame[frame["method"].isin(kinds) & (frame["bytes"] == cell.bytes)] if len(frame) else frame
             best = same.loc[same["valid_mrr"].idxmax()] if len(same) else None
             beside = "–" if best is None else linked(best["mrr"], best["run"])
             about = [TITLES[dataset], cell.method, f"{cell.bytes:,} bytes"]
-            rows.append([*about, mean_of_seeds([r["test"]["both"]["mrr"] for r in found], found[0]["id"]), beside])
+            file = f"{(weights(found[0]) or 0) / 1e6:.1f} MB"
+            mrrs = [r["test"]["both"]["mrr"] for r in found]
+            rows.append([*about, file, mean_of_seeds(mrrs, found[0]["id"]), beside])
         told = json.loads(mean_path(dataset).read_text(encoding="utf-8")) if mean_path(dataset).is_file() else {}
         if set(told.get("members", ())) & set(shown.records):
             mrr = linked(told["test"]["both"]["mrr"], f"frontier/{dataset}-mean.json")
             about = [TITLES[dataset], f"the mean of {len(told['members'])} teachers", f"{told['bytes']:,} bytes"]
-            rows.append([*about, mrr, "–"])
+            rows.append([*about, "–", mrr, "–"])
     if not rows:
         return none_yet("python -m kgdistil.paper.reproduce frontier/fb15k-237/ReciprocalComplEx/distilled/64/1024")
-    head = ["graph", "method", "an entity", "test MRR", "ComplEx of that size"]
+    head = ["graph", "method", "an entity", "weights in all", "test MRR", "ComplEx of that size"]
     return html_table(f"A vector for each direction of a relation, trained on {', '.join(sorted(devices))}", head, rows)
 
 
