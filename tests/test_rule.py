@@ -10,7 +10,8 @@ import pytest
 
 import kgdistil
 from kgdistil import cli
-from kgdistil.distillation import rule, scale
+from kgdistil.compress.size import floats
+from kgdistil.distillation import budget, rule, scale, search
 from kgdistil.distillation.budget import plan
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
@@ -97,6 +98,41 @@ def test_a_budget_buys_the_kind_of_the_rule_where_it_fits(umls: Graph) -> None:
     assert plan(graph, before.bytes).model == OURS  # its relations would not fit
     done = kgdistil.distil(graph, dim=4, teacher_dim=4, precision="1bit", epochs=1, progress=False)
     assert {run.config.model for run in done.runs.values()} == {OTHER}
+
+
+def test_a_budget_leaves_entities_of_many_triples_whole(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = replace(umls, name="own", sha256="2" * 64)
+    rule.RULE.write_text(json.dumps(KNOWN))
+    plain = plan(graph, "16B/entity")
+    assert 0.028 < budget.frequency(graph, 1) < 0.03 < budget.FREQUENT and not plain.whole
+    monkeypatch.setattr(budget, "FREQUENT", 0.02)
+    made = plan(graph, "16B/entity")
+    assert (made.dim, made.precision, made.rank, made.teacher_dim, made.whole) == (60, "1bit", 0, 60, True)
+    shared = budget.shared_bytes(graph, made.model, 60, "1bit")
+    assert 15 * 135 < made.bytes - shared <= 16 * 135 and "those of most triples whole" in str(made)
+    assert not plan(umls, "16B/entity").whole, "a graph with recipes of its own"
+    wide = plan(graph, "64B/entity")
+    assert floats(wide.model, wide.dim, wide.rank) <= budget.WIDEST and wide.whole
+    done = kgdistil.distil(graph, dim=60, teacher_dim=60, precision="1bit", whole=True, epochs=1, progress=False)
+    assert done.runs["stage 1"].config.whole == done.runs["no-DS"].config.whole == 1
+    assert [row["bytes per entity"] for row in done.student.about["metrics"]] == [480, 16, 16, 16]
+    kept = done.student.student().weights
+    assert kept.whole.tolist() == [int(umls.train[:, [0, 2]].flatten().bincount().argmax())]
+    assert kept.bytes == made.bytes
+    with pytest.raises(ConfigError, match="whole is True: it takes a precision of 4bit, 2bit, 1bit and the teacher's"):
+        kgdistil.distil(graph, dim=4, precision="int8", whole=True)
+
+
+def test_a_search_may_leave_entities_whole(umls: Graph) -> None:
+    graph, given = replace(umls, name="own", sha256="2" * 64), {"seed": 0, "device": "cpu", "batch_size": 128}
+    given |= {"dataset": "own", "model": OURS, "whole": True}
+    made = search.Search(graph, given, [(60, "1bit", 0), (15, "4bit", 0)], 1.0, False)
+    assert {part: c.whole for part, c in made.recipe((60, "1bit", 0)).configs.items()} == {
+        "teacher": 0,
+        "no-DS": 1,
+        "stage 1": 1,
+    }
+    assert made.recipe((15, "4bit", 0)).configs["stage 1"].whole == 135 // 38
 
 
 def test_the_share_by_hand() -> None:

@@ -25,7 +25,8 @@ from kgdistil.students.predict import top
 Shape = tuple[int, str, int]  # of a student: dimension, precision, rank
 SHAPES = 4  # that a search chooses from at most, since each is trained once as ever before anything is drawn
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-FREQUENT = 0.15  # of training triples' places, from which on the entities there are worth a sixteenth of the bytes
+FREQUENT = 0.25  # of training triples' places, from which on the entities there are worth a sixteenth of the bytes
+WIDEST = 256  # floats of an entity that a student beside whole ones has at most: its teacher has as many
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -154,17 +155,22 @@ def of_the_rule(graph: Graph, found: Plan, limit: int | None, each: bool) -> Pla
 
 
 def with_whole(graph: Graph, found: Plan) -> Plan:
-    """The same student with a sixteenth of its bytes for the entities of most triples, where they are in enough."""
-    made, factor = found.model, MODELS[found.model].entity_factor
-    codes = row_bytes(made, found.dim, GROUPS[found.precision], found.rank) * PART // (PART + 1)
-    width = 2 * codes * GROUPS[found.precision]
+    """A student of no more bytes, a sixteenth of them for the entities of most triples, where these are in enough.
+
+    The others then have as many numbers as there is room for, in fewer bits: what they lose by that they lose alone.
+    """
+    made, factor, group = found.model, MODELS[found.model].entity_factor, GROUPS[found.precision]
+    codes = row_bytes(made, found.dim, group, found.rank) * PART // (PART + 1)
+    if not found.rank:
+        group = max(group, max((g for g in GROUPS.values() if 2 * codes * g <= WIDEST), default=group))
+    width, precision = 2 * codes * group, PRECISION_OF[group]
     dim, rank = (found.dim, width) if found.rank else (width // factor, 0)
-    count = whole_of(graph, made, (dim, found.precision, rank))
+    count = whole_of(graph, made, (dim, precision, rank))
     if MODELS[made].distance or not count or frequency(graph, count) < FREQUENT:
         return found
-    size = bytes_of(graph, made, dim, found.precision, rank, count)
+    size = bytes_of(graph, made, dim, precision, rank, count)
     teacher_dim = dim if found.teacher_dim == found.dim else found.teacher_dim
-    return replace(found, dim=dim, rank=rank, teacher_dim=teacher_dim, bytes=size, whole=True)
+    return replace(found, dim=dim, precision=precision, rank=rank, teacher_dim=teacher_dim, bytes=size, whole=True)
 
 
 def frequency(graph: Graph, count: int) -> float:
