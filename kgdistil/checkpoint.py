@@ -77,13 +77,14 @@ def save_model(
     """
     newer = bool(model.rank) or precision != "float32" or (isinstance(model, RotatE) and model.norm != 1)
     sizes = ("dim", "norm", "offset", "epsilon", "num_entities", "num_relations")
-    description: dict[str, Any] = {"version": 4 if len(whole.of(model)) else 3 if model.rank else 1 + newer}
+    packed = packing.pack(model, precision)
+    description: dict[str, Any] = {"version": 4 if whole.NAME in packed else 3 if model.rank else 1 + newer}
     description |= {"model": type(model).__name__, **{name: getattr(model, name) for name in sizes}}
     description |= {"graph": graph.name, "graph_sha256": graph.sha256, "run_id": run_id}
     description |= {"rank": model.rank} if model.rank else {}
     description |= {"precision": precision} if newer else {}
     description |= {"about": about} if about else {}
-    write_tensors(Path(folder) / WEIGHTS, packing.pack(model, precision), description)
+    write_tensors(Path(folder) / WEIGHTS, packed, description)
     format1.write_labels(Path(folder), description, graph.entities, graph.relations, graph.descriptions)
 
 

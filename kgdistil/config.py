@@ -205,7 +205,7 @@ class RunConfig(BaseModel):
         if self.relation_weight and kind.distance:
             raise ValueError(f"relation_weight is {self.relation_weight}, but {self.model} is a distance: set it to 0")
         if self.whole and (self.depth > 1 or kind.distance):
-            raise ValueError(f"whole is {self.whole}, but {self.model} has depth {self.depth}: take 1, and no distance")
+            raise ValueError(f"whole is {self.whole}: it takes a dot product ({self.model}) of depth 1 ({self.depth})")
         if self.unlabelled and self.top:
             raise ValueError(f"unlabelled is {self.unlabelled}, but top is {self.top}: set one of them to 0")
         if self.batch_size * self.negatives > LARGEST_STEP:

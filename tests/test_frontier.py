@@ -11,17 +11,33 @@ import torch
 
 from kgdistil import records
 from kgdistil.checkpoint import load_model
-from kgdistil.compress.size import row_bytes
+from kgdistil.compress.size import row_bytes, whole_bytes
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import evaluate
 from kgdistil.graphs.datasets import load
 from kgdistil.models import with_entities
 from kgdistil.paper import frontier, reproduce, tasks
 from kgdistil.paper import recipe as recipes
-from kgdistil.paper.cells import COMMITTEE, DIMS, LOW_RANK, OWN_LISTS, PAPER_MODELS, SMALL, TRAINED, Cell, parse, shape
+from kgdistil.paper.cells import (
+    ALONE,
+    COMMITTEE,
+    DIMS,
+    ENTITIES,
+    FORMS,
+    FRONTIER,
+    LOW_RANK,
+    OWN_LISTS,
+    PAPER_MODELS,
+    RECIPROCAL,
+    SMALL,
+    TRAINED,
+    Cell,
+    parse,
+    shape,
+)
 from kgdistil.paper.ensemble import joined_name
 from kgdistil.paper.reading import Ours
-from kgdistil.paper.recipe import config, guide, joins, members, needs, recipe, trials
+from kgdistil.paper.recipe import config, guide, joins, layers, members, needs, recipe, trials
 
 
 @pytest.fixture
@@ -191,6 +207,29 @@ def test_more_bytes_are_nearer_to_the_row(method: str) -> None:
         if method in ("PCA", "random projection"):
             assert torch.linalg.matrix_rank(made) == size // 4
     assert 0 < errors[1] < errors[0] < float(rows.square().mean())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [64, 32, 16])
+def test_forms_of_low_rank_take_the_bytes_that_they_are_named_by(form: str, size: int) -> None:
+    for name in (form, form + ALONE):
+        made = shape(Cell(FRONTIER, "fb15k-237", RECIPROCAL, name, size, 8192))
+        assert made["dim"] == 1024 and bool(made.get("whole")) == FORMS[form][1]
+        codes = row_bytes(RECIPROCAL, 1024, made["group"], made["rank"])
+        each = codes + whole_bytes(made.get("whole", 0), made["rank"]) / ENTITIES["fb15k-237"]
+        assert size - 0.01 < each <= size
+    distilled, lone = (
+        dict(layers(Cell(FRONTIER, "fb15k-237", RECIPROCAL, x, size, 8192))) for x in (form, form + ALONE)
+    )
+    assert "frontier.ReciprocalComplEx.fb15k-237.distilled" in distilled
+    assert "frontier.ReciprocalComplEx.low-rank-alone" in lone
+    assert recipe(Cell(FRONTIER, "fb15k-237", RECIPROCAL, form, size, 8192))["teachers"] == 3
+
+
+def test_graphs_have_as_many_entities_as_their_records_say() -> None:
+    for name, count in ENTITIES.items():
+        if (found := frontier.read(name)) is not None:
+            assert found["graph"]["entities"] == count
 
 
 def test_pca_is_the_best_projection() -> None:

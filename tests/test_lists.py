@@ -352,9 +352,9 @@ def test_what_is_saved_has_codes_but_for_what_is_whole(umls: Graph) -> None:
 
 
 def test_whole_entities_and_depth_exclude_each_other() -> None:
-    with pytest.raises(ConfigError, match="whole is 3, but ComplEx has depth 2: take 1, and no distance"):
+    with pytest.raises(ConfigError, match=r"whole is 3: it takes a dot product \(ComplEx\) of depth 1 \(2\)"):
         make_config(model="ComplEx", loss="softmax", group=4, depth=2, whole=3)
-    with pytest.raises(ConfigError, match="whole is 3, but RotatE has depth 1: take 1, and no distance"):
+    with pytest.raises(ConfigError, match=r"whole is 3: it takes a dot product \(RotatE\)"):
         make_config(model="RotatE", loss="softmax", group=4, whole=3)
     with pytest.raises(ConfigError, match="whole is 3, but only codes \\(group\\) leave entities whole"):
         make_config(model="ComplEx", loss="softmax", whole=3)

@@ -111,14 +111,19 @@ def test_a_budget_leaves_entities_of_many_triples_whole(umls: Graph, monkeypatch
     shared = budget.shared_bytes(graph, made.model, 60, "1bit")
     assert 15 * 135 < made.bytes - shared <= 16 * 135 and "those of most triples whole" in str(made)
     assert not plan(umls, "16B/entity").whole, "a graph with recipes of its own"
+    for limit in range(4_000, 100_000, 4_000):  # all of it: relations and codebooks grow with the floats
+        assert plan(graph, limit).bytes <= limit
+    assert {plan(graph, limit).whole for limit in range(4_000, 100_000, 4_000)} == {False, True}
     wide = plan(graph, "64B/entity")
-    assert floats(wide.model, wide.dim, wide.rank) <= budget.WIDEST and wide.whole
+    assert floats(wide.model, wide.dim, wide.rank) <= budget.WIDEST and wide.whole and "stay whole" in wide.why
     done = kgdistil.distil(graph, dim=60, teacher_dim=60, precision="1bit", whole=True, epochs=1, progress=False)
     assert done.runs["stage 1"].config.whole == done.runs["no-DS"].config.whole == 1
     assert [row["bytes per entity"] for row in done.student.about["metrics"]] == [480, 16, 16, 16]
     kept = done.student.student().weights
     assert kept.whole.tolist() == [int(umls.train[:, [0, 2]].flatten().bincount().argmax())]
     assert kept.bytes == made.bytes
+    with pytest.raises(ConfigError, match="no room for one: codes take at least 15 bytes an entity"):
+        kgdistil.distil(graph, dim=4, teacher_dim=4, precision="1bit", whole=True)
     with pytest.raises(ConfigError, match="whole is True: it takes a precision of 4bit, 2bit, 1bit and the teacher's"):
         kgdistil.distil(graph, dim=4, precision="int8", whole=True)
 

@@ -197,7 +197,7 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 def write_header(folder: Path, header: Mapping[str, Any]) -> None:
     arrays = header.get("files", {}).get(WEIGHTS, {}).get("arrays", {})
-    write_json(folder / HEADER, sealed({**header, "version": WHOLE if "whole" in arrays else VERSION}))
+    write_json(folder / HEADER, sealed({**header, "version": WHOLE if "whole.rows" in arrays else VERSION}))
 
 
 # ---- how entities lie -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ def right(ids: Array, rows: Array, scale: Array, entities: int, width: int) -> b
     """Whether whole entities are ids int32 [K] in order, int8 rows [K, width] and scales float32 [K]."""
     found = ids.dtype == np.int32 and ids.ndim == 1 and len(ids) > 0 and rows.shape == (len(ids), width)
     found = found and rows.dtype == np.int8 and scale.dtype == np.float32 and scale.shape == ids.shape
-    return bool(found and ids[0] >= 0 and ids[-1] < entities and (np.diff(ids) > 0).all())
+    return bool(found and ids[0] >= 0 and ids[-1] < entities and (ids[1:] > ids[:-1]).all())
 
 
 class Mixed:
@@ -36,8 +36,7 @@ class Mixed:
         there = np.ones(-(-self.num_entities // BLOCK) * BLOCK, bool)
         there[ids] = False
         self.coded = np.packbits(there, bitorder="little").view("<u8").astype(np.uint64)
-        native = False if codes.library is None else None
-        self.rows = Floats(tiled(rows), len(ids), np.array(scale), "dot", native=native)
+        self.rows = Floats(tiled(rows), len(ids), np.array(scale), "dot", native=codes.native)
 
     def top(
         self,
@@ -48,6 +47,7 @@ class Mixed:
         threads: int | None = None,
     ) -> tuple[Array, Array]:
         """As `Codes.top`."""
+        queries, leave_out, allowed = self.codes.checked(queries, leave_out, allowed)
         coded = self.coded if allowed is None else allowed & self.coded
         score, best = self.codes.top(queries, k, leave_out, coded, threads)
         few = None if allowed is None else self._bits(allowed)
@@ -61,9 +61,8 @@ class Mixed:
         self, queries: Array, target: Array, leave_out: Known | None = None, threads: int | None = None
     ) -> tuple[Array, Array]:
         """As `Codes.counts`."""
-        target, goal = np.asarray(target), np.empty(len(queries), np.float32)
-        if len(target) and not 0 <= target.min() <= target.max() < self.num_entities:
-            raise ConfigError(f"targets from {target.min()} to {target.max()}; there are {self.num_entities} entities")
+        queries, leave_out, _ = self.codes.checked(queries, leave_out)
+        target, goal = self.codes.targets(target, len(queries)), np.empty(len(queries), np.float32)
         place, whole = self._places(target)
         goal[~whole] = self.codes.scores_of(queries[~whole], target[~whole])
         if whole.any():
@@ -85,9 +84,13 @@ class Mixed:
         """`Known` with places among the whole entities."""
         if known is None:
             return None
-        start, end, ids = (np.asarray(x) for x in known)
+        start, end, ids = known
         count = (end - start).clip(min=0)
         last = count.cumsum()
+        if len(last) and last[-1] > len(ids):  # spans that share most of it: each id is looked up once
+            place, there = self._places(ids)
+            sums = np.concatenate([[0], there.cumsum()])
+            return sums[start], sums[np.maximum(start, end)], place[there].astype(np.int32)
         at = np.arange(last[-1] if len(last) else 0) + np.repeat(start - (last - count), count)
         place, there = self._places(ids[at])
         sums = np.concatenate([[0], there.cumsum()])

@@ -168,7 +168,7 @@ class Scanner:
         name = default() if native in (None, True) else native or None
         if name is not None and name not in libraries():
             raise ConfigError(f"native is {name!r}; this processor and build have {', '.join(libraries()) or 'none'}")
-        self.library = libraries()[name] if name else None
+        self.library, self.native = libraries()[name] if name else None, name or False
         self._job = Job(kind=KINDS.index(comparison), squared=norm == 2, num_entities=num_entities, **fields)
 
     def top(
@@ -192,12 +192,9 @@ class Scanner:
         """
         if k < 1:
             raise ConfigError(f"k = {k}: ask for at least one entity")
-        queries = _as("queries", queries, np.float32, (None, self.width))
+        queries, known, allowed = self.checked(queries, leave_out, allowed)
         n, blocks = len(queries), -(-self.num_entities // BLOCK)
-        if allowed is not None:
-            allowed = _as("allowed", allowed, np.uint64, (blocks,), (n, blocks))
         score, best = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
-        known = self._known(n, leave_out)
         if self.library is None:
             self._best(queries, known, allowed, score, best)
         else:
@@ -227,16 +224,13 @@ class Scanner:
         Raises:
             ConfigError: arrays of another shape or type, targets that are no entities.
         """
-        queries = _as("queries", queries, np.float32, (None, self.width))
-        target, least = _as("target", target, np.int64, (len(queries),)), 0 if goal is None else -1
-        if len(target) and not least <= target.min() <= target.max() < self.num_entities:
-            raise ConfigError(f"targets from {target.min()} to {target.max()}; there are {self.num_entities} entities")
-        if allowed is not None:
-            allowed = _as("allowed", allowed, np.uint64, (-(-self.num_entities // BLOCK),))
+        queries, known, allowed = self.checked(queries, leave_out, allowed)
+        target = self.targets(target, len(queries), 0 if goal is None else -1)
+        if allowed is not None and allowed.ndim > 1:
+            _refuse("allowed", allowed, "the same for all queries")
         if goal is not None:
             goal = _as("goal", goal, np.float32, (len(queries),))
         greater, equal = np.zeros((2, len(queries)), np.int32)
-        known = self._known(len(queries), leave_out)
         if self.library is None:
             self._count(queries, known, target, greater, equal, allowed, goal)
         else:
@@ -253,6 +247,23 @@ class Scanner:
             last = min(first + BLOCK, self.num_entities)
             found[n] = self._scores(self._prepared(queries[n : n + 1]), first, last)[0, e - first]
         return found
+
+    def checked(
+        self, queries: Array, leave_out: Known | None, allowed: Array | None = None
+    ) -> tuple[Array, Known | None, Array | None]:
+        """What `top` and `counts` are given, in the types that the library takes; ConfigError where it does not fit."""
+        queries = _as("queries", queries, np.float32, (None, self.width))
+        n, blocks = len(queries), -(-self.num_entities // BLOCK)
+        if allowed is not None:
+            allowed = _as("allowed", allowed, np.uint64, (blocks,), (n, blocks))
+        return queries, self._known(n, leave_out), allowed
+
+    def targets(self, target: Array, n: int, least: int = 0) -> Array:
+        """Int64 [n]; ConfigError where they are no entities."""
+        target = _as("target", target, np.int64, (n,))
+        if len(target) and not least <= target.min() <= target.max() < self.num_entities:
+            raise ConfigError(f"targets from {target.min()} to {target.max()}; there are {self.num_entities} entities")
+        return target
 
     def _known(self, n: int, known: Known | None) -> Known | None:
         if known is None:

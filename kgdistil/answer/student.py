@@ -338,7 +338,7 @@ class Student:
             self._triples = lambda: published.triples_of(self.graph, self.entities, self.relations)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the student as a folder of format 2; one that is there is replaced in one move, other files stay.
+        """Write the student as a folder of format 2 or 3; one that is there is replaced in one move, other files stay.
 
         Raises:
             BusyError: another process is changing the folder. KgdistilError: it cannot be written.
@@ -437,7 +437,7 @@ class Student:
 
 
 def load_student(folder: str | os.PathLike) -> Student:
-    """A student's folder, opened: of format 2 where it lies, of format 1 read into memory.
+    """A student's folder, opened: of format 2 or 3 where it lies, of format 1 read into memory.
 
     Args:
         folder: or the name of a published student, in a checkout.
@@ -478,7 +478,7 @@ def read_format1(folder: Path) -> Student:
     labels = format1.read_labels(folder, about)
     split = format1.read_triples(folder / format1.TRIPLES, about)
     header = {"precision": "float32", "rank": 0, **about, "relations": list(labels["relations"])}
-    header.pop("calibration", None)  # of format 2 alone
+    header.pop("calibration", None)  # of later formats alone
     try:
         if packed["entities"].shape[:1] != (about["num_entities"],) or packed["entities"].ndim != 2:
             raise ValueError("the sizes differ")
@@ -566,7 +566,7 @@ def open_whole(folder: Path) -> Student:
 
 
 def open_folder(folder: Path) -> Student:
-    """A folder of format 2."""
+    """A folder of format 2 or 3."""
     header = read_header(folder)
     try:
         there = {name: about for name, about in header["files"].items() if name != TRIPLES or (folder / name).exists()}

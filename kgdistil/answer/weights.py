@@ -20,6 +20,7 @@ GROUPS = {"4bit": 1, "2bit": 2, "1bit": 4}  # floats of an entity that share fou
 NESTED = "nested"  # codes of some depth: a group's vectors, one from each of its codebooks, are added
 DEPTHS = (1, 2, 4, 8)  # of the students of the first codes of a nested one
 TYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8} | dict.fromkeys((*GROUPS, NESTED), np.uint8)
+WHOLE = ("whole", "whole.rows", "whole.scale")  # of entities that have no codes: ids, rows of int8, their scales
 SLICE = 1 << 16  # entities that are decoded at a time
 
 
@@ -58,9 +59,10 @@ class Weights:
                 columns = columns.reshape(2, -1).T.reshape(-1)
             self.columns = np.tile(columns, self.depth)
             self._place, self._first = np.argsort(columns), 16 * np.arange(len(self.book))  # of a code 0 in all books
-        self.whole = arrays.get("whole")
+        few = [name for name in WHOLE if name in arrays] if self.precision in GROUPS else []
+        self.whole = arrays["whole"] if few else None
         if self.whole is not None:
-            fits &= self.precision in GROUPS and self.equation.comparison == "dot"
+            fits &= len(few) == len(WHOLE) and self.equation.comparison == "dot"
             fits &= right(self.whole, arrays["whole.rows"], arrays["whole.scale"], self.num_entities, width)
         if self.scale is not None:
             fits &= self.scale.shape == (self.num_entities,)
@@ -134,7 +136,7 @@ class Weights:
     def finite(self) -> bool:
         """Whether all numbers are finite, so that there is an order to rank by."""
         shared = [self.relations, *([self.book] if self.coded else []), *([] if self.scale is None else [self.scale])]
-        shared += [] if self.whole is None else [self.arrays["whole.scale"]]
+        shared += [] if self.whole is None else [self.arrays["whole.scale"] * np.float32(127)]
         shared += [x for name, x in self.arrays.items() if name == "map" or name.startswith(("book_", "relations_"))]
         tiles = [self.blocks] if self.blocks.dtype.kind == "f" else []
         return all(np.isfinite(x).all() for x in (*shared, *tiles))
@@ -151,8 +153,7 @@ class Weights:
         if self.coded and (summed or (comparison == "modulus" and self.depth == 1 and self.book.shape[2] % 2 == 0)):
             sizes = self.num_entities, self.book, self.columns, comparison, norm, self.equation.width
             codes = Codes(self.blocks, *sizes)
-            whole = [self.arrays[name] for name in ("whole.rows", "whole.scale") if name in self.arrays]
-            return codes if self.whole is None else Mixed(codes, self.whole, *whole)
+            return codes if self.whole is None else Mixed(codes, *(self.arrays[name] for name in WHOLE))
         tiles = self.blocks
         if self.coded:
             log.warning("its codes cannot be scanned by their comparison, so they are decoded: that takes longer")

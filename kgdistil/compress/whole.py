@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kgdistil.errors import ConfigError
+from kgdistil.kernels import said
 from kgdistil.models import KGEModel
 
 NAME = "whole"
@@ -30,8 +32,18 @@ def of(model: KGEModel) -> Tensor:
     return dict(model.named_buffers()).get(NAME, torch.empty(0, dtype=torch.int32))
 
 
-def keep_frequent(model: KGEModel, triples: Tensor, count: int) -> Tensor:
-    """`frequent` [E], which a file of codes of this model will keep whole from now on."""
+def keep_frequent(model: KGEModel, triples: Tensor, count: int) -> Tensor | None:
+    """`frequent` [E], which a file of codes of this model will keep whole from now on, and no others; None for none.
+
+    Raises:
+        ConfigError: a model that is not compared by inner products.
+    """
+    if len(of(model)):
+        delattr(model, NAME)
+    if not count:
+        return None
+    if said(model, "comparison") != "dot":
+        raise ConfigError(f"{type(model).__name__} has no whole entities: take a model of inner products")
     which = frequent(triples, model.num_entities, count)
     model.register_buffer(NAME, which.nonzero().flatten().int())
     return which

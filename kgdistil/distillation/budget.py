@@ -26,7 +26,7 @@ Shape = tuple[int, str, int]  # of a student: dimension, precision, rank
 SHAPES = 4  # that a search chooses from at most, since each is trained once as ever before anything is drawn
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 FREQUENT = 0.25  # of training triples' places, from which on the entities there are worth a sixteenth of the bytes
-WIDEST = 256  # floats of an entity that a student beside whole ones has at most: its teacher has as many
+WIDEST = 256  # floats of an entity up to which a student beside whole ones takes fewer bits for more of them
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -144,33 +144,41 @@ def on_frontier(
 
 
 def of_the_rule(graph: Graph, found: Plan, limit: int | None, each: bool) -> Plan:
-    """The same student as the kind of model that a rule of the graph's figures takes, where that fits as well."""
+    """The same student as the kind of model that a rule of the graph's figures takes, where that fits as well; on
+    graphs with hubs one `with_whole` entities."""
     kind = rule.kind(graph) if found.precision in GROUPS else None
     if kind is None or limit is None:
         return found
     made = (kind, found.dim, found.precision, found.rank)
     size = bytes_of(graph, *made)
     fits = size - (shared_bytes(graph, *made) if each else 0) <= limit
-    return with_whole(graph, replace(found, model=kind, bytes=size) if fits else found)
+    return with_whole(graph, replace(found, model=kind, bytes=size) if fits else found, limit, each)
 
 
-def with_whole(graph: Graph, found: Plan) -> Plan:
-    """A student of no more bytes, a sixteenth of them for the entities of most triples, where these are in enough.
+def with_whole(graph: Graph, found: Plan, limit: int, each: bool) -> Plan:
+    """A student that fits as well, a sixteenth of whose entities' bytes is for those of most triples, where these are
+    in enough.
 
     The others then have as many numbers as there is room for, in fewer bits: what they lose by that they lose alone.
     """
-    made, factor, group = found.model, MODELS[found.model].entity_factor, GROUPS[found.precision]
-    codes = row_bytes(made, found.dim, group, found.rank) * PART // (PART + 1)
-    if not found.rank:
-        group = max(group, max((g for g in GROUPS.values() if 2 * codes * g <= WIDEST), default=group))
-    width, precision = 2 * codes * group, PRECISION_OF[group]
-    dim, rank = (found.dim, width) if found.rank else (width // factor, 0)
-    count = whole_of(graph, made, (dim, precision, rank))
-    if MODELS[made].distance or not count or frequency(graph, count) < FREQUENT:
-        return found
-    size = bytes_of(graph, made, dim, precision, rank, count)
-    teacher_dim = dim if found.teacher_dim == found.dim else found.teacher_dim
-    return replace(found, dim=dim, precision=precision, rank=rank, teacher_dim=teacher_dim, bytes=size, whole=True)
+    made, factor, own = found.model, MODELS[found.model].entity_factor, GROUPS[found.precision]
+    codes = row_bytes(made, found.dim, own, found.rank) * PART // (PART + 1)
+    wider = () if found.rank else [g for g in GROUPS.values() if g > own and 2 * codes * g <= WIDEST]
+    for group in sorted({own, *wider}, reverse=True):
+        width, precision = 2 * codes * group, PRECISION_OF[group]
+        dim, rank = (found.dim, width) if found.rank else (width // factor, 0)
+        count = whole_of(graph, made, (dim, precision, rank))
+        if MODELS[made].distance or not count or frequency(graph, count) < FREQUENT:
+            continue
+        size = bytes_of(graph, made, dim, precision, rank, count)
+        if size - (shared_bytes(graph, made, dim, precision, rank) if each else 0) > limit:
+            continue
+        why = f"{count:,} entities stand in so many triples that they stay whole, and the others share what is left"
+        told = "what such a student keeps was not measured on other graphs; what it is on this one is measured below"
+        shape: dict[str, Any] = {"dim": dim, "precision": precision, "rank": rank, "bytes": size, "whole": True}
+        teacher_dim = dim if found.teacher_dim == found.dim else found.teacher_dim
+        return replace(found, **shape, teacher_dim=teacher_dim, why=why, expected=told)
+    return found
 
 
 def frequency(graph: Graph, count: int) -> float:

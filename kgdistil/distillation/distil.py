@@ -20,7 +20,7 @@ from kgdistil import kernels, records
 from kgdistil.checkpoint import load_model, save_model
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.packing import GROUPS, check_precision, quantised
-from kgdistil.compress.size import PRECISION_OF, entity_bytes, whole_bytes
+from kgdistil.compress.size import PART, PRECISION_OF, entity_bytes, whole_bytes
 from kgdistil.compress.whole import keep_frequent
 from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes, rule, scale
@@ -179,7 +179,7 @@ def distil(
         more = scale.settings(graph, model, dim, "softmax")
         shared |= {"batch_size": size, "fitted": {} if lists else rule.defaults(graph, model, dim, epochs)}
         taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
-        count = whole_of(graph, model, (dim, precision, rank)) if whole else 0
+        count = whole_count_of(graph, model, (dim, precision, rank)) if whole else 0
         recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, whole=count, lists=taught, more=more)
     else:
         own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)
@@ -244,6 +244,13 @@ def distil(
     student = Labelled(quantised(weights, precision), graph, precision, kept.id, about)
     student.calibrate()
     return Distilled(student, runs, chosen, verdict, gain, low, high, p, searched.trials if searched else [])
+
+
+def whole_count_of(graph: Graph, model: str, shape: Shape) -> int:
+    """`whole_of`; ConfigError where it is none."""
+    if count := whole_of(graph, model, shape):
+        return count
+    raise ConfigError(f"whole is True, but that shape has no room for one: codes take at least {PART} bytes an entity")
 
 
 def check_shape(coded: bool, rank: int, whole: bool, given: KGEModel | None) -> None:
@@ -349,8 +356,7 @@ def rounded(runs: Mapping[str, Run], kept: Run, precision: str, graph: Graph) ->
 
 def keeping(model: KGEModel, graph: Graph, student: RunConfig) -> KGEModel:
     """The model itself, of which as many entities will stay whole as of the student."""
-    if student.whole:
-        keep_frequent(model, graph.train, student.whole)
+    keep_frequent(model, graph.train, student.whole)
     return model
 
 

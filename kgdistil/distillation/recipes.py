@@ -307,9 +307,14 @@ def bytes_per_entity(config: RunConfig, entities: int = 0) -> int:
     return row_bytes(config.model, config.dim, config.group, config.rank) + more
 
 
+def bytes_of(done: Run) -> int:
+    """`bytes_per_entity` of a run."""
+    return bytes_per_entity(done.config, done.record.get("graph", {}).get("entities", 0))
+
+
 def table(runs: Mapping[str, Run]) -> pd.DataFrame:
     """One row for each run: sizes, and filtered metrics on the test split, both sides."""
-    rows = {name: row(done, bytes_per_entity(done.config), done.record["test"]["both"]) for name, done in runs.items()}
+    rows = {name: row(done, bytes_of(done), done.record["test"]["both"]) for name, done in runs.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

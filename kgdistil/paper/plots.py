@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kgdistil import records
-from kgdistil.distillation.recipes import LISTS, bytes_per_entity
+from kgdistil.distillation.recipes import LISTS, bytes_of
 from kgdistil.paper.methods import COLOURS, OF_BYTES, TEACHERS
 from kgdistil.training.loop import Run
 
@@ -174,7 +174,7 @@ def bars(axis: Axes, runs: Mapping[str, Run]) -> None:
     axis.barh(names, values, color=[colour(name) for name in names], height=0.65)
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
         axis.annotate(f"{value:.3f}", (value, i), (4, 0), textcoords="offset points", va="center", weight="bold")
-        size = f"{bytes_per_entity(runs[name].config)} bytes"
+        size = f"{bytes_of(runs[name])} bytes"
         dark = name.removesuffix(LISTS) in ("teacher", "stage 2", "DS")
         axis.annotate(
             size,

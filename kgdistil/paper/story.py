@@ -18,7 +18,7 @@ import torch
 
 from kgdistil import records
 from kgdistil.config import RunConfig, make_config
-from kgdistil.distillation.recipes import Recipe, bytes_per_entity
+from kgdistil.distillation.recipes import Recipe, bytes_of, bytes_per_entity
 from kgdistil.distillation.statistics import SAME
 from kgdistil.errors import ConfigError, DataError, short
 from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank
@@ -293,7 +293,7 @@ def measure(
         taken = seconds(functools.partial(rank, m, graph.test, known), repeats)
         rows[name] = {
             "dim": c.dim,
-            "bytes per entity": bytes_per_entity(c),
+            "bytes per entity": bytes_per_entity(c, graph.num_entities),
             "milliseconds": taken * 1e3,
             "queries per second": 2 * len(graph.test) / taken,
         }
@@ -331,7 +331,7 @@ def by_teacher(plan: list[Recipe], graph: Graph) -> pd.DataFrame:
                 "mrr": done.test(),
                 "teacher_mrr": runs["teacher"].test(),
                 "alone": runs["no-DS"].test(),
-                "bytes per entity": bytes_per_entity(done.config),
+                "bytes per entity": bytes_of(done),
             }
         )
     return pd.DataFrame(rows)

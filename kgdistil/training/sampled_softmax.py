@@ -49,7 +49,6 @@ class SampledSoftmaxEngine(Engine):
 
     share = 1.0  # of the batch's triples, that this process takes
     depth = 1  # of the codes of the student that a step trains
-    whole: Tensor | None = None  # which entities have no codes
 
     def __init__(self, student: KGEModel, teacher: KGEModel | None, triples: Tensor, config: RunConfig):
         queries = queries_of(triples, config.answers)
@@ -70,8 +69,8 @@ class SampledSoftmaxEngine(Engine):
         # how far an epoch is: its steps done and the sums of their losses
         self.moments["done"] = torch.zeros((), dtype=torch.int64)
         self.moments["sums"] = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)
+        self.whole = whole.keep_frequent(student, triples, config.whole)  # which entities have no codes
         if config.group:
-            self.whole = whole.keep_frequent(student, triples, config.whole) if config.whole else None
             learned = nested.learned(student, config.group, config.depth, self.whole)
             self.moments |= learned | {f"{x}.v": torch.full_like(y, config.accumulator) for x, y in learned.items()}
 

@@ -277,7 +277,8 @@ def objectives(shown: Shown, dataset: str) -> str:
         return none_yet(f"python -m kgdistil.paper.objectives --graph {dataset}")
     words = story.of_objectives(frame, TITLES[dataset])
     drawn = picture(shown, f"objectives-{dataset}", plots.objectives(frame), words)
-    size = {r.run: bytes_per_entity(RunConfig(**shown.records[r.run]["config"])) for r in frame.itertuples()}
+    made = {r.run: shown.records[r.run] for r in frame.itertuples()}
+    size = {run: bytes_per_entity(RunConfig(**x["config"]), x["graph"]["entities"]) for run, x in made.items()}
     rows = [
         [
             f"{r.student}, {size[r.run]} bytes",
