@@ -15,6 +15,12 @@ def right(ids: Array, rows: Array, scale: Array, entities: int, width: int) -> b
     return bool(found and ids[0] >= 0 and ids[-1] < entities and (ids[1:] > ids[:-1]).all())
 
 
+def places(ids: Array, entities: Array) -> tuple[Array, Array]:
+    """Where entities [n] stand among ids [K] in order, int64 [n], and which of them do, bool [n]."""
+    place = np.searchsorted(ids, entities).clip(max=len(ids) - 1)
+    return place, ids[place] == entities
+
+
 class Mixed:
     """Inner products with entities of four-bit codes, of whom a few have a row in their place.
 
@@ -63,7 +69,7 @@ class Mixed:
         """As `Codes.counts`."""
         queries, leave_out, _ = self.codes.checked(queries, leave_out)
         target, goal = self.codes.targets(target, len(queries)), np.empty(len(queries), np.float32)
-        place, whole = self._places(target)
+        place, whole = places(self.ids, target)
         goal[~whole] = self.codes.scores_of(queries[~whole], target[~whole])
         if whole.any():
             alone = np.zeros((int(whole.sum()), -(-len(self.ids) // BLOCK) * BLOCK), bool)
@@ -75,11 +81,6 @@ class Mixed:
         other = self.rows.counts(queries, own, left_out, threads, None, goal)
         return one[0] + other[0], one[1] + other[1]
 
-    def _places(self, entities: Array) -> tuple[Array, Array]:
-        """Places [n] of entities [n] among the whole ones, and which are there."""
-        place = np.searchsorted(self.ids, entities).clip(max=len(self.ids) - 1)
-        return place, self.ids[place] == entities
-
     def _left_out(self, known: Known | None) -> Known | None:
         """`Known` with places among the whole entities."""
         if known is None:
@@ -88,11 +89,11 @@ class Mixed:
         count = (end - start).clip(min=0)
         last = count.cumsum()
         if len(last) and last[-1] > len(ids):  # spans that share most of it: each id is looked up once
-            place, there = self._places(ids)
+            place, there = places(self.ids, ids)
             sums = np.concatenate([[0], there.cumsum()])
             return sums[start], sums[np.maximum(start, end)], place[there].astype(np.int32)
         at = np.arange(last[-1] if len(last) else 0) + np.repeat(start - (last - count), count)
-        place, there = self._places(ids[at])
+        place, there = places(self.ids, ids[at])
         sums = np.concatenate([[0], there.cumsum()])
         return sums[last - count], sums[last], place[there].astype(np.int32)
 

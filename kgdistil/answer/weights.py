@@ -11,7 +11,7 @@ import numpy as np
 
 from kgdistil.answer.equations import Array, Equation, Side, equation
 from kgdistil.answer.format import blocks
-from kgdistil.answer.mixed import Mixed, right
+from kgdistil.answer.mixed import Mixed, places, right
 from kgdistil.answer.native import Codes, Floats
 from kgdistil.errors import CheckpointError, ConfigError, short
 
@@ -88,9 +88,8 @@ class Weights:
             return found if self.scale is None else found * self.scale[at, None]
         found = self.decoded(stored)
         if self.whole is not None:
-            place = np.searchsorted(self.whole, at).clip(max=len(self.whole) - 1)
-            own, place = self.whole[place] == at, place[self.whole[place] == at]
-            found[own] = self.arrays["whole.rows"][place] * self.arrays["whole.scale"][place, None]
+            place, own = places(self.whole, at)
+            found[own] = self.arrays["whole.rows"][place[own]] * self.arrays["whole.scale"][place[own], None]
         return found
 
     def decoded(self, stored: Array) -> Array:

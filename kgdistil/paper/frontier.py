@@ -94,7 +94,8 @@ LOW_RANK_SIZES = {"wn18rr": (16,), "fb15k-237": (64, 32, 16), "umls": (16,)}
 
 RECIPROCAL_SIZES = {256: 4096, 128: 4096, 64: 1024, 32: 512, 16: 512}  # as SIZES, of `ReciprocalComplEx`
 COMMITTEE_SIZES = {"wn18rr": (256,)}  # that a committee is tried for
-RECIPROCAL_RANKS = {"fb15k-237": (64, 32, 16)}  # sizes of its students of low rank
+RECIPROCAL_RANKS = {"fb15k-237": (64, 32, 16)}  # sizes of its students of low rank, which start from the widest:
+RECIPROCAL_WIDEST = 8192  # bytes of an entity
 BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # what its students are called
 BOTH_WAYS |= {name: "reciprocal-low-rank" + ALONE * name.endswith(ALONE) for name in LOW_RANK}
 USUAL_RANK = ("low-rank", "low-rank-alone")
@@ -138,7 +139,7 @@ def reciprocal_cells(dataset: str) -> list[Cell]:
         for method in ("distilled", "coded-alone")
     ]
     students += [
-        Cell(FRONTIER, dataset, RECIPROCAL, method, size, max(RECIPROCAL_SIZES.values()) * 2)
+        Cell(FRONTIER, dataset, RECIPROCAL, method, size, RECIPROCAL_WIDEST)
         for size in RECIPROCAL_RANKS.get(dataset, ())
         for method in LOW_RANK
     ]
