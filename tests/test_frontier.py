@@ -4,11 +4,13 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from book.build.html import interval
 from kgdistil import records
 from kgdistil.checkpoint import load_model
 from kgdistil.compress.size import row_bytes, whole_bytes
@@ -180,6 +182,9 @@ def test_a_point_is_the_mean_of_its_seeds() -> None:
     assert (frame.loc[frame["trained"], "seeds"] >= 1).all()
     beside = frontier.against_distilled("fb15k-237")
     assert np.allclose(beside["gain"], beside["distilled_mrr"] - beside["mrr"])
+    kept = {(r.method, r.bytes): bool(r.ranks) for r in frame.itertuples()}
+    assert [kept[r.method, r.bytes] for r in beside.itertuples()] == beside["p"].notna().tolist()
+    assert interval(SimpleNamespace(low=np.nan, high=np.nan)) == "–"
 
 
 def test_a_committee_is_a_rival_of_one_student_where_it_was_tried() -> None:

@@ -58,8 +58,8 @@ def linked(value: Any, run: str, text: str = "record") -> str:
 
 
 def interval(row: Any) -> str:
-    """The ends of a bootstrap interval."""
-    return f"{row.low:+.3f} … {row.high:+.3f}".replace("-", "−")
+    """The ends of a bootstrap interval, where there is one."""
+    return "–" if pd.isna(row.low) else f"{row.low:+.3f} … {row.high:+.3f}".replace("-", "−")
 
 
 def beside(row: Any) -> str:

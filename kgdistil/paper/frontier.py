@@ -295,7 +295,7 @@ def mean_path(dataset: str) -> Path:
 
 # ---- all of it in one table -----------------------------------------------------------------------------------------
 def points(dataset: str) -> pd.DataFrame:
-    """Everything that was measured: method, bytes, trained, mrr, hits@10, valid_mrr, ranks (name+name …), run.
+    """Everything that was measured: method, bytes, trained, mrr, hits@10, valid_mrr, ranks (those kept), run.
 
     Where several seeds have run the metrics are their means, `run` that of seed 0, and `deviation` that of the MRRs.
     And `weights`, the bytes of a trained student's file, which holds relations, codebooks and a map besides.
@@ -312,7 +312,7 @@ def points(dataset: str) -> pd.DataFrame:
             "method": method,
             "bytes": size,
             "trained": True,
-            "ranks": "+".join(record["id"] for record in found),
+            "ranks": "+".join(record["id"] for record in found if records.ranks_path(record["id"]).is_file()),
             "run": found[0]["id"],
             "weights": weights(found[0]),
             "seeds": len(found),
@@ -414,6 +414,8 @@ def kept_elsewhere() -> pd.DataFrame:
         teachers[name] = max(mrr, teachers.get(name, 0))
     for report in reports:
         made, mrrs = report["runs"]["distilled"]["config"], report["rows"][0]["models"]
+        if made.get("whole"):  # has its shape from one of these rows, by `budget.with_whole`
+            continue
         best = teachers[made["dataset"]]
         row = {"graph": made["dataset"].rsplit("-", 1)[0], **figures(report["graph"]), "model": MODEL}
         row |= {name: made[name] for name in ("dim", "group", "rank")} | {
@@ -437,8 +439,8 @@ def kept_elsewhere() -> pd.DataFrame:
 def against_distilled(dataset: str) -> pd.DataFrame:
     """For each size the distilled student against each other one, by a paired bootstrap over test triples.
 
-    A triple's reciprocal rank is the mean over the seeds that have run. Distilled is what `DISTILLED` names; of those
-    of a size the one with the best validation MRR, `form`.
+    A triple's reciprocal rank is the mean over the seeds whose ranks are kept; where none are, there is no interval and
+    no p. Distilled is what `DISTILLED` names; of those of a size the one with the best validation MRR, `form`.
     """
 
     def reciprocal(names: str) -> np.ndarray:
@@ -452,7 +454,8 @@ def against_distilled(dataset: str) -> pd.DataFrame:
         for other, mine in itertools.product(there.itertuples(), ours.itertuples()):
             if other.method == mine.method:
                 continue
-            low, high, p = bootstrap(reciprocal(other.ranks), reciprocal(mine.ranks))
+            both = other.ranks and mine.ranks
+            low, high, p = bootstrap(reciprocal(other.ranks), reciprocal(mine.ranks)) if both else [np.nan] * 3
             rows.append(
                 {
                     "bytes": size,

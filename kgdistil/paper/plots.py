@@ -587,7 +587,7 @@ def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None) -> Figure:
     axis.minorticks_off()
     axis.set_ylim(bottom=0)
     axis.set(xlabel="bytes per entity", ylabel="test MRR")
-    fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     return finished(fig)
 
 

@@ -77,7 +77,7 @@ def beaten(shown: Shown) -> str:
     gains = shown.frames["frontier_gain"]
     if not len(gains):
         return none_yet("make frontier")
-    gains = gains[~gains["method"].isin((*DISTILLED, "own-lists"))]
+    gains = gains[~gains["method"].isin((*DISTILLED, "own-lists"))].dropna(subset=["p"])
     sure = gains[gains["p"] < 0.05]["gain"]
     return (
         f"Of {len(gains)} comparisons on {' and '.join(TITLES[name] for name in gains['dataset'].unique())} it is "
@@ -152,7 +152,7 @@ def frontier(shown: Shown, dataset: str) -> str:
             linked(r.distilled_mrr, r.distilled_run) + FORM.get(r.form, ""),
             difference(r.gain),
             interval(r),
-            f"{r.p:.4f}",
+            number(r.p, 4),
         ]
         for r in gains.itertuples()
     ]
@@ -195,7 +195,7 @@ def frontier_large(shown: Shown, name: str = "packages") -> str:
     best = frame.loc[frame["method"] == "teacher", "mrr"].max()
     kept = {r.bytes: f"{r.mrr / best:.0%}" for r in frame[frame["method"] == "distilled"].itertuples()}
     shares = ", ".join(f"{kept[size]} with {size} bytes" for size in sizes if size in kept)
-    words = f"On {name}, {entities:,} entities, the distilled student keeps of its teacher's test MRR {shares}."
+    words = f"On {name}, {entities:,} entities, the distilled student keeps of the best teacher's test MRR {shares}."
     table = [
         [called[method], *(cell.get((method, size), "–") for size in sizes)]
         for method in called

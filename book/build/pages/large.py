@@ -11,9 +11,12 @@ from book.build.pages.shown import Shown, none_yet, picture
 from kgdistil.paper import plots
 from kgdistil.paper.bench.large import path_of
 
+BENCH = "python -m kgdistil.paper.bench.large"
+PACKAGES = f"{BENCH} packages.tsv --sample 0 --ask depends source section"
 COMMANDS = {
-    "debian": "python -m kgdistil.paper.bench.large debian.tsv --ask in_package in_folder depends section",
-    "packages": "python -m kgdistil.paper.bench.large packages.tsv --sample 0 --ask depends source section",
+    "debian": f"{BENCH} debian.tsv --ask in_package in_folder depends section",
+    "packages": PACKAGES,
+    "packages-64": f"{PACKAGES} --budget 64B/entity --name packages-64",
 }
 WORDS = {
     "teacher": "teacher",
