@@ -15,7 +15,7 @@ import torch
 from kgdistil.checkpoint import WEIGHTS
 from kgdistil.compress.packing import quantised
 from kgdistil.config import make_config
-from kgdistil.distillation import ranked, scale
+from kgdistil.distillation import ranked, recipes, rule, scale
 from kgdistil.distillation.budget import plan, shared_bytes
 from kgdistil.distillation.distil import distil
 from kgdistil.errors import ConfigError
@@ -56,7 +56,24 @@ def test_a_check_costs_a_twentieth_of_an_epoch_and_the_end_a_minute_or_a_sample(
 
 @pytest.mark.parametrize("graph", [of_size(99_999, 10**6, 10**4), of_size(10**6, 10**6, 10**4, "wn18rr")], ids=repr)
 def test_graphs_of_the_size_that_is_committed_are_trained_as_ever(graph: Graph) -> None:
-    assert scale.settings(graph, "ComplEx", 64, "softmax") == {}
+    assert scale.settings(graph, "ComplEx", 64, "softmax") == {} and scale.listed(graph) == 0
+
+
+def test_a_student_of_many_entities_has_more_candidates_in_fewer_passes() -> None:
+    """The student alone then scores as many as teacher and student; where a pass takes minutes all is as ever."""
+    assert scale.listed(PACKAGES) == 8192 and scale.listed(DEBIAN) == 0
+    configs = recipes.few_bits("own", dim=16, epochs=20, listed=scale.listed(PACKAGES)).configs
+    assert {name: (c.negatives, c.epochs) for name, c in configs.items()} == {
+        "teacher": (2048, 20),
+        "no-DS": (2048, 20 + 4 * 4),
+        "stage 1": (8192, 4),
+    }
+    known = json.loads(rule.RULE.read_text(encoding="utf-8"))
+    plain, more = (rule.fitted(graph, known, 128) for graph in (DEBIAN, PACKAGES))
+    usual = rule.settings(rule.figures(PACKAGES), known)
+    assert more["stage 1"]["epochs"] == -(-usual["stage 1"]["epochs"] // 3) < usual["stage 1"]["epochs"]
+    assert more["no-DS"]["epochs"] >= more["teacher"]["epochs"] + 4 * more["stage 1"]["epochs"]
+    assert plain["no-DS"]["epochs"] >= plain["teacher"]["epochs"] + plain["stage 1"]["epochs"]
 
 
 def test_many_millions_of_triples_are_passed_over_fewer_times(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,8 @@ def distil(
         shared |= {"batch_size": size, "fitted": {} if lists else rule.defaults(graph, model, dim, epochs)}
         taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
         count = whole_count_of(graph, model, (dim, precision, rank)) if whole else 0
-        recipe = recipes.few_bits(**shared, group=GROUPS[precision], rank=rank, whole=count, lists=taught, more=more)
+        made: dict[str, Any] = {"group": GROUPS[precision], "rank": rank, "whole": count, "lists": taught}
+        recipe = recipes.few_bits(**shared, **made, listed=0 if lists else scale.listed(graph), more=more)
     else:
         own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)
         more = scale.settings(graph, model, teacher_dim, "cross-entropy")

@@ -16,6 +16,7 @@ from kgdistil import records
 from kgdistil.checkpoint import load_model
 from kgdistil.compress.size import floats, row_bytes, whole_bytes
 from kgdistil.config import RunConfig, make_config, read_config
+from kgdistil.distillation import scale
 from kgdistil.errors import ConfigError, KgdistilError, short
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import Graph
@@ -196,6 +197,7 @@ def few_bits(
     rank: int = 0,
     whole: int = 0,
     batch_size: int = 512,
+    listed: int = 0,
     lists: str = "",
     more: Mapping[str, Any] | None = None,
     fitted: Mapping[str, Mapping[str, Any]] | None = None,
@@ -205,6 +207,8 @@ def few_bits(
 
     Args:
         epochs: of the teacher; the student gets half as many, the student alone as many as both.
+        listed: drawn candidates of the student that has a teacher (`scale.listed`), which then has fewer passes, while
+            the student alone scores as many candidates as both; 0: as many as the others.
         teacher: a run id or the folder of a saved model of `dim`.
         rank: floats of an entity of low rank, of which `group` share four bits; 0: as many as the teacher's.
         whole: entities of most triples that have no codes (`compress.whole`).
@@ -221,31 +225,33 @@ def few_bits(
         "device": device,
         "protocol": "notebook",
         "loss": "softmax",
-        "negatives": 2048,
+        "negatives": scale.NEGATIVES,
         "batch_size": batch_size,
         "schedule": "linear",
         "patience": 0,
         **(more or {}),
     }
     epochs = make_config(**shared, epochs=epochs).epochs
-    half = -(-epochs // 2)
+    usual = -(-epochs // 2)
+    half = scale.fewer(usual, listed)
+    both = epochs + half * max(1, listed // scale.NEGATIVES)
     # With one sum a row, models that begin at random learnt best at .4 to .8 (results/bench/accumulators.json).
     first = 0.4 if shared.get("accumulators") == "row" else 0.1
-    coded = {"group": group, "rank": rank, "whole": whole, "check_every": max(1, half // 5)}
+    coded = {"group": group, "rank": rank, "whole": whole, "check_every": max(1, usual // 5)}
 
     def part(name: str, **values: Any) -> RunConfig:
         return make_config(**{**shared, **values, **(fitted or {}).get(name, {})})
 
-    alone = part("no-DS", **coded, lr=first, epochs=epochs + half, role="no-ds")
-    taught = {**coded, "role": "stage1", "alpha": alpha}
+    alone = part("no-DS", **coded, lr=first, epochs=both, role="no-ds")
+    taught = {**coded, "role": "stage1", "alpha": alpha, "check_every": max(1, half // 5)}
     if lists:
-        return Recipe(None, alone, part("stage 1", **taught, lr=first, epochs=epochs + half, teacher=lists), None)
+        return Recipe(None, alone, part("stage 1", **taught, lr=first, epochs=both, teacher=lists), None)
     own = None
     if not teacher:
         penalty = {} if MODELS[alone.model].distance else {"penalty": 0.03}
-        own = part("teacher", **penalty, lr=first, epochs=epochs, check_every=half, role="teacher")
+        own = part("teacher", **penalty, lr=first, epochs=epochs, check_every=usual, role="teacher")
     name = own.run_id if own else find_teacher(teacher)
-    taught |= {"teacher": name, "student": name}
+    taught |= {"teacher": name, "student": name, "negatives": listed or shared["negatives"]}
     return Recipe(own, alone, part("stage 1", **taught, lr=0.05, epochs=half), None, None if own else name)
 
 

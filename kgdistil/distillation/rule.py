@@ -24,7 +24,7 @@ NONE = 1e-5  # a penalty of 0 among logarithms
 CHOICES = ("relation_weight", "regulariser", "schedule")  # settings that are one of few values
 WIDTH = 0.5  # narrow, since settings belong together: a mean of unlike graphs' fits none of them
 # A teacher is shown so many training triples at most, and so many times the numbers of an entity: with its students,
-# half an hour to an hour on two cores; but of any graph `PASSES`. All runs have the same share of their passes.
+# half an hour to an hour on two cores; but of any graph `PASSES`. The passes of all runs are cut alike.
 TRIPLES, SHOWN, PASSES = 16e6, 3.5e9, 10
 ROW = 4.0  # times the rate of what begins at random, where a row has one sum of squares (`recipes.few_bits`)
 # "models" that were tried, "scale" (of log figures), "graphs" (figures, model and settings of parts), "share"
@@ -122,16 +122,18 @@ def defaults(graph: Graph, model: str, dim: int, epochs: int | None = None) -> d
 def fitted(graph: Graph, rule: Rule, numbers: int) -> dict[str, dict[str, Any]]:
     """`settings` for a graph and so many numbers of an entity of the teacher, at its rates and within those bounds.
 
-    The student alone has at least as many passes as teacher and student together.
+    The student alone scores at least as many candidates as teacher and student together.
     """
-    found = settings(figures(graph), rule)
+    found, listed = settings(figures(graph), rule), scale.listed(graph)
     shown = min(TRIPLES, SHOWN / numbers) / max(1, len(graph.train))
     most = max(PASSES, shown) / found["teacher"]["epochs"]
     for part, values in found.items():
         values["epochs"] = max(1, round(values["epochs"] * min(1.0, most)))
         if part != "stage 1" and scale.large(graph):
             values["lr"] *= ROW
-    found["no-DS"]["epochs"] = max(found["no-DS"]["epochs"], found["teacher"]["epochs"] + found["stage 1"]["epochs"])
+    taught = found["stage 1"]["epochs"] = scale.fewer(found["stage 1"]["epochs"], listed)
+    both = found["teacher"]["epochs"] + taught * max(1, listed // scale.NEGATIVES)
+    found["no-DS"]["epochs"] = max(found["no-DS"]["epochs"], both)
     return found
 
 

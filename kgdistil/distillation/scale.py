@@ -21,6 +21,9 @@ LARGE = 100_000  # entities from which a graph of one's own is large
 TRIPLE = 1.5e6
 CHECK, FEWEST = 0.05, 500  # a check takes so much of an epoch, but ranks so many triples at least
 FREE, FINAL = 4e12, 10_000  # at the end all are ranked where that takes a minute, else so many: MRR to ±.008
+# Of very many entities a few drawn ones say little about those that come near a query's answers: a student has more of
+# them there, in so many times fewer passes (results/bench/candidates.json). Not where a pass takes minutes.
+NEGATIVES, LISTED, FEWER = 2048, 8192, 3
 MANY, PASSES = 10_000_000, 10  # training triples, of which a pass takes minutes, and passes of a teacher over so many
 GIB = 1 << 30
 TOLD = GIB // 10
@@ -43,6 +46,16 @@ def settings(graph: Graph, model: str, dim: int, loss: str) -> dict[str, Any]:
     # results/bench/accumulators.json.
     lists = {"answers": 256, "accumulators": "row"} if loss == "softmax" else {}
     return {"check_sample": check, "final_sample": final, **lists}
+
+
+def listed(graph: Graph) -> int:
+    """Drawn candidates of a batch of a student that has a teacher, where they are more than other runs'; else 0."""
+    return LISTED if large(graph) and len(graph.train) < MANY else 0
+
+
+def fewer(epochs: int, listed: int) -> int:
+    """The passes of a student of so many candidates, in place of so many."""
+    return -(-epochs // FEWER) if listed else epochs
 
 
 def epochs(graph: Graph, asked: int | None, few_bits: bool) -> int | None:

@@ -147,6 +147,7 @@ class Search:
         space = [PARTS, CHECKS, LONGER, STARTUP, COMPARED, SPARED, LR, PENALTY, TEMPERATURE, ALPHA, RELATION_WEIGHT]
         space += [REGULARISERS, SCHEDULES, list(KNOWN.values())]
         given = [graph.sha256, {**self.shared, "device": None}, shapes, space, self.models]
+        given += [listed] if (listed := scale.listed(graph)) else []
         self.key = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
         self.own = records.is_own(self.shared["dataset"])
         self.path = records.runs_folder(self.own) / "search" / f"{self.key}.log"
@@ -181,6 +182,7 @@ class Search:
         kind = model or self.models[0]
         more = scale.settings(self.graph, kind, dim, "softmax")
         made: dict[str, Any] = {"dim": dim, "rank": rank, "group": GROUPS[precision], "teacher": teacher, "more": more}
+        made["listed"] = scale.listed(self.graph)
         made |= {"whole": whole_of(self.graph, kind, shape)} if self.shared.get("whole") else {}
         return recipes.few_bits(**{**self.shared, "model": kind, **made})
 

@@ -191,6 +191,8 @@ def taken(searches: list[dict[str, Any]], part: str) -> dict[str, Any]:
     for row, config in zip(rows, best, strict=True):
         if part != "stage 1" and config.get("accumulators") == "row":
             row["lr"] /= rule.ROW
+        if part == "stage 1" and config.get("negatives", 0) > scale.NEGATIVES:
+            row["epochs"] *= scale.FEWER
     return rule.together(rows, [1.0] * len(rows))
 
 
@@ -215,7 +217,8 @@ def left_out(
     fitted = {part: rule.checked(values) for part, values in rule.fitted(graph, known, numbers).items()}
     given = shared(graph, device=device) | {"model": named, "dim": student["dim"], "fitted": fitted}
     given |= {name: student[name] for name in ("group", "rank")}
-    recipe = recipes.few_bits(**given, more=scale.settings(graph, named, student["dim"], "softmax"))
+    more = scale.settings(graph, named, student["dim"], "softmax")
+    recipe = recipes.few_bits(**given, listed=scale.listed(graph), more=more)
     with records.kept_in(records.runs_folder() / "rules"):
         runs = recipe.run(graph, progress)
         ours = {
@@ -229,6 +232,7 @@ def left_out(
     share = {"rounded": kept, "expected": rule.share(figures, kept, known)}
     share |= {split: ours["stage 1"][split] / ours["teacher"][split] for split in ("valid", "test")}
     made = {"bytes": found["bytes"], "others": sorted(known["graphs"]), "model": named, "settings": fitted}
+    made |= {"negatives": {part: run.config.negatives for part, run in runs.items()}}
     return about(graph, device, **made, searched=found["chosen"], ruled=ours, share=share)
 
 

@@ -408,7 +408,7 @@ def of_frontier(frame: pd.DataFrame, gains: pd.DataFrame, where: str) -> str:
         ("low-rank-alone", "one of low rank without a teacher"),
         ("own-lists", "the one with the lists of the teacher that it starts from"),
     ):
-        rows = gains[gains["method"] == rival]
+        rows = gains[gains["method"] == rival].dropna(subset=["p"])
         if len(rows):
             better = ((rows["gain"] > 0) & (rows["p"] < 0.05)).sum()
             worse = ((rows["gain"] < 0) & (rows["p"] < 0.05)).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from kgdistil.compress.size import floats, row_bytes
 from kgdistil.config import RunConfig
 from kgdistil.distillation.recipes import bytes_per_entity
 from kgdistil.paper import plots, story
+from kgdistil.paper.bench import candidates as bench
 from kgdistil.paper.bench import large
 from kgdistil.paper.cells import CODED, GRAPHS
 from kgdistil.paper.frontier import DISTILLED, mean_path, reciprocal_cells, weights
@@ -77,11 +79,12 @@ def beaten(shown: Shown) -> str:
     gains = shown.frames["frontier_gain"]
     if not len(gains):
         return none_yet("make frontier")
-    gains = gains[~gains["method"].isin((*DISTILLED, "own-lists"))].dropna(subset=["p"])
-    sure = gains[gains["p"] < 0.05]["gain"]
+    gains = gains[~gains["method"].isin((*DISTILLED, "own-lists"))]
+    missing, gains = gains["p"].isna().sum(), gains.dropna(subset=["p"])
+    sure, more = gains[gains["p"] < 0.05]["gain"], f" {missing} more have no interval." if missing else ""
     return (
         f"Of {len(gains)} comparisons on {' and '.join(TITLES[name] for name in gains['dataset'].unique())} it is "
-        f"significantly better (p < .05) in {(sure > 0).sum()} and significantly worse in {(sure < 0).sum()}."
+        f"significantly better (p < .05) in {(sure > 0).sum()} and significantly worse in {(sure < 0).sum()}." + more
     )
 
 
@@ -205,6 +208,22 @@ def frontier_large(shown: Shown, name: str = "packages") -> str:
     title = f"Test MRR on {name} by bytes of an entity, {ranked:,} triples against all entities, two standard errors"
     drawn = picture(shown, f"frontier-{name}", plots.frontier(frame), words)
     return f"\n{words}\n{drawn}\n{html_table(title, head, table)}\n"
+
+
+def candidates(shown: Shown) -> str:
+    """Students by how many candidates a batch draws, from `bench.candidates`."""
+    if not bench.path().is_file():
+        return none_yet("python -m kgdistil.paper.bench.candidates packages.tsv TEACHER 2048:9 8192:3 --whole")
+    found, rows = json.loads(bench.path().read_text(encoding="utf-8")), []
+    for name, told in found.items():
+        for r in told["rows"]:
+            same = r["gain"] == 0 and r["low"] == r["high"]
+            seen = ("–",) * 2 if same else (difference(r["gain"]), interval(SimpleNamespace(**r)))
+            about = [name, f"{r['negatives']:,}", str(r["passes"]), f"{r['seconds'] / 60:.0f}"]
+            rows.append([*about, number(r["mrr"]), number(r["mrr"] / told["teacher_mrr"], 2), *seen])
+    head = ["graph", "candidates", "passes", "minutes", "test MRR", "of the teacher's", "difference", "95 % interval"]
+    title = f"A student by how many candidates a batch draws, {next(iter(found.values()))['device']}"
+    return html_table(title, head, rows)
 
 
 def reciprocal(shown: Shown) -> str:

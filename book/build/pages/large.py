@@ -1,4 +1,4 @@
-"""A graph of eight million entities, and one of 143,916: what each step cost, and what came of it."""
+"""A graph of eight million entities, and its packages alone: what each step cost, and what came of it."""
 
 from __future__ import annotations
 
