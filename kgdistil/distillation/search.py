@@ -146,7 +146,7 @@ class Search:
         self.dims = list(dict.fromkeys(dim for dim, _, _ in shapes))
         space = [PARTS, CHECKS, LONGER, STARTUP, COMPARED, SPARED, LR, PENALTY, TEMPERATURE, ALPHA, RELATION_WEIGHT]
         space += [REGULARISERS, SCHEDULES, list(KNOWN.values())]
-        given = [graph.sha256, {**self.shared, "device": None}, shapes, space, self.models]
+        given: list[Any] = [graph.sha256, {**self.shared, "device": None}, shapes, space, self.models]
         given += [listed] if (listed := scale.listed(graph)) else []
         self.key = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
         self.own = records.is_own(self.shared["dataset"])

@@ -439,8 +439,8 @@ def kept_elsewhere() -> pd.DataFrame:
 def against_distilled(dataset: str) -> pd.DataFrame:
     """For each size the distilled student against each other one, by a paired bootstrap over test triples.
 
-    A triple's reciprocal rank is the mean over the seeds whose ranks are kept, and the gain is theirs; where none are, it
-    is of the means, without interval and p. Distilled is what `DISTILLED` names; of those of a size the one with the
+    A triple's reciprocal rank is the mean over the seeds whose ranks are kept, and the gain is theirs; where none are,
+    it is of the means, without interval and p. Distilled is what `DISTILLED` names; of those of a size the one with the
     best validation MRR, `form`.
     """
 

@@ -48,7 +48,7 @@ def measured(graph: Graph, teacher: str, precision: str, whole: bool, pairs: lis
     for negatives, passes in pairs:
         config = recipes.few_bits(**given, more=more).stage1
         own = {"negatives": negatives, "epochs": passes, "check_every": max(1, passes // 5)}
-        done = run(config.model_copy(update=own))
+        done = run(config.model_copy(update=own), graph)
         test = evaluate(done.load(graph), graph, "test", sample=sample).reciprocal()
         first = test if first is None else first
         low, high, p = bootstrap(first, test)
