@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -181,9 +182,16 @@ def test_a_point_is_the_mean_of_its_seeds() -> None:
     ]
     assert (frame.loc[frame["trained"], "seeds"] >= 1).all()
     beside = frontier.against_distilled("fb15k-237")
-    assert np.allclose(beside["gain"], beside["distilled_mrr"] - beside["mrr"])
-    kept = {(r.method, r.bytes): bool(r.ranks) for r in frame.itertuples()}
-    assert [kept[r.method, r.bytes] for r in beside.itertuples()] == beside["p"].notna().tolist()
+    kept = {(r.method, r.bytes): (len(r.ranks.split("+")) if r.ranks else 0, r.seeds) for r in frame.itertuples()}
+    whole = 0
+    for r in beside.itertuples():
+        pair = kept[r.method, r.bytes], kept[r.form, r.bytes]
+        assert pd.notna(r.p) == all(ranks for ranks, _ in pair)
+        if all(ranks == seeds or np.isnan(seeds) for ranks, seeds in pair):
+            whole += 1
+            assert r.gain == pytest.approx(r.distilled_mrr - r.mrr, abs=1e-9), r
+        assert np.isnan(r.p) or r.low <= r.gain <= r.high
+    assert whole > 10
     assert interval(SimpleNamespace(low=np.nan, high=np.nan)) == "–"
 
 

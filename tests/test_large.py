@@ -27,7 +27,7 @@ from kgdistil.graph import Graph
 from kgdistil.graphs import cache, checks, forms, numbering, readers, text
 from kgdistil.graphs.labels import tidy, unquoted
 from kgdistil.graphs.readers import read_graph
-from kgdistil.paper.bench import large, reading
+from kgdistil.paper.bench import candidates, large, reading
 from kgdistil.students.labelled import Labelled, load_labelled
 from kgdistil.training.loop import train
 
@@ -281,6 +281,23 @@ def test_reading_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert "g.tsv: 0 MB, 7 entities; first" in capsys.readouterr().out
 
 
+def test_candidates_of_a_student_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RUNS", "RESULTS", "CACHE"):
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name))
+    draw = np.random.default_rng(0).integers(0, 60, (600, 2)).tolist()
+    path = written(tmp_path / "g.tsv", [(f"e{h}", f"r{i % 3}", f"e{t}") for i, (h, t) in enumerate(draw)])
+    made = {"dim": 8, "teacher_dim": 8, "precision": "1bit", "epochs": 1, "progress": False}
+    teacher = kgdistil.distil(read_graph(path), **made).runs["teacher"].id
+    assert candidates.main([str(path), teacher, "8:2", "16:1"]) == 0
+    (told,) = json.loads(candidates.path().read_text()).values()
+    kept = [(r["negatives"], r["passes"], r["run"]["config"]["negatives"], r["run"]["epochs"]) for r in told["rows"]]
+    assert kept == [(8, 2, 8, 2), (16, 1, 16, 1)] and told["rows"][0]["gain"] == 0 != told["rows"][1]["gain"]
+    assert told["ranked"] > 10 and {r["run"]["config"]["teacher"] for r in told["rows"]} == {teacher}
+    for wrong in ("8", "8:x", "0:3", "8:3:1"):
+        with pytest.raises(ConfigError, match="give candidates and passes, as 8192:3"):
+            candidates.main([str(path), teacher, wrong])
+
+
 def test_a_graph_of_100_000_entities_becomes_a_student_in_one_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +306,7 @@ def test_a_graph_of_100_000_entities_becomes_a_student_in_one_command(
         monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name))
     usual, draw = scale.settings, np.random.default_rng(0)
     monkeypatch.setattr(scale, "settings", lambda *given: {**usual(*given), "negatives": 128})
+    monkeypatch.setattr(scale, "LISTED", 256)
     ends = np.concatenate([draw.permutation(100_000).reshape(-1, 2), draw.integers(0, 100_000, (2000, 2))])
     rows = [(f"e{h}", f"r{i % 5}", f"e{t}") for i, (h, t) in enumerate(ends.tolist())]
     given = [written(tmp_path / "g.tsv", rows), "--order", "hrt", "--held-out", 0.005, "--budget", "16B/entity"]

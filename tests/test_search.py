@@ -87,6 +87,15 @@ def test_a_student_is_of_its_teachers_kind(tiny_graph: Graph, runs: Runs) -> Non
     assert all(row["config"]["model"] == by_id[row["config"]["teacher"]]["model"] for row in of(found, "stage 1"))
 
 
+def test_students_of_a_large_graph_have_more_candidates(tiny_graph: Graph, runs: Runs, monkeypatch) -> None:
+    key = searching.Search(tiny_graph, GIVEN, SHAPES, 2000, False).key
+    monkeypatch.setattr(searching.scale, "LARGE", 1)
+    found = search(tiny_graph, GIVEN, SHAPES, 2000, False)
+    drawn = {part: {row["config"]["negatives"] for row in of(found, part) if row["config"]} for part in PARTS}
+    assert drawn == {"teacher": {2048}, "stage 1": {8192}, "no-DS": {2048}}
+    assert searching.Search(tiny_graph, GIVEN, SHAPES, 2000, False).key != key, "one begun before is another"
+
+
 def test_what_was_best_elsewhere_is_tried_early(tiny_graph: Graph, runs: Runs) -> None:
     """By each part, after the recipe's own settings, and as any other trial for no longer than there is time."""
     found = search(tiny_graph, GIVEN, SHAPES, 2000, False, ["ReciprocalComplEx"])
