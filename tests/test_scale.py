@@ -68,7 +68,7 @@ def test_a_student_of_many_entities_has_more_candidates_in_fewer_passes(monkeypa
         "no-DS": (2048, 20 + 4 * 4),
         "stage 1": (8192, 4),
     }
-    known = json.loads(rule.RULE.read_text(encoding="utf-8"))
+    known = json.loads(Path(rule.__file__).with_name("rule.json").read_text(encoding="utf-8"))
     more = rule.fitted(PACKAGES, known, 128)
     assert more["no-DS"]["epochs"] >= more["teacher"]["epochs"] + 4 * more["stage 1"]["epochs"]
     monkeypatch.setattr(scale, "LISTED", 0)
@@ -104,9 +104,8 @@ def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.
         assert (run.config.accumulators, run.config.answers) == ("row", 256)
         assert run.config.lr == (0.05 if name == "stage 1" else 0.4), "what begins at random learns faster"
         assert run.record["curve"][-1]["valid_mrr_se"] > 0
-        assert (run.config.negatives, run.config.epochs) == {"teacher": (2048, 2), "no-DS": (2048, 6)}.get(
-            name, (8192, 1)
-        )
+        passes = {"teacher": (2048, 2), "no-DS": (2048, 6), "stage 1": (8192, 1)}
+        assert (run.config.negatives, run.config.epochs) == passes[name]
     assert list(done.precisions["precision"]) == ["float32", "1bit"]
     rounded = evaluate(quantised(done.runs["teacher"].load(graph), "1bit"), graph, sample=200).metrics()["both"]
     assert list(done.comparison.index) == ["teacher", "rounded", "no-DS", "stage 1"]
