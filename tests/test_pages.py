@@ -557,6 +557,18 @@ def test_a_graph_of_ones_own_has_a_frontier_of_all_its_sizes(shown, tmp_path, mo
     assert "90% with 64 bytes, 75% with 16 bytes" in page and "0.310 ± 0.002" in page and "frontier-packages" in page
 
 
+def test_a_student_by_its_candidates_is_compared_with_the_first(shown, tmp_path, monkeypatch):
+    monkeypatch.setattr(frontier.bench, "path", lambda: tmp_path / "candidates.json")
+    assert "bench.candidates" in frontier.candidates(shown)
+    first = {"negatives": 2048, "passes": 9, "seconds": 450, "mrr": 0.3, "gain": 0.0, "low": 0.0, "high": 0.0}
+    second = {"negatives": 8192, "passes": 3, "seconds": 300, "mrr": 0.32, "gain": 0.02, "low": 0.01, "high": 0.03}
+    told = {"precision": "1bit", "device": "a processor", "teacher_mrr": 0.4, "rows": [first, second]}
+    (tmp_path / "candidates.json").write_text(json.dumps({"own": told}))
+    page = frontier.candidates(shown)
+    assert "own, 1bit" in page and "8,192" in page and "0.80" in page and "a processor" in page
+    assert page.count("+0.020") == 1 and "+0.010 … +0.030" in page and "+0.000" not in page
+
+
 def test_the_rule_stands_beside_what_searches_found(shown, tmp_path, monkeypatch):
     page = rules.rule_searches(shown)
     assert "umls, 16 bytes" in page and "DURA" in page and "student alone" in page

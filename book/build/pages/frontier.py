@@ -216,14 +216,14 @@ def candidates(shown: Shown) -> str:
         return none_yet("python -m kgdistil.paper.bench.candidates packages.tsv TEACHER 2048:9 8192:3 --whole")
     found, rows = json.loads(bench.path().read_text(encoding="utf-8")), []
     for name, told in found.items():
-        for r in told["rows"]:
-            same = r["gain"] == 0 and r["low"] == r["high"]
-            seen = ("–",) * 2 if same else (difference(r["gain"]), interval(SimpleNamespace(**r)))
-            about = [name, f"{r['negatives']:,}", str(r["passes"]), f"{r['seconds'] / 60:.0f}"]
-            rows.append([*about, number(r["mrr"]), number(r["mrr"] / told["teacher_mrr"], 2), *seen])
+        for i, r in enumerate(told["rows"]):
+            seen = (difference(r["gain"]), interval(SimpleNamespace(**r))) if i else ("–",) * 2
+            about = [f"{name}, {told['precision']}", f"{r['negatives']:,}", str(r["passes"])]
+            share = number(r["mrr"] / told["teacher_mrr"], 2)
+            rows.append([*about, f"{r['seconds'] / 60:.0f}", number(r["mrr"]), share, *seen])
     head = ["graph", "candidates", "passes", "minutes", "test MRR", "of the teacher's", "difference", "95 % interval"]
-    title = f"A student by how many candidates a batch draws, {next(iter(found.values()))['device']}"
-    return html_table(title, head, rows)
+    devices = ", ".join(sorted({told["device"] for told in found.values()}))
+    return html_table(f"A student by how many candidates a batch draws, {devices}", head, rows)
 
 
 def reciprocal(shown: Shown) -> str:

@@ -1,8 +1,8 @@
 """`python -m kgdistil.paper.bench.candidates GRAPH TEACHER 2048:9 8192:3`: a student by how much a batch draws.
 
-Students of few bits of one saved teacher, all settings those of the rule but for the candidates that are drawn and the
-passes, which make as many scores or not. Test ranks are of a sample; differences from the first by the paired
-bootstrap over its triples. Results: `results/bench/candidates.json`, by graph.
+Students of few bits of one saved teacher; all settings but the candidates drawn and the passes are the rule's. Test
+ranks are of a sample; differences from the first by the paired bootstrap over its triples. Results:
+`results/bench/candidates.json`, by graph.
 """
 
 from __future__ import annotations
