@@ -221,7 +221,9 @@ def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_
     assert plain["no-DS"]["epochs"] > 6
     assert rule.fitted(tiny_graph, KNOWN, 16) == plain
     monkeypatch.setattr(rule, "PASSES", 2)
-    monkeypatch.setattr(rule, "SHOWN", 16 * len(tiny_graph.train) * plain["teacher"]["epochs"] / 2)
+    monkeypatch.setattr(
+        rule, "PRODUCTS", rule.products(tiny_graph, 16, plain["teacher"]) * plain["teacher"]["epochs"] / 2
+    )
     monkeypatch.setattr(scale, "LARGE", 1)
     monkeypatch.setattr(scale, "listed", lambda graph: 0)
     found = rule.fitted(tiny_graph, KNOWN, 16)
@@ -230,7 +232,7 @@ def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_
         assert found[part]["lr"] == values["lr"] * (1 if part == "stage 1" else rule.ROW)
     monkeypatch.setattr(rule, "TRIPLES", len(tiny_graph.train) * plain["teacher"]["epochs"] / 4)
     assert rule.fitted(tiny_graph, KNOWN, 16)["teacher"]["epochs"] == max(2, round(plain["teacher"]["epochs"] / 4))
-    monkeypatch.setattr(rule, "SHOWN", 1)
+    monkeypatch.setattr(rule, "PRODUCTS", 1)
     assert rule.fitted(tiny_graph, KNOWN, 16)["teacher"]["epochs"] == 2
     searches = [search_of(number) for number in (1, 2, 3)]
     for row in searches[2]["trials"]:
@@ -239,6 +241,20 @@ def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_
     for part, times in (("teacher", 4), ("stage 1", 1)):
         both = [x["graphs"]["graph 3"]["settings"][part]["lr"] for x in (fast, known)]
         assert both[0] == pytest.approx(times * both[1], rel=0.02)
+
+
+def test_a_pass_costs_what_its_queries_and_relations_are_compared_with(tiny_graph: Graph, monkeypatch) -> None:
+    triples = tiny_graph.train.tolist()
+    queries = len({(h, r) for h, r, _ in triples}) + len({(r, t) for _, r, t in triples})
+    assert queries < 2 * len(triples)  # some have several answers
+    every = queries * tiny_graph.num_entities
+    assert rule.products(tiny_graph, 8, {}) == rule.products(tiny_graph, 8, {"relation_weight": 0.0}) == 8 * every
+    predicted = 2 * len(triples) * 2 * tiny_graph.num_relations
+    assert rule.products(tiny_graph, 8, {"relation_weight": 1.0}) == 8 * (every + predicted)
+    monkeypatch.setattr(scale, "NEGATIVES", 5)
+    monkeypatch.setattr(rule, "BATCH", 2)
+    assert rule.products(tiny_graph, 8, {}) == pytest.approx(8 * (queries * 5 + 2 * 2 * len(triples)))
+    assert rule.products(replace(tiny_graph, train=tiny_graph.train[:0]), 8, {}) == 40
 
 
 def test_the_rule_that_is_here_is_that_of_the_searches(without_a_rule: Path, monkeypatch) -> None:
