@@ -236,9 +236,9 @@ def test_the_same_again_and_where_it_was_stopped(tiny_graph: Graph, runs: Runs, 
 
 
 def test_time_that_is_spent_counts_and_more_of_it_adds(tiny_graph: Graph, runs: Runs) -> None:
-    first = search(tiny_graph, GIVEN, SHAPES, 1200, progress=False)
+    first = search(tiny_graph, GIVEN, SHAPES, 900, progress=False)
     calls = len(runs.calls)
-    assert plain(search(tiny_graph, GIVEN, SHAPES, 1200, progress=False)) == plain(first) and len(runs.calls) == calls
+    assert plain(search(tiny_graph, GIVEN, SHAPES, 900, progress=False)) == plain(first) and len(runs.calls) == calls
     more = search(tiny_graph, GIVEN, SHAPES, 1800, progress=False)
     for part in PARTS:
         before, after = ([row for row in of(x, part) if row["state"] != "stopped"] for x in (first, more))
@@ -247,7 +247,7 @@ def test_time_that_is_spent_counts_and_more_of_it_adds(tiny_graph: Graph, runs: 
             row["trial"]: row["valid_mrr"] for row in after
         }.items()
     longest = [max(row["config"]["epochs"] for row in found.trials) for found in (first, more)]
-    assert longest[0] == 1200 // 3 // searching.FULL < longest[1] <= 1800 // 3 // searching.FULL
+    assert longest[0] == 900 // 3 // searching.FULL < longest[1] <= 1800 // 3 // searching.FULL
 
 
 def test_how_far_it_is(tiny_graph: Graph, runs: Runs, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -62,6 +62,7 @@ WITHOUT = ("model", "lr", "penalty", "regulariser", "relation_weight", "schedule
 TAUGHT = ("lr", "penalty", "relation_weight", "alpha", "temperature")
 KNOWN = {
     WITHOUT: (
+        ("ReciprocalComplEx", 2.0, 0.05, "n3", 1.0, "linear"),
         ("ReciprocalComplEx", 1.0, 0.05, "n3", 1.0, "constant"),
         ("ReciprocalComplEx", 1.0, 0.1, "dura", 0.1, "linear"),
         ("ReciprocalComplEx", 1.0, 0.01, "n3", 0.0, "linear"),
