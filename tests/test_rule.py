@@ -252,7 +252,7 @@ def test_a_pass_costs_what_its_queries_and_relations_are_compared_with(tiny_grap
     predicted = 2 * len(triples) * 2 * tiny_graph.num_relations
     assert rule.products(tiny_graph, 8, {"relation_weight": 1.0}) == 8 * (every + predicted)
     monkeypatch.setattr(scale, "NEGATIVES", 5)
-    monkeypatch.setattr(rule, "BATCH", 2)
+    monkeypatch.setattr(scale, "BATCH", 2)
     assert rule.products(tiny_graph, 8, {}) == pytest.approx(8 * (queries * 5 + 2 * 2 * len(triples)))
     assert rule.products(replace(tiny_graph, train=tiny_graph.train[:0]), 8, {}) == 40
 

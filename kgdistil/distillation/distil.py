@@ -175,7 +175,7 @@ def distil(
         **({} if epochs is None else {"epochs": epochs}),
     }
     if coded:
-        size = min(512, batch_size(graph))
+        size = min(scale.BATCH, batch_size(graph))
         more = scale.settings(graph, model, dim, "softmax")
         shared |= {"batch_size": size, "fitted": {} if lists else rule.defaults(graph, model, dim, epochs)}
         taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
@@ -197,7 +197,7 @@ def distil(
     last, further = list(recipe.configs)[-1], {}
     if softmax_epochs and not coded:
         more = scale.settings(graph, model, teacher_dim, "softmax")
-        further = recipes.on_lists(recipe, softmax_epochs, min(512, batch_size(graph)), more)
+        further = recipes.on_lists(recipe, softmax_epochs, min(scale.BATCH, batch_size(graph)), more)
     if line := scale.check_memory(recipe.configs | further, graph):
         log.info("memory: %s", line)
     with together(recipe.configs | further, graph, lists or given, progress) as shown:

@@ -146,7 +146,7 @@ def distillation(
 
 
 def on_lists(
-    recipe: Recipe, epochs: int = 10, batch_size: int = 512, further: Mapping[str, Any] | None = None
+    recipe: Recipe, epochs: int = 10, batch_size: int = scale.BATCH, further: Mapping[str, Any] | None = None
 ) -> dict[str, RunConfig]:
     """Both students of a distillation go on against whole lists of candidates (`lists`), beyond the paper.
 
@@ -196,7 +196,7 @@ def few_bits(
     *,
     rank: int = 0,
     whole: int = 0,
-    batch_size: int = 512,
+    batch_size: int = scale.BATCH,
     listed: int = 0,
     lists: str = "",
     more: Mapping[str, Any] | None = None,

@@ -25,9 +25,9 @@ NONE = 1e-5  # a penalty of 0 among logarithms
 CHOICES = ("relation_weight", "regulariser", "schedule")  # settings that are one of few values
 WIDTH = 0.5  # narrow, since settings belong together: a mean of unlike graphs' fits none of them
 # A teacher is shown so many training triples at most, and as many as take so many products of numbers (`products`),
-# with its students up to an hour on two cores; but of any graph `PASSES`. The passes of all runs are cut alike.
+# chosen so that it should end with its students within an hour on two cores; but of any graph `PASSES`. The passes of
+# all runs are cut alike.
 TRIPLES, PRODUCTS, PASSES = 16e6, 1.5e13, 10
-BATCH = 512  # queries of a batch
 ROW = 4.0  # times the rate of what begins at random, where a row has one sum of squares (`recipes.few_bits`)
 # "models" that were tried, "scale" (of log figures), "graphs" (figures, model and settings of parts), "share"
 Rule = Mapping[str, Any]
@@ -128,7 +128,7 @@ def fitted(graph: Graph, rule: Rule, numbers: int) -> dict[str, dict[str, Any]]:
     """
     found, listed = settings(figures(graph), rule), scale.listed(graph)
     shown = TRIPLES / max(1, len(graph.train))
-    if shown > PASSES:  # else a graph whose queries take long to count
+    if shown > PASSES:  # else the bound below changes nothing, and the queries of so many triples take long to count
         shown = min(shown, PRODUCTS / products(graph, numbers, found["teacher"]))
     most = max(PASSES, shown) / found["teacher"]["epochs"]
     for part, values in found.items():
@@ -142,13 +142,13 @@ def fitted(graph: Graph, rule: Rule, numbers: int) -> dict[str, dict[str, Any]]:
 
 
 def products(graph: Graph, numbers: int, teacher: Mapping[str, Any]) -> float:
-    """Products of numbers that the scores of one pass of a teacher take: of its queries with a batch's candidates, and
-    of its triples with the relations of both directions where these are predicted."""
+    """Products of numbers that the scores of one pass of a teacher take at most: of its queries with a batch's
+    candidates, and of its triples with the relations of both directions where these are predicted."""
     answers = 2 * len(graph.train)
     queries = len(queries_of(graph.train)[0]) if answers else 1
-    listed = min(graph.num_entities, scale.NEGATIVES + BATCH * answers / queries)
+    listed = min(graph.num_entities, scale.NEGATIVES + scale.BATCH * answers / queries)
     predicted = 2 * graph.num_relations * answers if teacher.get("relation_weight") else 0
-    return max(1.0, numbers * (queries * listed + predicted))
+    return numbers * (queries * listed + predicted)
 
 
 def checked(values: dict[str, Any], epochs: int | None = None) -> dict[str, Any]:

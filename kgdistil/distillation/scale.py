@@ -24,6 +24,7 @@ FREE, FINAL = 4e12, 10_000  # at the end all are ranked where that takes a minut
 # Of very many entities a few drawn ones say little about those that come near a query's answers: a student has more of
 # them there, in so many times fewer passes (results/bench/candidates.json). Not where a pass takes minutes.
 NEGATIVES, LISTED, FEWER = 2048, 8192, 3
+BATCH = 512  # queries that share a batch's candidates, at most
 MANY, PASSES = 10_000_000, 10  # training triples, of which a pass takes minutes, and passes of a teacher over so many
 GIB = 1 << 30
 TOLD = GIB // 10

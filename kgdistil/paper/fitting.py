@@ -58,7 +58,7 @@ def shapes(graph: Graph, size: int) -> list[Shape]:
 
 
 def shared(graph: Graph, seed: int = 0, device: str = "cpu") -> dict[str, Any]:
-    size = min(512, batch_size(graph))
+    size = min(scale.BATCH, batch_size(graph))
     return {"dataset": dataset_of(graph), "model": MODEL, "seed": seed, "device": device, "batch_size": size}
 
 

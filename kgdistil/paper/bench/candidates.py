@@ -42,7 +42,7 @@ def measured(graph: Graph, teacher: str, precision: str, whole: bool, pairs: lis
         "group": GROUPS[precision],
         "teacher": teacher,
     }
-    given |= {"batch_size": min(512, batch_size(graph)), "fitted": rule.defaults(graph, kind, dim)}
+    given |= {"batch_size": min(scale.BATCH, batch_size(graph)), "fitted": rule.defaults(graph, kind, dim)}
     given |= {"whole": whole_of(graph, kind, (dim, precision, 0)) if whole else 0}
     more = scale.settings(graph, kind, dim, "softmax") | {"final_sample": sample, "protocol": "candidates"}
     for negatives, passes in pairs:
