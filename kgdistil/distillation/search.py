@@ -3,7 +3,7 @@
 A trial is a run as any other, of settings that optuna draws (`Search.config`); one whose validation MRR lies below the
 median of the others at the same share of its epochs is ended early. The first trials are what `recipes.few_bits` does,
 so that a search ends no lower. A third of the time is the teacher's, a third its student's, and the student alone gets
-what its rival had. Nothing but the validation split decides.
+what its rival had, and no known setting less than the teacher. Nothing but the validation split decides.
 
 What was tried stands in a journal in the folder of runs, with the seconds that it took. A search that was stopped goes
 on in the midst of its trial; one that is given more time goes on at its end. A trial is drawn with a seed of its own,
@@ -218,8 +218,13 @@ class Search:
         return found
 
     def first(self, part: str) -> int:
-        """How many trials are the recipe's: they are neither ended early nor by the clock."""
-        return len(self.dims if part == "teacher" else self.shapes)
+        """How many trials are neither ended early nor by the clock: the recipe's, and for the student alone those of
+        `KNOWN` as far as the teacher had one to its end."""
+        if part != "no-DS":
+            return len(self.dims if part == "teacher" else self.shapes)
+        known = range(len(self.defaults("teacher")))[len(self.dims) :]
+        had = [known.index(trial.number) + 1 for trial in self.ended("teacher") if trial.number in known]
+        return len(self.shapes) + max(had, default=0)
 
     def most(self, part: str) -> int:
         """Epochs of which `FULL` trials fit into a part's time, by steps that are timed once for a study."""
