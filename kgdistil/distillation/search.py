@@ -188,8 +188,7 @@ class Search:
         return recipes.few_bits(**{**self.shared, "model": kind, **made})
 
     def defaults(self, part: str) -> list[dict[str, Any]]:
-        """The settings of the first trials: the recipe's, for each teacher's dimension or student's shape, then those
-        of `KNOWN` for the first of these."""
+        """The settings of the first trials: the recipe's, for each teacher's dimension or student's shape."""
         name = "dim" if part == "teacher" else "shape"
         found = []
         for value in self.dims if part == "teacher" else self.shapes:
@@ -205,11 +204,17 @@ class Search:
                 "schedule": config.schedule,
             }
             found.append({name: value, **drawn, "epochs": 1})
+        return found
+
+    def known(self, part: str) -> list[dict[str, Any]]:
+        """Those of `KNOWN` for the best of `defaults`, for longer."""
+        defaults, found = self.defaults(part), list[dict[str, Any]]()
+        best, *_ = [defaults[t.number] for t in self.ended(part) if t.number < len(defaults)] or defaults or [{}]
         names = TAUGHT if part == "stage 1" else WITHOUT
-        for values in KNOWN[names] if not MODELS[self.models[0]].distance else ():
-            other = {**found[0], **dict(zip(names, values, strict=True)), "epochs": LONGER[min(1, len(LONGER) - 1)]}
+        for values in KNOWN[names] if best and not MODELS[self.models[0]].distance else ():
+            other = {**best, **dict(zip(names, values, strict=True)), "epochs": LONGER[min(1, len(LONGER) - 1)]}
             other |= {
-                "lr": min(max(found[0]["lr"] * other["lr"], LR[0]), LR[1]),
+                "lr": min(max(best["lr"] * other["lr"], LR[0]), LR[1]),
                 "penalty": max(other["penalty"], PENALTY[0]),
             }
             if len(self.models) == 1:
@@ -222,7 +227,7 @@ class Search:
         `KNOWN` as far as the teacher had one to its end."""
         if part != "no-DS":
             return len(self.dims if part == "teacher" else self.shapes)
-        known = range(len(self.defaults("teacher")))[len(self.dims) :]
+        known = range(len(self.dims), len(self.dims) + len(self.known("teacher")))
         had = [known.index(trial.number) + 1 for trial in self.ended("teacher") if trial.number in known]
         return len(self.shapes) + max(had, default=0)
 
@@ -309,8 +314,7 @@ class Search:
             ConfigError: none did, with what was wrong with the last one.
         """
         study = self.studies[part]
-        for values in self.defaults(part):
-            study.enqueue_trial(values, skip_if_exists=True)
+        self.enqueue(part)
         for begun in study.get_trials(states=(TrialState.RUNNING,)):
             if begun.number >= self.first(part) and self.left(part) <= 0 and self.ended(part):
                 continue
@@ -318,11 +322,20 @@ class Search:
             self.trial(part, optuna.Trial(study, begun._trial_id))  # noqa: SLF001 - there is no other way to go on
         while self.left(part) > 0 or self.ahead(part) or not self.ended(part):
             failed = study.get_trials(False, (TrialState.FAIL,))
-            known = len(self.defaults(part)) - self.first(part)  # they share the recipe's rate, and so its failure
+            known = len(self.known(part))  # they share the recipe's rate, and so its failure
             if len(failed) >= FAILURES + known and not self.ended(part):
                 raise ConfigError(f"no trial of {part} ended well; the last one: {failed[-1].user_attrs['why']}")
             self.draw_by(part, len(study.get_trials(False)))
             self.trial(part, study.ask())
+
+    def enqueue(self, part: str) -> None:
+        """Put what is tried first before what is drawn: `defaults`, and `known` once all of these are over."""
+        study, defaults = self.studies[part], self.defaults(part)
+        for values in defaults:
+            study.enqueue_trial(values, skip_if_exists=True)
+        over = [trial.number for trial in study.get_trials(False) if trial.state.is_finished()]
+        for values in self.known(part) if set(range(len(defaults))) <= set(over) else ():
+            study.enqueue_trial(values, skip_if_exists=True)
 
     def draw_by(self, part: str, number: int) -> None:
         """A sampler for the trial of that number alone: one for all would begin again where a search goes on."""
@@ -375,6 +388,7 @@ class Search:
             trial.set_user_attr("why", str(error))
         trial.set_user_attr("seconds", round(before + time.monotonic() - began, 2))
         study.tell(trial, **outcome)
+        self.enqueue(part)
         self.show(part, trial.number)
         self.tidy()
 
