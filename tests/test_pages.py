@@ -583,6 +583,9 @@ def test_the_rule_stands_beside_what_searches_found(shown, tmp_path, monkeypatch
     page = rules.rule_left_out(shown)
     assert "97% of the searched ones in 1 of 2 tests" in page and "within 0.05 of what was expected in 0" in page
     assert "own, 16 bytes" in page and "<td>99%</td>" in page.replace(' class="number"', "")
+    again = {"dataset": "own", "bytes": 16, "chosen": {**searched, "teacher": {"valid": 1.0, "test": 1.0}}}
+    monkeypatch.setattr(rules.fitting, "read", lambda name: rows[:1] if name == "left_out" else [again])
+    assert "Searched again since" not in page and "Searched again since" in rules.rule_left_out(shown)
     monkeypatch.setattr(rules.fitting, "read", lambda name: [])
     assert "Not run yet" in rules.rule_left_out(shown) and "Not run yet" in rules.rule_searches(shown)
 

@@ -57,7 +57,8 @@ def rule_searches(shown: Shown) -> str:
 
 def rule_left_out(shown: Shown) -> str:
     """The rule of all other graphs on each graph, beside a search on that graph itself."""
-    frame = fitting.table(fitting.read("left_out"))
+    tests = fitting.read("left_out")
+    frame = fitting.table(tests)
     if frame.empty:
         return none_yet("python -m kgdistil.paper.fitting test GRAPH")
     rows = [
@@ -75,5 +76,10 @@ def rule_left_out(shown: Shown) -> str:
     near = int(((frame["expected share"] - frame["kept share"]).abs() <= CLOSE).sum())
     text = f"\nStudents reach {AIM:.0%} of the searched ones in {reached} of {len(frame)} tests; what a student "
     text += f"keeps of its teacher came within {CLOSE:g} of what was expected in {near}.\n"
+    chosen = {(found["dataset"], found["bytes"]): found.get("chosen") for found in fitting.read("searches")}
+    older = [x["dataset"] for x in tests if chosen.get((x["dataset"], x["bytes"])) not in (None, x["searched"])]
+    if older:
+        text += f"\nSearched again since: {', '.join(older)}. Such a row stands beside the earlier "
+        text += "search, by the rule of that day.\n"
     alt = "MRR by the rule as a share of the searched one: " + ", ".join(f"{row[0]} {row[2]}" for row in rows) + "."
     return text + picture(shown, "rule", plots.left_out(frame, PARTS, AIM), alt) + table
