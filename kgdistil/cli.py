@@ -285,8 +285,9 @@ def distill(
       kgdistil distill triples.tsv --teacher my_pykeen_results/ --trust-pickle --dim 8 -o student/
 
     With --time a third of it goes into trials of the teacher, a third into those of its student, and as much as that
-    into the student alone, on the validation triples; OUTPUT/search.jsonl has a line for each trial. The same command
-    goes on where it was stopped, and with more time where it ended.
+    into the student alone, on the validation triples; OUTPUT/search.jsonl has a line for each trial. Some trials are
+    not cut short, so that it may take longer: the first, and those of the student alone that give it what its teacher
+    had. The same command goes on where it was stopped, and with more time where it ended.
 
     Teacher, checkpoints and records go to a folder beside the student, OUTPUT.training, which you may delete when you
     have what you want; until then the same command goes on where it was stopped. Once it is finished, the same command
