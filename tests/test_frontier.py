@@ -201,13 +201,15 @@ def test_a_committee_is_a_rival_of_one_student_where_it_was_tried() -> None:
 
 @pytest.mark.parametrize("method", frontier.UNTRAINED)
 def test_more_bytes_are_nearer_to_the_row(method: str) -> None:
-    if method == "FAISS":
+    sizes = (16, 64)
+    if method in frontier.BY_FAISS:
         pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
+        sizes = (4, 8)
     rows = torch.randn(300, 128, generator=torch.Generator().manual_seed(0)) @ torch.randn(
         128, 128, generator=torch.Generator().manual_seed(1)
     )
     errors = []
-    for size in (16, 64):
+    for size in sizes:
         made = frontier.UNTRAINED[method](rows, size, True)
         assert made.shape == rows.shape
         assert torch.equal(made, frontier.UNTRAINED[method](rows, size, True))
@@ -215,6 +217,18 @@ def test_more_bytes_are_nearer_to_the_row(method: str) -> None:
         if method in ("PCA", "random projection"):
             assert torch.linalg.matrix_rank(made) == size // 4
     assert 0 < errors[1] < errors[0] < float(rows.square().mean())
+
+
+def test_quantisers_are_tried_for_what_they_can_do() -> None:
+    """Four bits a float are the most of any code; a rotation and additive codes come nearer to rows than plain ones."""
+    faiss = pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
+    assert frontier.possible(frontier.BY_FAISS, 64, 1024) == ["FAISS", "OPQ", "RQ"] and faiss.__version__
+    assert frontier.possible(frontier.BY_FAISS, 32, 1024) == [*frontier.BY_FAISS]
+    assert frontier.possible([*frontier.BY_FAISS, "PCA"], 64, 256) == ["PCA"]
+    mixed = torch.randn(300, 32, generator=torch.Generator().manual_seed(0))
+    mixed = mixed @ torch.randn(32, 32, generator=torch.Generator().manual_seed(1))
+    lost = {m: float((frontier.UNTRAINED[m](mixed, 4, True) - mixed).square().mean()) for m in frontier.BY_FAISS}
+    assert max(lost, key=lost.__getitem__) == "FAISS"
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,5 +1,6 @@
 """One student of several sizes: its first codes are a student, in training, in PyTorch and where it answers."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,21 @@ import torch
 from click.testing import CliRunner
 
 import kgdistil
+from book.build.pages import pieces
+from book.build.pages.shown import Shown
+from kgdistil import records
 from kgdistil.cli import main
 from kgdistil.compress.nested import attach, codes_of, fit, shorter
 from kgdistil.compress.product import rows_of
+from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
 from kgdistil.graphs.importers import import_teacher
 from kgdistil.models import KGEModel, build_model, with_entities
+from kgdistil.paper.bench import nested as bench
+from kgdistil.paper.cells import FRONTIER, Cell
 from kgdistil.students.export import export
+from kgdistil.training.loop import run
 
 
 def nested_model(graph: Graph, name: str, depth: int = 4) -> KGEModel:
@@ -163,3 +171,38 @@ def test_other_forms_hold_the_whole_of_it(umls: Graph, tmp_path: Path) -> None:
     score, _ = index.search(ours.vectors(**query), umls.num_entities)
     queries = ours.weights.queries(np.array([3]), np.array([4]), "tail")
     np.testing.assert_allclose(score[0], np.sort(queries @ rows.numpy().T)[0, ::-1], rtol=1e-4, atol=1e-4)
+
+
+def test_one_training_is_set_beside_a_training_for_each_size(
+    umls: Graph, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes by their own records, passes for all of them; a size that nobody trained has no rival."""
+    given = {"dataset": "umls", "dim": 16, "loss": "softmax", "negatives": 64, "lr": 0.1, "batch_size": 1000}
+    teacher = make_config(**given, role="teacher", model="ComplEx", epochs=4)
+    taught = {**given, "role": "stage1", "model": "ComplEx", "teacher": teacher.run_id, "epochs": 2}
+    made = {size: make_config(**taught, group=group) for size, group in ((4, 4), (8, 2))}
+    mine = [Cell(FRONTIER, "umls", "ComplEx", "distilled", size, 128) for size in made]
+    run(teacher, umls, progress=False)
+    monkeypatch.setattr(bench, "cells", lambda graph: mine)
+    monkeypatch.setattr(bench, "config", lambda cell: made.get(cell.bytes, teacher))
+    monkeypatch.setattr(
+        bench, "record_of", lambda cell: records.read_record(records.record_path(made[cell.bytes].run_id))
+    )
+    with pytest.raises(ConfigError, match=r"umls/ComplEx/distilled/4/128 has no ranks: .*reproduce frontier/umls"):
+        bench.main([str(mine[0]), "--depth", "4"])
+    for config in made.values():
+        run(config, umls, save_ranks=True, progress=False)
+    assert bench.main([str(mine[0]), "--depth", "4"]) == 0
+    (told,) = json.loads(bench.path().read_text()).values()
+    assert (told["run"]["config"]["depth"], told["run"]["epochs"]) == (4, 2 * 3)
+    assert [(r["depth"], r["bytes"], r.get("rival")) for r in told["rows"]] == [
+        (1, 4, str(mine[0])),
+        (2, 8, str(mine[1])),
+        (4, 16, None),
+    ]
+    for row in told["rows"][:2]:
+        assert row["gain"] == pytest.approx(row["test"]["both"]["mrr"] - row["rival_mrr"])
+        assert row["low"] <= row["gain"] <= row["high"] and len({r["test"]["both"]["mrr"] for r in told["rows"]}) == 3
+    assert told["rows"][2]["test"] == told["run"]["test"]
+    page = pieces(Shown(small))["nested"]()
+    assert all(f"{size} bytes" in page for size in (4, 8, 16)) and "one student is within" in page

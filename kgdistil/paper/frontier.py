@@ -15,7 +15,8 @@
 | reciprocal-low-rank | fewer floats, a map that all share; a form of `cells.FORMS` | on the lists of that mean |
 | reciprocal-low-rank-alone | the same | without a teacher |
 | rounded | the teacher's row in four-bit codes | not at all |
-| FAISS | the teacher's row by product quantisation, eight bits a code | not at all |
+| FAISS | the teacher's row by FAISS's product quantiser, eight bits a code | not at all |
+| OPQ, RQ, LSQ | the same after a rotation that is learned; residual codes; additive ones | not at all |
 | PCA, random projection | the teacher's row on fewer axes, float32 | not at all |
 
 The trained ones are cells of `reproduce` (protocol "frontier"); for few floats the students of Tables 3, 4 and 6
@@ -26,6 +27,7 @@ The trained ones are cells of `reproduce` (protocol "frontier"); for few floats 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import logging
@@ -98,6 +100,8 @@ RECIPROCAL_RANKS = {"fb15k-237": (64, 32, 16)}  # sizes of its students of low r
 RECIPROCAL_WIDEST = 8192  # bytes of an entity
 BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # what its students are called
 BOTH_WAYS |= {name: "reciprocal-low-rank" + ALONE * name.endswith(ALONE) for name in LOW_RANK}
+BY_FAISS = ("FAISS", "OPQ", "RQ", "LSQ")
+MOST = {"LSQ": 32}  # bytes of an entity that a method is tried for: its search takes the square of the codes, or more
 USUAL_RANK = ("low-rank", "low-rank-alone")
 ONE_OF = (*SMALL, *(BOTH_WAYS[name] for name in LOW_RANK))  # of several of a size the best on validation is shown
 
@@ -148,7 +152,8 @@ def reciprocal_cells(dataset: str) -> list[Cell]:
 
 def possible(methods: Iterable[str], size: int, teacher: int) -> list[str]:
     """Those of the methods that make `size` bytes of a teacher's row of so many: four bits a float is the most."""
-    return [m for m in methods if size * 8 <= teacher or (size < teacher and m not in (*CODED, "rounded", "FAISS"))]
+    coded = (*CODED, "rounded", *BY_FAISS)
+    return [m for m in methods if (size * 8 <= teacher if m in coded else size < teacher) and size <= MOST.get(m, size)]
 
 
 # ---- what is not ----------------------------------------------------------------------------------------------------
@@ -175,8 +180,11 @@ def random_projection(rows: Tensor, size: int, paired: bool) -> Tensor:
     return on_axes(rows, torch.randn(rows.shape[1], size // 4, generator=generator))
 
 
-def product_quantised(rows: Tensor, size: int, paired: bool) -> Tensor:
-    """FAISS's product quantiser: `size` codes of eight bits; four bits, twice as many, on graphs of few entities.
+def by_faiss(kind: str, rows: Tensor, size: int, paired: bool) -> Tensor:
+    """One of FAISS's quantisers: `size` codes of eight bits; four bits, twice as many, on graphs of few entities.
+
+    PQ: Jégou et al. 2011; OPQ, with a learned rotation before it: Ge et al. 2013; RQ, each code of what the ones before
+    it leave, with a beam: Liu et al. 2015; LSQ, codes that are added, by local search: Martinez et al. 2018.
 
     Raises:
         ConfigError: FAISS is missing.
@@ -186,18 +194,28 @@ def product_quantised(rows: Tensor, size: int, paired: bool) -> Tensor:
     except ImportError:
         raise ConfigError("FAISS is missing: pip install -c constraints.txt -e '.[notebooks]'") from None
     bits = 8 if len(rows) >= 39 << 8 else 4  # FAISS wants 39 rows for each of the 256 vectors
+    width, codes = rows.shape[1], size * 8 // bits
     faiss.omp_set_num_threads(torch.get_num_threads())
-    quantiser = faiss.ProductQuantizer(rows.shape[1], size * 8 // bits, bits)
-    quantiser.cp.seed, quantiser.cp.min_points_per_centroid = 0, 1  # no warning where there are few entities
-    x = grouped(rows, rows.shape[1], paired)[:, 0].contiguous().numpy()  # a complex number's parts side by side
+    x: Any = grouped(rows, width, paired)[:, 0].contiguous().numpy()  # a complex number's parts side by side
+    made: dict[str, Any] = {"RQ": faiss.ResidualQuantizer, "LSQ": faiss.LocalSearchQuantizer}
+    quantiser = made.get(kind, faiss.ProductQuantizer)(width, codes, bits)
+    if kind != "LSQ":
+        quantiser.cp.seed, quantiser.cp.min_points_per_centroid = 0, 1  # no warning where there are few entities
+    turn: Any = faiss.OPQMatrix(width, codes) if kind == "OPQ" else None
+    if turn is not None:
+        turn.pq = quantiser
+        turn.train(x)
+        x = turn.apply(x)
     quantiser.train(x)
-    decoded: Any = quantiser.decode(quantiser.compute_codes(x))  # type: ignore[call-arg, func-returns-value]
+    decoded = quantiser.decode(quantiser.compute_codes(x))
+    decoded = decoded if turn is None else turn.reverse_transform(decoded)
     return ungrouped(torch.from_numpy(decoded)[:, None], paired)
 
 
 UNTRAINED: dict[str, Callable[[Tensor, int, bool], Tensor]] = {
     "rounded": rounded,
-    "FAISS": product_quantised,
+    "FAISS": functools.partial(by_faiss, "PQ"),
+    **{kind: functools.partial(by_faiss, kind) for kind in ("OPQ", "RQ", "LSQ")},
     "PCA": principal,
     "random projection": random_projection,
 }
@@ -239,6 +257,8 @@ def measure(dataset: str, graph: Graph, sizes: Iterable[int] = SIZES) -> dict[st
                     "method": method,
                     "bytes": size,
                     "teacher": found.id,
+                    "teacher_mrr": found.test("mrr"),  # as it was here: other processors train other last digits
+                    "commit": records.provenance()["commit"],
                     "ranks": name,
                     **{split: r.metrics() for split, r in ranks.items()},
                 }
