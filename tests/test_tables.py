@@ -202,7 +202,7 @@ def test_no_record_is_dirty():
         if not any(path.match(pattern) for pattern in EMBEDDED):
             found |= {r["id"]: r for r in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
     assert len(found) > 2000
-    inside = [name for name in ("accumulators", "candidates", "distributed") if name in found]  # of several records
+    inside = [name for name in ("accumulators", "candidates", "distributed", "nested") if name in found]  # of several
     parts = {f"{name}/{part}": record for name in inside for part, record in found.pop(name).items()}
     for name, record in (found | parts).items():
         assert record["dirty"] is False and len(record["commit"]) == 40, name

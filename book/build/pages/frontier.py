@@ -15,9 +15,11 @@ from kgdistil import records
 from kgdistil.compress.size import floats, row_bytes
 from kgdistil.config import RunConfig
 from kgdistil.distillation.recipes import bytes_per_entity
+from kgdistil.distillation.statistics import SAME
 from kgdistil.paper import plots, story
 from kgdistil.paper.bench import candidates as bench
 from kgdistil.paper.bench import large
+from kgdistil.paper.bench import nested as sizes_of_one
 from kgdistil.paper.cells import CODED, GRAPHS
 from kgdistil.paper.frontier import DISTILLED, mean_path, reciprocal_cells, weights
 from kgdistil.paper.methods import OF_BYTES, TITLES
@@ -224,6 +226,31 @@ def candidates(shown: Shown) -> str:
     head = ["graph", "candidates", "passes", "minutes", "test MRR", "of the teacher's", "difference", "95 % interval"]
     devices = ", ".join(sorted({told["device"] for told in found.values()}))
     return html_table(f"A student by how many candidates a batch draws, {devices}", head, rows)
+
+
+def nested(shown: Shown) -> str:
+    """The sizes of one nested student beside a student trained for each, from `bench.nested`."""
+    if not sizes_of_one.path().is_file():
+        return none_yet("python -m kgdistil.paper.bench.nested frontier/wn18rr/ComplEx/distilled/16/512")
+    rows, about = [], []
+    for dataset, told in json.loads(sizes_of_one.path().read_text(encoding="utf-8")).items():
+        for r in told["rows"]:
+            mine = [TITLES[dataset], f"{r['bytes']} bytes", number(r["test"]["both"]["mrr"])]
+            if "rival" not in r:
+                rows.append([*mine, *("–",) * 3])
+                continue
+            rows.append(
+                [*mine, linked(r["rival_mrr"], r["rival_run"]), difference(r["gain"]), interval(SimpleNamespace(**r))]
+            )
+        near = [str(r["bytes"]) for r in told["rows"] if r.get("gain", -1) >= -SAME]
+        apart = [str(r["bytes"]) for r in told["rows"] if r.get("gain", 0) < -SAME]
+        about.append(
+            f"On {TITLES[dataset]}, trained on {told['device']}, one student is within {SAME} of those trained for one "
+            f"size, or above them, at {' and '.join(near) or 'none'} bytes"
+            + (f"; at {' and '.join(apart)} bytes it is further below." if apart else ".")
+        )
+    head = ["graph", "an entity", "nested, test MRR", "trained for that size", "difference", "95 % interval"]
+    return f"{' '.join(about)}\n\n{html_table('One nested student, every size', head, rows)}\n"
 
 
 def reciprocal(shown: Shown) -> str:
