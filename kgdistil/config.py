@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -256,7 +257,7 @@ class RunConfig(BaseModel):
         """Another config with some flat fields changed; it is checked as a new one is."""
         return RunConfig(**{**self.model_dump(), **(update or {})})
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """A name that is the same for the same config on any device and another for any other.
 

@@ -189,7 +189,13 @@ def finish(values: dict[str, Any]) -> RunConfig:
     checks, epochs = values.pop("checks", None), values.get("epochs", 1000)
     if checks:
         values["check_every"] = max(1, epochs // checks)
-    return read_config({k: v for k, v in values.items() if k not in OWN})
+    return _checked(json.dumps({k: v for k, v in values.items() if k not in OWN}, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _checked(values: str) -> RunConfig:
+    """Checked once: a table asks for each some fifty times, through those that it depends on."""
+    return read_config(json.loads(values))
 
 
 def inherited(cell: Cell, device: str) -> dict[str, Any] | None:
