@@ -272,10 +272,8 @@ class RunConfig(BaseModel):
     # ---- what follows from it
     def alpha_at(self, epoch: int) -> float | None:
         """α of epoch number `epoch` (from 0); None for DualDE, which has none."""
-        if isinstance(self.objective, Dual):
-            return None
-        if self.alpha_last is None:
-            return self.objective.alpha
+        if isinstance(self.objective, Dual) or self.alpha_last is None:
+            return None if isinstance(self.objective, Dual) else self.objective.alpha
         return self.alpha + (self.alpha_last - self.alpha) * epoch / max(1, self.epochs - 1)
 
     @property
