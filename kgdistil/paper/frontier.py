@@ -101,7 +101,8 @@ RECIPROCAL_WIDEST = 8192  # bytes of an entity
 BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # what its students are called
 BOTH_WAYS |= {name: "reciprocal-low-rank" + ALONE * name.endswith(ALONE) for name in LOW_RANK}
 BY_FAISS = ("FAISS", "OPQ", "RQ", "LSQ")
-MOST = {"LSQ": 32}  # bytes of an entity that a method is tried for: its search takes the square of the codes, or more
+MOST = {"LSQ": 32}  # bytes of an entity that a method is tried for: its search takes the square of the codes, or more,
+MOST_ENTITIES = {"LSQ": 10_000}  # and for so many of 41,000 entities the better part of an hour
 USUAL_RANK = ("low-rank", "low-rank-alone")
 ONE_OF = (*SMALL, *(BOTH_WAYS[name] for name in LOW_RANK))  # of several of a size the best on validation is shown
 
@@ -247,6 +248,8 @@ def measure(dataset: str, graph: Graph, sizes: Iterable[int] = SIZES) -> dict[st
     for size, found in teachers.items():
         teacher = found.load(graph)
         for method in possible(UNTRAINED, size, teacher_cell(dataset, size).bytes):
+            if graph.num_entities > MOST_ENTITIES.get(method, graph.num_entities):
+                continue
             if any((row["method"], row["bytes"]) == (method, size) for row in rows):
                 continue
             with torch.no_grad():
