@@ -44,9 +44,9 @@ def as_restructured_text(app: Any, what: str, name: str, thing: Any, options: An
     """The package's docstrings are plain text with `code`; reStructuredText would stumble over their | and *."""
     if what in ("property", "attribute") and lines:
         lines[0] = lines[0].replace(": ", " – ", 1)  # napoleon would take what stands before a colon for a type
-    if name == "kgdistil":  # its docstring is a line and an example
-        lines[1:] = ["", "::", "", *(f"    {line}" for line in lines[1:])]
-        return
+    if name == "kgdistil":  # its docstring is a line, an example, and more lines
+        end = lines.index("", 2)
+        lines[1:end] = ["", "::", "", *(f"    {line}" for line in lines[2:end])]
     inside = False  # a list such as "`score`      the equation, …" with its lines below
     for i, line in enumerate(lines):
         entry = re.match(r"(`\w+`) {2,}(\S.*)", line)
