@@ -127,6 +127,36 @@ def test_an_estimate_is_of_the_right_size(tiny_graph: Graph, monkeypatch: pytest
     assert seconds == pytest.approx(160 / 2 + 0.5 * 20 / 5)
 
 
+def test_the_steps_of_sampled_softmax_are_those_of_the_whole_graph(
+    tiny_graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first steps warm up and are not counted; the epoch is left after as many again."""
+    now, done, given = [0.0], [], []
+    config = make_config(dataset="tiny", model="ComplEx", loss="softmax", batch_size=1, dim=2)
+
+    class Engine:
+        steps, device, between = 100, torch.device("cpu"), None
+
+        def epoch(self, *_: object) -> None:
+            for i in range(self.steps):
+                now[0] += 50.0 if i < progress.STEPS else 2.0
+                done.append(i)
+                self.between()
+
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(progress, "make_engine", lambda *x: given.append(x[-1]) or Engine())
+    assert progress.epoch_seconds(config, tiny_graph, None) == pytest.approx(2.0 * 100)
+    assert len(done) == 2 * progress.STEPS and given == [tiny_graph]
+
+
+def test_an_epoch_that_is_timed_is_left_early(tiny_graph: Graph) -> None:
+    config = make_config(dataset="tiny", model="ComplEx", loss="softmax", batch_size=1, dim=2)
+    engine = make_engine(untrained(config, tiny_graph), None, config, tiny_graph)
+    assert engine.steps > 2 * progress.STEPS
+    assert progress.step_seconds(engine, torch.zeros(engine.steps, dtype=torch.float64)) > 0
+    assert int(engine.moments["done"]) == 2 * progress.STEPS
+
+
 @pytest.mark.parametrize(
     "seconds, said",
     [(0, "1 s"), (0.4, "1 s"), (89, "89 s"), (90, "1.5 min"), (240, "4 min"), (3000, "50 min"), (5400, "1.5 h")],

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from kgdistil import records
@@ -21,6 +22,7 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.lists import Lists
 from kgdistil.graphs.queries import queries_of
 from kgdistil.models import KGEModel, build_model
+from kgdistil.training.base import Engine
 from kgdistil.training.engine import make_engine
 from kgdistil.training.loop import Progress, Shown
 
@@ -62,22 +64,52 @@ def epoch_seconds(
 ) -> float:
     """Seconds of an epoch here, by `STEPS` steps of models that are thrown away; their numbers do not matter.
 
+    A step of sampled softmax takes the queries of the whole graph, since it costs the more, the more answers they have.
     With the triples to filter by, the epoch's share of a validation is part of it.
     """
-    part = replace(graph, train=graph.train[: STEPS * config.batch_size])
+    whole = config.loss == "softmax" and not config.top  # else an engine may take long to make
+    part = graph if whole else replace(graph, train=graph.train[: STEPS * config.batch_size])
     student = untrained(config, graph).to(config.device)
     fixed = teacher if config.role == "stage1" else copy.deepcopy(teacher)  # which may be too large to have twice
     engine = make_engine(student, fixed and fixed.to(config.device), config, part)
+    rates = torch.zeros(engine.steps, dtype=torch.float64)
+    if whole and engine.steps > 2 * STEPS:
+        training = step_seconds(engine, rates) * engine.steps
+    else:
+        for epoch in range(2):  # the first one compiles and warms up
+            began = time.perf_counter()
+            engine.epoch(epoch, rates, rates)
+        training = (time.perf_counter() - began) * samples(config, graph) / samples(config, part)
+    if known is None:
+        return training
     ranks = min(len(graph.valid), config.check_sample or len(graph.valid))
-    rates, ranked = torch.zeros(engine.steps, dtype=torch.float64), graph.valid[: min(RANKED, ranks)]
-    for epoch in range(2):  # the first one compiles and warms up
+    ranked = graph.valid[: min(RANKED, ranks)].cpu()
+    for _ in range(2):
         began = time.perf_counter()
-        engine.epoch(epoch, rates, rates)
-        between = time.perf_counter()
-        if known is not None:
-            rank(student, ranked.cpu(), known)
-    validation = (time.perf_counter() - between) * ranks / max(1, len(ranked))
-    return (between - began) * samples(config, graph) / samples(config, part) + validation / config.check_every
+        rank(student, ranked, known)
+    validation = (time.perf_counter() - began) * ranks / max(1, len(ranked))
+    return training + validation / config.check_every
+
+
+class Enough(Exception):
+    """An epoch that is timed has had its steps."""
+
+
+def step_seconds(engine: Engine, rates: Tensor) -> float:
+    """Seconds of one of an engine's steps: the mean of `STEPS`, after as many that compile and warm up."""
+    ended = list[float]()
+
+    def between() -> None:
+        if engine.device.type == "cuda":
+            torch.cuda.synchronize(engine.device)
+        ended.append(time.perf_counter())
+        if len(ended) == 2 * STEPS:
+            raise Enough
+
+    engine.between = between
+    with contextlib.suppress(Enough):
+        engine.epoch(0, rates, rates)
+    return (ended[-1] - ended[STEPS - 1]) / STEPS
 
 
 def samples(config: RunConfig, graph: Graph) -> int:
