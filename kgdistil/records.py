@@ -145,7 +145,7 @@ def make_record(
 
 def command() -> str:
     """What was typed to get here; in a notebook's kernel, what started the kernel (papermill, pytest, Jupyter)."""
-    arguments = sys.argv
+    arguments, module = sys.argv, getattr(sys.modules["__main__"], "__spec__", None)
     if Path(arguments[0]).name.startswith("ipykernel"):
         try:
             arguments = Path(f"/proc/{os.getppid()}/cmdline").read_text().rstrip("\0").split("\0")
@@ -153,14 +153,15 @@ def command() -> str:
             return "a Jupyter kernel"
         if Path(arguments[0]).name.startswith("python") and len(arguments) > 1:
             arguments = arguments[1:]  # an installed script: its interpreter says nothing
+    if module is not None and module.origin == arguments[0]:
+        return shlex.join(["python", "-m", module.name.removesuffix(".__main__"), *arguments[1:]])
     return shlex.join([Path(arguments[0]).name, *arguments[1:]])
 
 
 def provenance() -> dict[str, Any]:
     """Git commit, whether tracked files outside results/ were changed (both None without git), library versions."""
     changed = git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules", "--", ".", ":!results")
-    versions = {"python": platform.python_version(), "kgdistil": __version__}
-    versions |= {name: installed(name) for name in LIBRARIES}
+    versions = {"python": platform.python_version(), "kgdistil": __version__, **{n: installed(n) for n in LIBRARIES}}
     dirty = None if changed is None else bool(changed)
     return {"commit": git("rev-parse", "HEAD"), "dirty": dirty, "versions": versions}
 

@@ -270,7 +270,8 @@ def test_last_from_the_command_line_says_in_one_line_what_is_damaged(folders: Pa
 
 def test_the_command_of_a_notebook_is_what_started_its_kernel(monkeypatch):
     """A kernel's own command line names a temporary file; its parent's says how to run it again."""
-    assert records.command().startswith(Path(sys.argv[0]).name)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/kgdistil", "stats"])
+    assert records.command() == "kgdistil stats"
     monkeypatch.setattr(sys, "argv", ["/somewhere/ipykernel_launcher.py", "-f", "/tmp/kernel.json"])
     child = f"import sys; sys.argv = {sys.argv!r}; from kgdistil import records; print(records.command())"
     shell = f'"{sys.executable}" -c "$CHILD"; true'  # without `true` the shell would become the child
@@ -282,3 +283,19 @@ def test_the_command_of_a_notebook_is_what_started_its_kernel(monkeypatch):
         check=False,
     )
     assert done.stdout.startswith("sh -c ") and "papermill" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "how, told",
+    [
+        (["-m", "shop.till"], "python -m shop.till 'two words'"),
+        (["-m", "shop"], "python -m shop 'two words'"),
+        (["shop/till.py"], "till.py 'two words'"),
+    ],
+)
+def test_a_record_says_the_command_as_it_can_be_given_again(how: list[str], told: str, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    for name in ("till", "__main__"):
+        (tmp_path / "shop" / f"{name}.py").write_text("from kgdistil import records; print(records.command())")
+    run = subprocess.run([sys.executable, *how, "two words"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == told
