@@ -190,6 +190,26 @@ def test_quality_is_written_beside_the_other_parts(tmp_path: Path, monkeypatch: 
     assert found["sd_of_seeds"] == pytest.approx({"one_process": 0.01, "two_ranks": 0.01})
 
 
+def test_speed_is_the_median_of_rounds_that_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three further epochs of 100 triples: 1, 2 and 3 s for one process, 2 s always for two ranks."""
+    order = list[tuple[str, str]]()
+
+    def done(command: list[str], folder: Path, threads: int = 1) -> dict:
+        ranks, epochs = "torch.distributed.run" in command, command[command.index("--epochs") + 1]
+        order.append(("two" if ranks else "one", epochs))
+        took = 2.0 if ranks else 1.0 + order.count(("one", "4")) - 1
+        found = {"seconds": 5.0 + took * (epochs == "4"), "graph": {"train": 100}}
+        return {**found, "arithmetic": {"products": "float32"}}
+
+    monkeypatch.setattr(bench, "done", done)
+    path = tmp_path / "distributed.json"
+    assert bench.main(["speed", "--graph", "g/umls.tsv", "-o", str(path)]) == 0
+    found = json.loads(path.read_text())["speed/umls/float32"]["found"]
+    assert order == 3 * [("one", "1"), ("one", "4"), ("two", "1"), ("two", "4")]
+    assert list(found["rounds"].values()) == [[300, 150, 100], [150, 150, 150]]
+    assert list(found["triples_a_second"].values()) == [150, 150] and found["ratio"] == 1.0
+
+
 def test_one_process_needs_no_torchrun(umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))

@@ -471,6 +471,31 @@ def test_scale_on_paper_follows_its_constants(tmp_path, monkeypatch):
     assert f"from {(5 << 30) / 146e6:,.0f} million on" in call["scale_limits"](), "24 + 24 + 98 bytes a triple"
 
 
+def test_what_ranks_were_measured_to_do_follows_the_record(tmp_path, monkeypatch):
+    path = copied(tmp_path, "bench") / "bench" / "distributed.json"
+    report = json.loads(path.read_text())
+    report["bytes"]["found"] = [{"ranks": 2, "steps": 5, "bytes": 1234, "formula": 5678}]
+    report["kills"]["found"] |= {"restarted": 19, "same": 18}
+    report["speed/made-up/float32"] = {
+        "found": {
+            "graph": "made-up",
+            "products": "float32",
+            "triples_a_second": {"one process of two threads": 1000, "two ranks of one thread": 810},
+            "ratio": 0.81,
+        }
+    }
+    path.write_text(json.dumps(report))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    call = pieces(Shown(tmp_path))
+    text = call["scale_measured"]()
+    assert rows(text)[1:] == [["2", "5", "1,234", "5,678"]]
+    assert "started 19 again" in text and "and 18 ended" in text and "rank_memory-light.svg" in text
+    assert (tmp_path / "site" / "pictures" / "rank_memory-dark.svg").is_file()
+    found = rows(call["scale_speed"]())
+    assert ["made-up", "float32", "1,000", "810", "0.81"] in found
+    assert ["wn18rr", "not recorded", "56,879", "42,988", "0.76"] in found, "of before products were recorded"
+
+
 def test_the_contents_list_the_notebooks_that_are_there():
     with_two, without = site.toc(["01_teacher", "03_distill"]), site.toc([])
     files = [c["file"] for part in with_two["parts"] for c in part["chapters"]]

@@ -709,6 +709,18 @@ def left_out(frame: pd.DataFrame, parts: Mapping[str, str], aim: float) -> Figur
     return finished(fig)
 
 
+def rank_memory(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Megabytes of one rank's share of the tables, beside the whole divided by the ranks."""
+    fig, axis = subplots(figsize=(6, 3.2))
+    names = [str(row["ranks"]) for row in rows]
+    axis.bar(names, [row["tables"] / 1e6 for row in rows], width=0.5, color=COLOURS["teacher"], label="measured")
+    even = [row["tables_in_all"] / row["ranks"] / 1e6 for row in rows]
+    axis.plot(names, even, "k_", ms=34, mew=2, label="tables ÷ ranks")
+    axis.set(xlabel="ranks", ylabel="MB of a rank", ylim=(0, None))
+    axis.legend(frameon=False)
+    return finished(fig)
+
+
 def objectives(frame: pd.DataFrame) -> Figure:
     """What each objective gains over the first of its student, with 95 % intervals; a panel for each kind of student.
 

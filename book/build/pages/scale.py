@@ -1,4 +1,4 @@
-"""More than one machine, on paper: memory, traffic and time from measured constants and the engine's formulas."""
+"""More than one machine: memory, traffic and time from measured constants and formulas, and what could be measured."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from book.build.html import html_table
-from book.build.pages.shown import Shown
+from book.build.pages.shown import Shown, picture
 from kgdistil import records
 from kgdistil.compress.size import floats
 from kgdistil.config import make_config
 from kgdistil.distillation.scale import GIB, memory_needed
 from kgdistil.graph import Graph
+from kgdistil.paper import plots
 from kgdistil.paper.bench.lists import CANDIDATES, QUERIES
 
 SHARDED = ("embeddings", "accumulators", "ranking")  # of `memory_needed`, by rows over the machines
@@ -136,3 +137,62 @@ def scale_published(shown: Shown) -> str:
     names = ("system", "how", "graph", "model", "machines", "told", "source")
     rows = [[x[name] for name in names] for x in told("scale.json")["published"]]
     return html_table("What other systems published", [*names[:5], "published", names[6]], rows)
+
+
+def measured(shown: Shown) -> dict[str, Any]:
+    """What `bench.distributed` found, by part."""
+    return {name: part["found"] for name, part in told("bench/distributed.json").items()}
+
+
+def scale_measured(shown: Shown) -> str:
+    """What ranks send, hold and survive, on one machine."""
+    found = measured(shown)
+    kills, hosts, held = found["kills"], found["hosts"], found["memory"]
+    sent = html_table(
+        "Bytes that all ranks send in the steps of one epoch (UMLS)",
+        ["ranks", "steps", "counted", "by the formula"],
+        [[str(x["ranks"]), str(x["steps"]), f"{x['bytes']:,}", f"{x['formula']:,}"] for x in found["bytes"]],
+    )
+    lost, alone = hosts["lost"], hosts["goes_on_alone"]
+    return (
+        sent
+        + picture(
+            shown,
+            "rank_memory",
+            plots.rank_memory(held),
+            "Memory of the tables of one rank, measured, beside the whole divided by the ranks: "
+            + ", ".join(f"{x['ranks']}: {x['tables'] / 1e6:,.0f} MB" for x in held)
+            + ".",
+            f"Tables of {held[0]['entities']:,} made-up entities, weights and sums of squares: the peak of a rank less "
+            "that of the same run with next to no numbers.",
+        )
+        + f"- **Killed.** In {len(kills['times'])} runs on {kills['ranks']} ranks, one of them was killed at a random "
+        f"moment: torchrun started {kills['restarted']} again from the last checkpoint, and {kills['same']} ended with "
+        "the metrics of a run that was left alone, to the last digit.\n"
+        f"- **Two hosts**, network namespaces with a cable between them: {hosts['crossed_bytes'] / 1e6:,.0f} MB "
+        f"crossed it in a run that counted {hosts['counted_bytes'] / 1e6:,.0f} MB of its own, before headers.\n"
+        f"- **A host that never comes back**: the other ends after {lost['seconds']:.0f} s with exit code "
+        f"{lost['exit_code']} and the line “{lost['said'][0].removeprefix('kgdistil: ')}”. On {alone['ranks']} rank "
+        "the same command went on to its end.\n"
+    )
+
+
+def scale_speed(shown: Shown) -> str:
+    """Two ranks beside one process, in triples a second and in test MRR."""
+    rows, levels = [], []
+    for name, part in measured(shown).items():
+        if name.startswith("speed/"):
+            one, two = part["triples_a_second"].values()
+            kind = part.get("products", "not recorded")
+            rows.append([part["graph"], kind, f"{one:,}", f"{two:,}", f"{part['ratio']:.2f}"])
+        if name.startswith("quality/"):
+            seeds = [[row[who] for row in part["rows"]] for who in ("one_process", "two_ranks")]
+            spread = part["sd_of_seeds"]["one_process"] if len(seeds[0]) > 1 else None
+            mrr = [f"{sum(x) / len(x):.4f}" for x in seeds]
+            apart = [f"{part['two_less_one']:+.4f}", "–" if spread is None else f"{spread:.4f}"]
+            levels.append([part["graph"]["name"], f"{part['graph']['entities']:,}", str(len(seeds[0])), *mrr, *apart])
+    head = ["graph", "products", "one process of two threads", "two ranks of one thread", "ratio"]
+    of_runs = ["graph", "entities", "seeds", "one process", "two ranks", "difference", "spread of seeds"]
+    return html_table("Training triples a second on two cores", head, sorted(rows)) + html_table(
+        "Test MRR of short runs by the same command", of_runs, sorted(levels)
+    )
