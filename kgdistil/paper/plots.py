@@ -710,14 +710,14 @@ def left_out(frame: pd.DataFrame, parts: Mapping[str, str], aim: float) -> Figur
 
 
 def rank_memory(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Megabytes of one rank's share of the tables, beside the whole divided by the ranks."""
+    """Megabytes of one rank's share of the tables, beside those of a single rank divided by the ranks."""
     fig, axis = subplots(figsize=(6, 3.2))
     names = [str(row["ranks"]) for row in rows]
-    axis.bar(names, [row["tables"] / 1e6 for row in rows], width=0.5, color=COLOURS["teacher"], label="measured")
-    even = [row["tables_in_all"] / row["ranks"] / 1e6 for row in rows]
-    axis.plot(names, even, "k_", ms=34, mew=2, label="tables ÷ ranks")
+    axis.bar(names, [row["tables"] / 1e6 for row in rows], width=0.5, color="#0072B2", label="measured")
+    even = [rows[0]["tables"] / row["ranks"] / 1e6 for row in rows]
+    axis.plot(names, even, "_", color="#D55E00", ms=44, mew=2, label="a single rank's ÷ ranks")
     axis.set(xlabel="ranks", ylabel="MB of a rank", ylim=(0, None))
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, markerscale=0.5)
     return finished(fig)
 
 

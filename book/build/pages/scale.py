@@ -160,11 +160,12 @@ def scale_measured(shown: Shown) -> str:
             shown,
             "rank_memory",
             plots.rank_memory(held),
-            "Memory of the tables of one rank, measured, beside the whole divided by the ranks: "
+            "Memory of the tables of one rank, measured, beside those of a single rank divided by the ranks: "
             + ", ".join(f"{x['ranks']}: {x['tables'] / 1e6:,.0f} MB" for x in held)
             + ".",
-            f"Tables of {held[0]['entities']:,} made-up entities, weights and sums of squares: the peak of a rank less "
-            "that of the same run with next to no numbers.",
+            f"What a run on {held[0]['entities']:,} made-up entities keeps of them: the peak of a rank less that of "
+            "the same run with next to no numbers. Weights and sums of squares alone are "
+            f"{held[0]['tables_in_all'] / 1e6:,.0f} MB on a single rank.",
         )
         + f"- **Killed.** In {len(kills['times'])} runs on {kills['ranks']} ranks, one of them was killed at a random "
         f"moment: torchrun started {kills['restarted']} again from the last checkpoint, and {kills['same']} ended with "
