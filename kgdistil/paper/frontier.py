@@ -93,6 +93,7 @@ OTHER_SIZES = {"fb15k-237": {16: 256}, "umls": dict.fromkeys(SIZES, 512)}
 # Sizes that a student of low rank is tried for, where those are not all: entities of WN18RR lie in no small subspace,
 # and for 128 bytes of FB15k-237, where a plain student has as many floats, there was no time.
 LOW_RANK_SIZES = {"wn18rr": (16,), "fb15k-237": (64, 32, 16), "umls": (16,)}
+FINER_SIZES = {"fb15k-237": (64,)}  # that half as many numbers, in four bits each, are tried for as well
 
 RECIPROCAL_SIZES = {256: 4096, 128: 4096, 64: 1024, 32: 512, 16: 512}  # as SIZES, of `ReciprocalComplEx`
 COMMITTEE_SIZES = {"wn18rr": (256,)}  # that a committee is tried for
@@ -104,7 +105,9 @@ BY_FAISS = ("FAISS", "OPQ", "RQ", "LSQ")
 MOST = {"LSQ": 32}  # bytes of an entity that a method is tried for: its search takes the square of the codes
 MOST_ENTITIES = {"LSQ": 10_000}  # with 41,000, as WN18RR has, that of 16 bytes had not ended after nine minutes
 USUAL_RANK = ("low-rank", "low-rank-alone")
-ONE_OF = (*SMALL, *(BOTH_WAYS[name] for name in LOW_RANK))  # of several of a size the best on validation is shown
+FINER = {f"low-rank-4bit{end}": f"low-rank{end}" for end in ("", ALONE)}  # and what they are called
+# Of several of a size the best on validation is shown.
+ONE_OF = (*SMALL, *USUAL_RANK, *(BOTH_WAYS[name] for name in LOW_RANK))
 
 
 # ---- what is trained ------------------------------------------------------------------------------------------------
@@ -118,7 +121,8 @@ def low_rank_cells(dataset: str, sizes: Iterable[int]) -> list[Cell]:
     """Students of low rank, which start from the largest teacher; as many floats as it has are the most."""
     large = teacher_cell(dataset, max(SIZES)).bytes
     tried = [size for size in sizes if size in LOW_RANK_SIZES.get(dataset, SIZES) and 16 * size <= large]
-    return [Cell(FRONTIER, dataset, MODEL, method, size, large) for size in tried for method in USUAL_RANK]
+    forms = {size: (*USUAL_RANK, *(FINER if size in FINER_SIZES.get(dataset, ()) else ())) for size in tried}
+    return [Cell(FRONTIER, dataset, MODEL, method, size, large) for size in tried for method in forms[size]]
 
 
 def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:
@@ -328,7 +332,7 @@ def points(dataset: str) -> pd.DataFrame:
     """
     rows, ours = list[dict[str, Any]](), Ours()
     both_ways = [(BOTH_WAYS[c.method], c.bytes, c) for c in reciprocal_cells(dataset) if c.method in BOTH_WAYS]
-    own = [(cell.method, cell.bytes, cell) for cell in cells(dataset)]
+    own = [(FINER.get(cell.method, cell.method), cell.bytes, cell) for cell in cells(dataset)]
     for method, size, cell in [*own, *both_ways, *of_the_tables(dataset)]:
         found = ours.seeds(cell)
         if not found:
@@ -402,15 +406,16 @@ def kept(dataset: str) -> pd.DataFrame:
     best = frame[frame["method"] == "teacher"]["mrr"].max()
     share = frame.drop_duplicates(["method", "bytes"]).set_index(["method", "bytes"])["mrr"] / best
     shapes = {(cell.method, cell.bytes): shape(cell) for cell in cells(dataset)}
-    runs = frame[frame["method"].isin(SMALL)].set_index(["method", "bytes"])["run"]
+    runs = frame[frame["method"].isin([*SMALL, *USUAL_RANK])].set_index(["method", "bytes"])["run"]
     made = {key: records.read_record(records.record_path(run))["config"] for key, run in runs.items()}
     for size in sorted(set(frame["bytes"]) & set(SIZES), reverse=True):
         for methods in ([m for m in CODED if m not in (OWN_LISTS, COMMITTEE)], USUAL_RANK, SMALL):
             there = [(method, size) for method in methods if (method, size) in share]
             if len(there) == len(methods):
                 like = {"model": MODEL, "group": 0, "rank": 0, **shapes[there[0]]}
-                if methods is SMALL:  # of another kind, perhaps
-                    like |= {key: made[share[there].idxmax()][key] for key in ("model", "dim")}
+                if methods in (SMALL, USUAL_RANK):  # of another kind or form, perhaps
+                    best_of = made[share[there].idxmax()]
+                    like = {key: best_of.get(key, value) for key, value in {**like, "dim": 0}.items()}
                 rows.append(
                     {
                         "graph": dataset,
