@@ -76,6 +76,8 @@ def test_bytes_decide_the_shape() -> None:
         assert cell.bytes == (floats / 2 / shape(cell)["group"] if "group" in shape(cell) else 4 * floats)
     low = {c.bytes: shape(c) for c in frontier.cells("fb15k-237") if c.method == "low-rank"}
     assert low == {size: {"dim": 256, "group": 2, "rank": 4 * size} for size in (64, 32, 16)}
+    finer = {c.method: shape(c) for c in frontier.cells("fb15k-237") if c.method in frontier.FINER}
+    assert finer == {key: {"dim": 256, "group": 1, "rank": 128} for key in frontier.FINER}
     assert {c.bytes for c in frontier.cells("umls") if c.method == "distilled"} == {64, 32, 16}
     wn18rr = [c for c in frontier.cells("wn18rr") if c.method == "distilled"]
     assert {c.bytes: shape(c)["group"] for c in wn18rr} == {256: 1, 128: 2, 64: 2, 32: 2, 16: 4}
@@ -305,6 +307,17 @@ def test_rivals_of_few_floats_are_the_best_on_validation() -> None:
         )
         made = records.read_record(records.record_path(frame.loc[best, "run"]))["config"]
         assert (kept.loc[size, "model"], kept.loc[size, "dim"]) == (made["model"], made["dim"])
+
+
+def test_a_budget_takes_the_form_of_low_rank_that_did_best_on_validation() -> None:
+    """Of the committed records: as many bytes in numbers of two bits, and half as many in four."""
+    frame = frontier.points("fb15k-237").set_index(["method", "bytes"])
+    cells = [c for c in frontier.cells("fb15k-237") if c.bytes == 64 and c.method in ("low-rank", "low-rank-4bit")]
+    found = [record for cell in cells for record in Ours().seeds(cell)]
+    best = max(found, key=lambda record: record["valid"]["both"]["mrr"])
+    assert len(found) == 2 and frame.loc[("low-rank", 64), "run"] == best["id"]
+    kept = frontier.kept("fb15k-237").query("rank > 0").set_index("bytes").loc[64]
+    assert (kept["group"], kept["rank"]) == (best["config"]["group"], best["config"]["rank"])
 
 
 def test_a_plan_names_the_graph_as_its_records_do(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
