@@ -193,7 +193,7 @@ def scale_speed(shown: Shown) -> str:
             apart = [f"{part['two_less_one']:+.4f}", "–" if spread is None else f"{spread:.4f}"]
             levels.append([part["graph"]["name"], f"{part['graph']['entities']:,}", str(len(seeds[0])), *mrr, *apart])
     head = ["graph", "products", "one process of two threads", "two ranks of one thread", "ratio"]
-    of_runs = ["graph", "entities", "seeds", "one process", "two ranks", "difference", "spread of seeds"]
+    of_runs = ["graph", "entities", "seeds", "one process", "two ranks", "difference", "spread of one process"]
     return html_table("Training triples a second on two cores", head, sorted(rows)) + html_table(
         "Test MRR of short runs by the same command", of_runs, sorted(levels)
     )
