@@ -114,7 +114,10 @@ def test_a_budget_leaves_entities_of_many_triples_whole(umls: Graph, monkeypatch
     for limit in range(4_000, 100_000, 4_000):  # all of it: relations and codebooks grow with the floats
         assert plan(graph, limit).bytes <= limit
     assert {plan(graph, limit).whole for limit in range(4_000, 100_000, 4_000)} == {False, True}
-    wide = plan(graph, "64B/entity")
+    low = plan(graph, "64B/entity")
+    assert low.rank and not low.whole, "of low rank, codes alone did better"
+    plain = replace(plain, dim=128, precision="2bit", teacher_dim=128)
+    wide = budget.with_whole(graph, plain, 64 * 135, True)
     assert floats(wide.model, wide.dim, wide.rank) <= budget.WIDEST and wide.whole and "stay whole" in wide.why
     done = kgdistil.distil(graph, dim=60, teacher_dim=60, precision="1bit", whole=True, epochs=1, progress=False)
     assert done.runs["stage 1"].config.whole == done.runs["no-DS"].config.whole == 1

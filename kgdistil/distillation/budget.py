@@ -160,7 +160,10 @@ def with_whole(graph: Graph, found: Plan, limit: int, each: bool) -> Plan:
     in enough.
 
     The others then have as many numbers as there is room for, in fewer bits: what they lose by that they lose alone.
+    Not of low rank, where whole entities were below codes alone at most sizes (FB15k-237, `whole-2bit`, `whole-1bit`).
     """
+    if found.rank:
+        return found
     made, factor, own = found.model, MODELS[found.model].entity_factor, GROUPS[found.precision]
     codes = row_bytes(made, found.dim, own, found.rank) * PART // (PART + 1)
     wider = () if found.rank else [g for g in GROUPS.values() if g > own and 2 * codes * g <= WIDEST]
