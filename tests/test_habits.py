@@ -44,10 +44,11 @@ def test_what_a_linter_is_not_to_see_says_what_and_why():
     assert found == []
 
 
-@pytest.mark.parametrize("given, first, seen", [(None, "", "1000"), ("7", "", "7"), (None, "import torch; ", "None")])
-def test_threads_wait_briefly_where_pytorch_is_loaded_after_us(given: str | None, first: str, seen: str) -> None:
-    code = f"{first}import os, kgdistil; print(os.environ.get('GOMP_SPINCOUNT'))"
-    kept = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
-    own = {} if given is None else {"GOMP_SPINCOUNT": given}
+@pytest.mark.parametrize("name, ours", [("GOMP_SPINCOUNT", "1000"), ("THP_MEM_ALLOC_ENABLE", "1")])
+@pytest.mark.parametrize("given, first", [(None, ""), ("7", ""), (None, "import torch; ")])
+def test_what_pytorch_reads_is_set_where_it_is_loaded_after_us(name: str, ours: str, given: str | None, first: str):
+    code = f"{first}import os, kgdistil; print(os.environ.get('{name}'))"
+    kept = {key: value for key, value in os.environ.items() if key != name}
+    own, seen = {} if given is None else {name: given}, str(given or (None if first else ours))
     ran = subprocess.run([sys.executable, "-c", code], env=kept | own, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == seen

@@ -1,5 +1,7 @@
 """The rows that a step uses: into the type of its products, and back by Adagrad, compiled and readable."""
 
+from math import prod
+
 import pytest
 import torch
 
@@ -69,12 +71,13 @@ def test_compiled_cubes_are_those_of_the_models_and_so_is_their_gradient(name: s
     torch.set_num_threads(threads)
     try:
         for shape in ((7, 12), (0, 12), (5, 2, 12)):
-            x, upstream = random(*shape), random(*shape[:-1], seed=1)
+            x, weights = random(*shape), random(shape[0], seed=1)
             x[:1] = 0  # nothing has a gradient, too
             each = [x.clone().requires_grad_() for _ in range(2)]
-            found = [function(own) for function, own in zip((cubes, model.entity_penalty), each, strict=True)]
+            summed = model.entity_penalty(each[1]).reshape(shape[0], prod(shape[1:-1])).sum(1)
+            found = [cubes(each[0], weights), (weights * summed).sum()]
             for y in found:
-                (y * upstream).sum().backward()
+                (2 * y).backward()
             torch.testing.assert_close(*found)
             torch.testing.assert_close(*(own.grad for own in each))
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kgdistil import kernels
 from kgdistil.models import KGEModel, Side
 from kgdistil.sampling import GOLDEN, mix, shift_right
 
@@ -34,8 +35,18 @@ def queries_of(triples: Tensor, most: int = 0) -> tuple[Tensor, ...]:
 
 def spans(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Of spans [n] that begin at `start` and have `count` places: each place's span, and the places, in a row."""
+    if (found := kernels.spans(start, count)) is not None:
+        return found
     row = torch.arange(len(start), device=start.device).repeat_interleave(count)
     return row, torch.arange(len(row), device=start.device) + (start - count.cumsum(0) + count)[row]
+
+
+def drawn_besides(own: Tensor, base: Tensor, k: int, size: int) -> Tensor:
+    """What is left of k draws of `size` entities, by a step's random number, without those in `own` [u], ascending."""
+    if (found := kernels.drawn(base, k, size, own)) is not None:
+        return found
+    found = (shift_right(mix(base + torch.arange(k, device=own.device) * GOLDEN), 32) * size) >> 32
+    return found[own[torch.searchsorted(own, found).clamp_max(len(own) - 1)] != found]
 
 
 @torch.no_grad()

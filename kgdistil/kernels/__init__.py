@@ -2,9 +2,9 @@
 
 `rank.cpp` counts filtered ranks and finds top-k answers, `codes.cpp` finds four-bit codes, `pairs.cpp` scores each
 query with each candidate, `softmax.cpp` makes losses of such scores, `rows.cpp` brings rows to a step and its gradients
-back, and `train.cpp` runs one epoch of negative sampling (see `kgdistil.training.native`). All are held to the readable
-modules by the tests. `adam.py`, on any device, is Adam of the rows that a step uses; `free.py` counts the cores
-that are free.
+back, `ids.cpp` says whose they are, and `train.cpp` runs one epoch of negative sampling (`kgdistil.training.native`).
+All are held to the readable modules by the tests. `adam.py`, on any device, is Adam of the rows that a step uses;
+`free.py` counts the cores that are free.
 """
 
 from .compile import (
@@ -18,10 +18,11 @@ from .compile import (
     with_threads,
 )
 from .free import again, free_threads, with_free_threads
+from .ids import drawn, grouped, spans
 from .kinds import check_equation, comparison, said, usable
 from .nearest import by_code, decoded, nearest, nearest_library
 from .rank import Job, Known, Ranker, for_vectors, rank_library
-from .rows import SHAPES, Gradients, cubes_of, rows_in, rows_library
+from .rows import SHAPES, Gradients, cubes_of, queries_in, rows_in, rows_library
 
 __all__ = [
     "SHAPES",
@@ -38,17 +39,21 @@ __all__ = [
     "compiler",
     "cubes_of",
     "decoded",
+    "drawn",
     "for_vectors",
     "free_threads",
+    "grouped",
     "keep_freed_memory",
     "nearest",
     "nearest_library",
     "pointer",
     "processor",
+    "queries_in",
     "rank_library",
     "rows_in",
     "rows_library",
     "said",
+    "spans",
     "threads",
     "usable",
     "with_free_threads",

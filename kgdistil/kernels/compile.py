@@ -32,7 +32,7 @@ from kgdistil.files import user_folder
 
 log = logging.getLogger("kgdistil")
 HERE = Path(__file__).parent
-FAST = ["-O3", "-std=c++17", "-fPIC", "-fopenmp", "-march=native", "-mprefer-vector-width=512"]
+FAST = ["-O3", "-std=c++17", "-fPIC", "-fopenmp", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno"]
 SANITIZE = ["-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=undefined"]
 # a small graph and a larger one, four models, dimensions 64 and 8: results/bench/readable.json
 SLOWER = (

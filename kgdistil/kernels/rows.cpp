@@ -1,5 +1,5 @@
-// The rows of a table that a step uses: into bfloat16 for products of matrices, their N3 (Lacroix et al. 2018), and back by
-// Adagrad (Duchi et al. 2011).
+// The rows of a table that a step uses: into bfloat16 for products of matrices, their N3 (Lacroix et al. 2018), queries of
+// ComplEx, and back by Adagrad (Duchi et al. 2011).
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -17,8 +17,6 @@ struct Step {
     int32_t by_row, threads;
 };
 
-extern "C" void kgd_sizes(int64_t *sizes) { sizes[0] = sizeof(Step); }
-
 // Returns 0, or 1 where memory ran out.
 extern "C" int32_t kgd_step(const Step *job) {
     const Step &J = *job;
@@ -31,11 +29,14 @@ extern "C" int32_t kgd_step(const Step *job) {
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < J.rows; i++) {
             if (!ready) continue;
-            if (!J.into && i + 2 < J.rows)
+            if (!J.into && i + 4 < J.rows) {
+                const int64_t soon = J.ids[i + 4];
                 for (int64_t w = 0; w < W; w += 16) {
-                    __builtin_prefetch(J.table + J.ids[i + 2] * W + w, 1);
-                    if (!J.by_row) __builtin_prefetch(J.sums + J.ids[i + 2] * W + w, 1);
+                    __builtin_prefetch(J.table + soon * W + w, 1);
+                    if (!J.by_row) __builtin_prefetch(J.sums + soon * W + w, 1);
                 }
+                if (J.by_row) __builtin_prefetch(J.sums + soon, 1);
+            }
             float *g = sum.data();
             std::fill(g, g + W, 0.0f);
             for (int64_t k = J.start[i]; k < J.start[i + 1]; k++)
@@ -75,36 +76,98 @@ extern "C" void kgd_half(const float *table, const int64_t *places, int64_t n, i
             std::fill(out, out + W, Half(0));
             continue;
         }
-        if (i + 2 < n)
-            for (int64_t w = 0; w < W; w += 16) __builtin_prefetch(table + places[i + 2] * W + w);
+        if (i + 6 < n)
+            for (int64_t w = 0; w < W; w += 16) __builtin_prefetch(table + places[i + 6] * W + w);
         const float *row = table + places[i] * W;
         for (int64_t w = 0; w < W; w++) out[w] = narrow(row[w]);
     }
 }
 
-// Of rows x [n, W]: sums of |.|^3 and their gradients; the halves of a paired row are real and imaginary parts.
-extern "C" void kgd_cubes(const float *x, int64_t n, int64_t W, int32_t paired, int threads, float *sums, float *slopes) {
+// Of rows x [n, W]: sums of |.|^3, each by the weight of its `each` rows, and their gradients; the halves of a paired row
+// are real and imaginary parts.
+extern "C" void kgd_cubes(const float *x, const float *weights, int64_t n, int64_t W, int64_t each, int32_t paired,
+                          int threads, float *sums, float *slopes) {
     const int64_t half = paired ? W / 2 : W;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < n; i++) {
-        const float *a = x + i * W, *b = a + half;
+        const float *a = x + i * W, *b = a + half, weight = weights[i / each], slope = 3 * weight;
         float *to = slopes + i * W, sum = 0;
         if (paired) {
 #pragma omp simd reduction(+ : sum)
             for (int64_t w = 0; w < half; w++) {
                 const float square = a[w] * a[w] + b[w] * b[w], size = std::sqrt(square);
                 sum += square * size;
-                to[w] = 3 * size * a[w];
-                to[half + w] = 3 * size * b[w];
+                to[w] = slope * size * a[w];
+                to[half + w] = slope * size * b[w];
             }
         } else {
 #pragma omp simd reduction(+ : sum)
             for (int64_t w = 0; w < half; w++) {
                 const float size = std::abs(a[w]);
                 sum += size * size * size;
-                to[w] = 3 * size * a[w];
+                to[w] = slope * size * a[w];
             }
         }
-        sums[i] = sum;
+        sums[i] = weight * sum;
     }
 }
+
+// Queries of ComplEx: the products of complex rows x [n, 2 d] with their relations r [n, 2 d], or [n, 4 d] of two
+// directions; from row `tails` on with the conjugate, of the second direction where there are two.
+struct Products {
+    const float *x, *r;
+    int64_t n, d, tails;
+    int32_t directed, half, threads;
+    void *queries;      // [n, 2 d], float32 or bfloat16; in `kgd_products_back` their gradients
+    float *of_x, *of_r;  // gradients, as x and r
+};
+
+template <class Number> static void products(const Products &J, Number *queries) {
+    const int64_t d = J.d, R = (J.directed ? 4 : 2) * d;
+#pragma omp parallel for num_threads(J.threads) schedule(static)
+    for (int64_t i = 0; i < J.n; i++) {
+        const bool head = i >= J.tails;
+        const float *a = J.x + i * 2 * d, *b = a + d, *c = J.r + i * R + (head && J.directed ? 2 * d : 0), *e = c + d;
+        const float sign = head ? -1 : 1;
+        Number *to = queries + i * 2 * d;
+#pragma omp simd
+        for (int64_t w = 0; w < d; w++) {
+            const float f = sign * e[w];
+            put(a[w] * c[w] - b[w] * f, to[w]);
+            put(a[w] * f + b[w] * c[w], to[d + w]);
+        }
+    }
+}
+
+template <class Number> static void products_back(const Products &J, const Number *gradients) {
+    const int64_t d = J.d, R = (J.directed ? 4 : 2) * d;
+#pragma omp parallel for num_threads(J.threads) schedule(static)
+    for (int64_t i = 0; i < J.n; i++) {
+        const bool head = i >= J.tails;
+        const int64_t at = i * R + (head && J.directed ? 2 * d : 0);
+        const float *a = J.x + i * 2 * d, *b = a + d, *c = J.r + at, *e = c + d, sign = head ? -1 : 1;
+        const Number *g = gradients + i * 2 * d;
+        float *of_x = J.of_x + i * 2 * d, *of_r = J.of_r + at;
+        if (J.directed) std::fill(J.of_r + i * R, J.of_r + (i + 1) * R, 0.0f);
+#pragma omp simd
+        for (int64_t w = 0; w < d; w++) {
+            const float f = sign * e[w], p = wide(g[w]), q = wide(g[d + w]);
+            of_x[w] = p * c[w] + q * f;
+            of_x[d + w] = q * c[w] - p * f;
+            of_r[w] = p * a[w] + q * b[w];
+            of_r[d + w] = sign * (q * a[w] - p * b[w]);
+        }
+    }
+}
+
+extern "C" void kgd_products(const Products *job) {
+    if (job->half) products(*job, static_cast<Half *>(job->queries));
+    else products(*job, static_cast<float *>(job->queries));
+}
+
+extern "C" void kgd_products_back(const Products *job) {
+    if (job->half) products_back(*job, static_cast<const Half *>(job->queries));
+    else products_back(*job, static_cast<const float *>(job->queries));
+}
+
+extern "C" void kgd_sizes(int64_t *sizes) { sizes[0] = sizeof(Step), sizes[1] = sizeof(Products); }

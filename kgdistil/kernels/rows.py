@@ -1,4 +1,4 @@
-"""`rows.cpp`: the rows of a table that a step uses, in the type of its products; their N3; their step of Adagrad."""
+"""`rows.cpp`: the rows of a table that a step uses, in the type of its products; their N3; queries; Adagrad."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil.kernels.compile import check_sizes, compiled, enough, pointer, threads
-from kgdistil.models import KGEModel
+from kgdistil.kernels.ids import grouped
+from kgdistil.models import ComplEx, KGEModel, ReciprocalComplEx
 
 SHAPES = 256  # rows are padded to a multiple of it, since oneDNN makes code anew for each shape that it has not seen
 EPSILON = 1e-10
@@ -42,13 +43,24 @@ class Step(ctypes.Structure):
     ]
 
 
+class Job(ctypes.Structure):
+    """Mirrors `Products` of rows.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "r")),
+        *((name, ctypes.c_int64) for name in ("n", "d", "tails")),
+        *((name, ctypes.c_int32) for name in ("directed", "half", "threads")),
+        *((name, ctypes.c_void_p) for name in ("queries", "of_x", "of_r")),
+    ]
+
+
 def rows_library(x: Tensor) -> ctypes.CDLL | None:
     """The compiled functions for a table, None where they cannot be: float32 on the CPU."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return None
     library = compiled("rows.cpp")
     if library is not None:
-        check_sizes(library, Step)
+        check_sizes(library, Step, Job)
         library.kgd_step.argtypes = [ctypes.POINTER(Step)]
         library.kgd_step.errcheck = enough
         address, size = ctypes.c_void_p, ctypes.c_int64
@@ -56,8 +68,10 @@ def rows_library(x: Tensor) -> ctypes.CDLL | None:
             [address, address, size, size, size, ctypes.c_int32, address],
             None,
         )
-        library.kgd_cubes.argtypes = [address, size, size, ctypes.c_int32, ctypes.c_int32, address, address]
+        library.kgd_cubes.argtypes = [address] * 2 + [size] * 3 + [ctypes.c_int32] * 2 + [address] * 2
         library.kgd_cubes.restype = None
+        for function in (library.kgd_products, library.kgd_products_back):
+            function.argtypes, function.restype = [ctypes.POINTER(Job)], None
     return library
 
 
@@ -82,32 +96,75 @@ def rows_in(dtype: torch.dtype, table: Tensor, places: Tensor) -> Tensor:
     return found
 
 
-def cubes_of(model: KGEModel, rows: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """What finds Σ|x|³ of such rows [..., W] of a model whose regulariser is N3, in one pass; None where it has
-    another, or one that is not this package's, or nothing can be compiled."""
+def cubes_of(model: KGEModel, rows: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """What finds Σ wᵢ Σ|xᵢ|³ of such rows [n, …, W] of a model whose regulariser is N3, by weights [n], in one pass;
+    None where it has another, or one that is not this package's, or nothing can be compiled."""
     own = (getattr(type(model), name) for name in ("entity_penalty", "relation_penalty", "modulus"))
     ours = all(function.__module__.startswith("kgdistil.") for function in own)
     if model.distance or not ours or (library := rows_library(rows)) is None:
         return None
-    return lambda x: Cubes.apply(x, model.paired, library)
+    return lambda x, weights: Cubes.apply(x, weights, model.paired, library)
 
 
 class Cubes(torch.autograd.Function):
-    """`models.Cubes`, compiled: its gradient is found on the way."""
+    """`models.Cubes`, compiled and summed: its gradient is found on the way."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, paired: bool, library: ctypes.CDLL) -> Tensor:
-        x = x.contiguous()
-        sums, slopes = x.new_empty(x.shape[:-1]), torch.empty_like(x)
-        library.kgd_cubes(pointer(x), sums.numel(), x.shape[-1], paired, threads(), pointer(sums), pointer(slopes))
+    def forward(ctx: Any, x: Tensor, weights: Tensor, paired: bool, library: ctypes.CDLL) -> Tensor:
+        x, weights = x.contiguous(), weights.to(x.dtype)
+        n = x.numel() // x.shape[-1]
+        sums, slopes, each = x.new_empty(n), torch.empty_like(x), n // max(1, len(x))
+        given = n, x.shape[-1], each, paired, threads()
+        library.kgd_cubes(pointer(x), pointer(weights), *given, pointer(sums), pointer(slopes))
         ctx.save_for_backward(slopes)
-        return sums
+        return sums.sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
-        return slopes * upstream[..., None], None, None
+        return slopes * upstream, None, None, None
+
+
+def queries_in(dtype: torch.dtype, model: KGEModel, x: Tensor, r: Tensor, tails: int) -> Tensor | None:
+    """Queries [n, W] of rows x [n, W] and their relations r, the first `tails` for tails and the others for heads, in
+    float32 or bfloat16; None for another model than `ComplEx` and `ReciprocalComplEx`, or where nothing can be
+    compiled."""
+    if type(model) not in (ComplEx, ReciprocalComplEx) or r.dtype != torch.float32:
+        return None
+    if dtype not in (torch.float32, torch.bfloat16) or (library := rows_library(x)) is None:
+        return None
+    return Products.apply(x, r, tails, dtype, model.directed, library)
+
+
+class Products(torch.autograd.Function):
+    """`ComplEx.query` of both sides, compiled."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, r: Tensor, tails: int, dtype: torch.dtype, directed: bool, library: ctypes.CDLL
+    ) -> Tensor:
+        x, r = x.contiguous(), r.contiguous()
+        ctx.given = tails, directed, library
+        ctx.save_for_backward(x, r)
+        queries = torch.empty_like(x, dtype=dtype)
+        library.kgd_products(Products.job(x, r, tails, directed, queries))
+        return queries
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (tails, directed, library), (x, r), upstream = ctx.given, ctx.saved_tensors, upstream.contiguous()
+        of_x, of_r = torch.empty_like(x), torch.empty_like(r)
+        job = Products.job(x, r, tails, directed, upstream, of_x=pointer(of_x), of_r=pointer(of_r))
+        library.kgd_products_back(job)
+        return of_x, of_r, *[None] * 4
+
+    @staticmethod
+    def job(x: Tensor, r: Tensor, tails: int, directed: bool, queries: Tensor, **more: Any) -> Any:
+        sizes = {"n": len(x), "d": x.shape[1] // 2, "tails": tails, "directed": directed, "threads": threads()}
+        half, at = queries.dtype == torch.bfloat16, {"x": pointer(x), "r": pointer(r), "queries": pointer(queries)}
+        return ctypes.byref(Job(**sizes, half=half, **at, **more))
 
 
 class Gradients:
@@ -122,8 +179,7 @@ class Gradients:
 
     def __init__(self, places: Tensor, parts: Sequence[Tensor]):
         self.parts = [x.contiguous() for x in parts]
-        found, self.order = places.sort(stable=True)
-        self.ids, self.count = found.unique_consecutive(return_counts=True)
+        self.ids, self.order, self.start, self.row = grouped(places)
 
     def summed(self) -> Tensor:
         """The sum for each of `ids`: float32 or wider [u, W]."""
@@ -131,9 +187,7 @@ class Gradients:
         found = self.parts[0].new_empty(len(self.ids), self.parts[0].shape[1], dtype=dtype)
         if self.call(found, into=pointer(found)):
             return found
-        every = torch.cat([x.to(dtype) for x in self.parts]).index_select(0, self.order)
-        row = torch.arange(len(self.ids), device=every.device).repeat_interleave(self.count)
-        return found.zero_().index_add_(0, row, every)
+        return found.zero_().index_add_(0, self.row, torch.cat([x.to(dtype) for x in self.parts]))
 
     def adagrad(self, table: Tensor, sums: Tensor, rate: float) -> None:
         """One step on a table [E, W] whose sums of squares are [E, W], or [E, 1] for means over rows."""
@@ -150,10 +204,9 @@ class Gradients:
         library = rows_library(like)
         if library is None:
             return False
-        start = F.pad(self.count.cumsum(0), (1, 0))
         job = Step(
             parts=as_parts(self.parts),
-            **{name: pointer(x) for name, x in (("order", self.order), ("start", start), ("ids", self.ids))},
+            **{name: pointer(x) for name, x in (("order", self.order), ("start", self.start), ("ids", self.ids))},
             rows=len(self.ids),
             threads=threads(),
             **more,

@@ -30,12 +30,12 @@ from kgdistil import kernels
 from kgdistil.compress import nested, whole
 from kgdistil.compress.product import rows_in, rows_of, straight_through
 from kgdistil.config import RunConfig
-from kgdistil.graphs.queries import best_of, like_known, queries_of, spans
+from kgdistil.graphs.queries import best_of, drawn_besides, like_known, queries_of, spans
 from kgdistil.kernels import pairs
 from kgdistil.kernels.softmax import arithmetic, softmax_losses
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import ComplEx, KGEModel, with_entities
-from kgdistil.sampling import GOLDEN, MADE_UP_STREAM, NEGATIVE_STREAM, epoch_order, mix, shift_right, stream
+from kgdistil.sampling import MADE_UP_STREAM, NEGATIVE_STREAM, epoch_order, stream
 from kgdistil.training.base import Engine
 
 
@@ -94,9 +94,10 @@ class SampledSoftmaxEngine(Engine):
             self.anchor, self.relation, self.is_head = (torch.cat(pair) for pair in zip(self.asked, made, strict=True))
         given = {"student": rates.tolist(), "teacher": (rates if teacher_rates is None else teacher_rates).tolist()}
         batches, done, sums = order.split(self.config.batch_size), self.moments["done"], self.moments["sums"]
+        numbers = epoch * self.steps + torch.arange(self.steps, device=self.device)
+        bases = stream(seed, NEGATIVE_STREAM, numbers, self.device)
         for i in range(int(done), len(batches)):
-            base = stream(seed, NEGATIVE_STREAM, epoch * self.steps + i, self.device)
-            sums += self.step(batches[i], base, {role: given[role][i] for role in self.trained})
+            sums += self.step(batches[i], bases[i], {role: given[role][i] for role in self.trained})
             done += 1
             if i + 1 < len(batches):
                 self.between()
@@ -157,10 +158,9 @@ class SampledSoftmaxEngine(Engine):
         if k >= size:
             return torch.arange(size, device=self.device), answers, torch.zeros(size, device=self.device)
         chosen = answers if top is None else torch.cat([answers, top.flatten().long()])
-        own, place = chosen.unique(return_inverse=True)
+        own, _, _, place = kernels.grouped(chosen)
         place = place[: len(answers)]
-        drawn = (shift_right(mix(base + torch.arange(k, device=self.device) * GOLDEN), 32) * size) >> 32
-        drawn = drawn[own[torch.searchsorted(own, drawn).clamp_max(len(own) - 1)] != drawn]
+        drawn = drawn_besides(own, base, k, size)
         shift = torch.zeros(len(own) + len(drawn), device=self.device)
         shift[len(own) :] = math.log(max(1, size - len(own)) / max(1, len(drawn)))
         return torch.cat([own, drawn]), place, shift
@@ -187,7 +187,7 @@ class View:
         self.engine, self.role, self.model = engine, role, engine.models[role]
         self.tails, m = int((~engine.is_head[batch]).sum()), len(candidates)
         table, places = engine.table(role, torch.cat([candidates, engine.anchor[batch]]))
-        answers, self.answer, self.times = place.unique(return_inverse=True, return_counts=True)
+        answers, _, self.begins, self.answer = kernels.grouped(place)
         self.places = torch.cat([places, places[answers]])
         dtype = table.dtype if self.model.distance else engine.half
         self.book, self.kept, self.of = None, None, ""
@@ -217,13 +217,13 @@ class View:
 
     def scores(self) -> Tensor:
         """Scores [n, m or more] of the batch's queries against its candidates; what stands beyond them is nothing."""
-        (tail, head), (of_tail, of_head) = (x.tensor_split([self.tails]) for x in (self.given, self.relation))
-        queries = torch.cat([self.inner.query(tail, of_tail, "tail"), self.inner.query(head, of_head, "head")])
+        half, dtype = self.engine.half, self.engine.half if self.map is None else torch.float32
+        if (queries := kernels.queries_in(dtype, self.inner, self.given, self.relation, self.tails)) is None:
+            (tail, head), (of_tail, of_head) = (x.tensor_split([self.tails]) for x in (self.given, self.relation))
+            queries = torch.cat([self.inner.query(tail, of_tail, "tail"), self.inner.query(head, of_head, "head")])
         if self.model.distance:
             return pairs.compare(self.model, queries, self.rows)
-        return self.model.compare(
-            (queries if self.map is None else queries @ self.map.T).to(self.engine.half), self.rows
-        )
+        return self.model.compare((queries if self.map is None else queries @ self.map.T).to(half), self.rows)
 
     def penalty(self, row: Tensor, count: Tensor) -> Tensor:
         """The model's regulariser, the mean over the batch's triples, of which each query has so many [n]."""
@@ -233,12 +233,12 @@ class View:
             relation = torch.cat([model.towards(tail, "tail"), model.towards(head, "head")])
             answers = model.dura(F.embedding(self.answer, self.found), F.embedding(row, relation))
             return ((count * model.dura(self.given, relation)).sum() + answers.sum()) / count.sum()
+        own, others, directions = count / count.sum(), self.begins.diff() / count.sum(), 1 + model.directed
         if (cubes := kernels.cubes_of(model, self.given)) is None:
-            cubes, of_relation = model.entity_penalty, model.relation_penalty(self.relation)
-        else:
-            of_relation = cubes(self.relation.unflatten(-1, (1 + model.directed, -1))).mean(-1)
-        own, others = cubes(self.given) + of_relation, cubes(self.found)
-        return ((count * own).sum() + (self.times * others).sum()) / count.sum()
+            of_query = model.entity_penalty(self.given) + model.relation_penalty(self.relation)
+            return (own * of_query).sum() + (others * model.entity_penalty(self.found)).sum()
+        of_relation = cubes(self.relation.unflatten(-1, (directions, -1)), own / directions)
+        return cubes(self.given, own) + of_relation + cubes(self.found, others)
 
     def relation_loss(self, row: Tensor) -> Tensor:
         """−log softmax of each triple's relation among all of them (Chen et al. 2021, Eq. 3), the mean over triples;

@@ -1,0 +1,61 @@
+"""`ids.cpp`: ids that stand in several places, what is drawn for a batch, and spans in a row."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from kgdistil.kernels.compile import compiled, enough, pointer
+
+ADDRESS, SIZE = ctypes.c_void_p, ctypes.c_int64
+LARGEST = 1 << 32  # what an id and a place must be below
+
+
+def ids_library(ids: Tensor) -> ctypes.CDLL | None:
+    """The compiled functions for such ids, None where they cannot be: int64 on the CPU."""
+    if ids.device.type != "cpu" or ids.dtype != torch.int64 or len(ids) >= LARGEST:
+        return None
+    library = compiled("ids.cpp")
+    if library is not None:
+        library.kgd_group.argtypes = [ADDRESS, SIZE, *[ADDRESS] * 5]
+        library.kgd_group.errcheck = enough
+        library.kgd_draw.argtypes, library.kgd_draw.restype = [SIZE, SIZE, SIZE, ADDRESS, SIZE, ADDRESS], SIZE
+        library.kgd_spans.argtypes, library.kgd_spans.restype = [ADDRESS, ADDRESS, SIZE, ADDRESS, ADDRESS], None
+    return library
+
+
+def grouped(ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of ids int64 [n], from 0 on and below 2³²: the different ones [u], ascending; an order [n] of their places in
+    which those of one id stand together, and where each begins in it and the last one ends [u + 1]; and for each id [n]
+    which of the different ones it is."""
+    ids, n = ids.contiguous(), len(ids)
+    if (library := ids_library(ids)) is None:
+        found, order = ids.sort(stable=True)
+        own, place, count = found.unique_consecutive(return_inverse=True, return_counts=True)
+        start = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        return own, order, start, torch.empty_like(place).index_copy_(0, order, place)
+    own, order, place, start = (ids.new_empty(n + extra) for extra in (0, 0, 0, 1))
+    count = SIZE()
+    library.kgd_group(pointer(ids), n, *map(pointer, (own, order, start, place)), ctypes.byref(count))
+    return own[: count.value], order, start[: count.value + 1], place
+
+
+def drawn(base: Tensor, k: int, size: int, own: Tensor) -> Tensor | None:
+    """What is left of k draws of `size` entities by a step's random number `base`, without those of `own` [u], which
+    ascend; None if it cannot."""
+    if (library := ids_library(own)) is None or size >= LARGEST:
+        return None
+    found = own.new_empty(k)
+    return found[: library.kgd_draw(int(base), k, size, pointer(own), len(own), pointer(found))]
+
+
+def spans(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor] | None:
+    """`graphs.queries.spans`, compiled; None if it cannot."""
+    if (library := ids_library(start)) is None or count.dtype != torch.int64:
+        return None
+    total = int(count.sum())
+    row, places, start, count = start.new_empty(total), start.new_empty(total), start.contiguous(), count.contiguous()
+    library.kgd_spans(pointer(start), pointer(count), len(start), pointer(row), pointer(places))
+    return row, places
