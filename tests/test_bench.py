@@ -343,6 +343,12 @@ def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypat
     for row in report["rows"]:
         assert row["ratio"] == pytest.approx(row["pytorch_seconds"] / row["seconds"])
         assert 0 <= row["outside_products"] <= 1 and row["share_of_peak"] > 0
+    path = results_in_tmp / "g.tsv"
+    path.write_text("".join(f"{i}\tr\t{i * 7 % 200}\n" for i in range(200)))
+    assert step.main(["--large", str(path), "--rounds", "2"]) == 0
+    (row,), graph = (json.loads(step.path_of("g").read_text())[name] for name in ("rows", "graph"))
+    assert (row["kind"], graph["name"]) == ("teacher", "g") and row["ops"] == 2 * 16 * row["candidates"] * 128 * 3
+    assert row["triples_a_second"] > 0 and row["product_seconds"] > 0
 
 
 def test_one_sum_a_row_is_measured_beside_one_a_number(results_in_tmp):

@@ -18,7 +18,9 @@ def path(request, monkeypatch) -> str:
     return request.param
 
 
-@pytest.mark.parametrize("given", [[], [7], [5, 0, 5, 8, 8, 5, 2], [1 << 31, 3, 1 << 31, (1 << 32) - 1, 0]])
+@pytest.mark.parametrize(
+    "given", [[], [7], [5, 0, 5, 8, 8, 5, 2], [1 << 31, 3, 1 << 31, (1 << 32) - 1, 0], [1 << 32, 0]]
+)
 def test_ids_are_grouped(path: str, given: list[int]) -> None:
     own, order, start, place = kernels.grouped(torch.tensor(given, dtype=torch.int64))
     assert own.tolist() == sorted(set(given)) and start[0] == 0 and start[-1] == len(given)

@@ -565,6 +565,13 @@ def test_the_page_of_a_large_graph_shows_what_was_measured_and_what_was_not(show
     assert "512 bytes an entity, 6 MB in all, the student 16, 0 MB" in graphs and "Not run yet" in graphs  # debian
     cost = large.large_cost(shown)
     assert "0.50" in cost and ">16<" in cost and "1.00" in cost  # hours, triples a second, GiB
+    monkeypatch.setattr(large.step, "path_of", lambda name: tmp_path / f"step-{name}.json")
+    assert "bench.step --large debian.tsv" in large.large_step(shown)
+    row = {"seconds": 0.008, "product_seconds": 0.004, "pytorch_seconds": 0.02, "triples_a_second": 50_000.0}
+    step = {"device": "a processor", "rows": [row | {"candidates": 2_900, "products": "bfloat16"}]}
+    (tmp_path / "step-debian.json").write_text(json.dumps(step))
+    made = large.large_step(shown)
+    assert all(x in made for x in ("2,900 candidates", ">8.0<", ">50,000<", ">100,000<", ">20,000<"))
     quality = large.large_quality(shown)
     assert "0.450 ± 0.020" in quality and "+0.100 (+0.080 to +0.120)" in quality and "large_packages" in quality
     assert "b · c" in large.large_answers(shown)

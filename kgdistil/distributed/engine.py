@@ -67,8 +67,10 @@ class ShardedEngine(SampledSoftmaxEngine):
         return self.found
 
     def table(self, role: str, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """What is read of it, from those who hold it."""
-        return self.wanted.fetch(self.models[role].entities.data), self.wanted.places(ids)
+        """What is read of it, from those who hold it: of entities that begin with the candidates."""
+        others = ids[len(self.wanted.candidates) :]
+        places = torch.cat([self.wanted.candidates, self.wanted.places(others)])
+        return self.wanted.fetch(self.models[role].entities.data), places
 
     def add(self, soft: Mapping[str, Tensor], hard: Mapping[str, Tensor], penalty: Tensor) -> tuple[Tensor, Tensor]:
         """This rank's share of them."""
@@ -83,10 +85,8 @@ class ShardedEngine(SampledSoftmaxEngine):
             x.copy_(total)
         if self.further:
             self.losses, self.stopped, self.further = self.further[0].double(), bool(self.further[1] > 0), []
-        own = super().gradients(view)
-        sums = own.summed()
-        gradient = sums.new_zeros(sum(self.wanted.into), sums.shape[1]).index_copy_(0, own.ids, sums)
-        ids, gradient = self.wanted.push(gradient)
+        sums = super().gradients(view).summed()  # of all rows that were fetched, since a step uses what it reads
+        ids, gradient = self.wanted.push(sums)
         return kernels.Gradients(ids, [gradient])
 
 

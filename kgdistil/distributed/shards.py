@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kgdistil import kernels
 from kgdistil.errors import ConfigError
 
 LOST = re.compile("gloo|nccl|store|timed? ?out|connection", re.IGNORECASE)  # what losing a rank is called
@@ -59,7 +60,11 @@ class Shards:
     def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Each tensor's sum over all ranks, in one message; the same bits on every rank."""
         flat = torch.cat([x.flatten() for x in tensors])
-        if self.world > 1:
+        if self.world == 2:  # in one turn, of as many bytes
+            both = flat.new_empty(2 * len(flat))
+            dist.all_gather_into_tensor(both, flat)
+            flat = both[: len(flat)] + both[len(flat) :]
+        elif self.world > 2:
             dist.all_reduce(flat)
         total = 2 * flat.nbytes * (self.world - 1)
         self.sent += total * (self.rank + 1) // self.world - total * self.rank // self.world
@@ -83,7 +88,7 @@ class Wanted:
     def __init__(self, shards: Shards, candidates: Tensor, others: Tensor, readers: Tensor):
         self.shards = shards
         rank, size, world = shards.rank, shards.size, shards.world
-        self.all = candidates.unique()
+        self.all, _, _, place = kernels.grouped(candidates)
         keys = (readers * size + others)[~torch.isin(others, self.all)].unique()
         begins = torch.searchsorted(keys, torch.arange(world + 1, device=keys.device) * size).tolist()
         by_rank = [keys[begins[j] : begins[j + 1]] - j * size for j in range(world)]
@@ -95,6 +100,7 @@ class Wanted:
         self.out = [len(mine) + len(x) for x in parts]
         self.into = (edges.diff() + own_edges.diff()).tolist()
         self.edges, self.own_edges = edges, own_edges
+        self.candidates = place + own_edges[candidates // shards.block]  # where they stand among what `fetch` returns
 
     def places(self, ids: Tensor) -> Tensor:
         """Where entities [n], each a candidate or one that this rank reads, stand among what `fetch` returns."""

@@ -19,9 +19,11 @@ static void sort(std::vector<uint64_t>& keys, std::vector<uint64_t>& spare) {
 }
 
 // Of ids [n], 0 to 2^32 - 1: the different ones, ascending, their number in `found`; ids order[start[i] .. start[i + 1]]
-// are the i-th of them, and id j is the place[j]-th. Returns 0, or 1 where memory ran out.
+// are the i-th of them, and id j is the place[j]-th. Returns 0, 1 where memory ran out, or 2 where an id is too large.
 extern "C" int32_t kgd_group(const int64_t *ids, int64_t n, int64_t *own, int64_t *order, int64_t *start, int64_t *place,
                              int64_t *found) {
+    for (int64_t i = 0; i < n; i++)
+        if (uint64_t(ids[i]) >> 32) return 2;
     Memory memory;
     memory.enough_for([&] {
         std::vector<uint64_t> keys(n), spare;

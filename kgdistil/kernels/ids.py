@@ -10,7 +10,8 @@ from torch import Tensor
 from kgdistil.kernels.compile import compiled, enough, pointer
 
 ADDRESS, SIZE = ctypes.c_void_p, ctypes.c_int64
-LARGEST = 1 << 32  # what an id and a place must be below
+LARGEST = 1 << 32  # what a compiled function's ids and their number must be below
+TOO_LARGE = 2  # what `kgd_group` returns of other ids
 
 
 def ids_library(ids: Tensor) -> ctypes.CDLL | None:
@@ -20,26 +21,27 @@ def ids_library(ids: Tensor) -> ctypes.CDLL | None:
     library = compiled("ids.cpp")
     if library is not None:
         library.kgd_group.argtypes = [ADDRESS, SIZE, *[ADDRESS] * 5]
-        library.kgd_group.errcheck = enough
         library.kgd_draw.argtypes, library.kgd_draw.restype = [SIZE, SIZE, SIZE, ADDRESS, SIZE, ADDRESS], SIZE
         library.kgd_spans.argtypes, library.kgd_spans.restype = [ADDRESS, ADDRESS, SIZE, ADDRESS, ADDRESS], None
     return library
 
 
 def grouped(ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of ids int64 [n], from 0 on and below 2³²: the different ones [u], ascending; an order [n] of their places in
-    which those of one id stand together, and where each begins in it and the last one ends [u + 1]; and for each id [n]
-    which of the different ones it is."""
+    """Of ids int64 [n]: the different ones [u], ascending; an order [n] of their places in which those of one id stand
+    together, and where each begins in it and the last one ends [u + 1]; and for each id [n] which of the different ones
+    it is."""
     ids, n = ids.contiguous(), len(ids)
-    if (library := ids_library(ids)) is None:
-        found, order = ids.sort(stable=True)
-        own, place, count = found.unique_consecutive(return_inverse=True, return_counts=True)
-        start = torch.cat([count.new_zeros(1), count.cumsum(0)])
-        return own, order, start, torch.empty_like(place).index_copy_(0, order, place)
-    own, order, place, start = (ids.new_empty(n + extra) for extra in (0, 0, 0, 1))
-    count = SIZE()
-    library.kgd_group(pointer(ids), n, *map(pointer, (own, order, start, place)), ctypes.byref(count))
-    return own[: count.value], order, start[: count.value + 1], place
+    if (library := ids_library(ids)) is not None:
+        own, order, place, start = (ids.new_empty(n + extra) for extra in (0, 0, 0, 1))
+        count = SIZE()
+        done = library.kgd_group(pointer(ids), n, *map(pointer, (own, order, start, place)), ctypes.byref(count))
+        if done != TOO_LARGE:
+            enough(done, library.kgd_group, None)
+            return own[: count.value], order, start[: count.value + 1], place
+    found, order = ids.sort(stable=True)
+    own, place, each = found.unique_consecutive(return_inverse=True, return_counts=True)
+    start = torch.cat([each.new_zeros(1), each.cumsum(0)])
+    return own, order, start, torch.empty_like(place).index_copy_(0, order, place)
 
 
 def drawn(base: Tensor, k: int, size: int, own: Tensor) -> Tensor | None:

@@ -9,8 +9,10 @@ from typing import Any
 from book.build.html import html_table
 from book.build.pages.shown import Shown, none_yet, picture
 from kgdistil.paper import plots
+from kgdistil.paper.bench import step
 from kgdistil.paper.bench.large import path_of
 
+STEP = "python -m kgdistil.paper.bench.step"
 BENCH = "python -m kgdistil.paper.bench.large"
 PACKAGES = f"{BENCH} packages.tsv --sample 0 --ask depends source section"
 COMMANDS = {
@@ -74,6 +76,20 @@ def large_cost(shown: Shown) -> str:
         return html_table(f"{name}: what training cost, {told['device']}", head, rows)
 
     return each(made)
+
+
+def large_step(shown: Shown) -> str:
+    """What a step of the teacher of the largest graph is made of, from `results/bench/step-debian.json`."""
+    path = step.path_of("debian")
+    if not path.is_file():
+        return none_yet(f"{STEP} --large debian.tsv")
+    bench = json.loads(path.read_text(encoding="utf-8"))
+    (row,) = bench["rows"]
+    triples = row["triples_a_second"] * row["seconds"]
+    names = {"seconds": "a step", "product_seconds": "its matrix products alone", "pytorch_seconds": "in eager PyTorch"}
+    rows = [[name, f"{1e3 * row[key]:.1f}", f"{triples / row[key]:,.0f}"] for key, name in names.items()]
+    title = f"The teacher's step on debian, {row['candidates']:,} candidates, {bench['device']}, {row['products']}"
+    return html_table(title, ["", "ms", "triples a second"], rows)
 
 
 def large_quality(shown: Shown) -> str:

@@ -1,8 +1,10 @@
 """`python -m kgdistil.paper.bench.step`: a step of sampled softmax beside the same step in eager PyTorch.
 
 ComplEx on FB15k-237, alone, through the rounding of a few-bit student, and with a teacher besides; in rounds that take
-turns. The peer is what a library such as LibKGE does: autograd over looked-up rows with sparse gradients, float32
-products, `torch.optim.Adagrad`, with the candidates of our step given to it. Results: `results/bench/step.json`.
+turns. With `--large` another graph, and only its teacher's step, in the shape that graphs of millions are trained in.
+The peer is what a library such as LibKGE does: autograd over looked-up rows with sparse gradients, float32 products,
+`torch.optim.Adagrad`, with the candidates of our step given to it. Results: `results/bench/step.json`, with `--large`
+`step-<graph>.json`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +32,7 @@ from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.graphs.queries import spans
+from kgdistil.graphs.readers import read_graph
 from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import KGEModel, build_model
 from kgdistil.paper.timing import seconds
@@ -36,6 +40,7 @@ from kgdistil.sampling import NEGATIVE_STREAM, epoch_order, stream
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 
 KINDS = {"teacher": (0, False), "student, alone": (4, False), "student, taught": (4, True)}  # group, whether taught
+OF_LARGE = {"dim": 64, "accumulators": "row", "answers": 256, "penalty": 0.03}  # as results/large/debian.json
 LARGE = 2048  # sides of the matrices whose product says what the machine can do
 
 
@@ -86,8 +91,8 @@ class Eager:
 
 def engine_of(graph: Graph, config: RunConfig, taught: bool) -> SampledSoftmaxEngine:
     sizes = config.model, graph.num_entities, graph.num_relations, config.dim
-    student, teacher = (build_model(*sizes, seed=seed) for seed in (0, 1))
-    engine = SampledSoftmaxEngine(student, teacher if taught else None, graph.train, config)
+    student, teacher = build_model(*sizes, seed=0), build_model(*sizes, seed=1) if taught else None
+    engine = SampledSoftmaxEngine(student, teacher, graph.train, config)
     engine.begin(0)
     return engine
 
@@ -104,14 +109,17 @@ def batch_of(engine: SampledSoftmaxEngine, queries: Tensor, base: Tensor) -> dic
 
 
 def measure(
-    graph: Graph, rounds: int, dim: int = 128, queries: int = 512, negatives: int = 2048
+    graph: Graph, rounds: int, dim: int = 128, queries: int = 512, negatives: int = 2048, large: bool = False
 ) -> list[dict[str, Any]]:
-    """One row for each kind of step: median seconds of ours and of the peer's, and the matrix products within ours."""
+    """One row for each kind of step: median seconds of ours and of the peer's, the matrix products within ours, and the
+    training triples that ours takes a second."""
     kernels.keep_freed_memory()
     out = []
-    for kind, (group, taught) in tqdm(KINDS.items(), desc="steps", disable=None):
+    kinds = {"teacher": KINDS["teacher"]} if large else KINDS
+    for kind, (group, taught) in tqdm(kinds.items(), desc="steps", disable=None):
         values: dict[str, Any] = {"dataset": graph.name, "model": "ComplEx", "dim": dim, "loss": "softmax", "lr": 0.05}
         values |= {"negatives": negatives, "batch_size": queries, "penalty": 0.005, "group": group}
+        values |= OF_LARGE if large else {}
         values |= {"role": "stage1", "teacher": "x"} if taught else {}
         engine = engine_of(graph, make_config(**values), taught)
         peer = Eager(engine)
@@ -129,7 +137,7 @@ def measure(
             ):
                 taken[way].append(clocked(work))
         ours, theirs = (statistics.median(times[2:]) for times in taken.values())
-        wide, columns = 2 * dim, int(statistics.median(listed))
+        wide, columns = 2 * engine.config.dim, int(statistics.median(listed))
         ops = 2 * queries * columns * wide * (4 if taught else 3)
         q, k, g = (
             torch.ones(*size, dtype=engine.half) for size in ((queries, wide), (columns, wide), (queries, columns))
@@ -140,10 +148,11 @@ def measure(
             return [*(q @ k.T for _ in range(forwards)), g @ k, g.T @ q]  # noqa: B023 - called at once
 
         alone = seconds(products, rounds, "cpu")
-        large = torch.ones(LARGE, LARGE, dtype=engine.half)
-        peak = 2 * LARGE**3 / seconds(lambda: large @ large, 5, "cpu")  # noqa: B023 - called at once
+        square = torch.ones(LARGE, LARGE, dtype=engine.half)
+        peak = 2 * LARGE**3 / seconds(lambda: square @ square, 5, "cpu")  # noqa: B023 - called at once
         row = {"kind": kind, "candidates": columns, "seconds": ours, "pytorch_seconds": theirs, "ratio": theirs / ours}
         row |= {"products": str(engine.half).removeprefix("torch."), "ops": ops, "share_of_peak": ops / ours / peak}
+        row |= {"product_seconds": alone, "triples_a_second": len(graph.train) / engine.steps / ours}
         out.append(row | {"outside_products": max(0.0, 1 - alone / ours), "seconds_all": taken})
     return out
 
@@ -174,6 +183,11 @@ def beside(graph: Graph, rounds: int) -> list[dict[str, Any]]:
     return out
 
 
+def path_of(large: str = "") -> Path:
+    """Of the results, of a large graph where there is a name."""
+    return records.results_folder() / "bench" / ("-".join(filter(None, ("step", large))) + ".json")
+
+
 def clocked(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
@@ -188,10 +202,11 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m kgdistil.paper.bench.step", description=__doc__.split("\n")[0])
     parser.add_argument("--graph", default="fb15k-237")
+    parser.add_argument("--large", type=Path, metavar="FILE", help="a graph's file in place of --graph")
     parser.add_argument("--rounds", type=int, default=21)
     options = parser.parse_args(arguments)
-    graph = load(options.graph)
-    rows = measure(graph, options.rounds)
+    graph = read_graph(options.large) if options.large else load(options.graph)
+    rows = measure(graph, options.rounds, large=options.large is not None)
     report = {
         "graph": {"name": graph.name, "sha256": graph.sha256},
         "rounds": options.rounds,
@@ -200,14 +215,14 @@ def main(arguments: list[str] | None = None) -> int:
         "device": records.describe_device("cpu"),
         **records.provenance(),
         "rows": rows,
-        "beside": beside(graph, options.rounds),
+        "beside": [] if options.large else beside(graph, options.rounds),
     }
-    write_json(records.results_folder() / "bench" / "step.json", report)
+    write_json(path_of(options.large.stem if options.large else ""), report)
     for row in rows:
         print(
             f"{row['kind']:16s} {1e3 * row['seconds']:6.1f} ms, eager PyTorch {1e3 * row['pytorch_seconds']:6.1f} ms, "
             f"{row['ratio']:4.1f}x; {row['share_of_peak']:.0%} of the peak, "
-            f"{row['outside_products']:.0%} outside matrix products"
+            f"{row['outside_products']:.0%} outside matrix products; {row['triples_a_second']:,.0f} triples a second"
         )
     for row in report["beside"]:
         where = "beside one busy process" if row["busy"] else "alone"
