@@ -214,8 +214,9 @@ def test_one_process_needs_no_torchrun(umls: Graph, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     monkeypatch.delenv("RANK", raising=False)
-    assert main(["umls", *bench.flags("umls", {**bench.SMALL, "dim": 4, "epochs": 1})[3:]]) == 0
+    assert main(["umls", *bench.flags("umls", {**bench.SMALL, "dim": 4, "epochs": 1, "group": 4})[3:]]) == 0
     record = bench.record_in(tmp_path)
+    assert record["config"]["group"] == 4  # of a few numbers, which are not read from text
     assert f"{record['id']}: test MRR {record['test']['both']['mrr']:.4f}" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="softmax"):
         on_ranks_of_torchrun(make_config(dataset="umls"), umls, 1, 1)

@@ -81,12 +81,13 @@ class ShardedEngine(SampledSoftmaxEngine):
     def gradients(self, view: View) -> kernels.Gradients:
         """Of the rows that are held here, from all ranks; what every rank has of its own is summed as well."""
         leaves = [x.grad for x in (view.relations, view.book, view.map) if x is not None]
-        for x, total in zip(leaves + self.further, self.shards.add(leaves + self.further), strict=True):
+        added = self.shards.adding(leaves + self.further)  # on its way while rows are summed and sent
+        sums = super().gradients(view).summed()  # of all rows that were fetched, since a step uses what it reads
+        ids, gradient = self.wanted.push(sums)
+        for x, total in zip(leaves + self.further, added(), strict=True):
             x.copy_(total)
         if self.further:
             self.losses, self.stopped, self.further = self.further[0].double(), bool(self.further[1] > 0), []
-        sums = super().gradients(view).summed()  # of all rows that were fetched, since a step uses what it reads
-        ids, gradient = self.wanted.push(sums)
         return kernels.Gradients(ids, [gradient])
 
 

@@ -41,6 +41,8 @@ from kgdistil.graphs.lists import KEPT
 from kgdistil.graphs.readers import read_graph
 from kgdistil.training.loop import CHECKPOINT_SECONDS, Progress, advance, load_weights, record_of, run, validate
 
+COUNTS = "group", "depth"  # numbers of which only a few are allowed, so that they are not read from text
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Train a run, or find it finished, and print its test metrics.
@@ -61,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} is {options[name]}: give seconds, {least:g} or more")
     source, timeout, every = options.pop("graph"), options.pop("timeout"), options.pop("keep_every")
     given = {name: value for name, value in options.items() if value is not None}
+    given |= {name: int(given[name]) for name in COUNTS if given.get(name, "").isdecimal()}
     config = make_config(dataset=source, **given)
     graph = load(source) if source.lower() in NAMES or os.path.isdir(source) else read_graph(source)
     record = on_ranks(config, graph, timeout, every) if "RANK" in os.environ else run(config, graph).record

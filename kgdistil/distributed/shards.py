@@ -15,7 +15,7 @@ NCCL's ring, by
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -57,19 +57,30 @@ class Shards:
         self.sent += (len(rows) - out[self.rank]) * rows[:1].nbytes if len(rows) else 0
         return found
 
-    def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Each tensor's sum over all ranks, in one message; the same bits on every rank."""
-        flat = torch.cat([x.flatten() for x in tensors])
+    def adding(self, tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+        """Begins to add up over all ranks, in one message; what it returns waits for each tensor's sum, which has the
+        same bits everywhere."""
+        flat, n = torch.cat([x.flatten() for x in tensors]), sum(x.numel() for x in tensors)
         if self.world == 2:  # in one turn, of as many bytes
-            both = flat.new_empty(2 * len(flat))
-            dist.all_gather_into_tensor(both, flat)
-            flat = both[: len(flat)] + both[len(flat) :]
-        elif self.world > 2:
-            dist.all_reduce(flat)
+            both = flat.new_empty(2 * n)
+            work = dist.all_gather_into_tensor(both, flat, async_op=True)
+        else:
+            both, work = flat, dist.all_reduce(flat, async_op=True) if self.world > 2 else None
         total = 2 * flat.nbytes * (self.world - 1)
         self.sent += total * (self.rank + 1) // self.world - total * self.rank // self.world
-        parts = flat.split([x.numel() for x in tensors])
-        return [part.view(x.shape) for part, x in zip(parts, tensors, strict=True)]
+
+        def added() -> list[Tensor]:
+            if work is not None:
+                work.wait()
+            sums = both[:n] + both[n:] if self.world == 2 else both
+            parts = sums.split([x.numel() for x in tensors])
+            return [part.view(x.shape) for part, x in zip(parts, tensors, strict=True)]
+
+        return added
+
+    def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Each tensor's sum over all ranks."""
+        return self.adding(tensors)()
 
 
 def lost(error: BaseException) -> bool:
