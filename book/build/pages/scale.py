@@ -184,8 +184,7 @@ def scale_speed(shown: Shown) -> str:
     for name, part in measured(shown).items():
         if name.startswith("speed/"):
             one, two = part["triples_a_second"].values()
-            kind = part.get("products", "not recorded")
-            rows.append([part["graph"], kind, f"{one:,}", f"{two:,}", f"{part['ratio']:.2f}"])
+            rows.append([part["graph"], part["products"], f"{one:,}", f"{two:,}", f"{part['ratio']:.2f}"])
         if name.startswith("quality/"):
             seeds = [[row[who] for row in part["rows"]] for who in ("one_process", "two_ranks")]
             spread = part["sd_of_seeds"]["one_process"] if len(seeds[0]) > 1 else None
