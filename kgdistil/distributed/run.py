@@ -41,7 +41,7 @@ from kgdistil.graphs.lists import KEPT
 from kgdistil.graphs.readers import read_graph
 from kgdistil.training.loop import CHECKPOINT_SECONDS, Progress, advance, load_weights, record_of, run, validate
 
-COUNTS = "group", "depth"  # numbers of which only a few are allowed, so that they are not read from text
+COUNTS = "group", "depth"  # one of a few numbers each, which a config does not read from text
 
 
 def main(arguments: list[str] | None = None) -> int:
