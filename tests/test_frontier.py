@@ -18,6 +18,7 @@ from kgdistil.compress.size import row_bytes, whole_bytes
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import evaluate
 from kgdistil.graphs.datasets import load
+from kgdistil.graphs.lists import Lists
 from kgdistil.models import with_entities
 from kgdistil.paper import frontier, reproduce, tasks
 from kgdistil.paper import recipe as recipes
@@ -31,6 +32,7 @@ from kgdistil.paper.cells import (
     LOW_RANK,
     OWN_LISTS,
     PAPER_MODELS,
+    PATHS,
     RECIPROCAL,
     SMALL,
     TRAINED,
@@ -38,9 +40,9 @@ from kgdistil.paper.cells import (
     parse,
     shape,
 )
-from kgdistil.paper.ensemble import joined_name
+from kgdistil.paper.ensemble import joined_name, path_lists_name
 from kgdistil.paper.reading import Ours
-from kgdistil.paper.recipe import config, guide, joins, layers, members, needs, recipe, trials
+from kgdistil.paper.recipe import config, guide, joins, layers, members, needs, path_settings, recipe, trials
 
 
 @pytest.fixture
@@ -142,6 +144,27 @@ def test_a_committee_teaches_the_first_of_its_members(quick: None) -> None:
     together = load_model(records.model_folder(made.teacher), graph).score_triples(test)
     alone = [load_model(records.model_folder(run_id), graph).score_triples(test) for run_id in runs]
     assert torch.allclose(together, (alone[0] + alone[1]) / 2, atol=1e-5) and not torch.equal(*alone)
+
+
+def test_a_path_model_and_a_distilled_student_teach_by_their_lists(quick: None, tmp_path: Path) -> None:
+    table = recipes.recipes()["frontier"]
+    few = {"length": 2, "widest": [40], "triples": 500, "epochs": 2, "made_up": 200}
+    table["paths"] = {"beside": "ComplEx/distilled/32/512", "paths": few, "unlabelled": 1.0, "alpha": 1.0}
+    cell = parse("frontier/umls/ComplEx/paths/16/512")
+    beside = parse("frontier/umls/ComplEx/distilled/32/512")
+    assert needs(cell) == [cell.teacher, beside] and joins(cell) == [beside] and config(cell) is None
+    assert reproduce.main([str(cell)]) == 0
+    made = config(cell)
+    assert made.teacher == path_lists_name(config(beside).run_id, path_settings(cell)) and made.group == 4
+    assert made.student == config(cell.teacher).run_id and tasks.recorded(made)
+    lists = Lists.load(records.model_folder(made.teacher), load("umls"))
+    assert len(lists.keys) > 200 and path_settings(cell).widest == (40,)
+    # its teacher is ranked and recorded by --mean: path model, embedding model and both
+    assert frontier.main(["--mean", str(cell)]) == 0
+    found = json.loads(frontier.mean_path("umls", "paths").read_text())
+    assert found["members"] == [config(beside).run_id] and found["paths"]["length"] == 2
+    assert set(found["valid"]) == set(found["test"]) == {"paths", "beside", "both"}
+    assert records.read_ranks(found["ranks"]).metrics() == found["test"]["both"]
 
 
 @pytest.mark.parametrize("model", ["ComplEx", "ReciprocalComplEx"])
@@ -267,7 +290,7 @@ def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
     pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
     assert frontier.main(["--graph", "umls", "--sizes", "16"]) == 0
     table = frontier.points("umls")
-    elsewhere = {OWN_LISTS, COMMITTEE} | set(LOW_RANK) - set(frontier.USUAL_RANK)
+    elsewhere = {OWN_LISTS, COMMITTEE, PATHS} | set(LOW_RANK) - set(frontier.USUAL_RANK)
     assert set(table["method"]) == set(TRAINED) - elsewhere | set(frontier.UNTRAINED)
     assert set(table["bytes"]) == {512, 16}
     for row in table.itertuples():

@@ -35,6 +35,7 @@ from kgdistil.files import write_atomically
 from kgdistil.graph import Graph
 from kgdistil.graphs.cache import sum_of
 from kgdistil.graphs.forms import reading
+from kgdistil.sampling import GOLDEN, mix, shift_right
 
 SIDES = ("tail", "head")
 SCHEMA = pa.schema(
@@ -66,14 +67,24 @@ class Lists:
         count = torch.where(self.keys[place] == wanted, self.start[place + 1] - self.start[place], 0)
         return self.start[place], count
 
+    def beside(self, anchor: Tensor, relation: Tensor, is_head: Tensor) -> Tensor:
+        """Keys of the lists of all queries but these [Q]."""
+        return self.keys[~torch.isin(self.keys, (anchor * self.num_relations + relation) * 2 + is_head)]
+
+    def drawn(self, keys: Tensor, count: int, base: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """So many queries of those keys, by a random number: anchor, relation int64 and is_head bool [count]."""
+        numbers = mix(base + torch.arange(count, device=keys.device) * GOLDEN)
+        drawn = keys[(shift_right(numbers, 32) * len(keys)) >> 32]
+        return drawn // 2 // self.num_relations, drawn // 2 % self.num_relations, drawn % 2 == 1
+
     def to(self, device: torch.device | str) -> Lists:
         """The same lists on `device`."""
         tensors = {name: getattr(self, name).to(device) for name in ("keys", "start", "ids", "scores")}
         return replace(self, **tensors)
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: Path, name: str = "") -> Path:
         """As numbers, in a file of that folder whose name says of what they are."""
-        path = folder / f"{self.sha256[:12]}-{self.graph_sha256[:12]}{KEPT}"
+        path = folder / (name or f"{self.sha256[:12]}-{self.graph_sha256[:12]}{KEPT}")
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             tensors = {name: getattr(self, name) for name in ("keys", "start", "ids", "scores")}

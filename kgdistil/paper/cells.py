@@ -29,8 +29,9 @@ FRONTIER = "frontier"
 RECIPROCAL = "ReciprocalComplEx"
 OWN_LISTS = "own-lists"
 COMMITTEE = "committee"  # goes on from a distilled student, on the lists of several such: `members` of other seeds
+PATHS = "paths"  # on the lists of a path model (`distillation.paths`) and a distilled student, the recipe's `beside`
 # as many floats as the teacher, of few bits
-CODED = {"distilled": "stage1", OWN_LISTS: "stage1", COMMITTEE: "stage1", "coded-alone": "no-ds"}
+CODED = {"distilled": "stage1", OWN_LISTS: "stage1", COMMITTEE: "stage1", PATHS: "stage1", "coded-alone": "no-ds"}
 # Fewer floats than the teacher and a map that all entities share (`LowRankComplEx`), of few bits: how many floats share
 # four bits, and whether the entities of most triples are whole (`compress.whole`).
 FORMS = {"low-rank": (2, False), "low-rank-4bit": (1, False), "whole-2bit": (2, True), "whole-1bit": (4, True)}
@@ -40,7 +41,7 @@ ENTITIES = {"wn18rr": 40943, "fb15k-237": 14541, "umls": 135}
 SMALL = {"small-distilled": "stage1", "small": "no-ds"}  # float32, fewer floats
 TRAINED = {"teacher": "teacher", **CODED, **LOW_RANK, **SMALL}
 ROLES = {method: role for method, (_, role) in _ALL.items()} | TRAINED
-DISTILLED = ("DS", "-S1", "-S2", "distilled", OWN_LISTS, COMMITTEE, *FORMS, "small-distilled")
+DISTILLED = ("DS", "-S1", "-S2", "distilled", OWN_LISTS, COMMITTEE, PATHS, *FORMS, "small-distilled")
 USUAL = 64  # dimension of a teacher whose size no address names
 
 

@@ -1,16 +1,19 @@
-"""Several teachers as one: an ensemble whose score is the mean of theirs."""
+"""Several teachers as one: an ensemble whose score is the mean of theirs, and lists of a path model and one of them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from kgdistil import records
 from kgdistil.checkpoint import WEIGHTS, load_model, save_model
+from kgdistil.distillation import paths
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
+from kgdistil.graphs.lists import KEPT
 from kgdistil.models import ComplEx, KGEModel, ReciprocalComplEx
 
 
@@ -43,3 +46,18 @@ def join(graph: Graph, *teachers: str) -> None:
     folder = records.model_folder(joined_name(*teachers))
     if not (folder / WEIGHTS).is_file():
         save_model(folder, joined([load_model(records.model_folder(t), graph) for t in teachers]), graph)
+
+
+def path_lists_name(teacher: str, settings: paths.Settings) -> str:
+    """Under which the lists of a path model and of a run are kept."""
+    return f"paths-{paths.sum_of(teacher, settings)[:8]}{KEPT}"
+
+
+def write_path_lists(graph: Graph, teacher: str, settings: paths.Settings) -> None:
+    """Save `paths.lists` of a run under `path_lists_name`."""
+    place = records.model_folder(path_lists_name(teacher, settings))
+    if not place.is_file():
+        model = load_model(records.model_folder(teacher), graph)
+        found = paths.lists(graph, paths.Joined(paths.fit(graph, settings), model))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        replace(found, sha256=paths.sum_of(teacher, settings)).save(place.parent, place.name)

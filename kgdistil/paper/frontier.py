@@ -5,6 +5,7 @@
 | distilled | as many floats as the teacher's, in four-bit codes | from the rounded teacher, on a teacher's lists |
 | own-lists | the same, where a larger teacher's lists are to be had | on the lists of the teacher it starts from |
 | committee | the same | once more, from the distilled student, on the mean lists of several of other seeds |
+| paths | the same | on the lists of a path model and a distilled student, training queries' and others' |
 | coded-alone | the same | without a teacher |
 | low-rank | fewer floats, a map that all share, in four-bit codes | from the teacher's principal axes, on its lists |
 | low-rank-alone | the same | without a teacher |
@@ -32,7 +33,9 @@ import functools
 import itertools
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ from kgdistil.checkpoint import load_model
 from kgdistil.compress.product import codes_of, fit, grouped, rows_of, ungrouped
 from kgdistil.compress.size import GROUPS, PRECISION_OF, floats, model_bytes
 from kgdistil.config import RunConfig
+from kgdistil.distillation import paths
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
@@ -63,6 +67,7 @@ from kgdistil.paper.cells import (
     GRAPHS,
     LOW_RANK,
     OWN_LISTS,
+    PATHS,
     RECIPROCAL,
     SMALL,
     Cell,
@@ -73,7 +78,7 @@ from kgdistil.paper.cells import (
 from kgdistil.paper.costs import print_plan
 from kgdistil.paper.ensemble import join, joined_name
 from kgdistil.paper.reading import Ours
-from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide, joins, with_needs
+from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide, joins, path_settings, with_needs
 from kgdistil.paper.reproduce import add_jobs, log_to_terminal, work
 from kgdistil.paper.tasks import has_weights
 from kgdistil.training.loop import run
@@ -88,7 +93,7 @@ SIZES = {
     16: 512,
 }  # bytes of an entity: of its teacher's
 # The students of few bits that have a teacher: which is best, validation says
-DISTILLED = ("distilled", COMMITTEE, "low-rank", "reciprocal", "reciprocal-low-rank")
+DISTILLED = ("distilled", COMMITTEE, PATHS, "low-rank", "reciprocal", "reciprocal-low-rank")
 # Smaller teachers to start from, where those are as good or better.
 OTHER_SIZES = {"fb15k-237": {16: 256}, "umls": dict.fromkeys(SIZES, 512)}
 # Sizes that a student of low rank is tried for, where those are not all: entities of WN18RR lie in no small subspace,
@@ -98,6 +103,7 @@ FINER_SIZES = {"fb15k-237": (64,)}  # that half as many numbers, in four bits ea
 
 RECIPROCAL_SIZES = {256: 4096, 128: 4096, 64: 1024, 32: 512, 16: 512}  # as SIZES, of `ReciprocalComplEx`
 COMMITTEE_SIZES = {"wn18rr": (256,)}  # that a committee is tried for
+PATHS_SIZES = {"wn18rr": tuple(SIZES)}  # that a path model teaches
 RECIPROCAL_RANKS = {"fb15k-237": (64, 32, 16)}  # sizes of its students of low rank, which start from the widest:
 RECIPROCAL_WIDEST = 8192  # bytes of an entity
 BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # what its students are called
@@ -138,6 +144,7 @@ def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:
     larger = {(cell.size, cell.teacher_size) for cell in students if cell.distilled and guide(cell) != cell.teacher}
     students = [c for c in students if c.method != OWN_LISTS or (c.size, c.teacher_size) in larger]
     students = [c for c in students if c.method != COMMITTEE or c.bytes in COMMITTEE_SIZES.get(dataset, ())]
+    students = [c for c in students if c.method != PATHS or c.bytes in PATHS_SIZES.get(dataset, ())]
     return [*dict.fromkeys(teachers.values()), *students, *low_rank_cells(dataset, sizes)]
 
 
@@ -295,6 +302,8 @@ def read(dataset: str) -> dict[str, Any] | None:
 def measure_mean(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     """Rank by the mean of several teachers, of whom a cell's student learns: `results/frontier/<graph>-mean.json`.
 
+    Or by a path model and the run that it is multiplied with, each and both: `results/frontier/<graph>-paths.json`.
+
     Raises:
         ConfigError: its teacher is one run, or their weights are not here.
     """
@@ -302,6 +311,8 @@ def measure_mean(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     if not runs or not all(map(has_weights, runs)):
         raise ConfigError(f"{cell}: train its teachers first, two or more: `python -m kgdistil.paper.reproduce {cell}`")
     graph, members = load(cell.dataset), [run.run_id for run in runs]
+    if cell.method == PATHS:
+        return measure_paths(cell, graph, members[0])
     join(graph, *members)
     model = load_model(records.model_folder(joined_name(*members)), graph).to(device)
     ranks = {split: evaluate(model, graph, split) for split in ("valid", "test")}
@@ -320,8 +331,45 @@ def measure_mean(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     return record
 
 
-def mean_path(dataset: str) -> Path:
-    return path(dataset).with_name(f"{dataset}-mean.json")
+def measure_paths(cell: Cell, graph: Graph, run_id: str) -> dict[str, Any]:
+    """Rank by a path model, by the run beside it, and by both."""
+    settings = path_settings(cell)
+    began = time.monotonic()
+    fitted = paths.fit(graph, settings)
+    seconds = time.monotonic() - began
+    both = paths.Joined(fitted, load_model(records.model_folder(run_id), graph))
+    known = KnownTriples(graph.known, graph.num_relations)
+    metrics: dict[str, Any] = {}
+    for split in ("valid", "test"):
+        triples = getattr(graph, split)
+        ranks = {
+            "paths": paths.Joined(fitted, both.model, share=0.0).ranks(triples, known),
+            "beside": evaluate(both.model, graph, split, known=known),
+            "both": both.ranks(triples, known),
+        }
+        metrics[split] = {name: found.metrics() for name, found in ranks.items()}
+    name = f"frontier-{cell.dataset}-paths"
+    records.write_ranks(name, ranks["both"])
+    record = {
+        "cell": str(cell),
+        "members": [run_id],
+        "paths": asdict(settings),
+        "weights": fitted.weights.numel(),
+        "seconds": round(seconds, 1),
+        "ranks": name,
+        "graph": {**graph.sizes(), "sha256": graph.sha256},
+        "command": records.command(),
+        "device": records.describe_device("cpu"),
+        "threads": torch.get_num_threads(),
+        **records.provenance(),
+        **metrics,
+    }
+    write_json(mean_path(cell.dataset, PATHS), record)
+    return record
+
+
+def mean_path(dataset: str, of: str = "mean") -> Path:
+    return path(dataset).with_name(f"{dataset}-{of}.json")
 
 
 # ---- all of it in one table -----------------------------------------------------------------------------------------
@@ -410,7 +458,7 @@ def kept(dataset: str) -> pd.DataFrame:
     runs = frame[frame["method"].isin([*SMALL, *USUAL_RANK])].set_index(["method", "bytes"])["run"]
     made = {key: records.read_record(records.record_path(run))["config"] for key, run in runs.items()}
     for size in sorted(set(frame["bytes"]) & set(SIZES), reverse=True):
-        for methods in ([m for m in CODED if m not in (OWN_LISTS, COMMITTEE)], USUAL_RANK, SMALL):
+        for methods in ([m for m in CODED if m not in (OWN_LISTS, COMMITTEE, PATHS)], USUAL_RANK, SMALL):
             there = [(method, size) for method in methods if (method, size) in share]
             if len(there) == len(methods):
                 like = {"model": MODEL, "group": 0, "rank": 0, **shapes[there[0]]}
@@ -555,9 +603,9 @@ def main(arguments: list[str] | None = None) -> int:
     log_to_terminal()
     if options.mean:
         found = measure_mean(options.mean, options.device)
-        print(
-            f"{options.mean}: the mean of {len(found['members'])} teachers, test MRR {found['test']['both']['mrr']:.4f}"
-        )
+        what = "its path model and" if options.mean.method == PATHS else "the mean of"
+        mrr = (found["test"]["both"] if options.mean.method == PATHS else found["test"])["both"]["mrr"]
+        print(f"{options.mean}: {what} {len(found['members'])} teacher(s), test MRR {mrr:.4f}")
         return 0
     for dataset in options.graph:
         if options.plan:

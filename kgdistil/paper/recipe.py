@@ -18,6 +18,7 @@ from typing import Any
 from kgdistil import records
 from kgdistil.answer.rendering import plain
 from kgdistil.config import RunConfig, read_config
+from kgdistil.distillation.paths import Settings
 from kgdistil.errors import CheckpointError, run_command
 from kgdistil.files import CHANGED, unsealed
 from kgdistil.paper.cells import (
@@ -29,12 +30,13 @@ from kgdistil.paper.cells import (
     LOW_RANK,
     METHODS,
     OWN_LISTS,
+    PATHS,
     START,
     Cell,
     parse,
     shape,
 )
-from kgdistil.paper.ensemble import joined_name
+from kgdistil.paper.ensemble import joined_name, path_lists_name
 
 RECIPES = Path(__file__).with_name("reproduction.toml")
 # whose recipe a method has, but for what stands under its own name
@@ -44,7 +46,7 @@ LARGEST_TEACHER = 2048  # of the frontier, in bytes of an entity, where no recip
 SEARCH = "search"  # the protocol of a trial's config, so that a trial is never taken for a cell
 SCRATCH = "scratch"  # what was tried without a record, by whose runs they were
 # keys of the recipe that are no parameters of a run
-OWN = ("search_epochs", "share", "checks", "guide", "largest", "members", "teachers", SCRATCH)
+OWN = ("search_epochs", "share", "checks", "guide", "largest", "members", "teachers", "beside", PATHS, SCRATCH)
 
 
 # ---- layers ---------------------------------------------------------------------------------------------------------
@@ -134,10 +136,19 @@ def guides(cell: Cell) -> list[Cell]:
     return [replace(guide(cell), seed=i) for i in range(number)]
 
 
+def path_settings(cell: Cell) -> Settings:
+    """Of the path model whose lists a student learns."""
+    made: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in recipe(cell)[PATHS].items()}
+    return Settings(**made)
+
+
 def joins(cell: Cell) -> list[Cell]:
-    """The cells whose mean is the cell's teacher; none where that is one cell."""
+    """The cells whose mean is the cell's teacher, or the one that a path model's is multiplied with; none where that is
+    one cell."""
     if cell.method == COMMITTEE:
         return members(cell)
+    if cell.method == PATHS:
+        return [parse(f"{cell.protocol}/{cell.dataset}/{recipe(cell)['beside']}")]
     several = guides(cell) if cell.protocol == FRONTIER and cell.distilled else []
     return several if len(several) > 1 else []
 
@@ -146,8 +157,8 @@ def needs(cell: Cell) -> list[Cell]:
     """Cells that have to be there before this one can be trained."""
     if cell.method == "DS":
         return [cell.teacher, replace(cell, method="-S2")]
-    if cell.method == COMMITTEE:
-        return members(cell)
+    if cell.method in (COMMITTEE, PATHS):
+        return [*([cell.teacher] if cell.method == PATHS else []), *joins(cell)]
     found = [cell.teacher, *guides(cell), cell.searched_as.teacher] if cell.distilled else []
     if cell.method.startswith("-S1"):  # which takes its settings from the first stage
         found.append(replace(cell, method=cell.method.replace("-S1", "-S2")))
@@ -247,6 +258,11 @@ def start_values(cell: Cell, spec: dict[str, Any], device: str) -> dict[str, Any
         if len(runs) < len(members(cell)):
             return None
         values |= {"teacher": joined_name(*(run.run_id for run in runs)), "student": runs[0].run_id}
+    elif cell.method == PATHS:
+        beside, own = config(joins(cell)[0], device), config(cell.teacher, device)
+        if beside is None or own is None:
+            return None
+        values |= {"teacher": path_lists_name(beside.run_id, path_settings(cell)), "student": own.run_id}
     elif cell.distilled:
         teachers, own = [run for each in guides(cell) if (run := config(each, device))], config(cell.teacher, device)
         if len(teachers) < len(guides(cell)) or own is None:
@@ -320,6 +336,7 @@ def explain(cell: Cell) -> list[tuple[str, str, str, str]]:
     links: dict[str, Cell | str | None] = {}
     if cell.distilled:
         mean = f"the mean of {len(joins(cell))} cells like {guide(cell)}" if joins(cell) else guide(cell)
+        mean = f"lists of a path model and {joins(cell)[0]}" if cell.method == PATHS else mean
         links = {"teacher": mean, "student": start(cell) or cell.teacher}
     elif before := start(cell):
         links = {"student": before}

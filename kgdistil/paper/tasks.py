@@ -26,13 +26,15 @@ from kgdistil.paper.cells import (
     FRONTIER,
     GRAPHS,
     LOW_RANK,
+    PATHS,
     Cell,
 )
-from kgdistil.paper.ensemble import join
+from kgdistil.paper.ensemble import join, write_path_lists
 from kgdistil.paper.recipe import (
     config,
     joins,
     needs,
+    path_settings,
     read_search,
     search_path,
     trials,
@@ -57,7 +59,7 @@ class Task:
     cell: Cell
     config: RunConfig
     trial: bool
-    joined: tuple[str, ...] = ()  # runs whose mean is its teacher
+    joined: tuple[str, ...] = ()  # runs whose mean is its teacher, or that a path model's is multiplied with
 
     @property
     def inputs(self) -> set[str]:
@@ -123,7 +125,9 @@ def train(task: Task, graph: Graph, again: bool = False) -> Run:
     Raises:
         BusyError: another process is at it.
     """
-    if task.joined:
+    if task.cell.method == PATHS:
+        write_path_lists(graph, task.joined[0], path_settings(task.cell))
+    elif task.joined:
         join(graph, *task.joined)
     return run(task.config, graph, progress=False, save_ranks=not task.trial, again=again)
 

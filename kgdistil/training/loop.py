@@ -382,10 +382,11 @@ def restore(path: Path, saved: Checkpoint, engine: Engine) -> Progress:
         CheckpointError: damaged, or made by another engine or arithmetic, which would end in other bits.
     """
     (tensors, about), mine = saved, bits(engine)
-    theirs = {name: about.pop(name, None) for name in mine}
-    if mine != theirs:
+    if mine != (theirs := {name: about.pop(name, None) for name in mine}):
+        words = ([x["engine"], *(f"{k} {v}" for k, v in (x["arithmetic"] or {}).items())] for x in (theirs, mine))
+        there, here = (", ".join(map(str, each)) for each in words)
         raise CheckpointError(
-            f"{path} was made with {shown(theirs)}, and here it is {shown(mine)}, which ends in other numbers; go on "
+            f"{path} was made with {there}, and here it is {here}, which ends in other numbers; go on "
             "with the processor, compiler and device it was begun with, or delete it to start over"
         )
     try:
@@ -414,8 +415,3 @@ def restore(path: Path, saved: Checkpoint, engine: Engine) -> Progress:
         return state
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({' '.join(str(error).split())}); delete it to start over") from None
-
-
-def shown(found: dict[str, Any]) -> str:
-    """Engine and arithmetic in a few words."""
-    return ", ".join([str(found["engine"]), *(f"{k} {v}" for k, v in (found["arithmetic"] or {}).items())])

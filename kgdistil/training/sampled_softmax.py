@@ -13,9 +13,8 @@ squares begin at `accumulator`: at 0, the first step moves every number by the w
 as well, however small their gradients, which a model that has learned already does not need. An entity may have one sum
 for its whole row (`accumulators`), as in DGL-KE (Zheng et al. 2020). Products of matrices are taken in bfloat16 where
 the processor has it. Relations may be predicted as well, (h, ?, t), for dot products (`relation_weight`; Chen et al.
-2021). A step reads and changes the rows that it uses: neither its time nor its memory grows with E. A teacher may be
-asked more than the graph answers (`unlabelled`): then a batch holds as many queries again, made up, whose only label is
-the soft one.
+2021). A step reads and changes the rows that it uses: neither time nor memory grow with E. A batch may hold as many
+queries again that the graph does not answer (`unlabelled`), which have a soft label only.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ class SampledSoftmaxEngine(Engine):
         self.begin(epoch)
         seed, order = self.config.seed, epoch_order(self.config.seed, epoch, self.samples, self.device)
         if self.config.unlabelled:
-            made = like_known(*self.asked, stream(seed, MADE_UP_STREAM, epoch, self.device))
+            made = self.made_up(stream(seed, MADE_UP_STREAM, epoch, self.device))
             self.anchor, self.relation, self.is_head = (torch.cat(pair) for pair in zip(self.asked, made, strict=True))
         given = {"student": rates.tolist(), "teacher": (rates if teacher_rates is None else teacher_rates).tolist()}
         batches, done, sums = order.split(self.config.batch_size), self.moments["done"], self.moments["sums"]
@@ -112,8 +111,7 @@ class SampledSoftmaxEngine(Engine):
         batch = batch[self.is_head[batch].sort(stable=True).indices]  # tail queries first
         count = self.count[batch]
         row, places = spans(self.start[batch], count)
-        best = None if self.top is None else self.top[batch]
-        candidates, place, shift = self.candidates(self.answers[places], base, best)
+        candidates, place, shift = self.candidates(self.answers[places], base, self.best(batch))
         views = {role: View(self, role, batch, candidates, place, role in self.trained) for role in self.models}
         scores = {role: view.scores() for role, view in views.items()}
         soft, hard = dict[str, Tensor](), dict[str, Tensor]()
@@ -130,6 +128,14 @@ class SampledSoftmaxEngine(Engine):
         for role in self.trained:
             views[role].update(rates[role])
         return len(row) * parts
+
+    def made_up(self, base: Tensor) -> tuple[Tensor, ...]:
+        """As many queries again as the graph's, by an epoch's random number: anchor, relation and is_head [Q]."""
+        return like_known(*self.asked, base)
+
+    def best(self, batch: Tensor) -> Tensor | None:
+        """What the teacher puts first for queries [n], where that is to be among the candidates."""
+        return None if self.top is None else self.top[batch]
 
     def losses_of(
         self, role: str, scores: list[Tensor], shift: Tensor, row: Tensor, count: Tensor, place: Tensor

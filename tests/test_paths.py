@@ -1,0 +1,227 @@
+"""The teacher that looks at paths: what it finds, what it learns, and the lists that it leaves."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kgdistil.config import make_config
+from kgdistil.distillation import paths
+from kgdistil.distillation.paths import NONE, Asked, Edges, Joined, Settings
+from kgdistil.errors import ConfigError
+from kgdistil.evaluation import KnownTriples, evaluate
+from kgdistil.graph import Graph
+from kgdistil.graphs.lists import Lists
+from kgdistil.graphs.queries import queries_of
+from kgdistil.models import build_model
+from kgdistil.training.engine import make_engine
+
+SETTINGS = Settings(length=3, widest=(100, 100), triples=400, least=2, epochs=8, made_up=50, kept=6, lr=0.1)
+
+
+def a_graph(entities: int, relations: int, train: torch.Tensor, held: torch.Tensor | None = None) -> Graph:
+    held = train[:1] if held is None else held
+    names = [f"e{i:03d}" for i in range(entities)], [f"r{i}" for i in range(relations)]
+    return Graph("made-up", train, held, held, *names, sha256="0" * 64)
+
+
+def families(count: int = 40) -> Graph:
+    """Parents of three generations, and who is whose grandparent: r1 = r0 ∘ r0, of which a fourth is held out."""
+    draw, triples = np.random.default_rng(0), []
+    for i in range(count):
+        old, middle, young = 3 * i, 3 * i + 1, 3 * i + 2
+        triples += [(old, 0, middle), (middle, 0, young), (old, 1, young)]
+    for _ in range(count):  # noise, of another relation
+        triples.append((int(draw.integers(3 * count)), 2, int(draw.integers(3 * count))))
+    found = sorted(set(triples))
+    held = [x for x in found if x[1] == 1][::4]
+    train = torch.tensor([x for x in found if x not in held])
+    return a_graph(3 * count, 3, train, torch.tensor(held))
+
+
+def by_hand(edges: list[tuple[int, int, int, int]], start: int, without: int, length: int) -> dict[tuple, int]:
+    """Walks by recursion: (entity, path) and how many."""
+    found: dict[tuple, int] = {}
+
+    def go(at: int, last: int, path: tuple[int, ...]) -> None:
+        for source, kind, target, triple in edges:
+            if source == at and triple not in (last, without) and target != start:
+                here = (target, (*path, kind))
+                found[here] = found.get(here, 0) + 1
+                if len(here[1]) < length:
+                    go(target, triple, here[1])
+
+    go(start, NONE, ())
+    return found
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_paths_are_those_of_a_walk_by_hand(length: int) -> None:
+    draw = np.random.default_rng(length)
+    triples = np.unique(draw.integers((9, 2, 9), size=(24, 3)), axis=0)
+    graph = a_graph(9, 2, torch.from_numpy(triples))
+    edges = [(h, r, t, i) for i, (h, r, t) in enumerate(triples.tolist())]
+    edges += [(t, r + 2, h, i) for i, (h, r, t) in enumerate(triples.tolist())]
+    start, without = np.arange(9), np.array([NONE, 0, 1, 2, 3, 4, 5, NONE, 7])
+    query, entity, path, times = Edges(graph).paths(start, without, replace(SETTINGS, length=length))
+    found = {}
+    for q, e, p, n in zip(query.tolist(), entity.tolist(), path.tolist(), times.tolist(), strict=True):
+        kinds = [p // 5**i % 5 - 1 for i in reversed(range(length))]
+        found[q, e, tuple(kind for kind in kinds if kind >= 0)] = n
+    expected = {(q, *key): n for q in range(9) for key, n in by_hand(edges, q, int(without[q]), length).items()}
+    assert found == expected and len(found) > 9
+
+
+def test_entities_of_many_triples_are_led_to_but_not_through() -> None:
+    star = [(i, 0, 0) for i in range(1, 7)] + [(0, 1, 7)]
+    graph = a_graph(8, 2, torch.tensor(star))
+    for widest, reached in ((100, {0, 2, 3, 4, 5, 6, 7}), (3, {0})):
+        _, entity, *_ = Edges(graph).paths(np.array([1]), np.array([NONE]), Settings(length=2, widest=(widest,)))
+        assert set(entity.tolist()) == reached
+
+
+def test_a_rule_of_two_steps_is_learned() -> None:
+    graph = families()
+    model = paths.fit(graph, SETTINGS)
+    known = KnownTriples(graph.known, 3)
+    student = build_model("ComplEx", graph.num_entities, 3, 4)
+    without = Joined(model, student, share=0.0).ranks(graph.test, known)
+    assert without.metrics()["both"]["mrr"] > 0.95 > 0.5 > evaluate(student, graph).metrics()["both"]["mrr"]
+
+
+def test_what_is_left_out_is_not_seen() -> None:
+    """A triple of its own relation alone leads from h to t: asked without it, t is none of the candidates."""
+    graph = families()
+    model = paths.fit(graph, replace(SETTINGS, length=1))
+    known = KnownTriples(graph.train, 3)
+    asked = paths.both_sides(graph.train, 3, np.arange(len(graph.train)))
+    found = model.reach(asked.some(np.flatnonzero(asked.kind == 0)), known)
+    assert not (found.entity == found.answer[found.query]).any()
+    # and its own count is not among those of its answer
+    longer = paths.fit(graph, SETTINGS)
+    found = longer.reach(asked.some(np.flatnonzero(asked.kind == 1)), known)
+    own = found.entity == found.answer[found.query]
+    assert own.any() and (found.popular[own, 0] == 0).all()  # nobody else has this grandchild
+
+
+def test_probabilities_are_of_all_entities() -> None:
+    graph = families()
+    model = paths.fit(graph, SETTINGS)
+    none = KnownTriples(graph.train[:0], 3)
+    asked = Asked(np.arange(20), np.arange(20) % 6, np.full(20, NONE), np.full(20, NONE))
+    found = model.log_probabilities(asked, none)
+    assert found.shape == (20, graph.num_entities)
+    assert torch.allclose(found.exp().sum(1), torch.ones(20), atol=1e-4)
+    # the product with a model that says nothing leaves the order
+    flat = build_model("ComplEx", graph.num_entities, 3, 2)
+    flat.entities.data.zero_()
+    both = Joined(model, flat, 1.0).scores(asked, none)
+    assert torch.allclose(both - found, (both - found)[:, :1].expand_as(both), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def joined() -> Joined:
+    graph = families()
+    return Joined(paths.fit(graph, SETTINGS), build_model("ComplEx", graph.num_entities, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def taught(joined: Joined) -> tuple[Graph, Lists]:
+    graph = families()
+    return graph, paths.lists(graph, joined)
+
+
+def test_lists_are_of_training_queries_and_of_others(taught: tuple[Graph, Lists]) -> None:
+    graph, found = taught
+    anchor, relation, is_head, _, count, _ = queries_of(graph.train)
+    own = (anchor * 3 + relation) * 2 + is_head
+    assert torch.isin(own, found.keys).all() and (found.keys[1:] > found.keys[:-1]).all()
+    others = found.keys[~torch.isin(found.keys, own)]
+    assert 0 < len(others) <= SETTINGS.made_up
+    sizes = found.start.diff()
+    assert int(found.start[-1]) == len(found.ids) == len(found.scores) and (found.scores <= 1e-4).all()
+    assert (sizes[torch.isin(found.keys, others)] == SETTINGS.kept).all()
+    assert int(sizes.max()) <= SETTINGS.kept + int(count.max())
+    for i in range(len(found.keys)):
+        ids = found.ids[found.start[i] : found.start[i + 1]]
+        assert (ids[1:] > ids[:-1]).all()
+
+
+def test_a_training_query_is_asked_for_each_answer_without_its_triple(
+    taught: tuple[Graph, Lists], joined: Joined
+) -> None:
+    """Its list is the mean of what is said then, the other answers left out."""
+    graph, found = taught
+    known = KnownTriples(graph.train, 3)
+    anchor, relation, is_head, _, count, _ = queries_of(graph.train)
+    every = paths.both_sides(graph.train, 3, np.arange(len(graph.train)))
+    several = [i for i in range(len(anchor)) if count[i] > 1]
+    for i in several[:5]:
+        kind = int(relation[i]) + 3 * int(is_head[i])
+        asked = every.some(np.flatnonzero((every.anchor == int(anchor[i])) & (every.kind == kind)))
+        scores = joined.scores(asked, known)
+        for row in range(len(scores)):
+            scores[row, np.setdiff1d(asked.answer, asked.answer[row])] = -torch.inf
+        best = scores.log_softmax(1).topk(SETTINGS.kept)
+        mean = torch.zeros(graph.num_entities)
+        for ids, values in zip(best.indices, best.values, strict=True):
+            mean[ids] += values.exp() / len(scores)
+        at, size = (int(x) for x in found.spans(anchor[i : i + 1], relation[i : i + 1], is_head[i : i + 1]))
+        kept = mean.topk(min(SETTINGS.kept + len(scores), int((mean > 0).sum())))
+        assert len(kept.indices) == size
+        assert torch.allclose(found.scores[at : at + size].exp().sort().values, kept.values.sort().values, atol=1e-5)
+
+
+def test_a_student_hears_of_queries_without_answers(taught: tuple[Graph, Lists]) -> None:
+    graph, lists = taught
+    given = {"model": "ComplEx", "dim": 4, "loss": "softmax", "role": "stage1", "teacher": "x.lists", "batch_size": 64}
+    config = make_config(**given, negatives=20, epochs=2, alpha=1.0, unlabelled=1.0, dataset="umls")
+    student = build_model("ComplEx", graph.num_entities, 3, 4)
+    before, engine = student.entities.detach().clone(), make_engine(student, lists, config, graph)
+    engine.epoch(0, torch.full((engine.steps,), 0.1))
+    assert not torch.equal(before, student.entities)
+    made = engine.anchor[engine.samples :], engine.relation[engine.samples :], engine.is_head[engine.samples :]
+    own = {tuple(x) for x in torch.stack(engine.asked, 1).tolist()}
+    asked = {tuple(x) for x in torch.stack(made, 1).tolist()}
+    assert len(made[0]) == engine.samples and asked and not asked & own
+    keys = set(lists.keys.tolist())
+    assert all((a * 3 + r) * 2 + h in keys for a, r, h in asked)
+    # an epoch's are others than those of the one before
+    engine.epoch(1, torch.full((engine.steps,), 0.1))
+    assert not torch.equal(engine.anchor[engine.samples :], made[0])
+
+
+def test_without_such_lists_none_are_asked(taught: tuple[Graph, Lists]) -> None:
+    graph, lists = taught
+    anchor, relation, is_head, *_ = queries_of(graph.train)
+    own = torch.isin(lists.keys, (anchor * 3 + relation) * 2 + is_head)
+    places = torch.cat([torch.arange(int(a), int(b)) for a, b in itertools.pairwise(lists.start)])
+    kept = own.repeat_interleave(lists.start.diff())[places]
+    start = torch.cat([torch.zeros(1, dtype=torch.int64), lists.start.diff()[own].cumsum(0)])
+    fewer = replace(lists, keys=lists.keys[own], start=start, ids=lists.ids[kept], scores=lists.scores[kept])
+    given = {"model": "ComplEx", "dim": 4, "loss": "softmax", "role": "stage1", "teacher": "x.lists", "dataset": "umls"}
+    student = build_model("ComplEx", graph.num_entities, 3, 4)
+    make_engine(student, fewer, make_config(**given), graph)
+    with pytest.raises(ConfigError, match="unlabelled is 1.0, but every list is a training query's: set it to 0"):
+        make_engine(student, fewer, make_config(**given, unlabelled=1.0), graph)
+
+
+def test_lengths_that_cannot_be_are_refused() -> None:
+    graph = families(4)
+    for length in (0, 5):
+        with pytest.raises(ConfigError, match=f"length is {length}: give 1 to 4, as widest has numbers"):
+            paths.fit(graph, Settings(length=length))
+    many = replace(graph, relations=[f"r{i}" for i in range(10**6)])
+    with pytest.raises(ConfigError, match="length is 3: 1000000 relations make too many such paths"):
+        paths.fit(many, Settings(length=3))
+
+
+def test_lists_are_kept_under_a_name(taught: tuple[Graph, Lists], tmp_path: Path) -> None:
+    graph, found = taught
+    place = replace(found, sha256=paths.sum_of("run", SETTINGS)).save(tmp_path, "paths-0.lists")
+    again = Lists.load(place, graph)
+    assert torch.equal(again.scores, found.scores) and place.name == "paths-0.lists"
+    assert paths.sum_of("run", SETTINGS) != paths.sum_of("run", replace(SETTINGS, kept=7))
