@@ -12,6 +12,8 @@ from kgdistil.compress.size import row_bytes
 from kgdistil.config import RunConfig
 from kgdistil.distillation.recipes import bytes_per_entity
 from kgdistil.paper.bench import large
+from kgdistil.paper.cells import PATHS
+from kgdistil.paper.frontier import mean_path
 from kgdistil.paper.reading import written
 
 Link = Callable[[str, str], str]  # of a run's id and a text
@@ -57,7 +59,8 @@ def gained(link: Link) -> str:
     if teacher is None or ours is None or few.empty:
         return ""
     large, size = (row_bytes("RotatE", int(row["dim"])) for row in (teacher, ours))
-    few = few[(few["dataset"] == "wn18rr") & (few["method"] == "distilled")].set_index("bytes").sort_index()
+    few = few[few["dataset"] == "wn18rr"].set_index("bytes").sort_index()
+    by_paths, few = few[few["method"] == PATHS], few[few["method"] == "distilled"]
     if size not in few.index:
         return ""
     small = few.index[0]
@@ -73,7 +76,20 @@ def gained(link: Link) -> str:
         f"distilled as in the paper, {shown(ours, 'ours')}. The small students keep as many dimensions as a ComplEx "
         "teacher and spend fewer bits on each: product quantisation with learned codebooks, trained through the codes "
         "(straight-through estimator) on the teacher's answers to whole lists of candidates (sampled softmax). Their "
-        f"own teachers have {' and '.join(own)}."
+        f"own teachers have {' and '.join(own)}." + from_paths(by_paths, [small, size], link)
+    )
+
+
+def from_paths(rows: pd.DataFrame, sizes: list[int], link: Link) -> str:
+    """What students of those sizes have where a path model taught them as well."""
+    there = [size for size in dict.fromkeys(sizes) if size in rows.index]
+    if not there or not (place := mean_path("wn18rr", PATHS)).is_file():
+        return ""
+    mrr = json.loads(place.read_text(encoding="utf-8"))["test"]["both"]["both"]["mrr"]
+    of = " and ".join(f"{link(rows.loc[s, 'run'], format(rows.loc[s, 'mrr'], '.3f'))} with {s} bytes" for s in there)
+    return (
+        " Taught by a model of the paths between entities as well, which together with such a student has "
+        f"{link(f'frontier/{place.name}', f'{mrr:.3f}')}, they have {of}."
     )
 
 

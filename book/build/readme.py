@@ -42,6 +42,7 @@ LINES = {  # kind and methods of `tables.quality`: the README's line of it
     ("ours", "DS"): "RotatE, tuned: students distilled in two stages",
     ("ours", "rounded"): "ComplEx teacher, product-quantised only",
     ("ours", "distilled"): "ComplEx, product-quantised and distilled",
+    ("ours", "paths"): "the same, taught by paths and ComplEx",
 }
 FEW_BITS = {  # methods of the frontier: the README's line of each on FB15k-237
     "rounded": "ComplEx teacher, product-quantised only",

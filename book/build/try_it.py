@@ -16,7 +16,7 @@ from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import MODELS
-from kgdistil.paper.cells import GRAPHS
+from kgdistil.paper.cells import GRAPHS, PATHS
 from kgdistil.paper.methods import TITLES
 from kgdistil.paper.notebooks import example_query
 from kgdistil.students.labelled import Labelled
@@ -72,8 +72,11 @@ def served() -> list[Path]:
 def kind(name: str) -> str:
     """ "rotate-d8" or "complex-16B" in words."""
     model, size = name.rsplit("-", 1)
+    taught = f", taught by {PATHS}" if model.endswith(f"-{PATHS}") else ""
+    model = model.removesuffix(f"-{PATHS}")
     model = next((m for m in MODELS if m.lower() == model), model)
-    return f"{model}, {size[1:]} dimensions" if size[0] == "d" else f"{model}, {size[:-1]} bytes an entity"
+    size = f"{size[1:]} dimensions" if size[0] == "d" else f"{size[:-1]} bytes an entity"
+    return f"{model}, {size}{taught}"
 
 
 def teacher_of(run: str | None) -> str:

@@ -36,6 +36,7 @@ from kgdistil.sampling import MADE_UP_STREAM, stream
 log = logging.getLogger("kgdistil")
 BLOCK = 500  # queries that are asked at once
 NONE = -1  # no triple is left out, or no answer known
+MOST = 1000  # triples of an entity that paths of several triples lead from
 TURNS = 64  # in which further queries are made up, at most
 
 
@@ -84,7 +85,7 @@ class Edges:
         parts = []
         for step in range(settings.length):
             if step:
-                fine = self.count[at] <= settings.widest[step - 1]
+                fine = (self.count[at] <= settings.widest[step - 1]) & (self.count[start[query]] <= MOST)
                 query, at, last, path = query[fine], at[fine], last[fine], path[fine]
             count = self.count[at]
             of = np.repeat(np.arange(len(at)), count)

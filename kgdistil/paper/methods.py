@@ -25,6 +25,7 @@ OF_BYTES = {
     "distilled": Style("#0072B2", "-", "o", "few bits, distilled"),
     "own-lists": Style("#0072B2", ":", ".", "few bits, lists of the teacher it starts from"),
     "committee": Style("#0072B2", ":", "*", "few bits, distilled again from three such"),
+    "paths": Style("#000000", "-", "*", "few bits, taught by paths"),
     "reciprocal": Style("#117733", "-", "X", "few bits, reciprocal relations, distilled"),
     "reciprocal-alone": Style("#999933", "-.", "x", "few bits, reciprocal relations, no teacher"),
     "reciprocal-low-rank": Style("#882255", "-", "d", "few bits of low rank, reciprocal relations, distilled"),

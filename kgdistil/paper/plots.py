@@ -750,7 +750,7 @@ def objectives(frame: pd.DataFrame) -> Figure:
 
 
 # ---- the book's own pictures ----------------------------------------------------------------------------------------
-FEW_BITS = {"distilled": "#009E73"}  # where DS has the colour that `OF_BYTES` gives it
+FEW_BITS = {"distilled": "#009E73", "paths": "#000000"}  # where DS has the colour that `OF_BYTES` gives it
 
 
 def quality_against_bytes(frame: pd.DataFrame) -> Figure:

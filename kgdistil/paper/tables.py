@@ -305,7 +305,7 @@ def quality(dataset: str = "wn18rr", model: str = "RotatE") -> pd.DataFrame:
     cells = cells[(cells["protocol"] == "tuned") & (cells["model"] == model) & (cells["metric"] == "mrr")]
     cells = cells.assign(bytes=[row_bytes(model, dim) for dim in cells["dim"]])
     few = written("frontier")
-    few = few[(few["dataset"] == dataset) & few["method"].isin(("distilled", "rounded"))] if len(few) else few
+    few = few[(few["dataset"] == dataset) & few["method"].isin(("distilled", "paths", "rounded"))] if len(few) else few
     said = pd.read_csv(records.results_folder() / "published.csv")
     said = said[said["dataset"] == dataset]
     parts = [

@@ -191,7 +191,7 @@ def published(cell: Cell) -> Path:
     """The folder of a published student, whether it is there or not."""
     name = f"d{cell.size}"
     if cell.protocol == FRONTIER:
-        name = f"{cell.size}B" + ("-low-rank" if cell.method in LOW_RANK else "")
+        name = f"{PATHS}-" * (cell.method == PATHS) + f"{cell.size}B" + "-low-rank" * (cell.method in LOW_RANK)
     return records.results_folder() / "students" / f"{cell.dataset}-{cell.model.lower()}-{name}"
 
 
@@ -208,7 +208,7 @@ def publish(cell: Cell, done: Run, graph: Graph) -> None:
     if cell.protocol == FRONTIER:
         precision = PRECISION_OF.get(done.config.group, "") if done.config.group else ""
     model = done.load(graph)
-    small = cell.method in ("distilled", "low-rank") and precision and size(model, precision) < MEGABYTE
+    small = cell.method in ("distilled", PATHS, "low-rank") and precision and size(model, precision) < MEGABYTE
     if small or (cell.protocol, cell.method, cell.size, cell.teacher_size) == ("tuned", "DS", 8, 64):
         metrics = {"model": cell.model, "dim": model.dim, **done.record["test"]["both"]}
         labelled = Labelled(model, graph, precision, done.id, {"metrics": [metrics]})

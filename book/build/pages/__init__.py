@@ -36,8 +36,8 @@ PIECES: dict[ModuleType, str] = {
     figures: "figure figure1_paper figure2_paper figure2_said figures_known",
     claims: "claims near",
     reproduced: "not_reproduced sides suspects suspects_published unseen readings",
-    frontier: "beaten sizes frontier frontier_large candidates nested reciprocal trained ensemble aimed frontier_speed "
-    "objectives",
+    frontier: "beaten sizes frontier frontier_large candidates nested reciprocal trained ensemble paths aimed "
+    "frontier_speed objectives",
     rules: "rule_searches rule_left_out",
     large: "large_graphs large_cost large_step large_quality large_answers",
     scale: "scale_table scale_constants scale_limits scale_published scale_measured scale_speed",

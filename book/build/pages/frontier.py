@@ -20,7 +20,7 @@ from kgdistil.paper import plots, story
 from kgdistil.paper.bench import candidates as bench
 from kgdistil.paper.bench import large
 from kgdistil.paper.bench import nested as sizes_of_one
-from kgdistil.paper.cells import CODED, GRAPHS
+from kgdistil.paper.cells import CODED, GRAPHS, PATHS
 from kgdistil.paper.frontier import DISTILLED, mean_path, reciprocal_cells, weights
 from kgdistil.paper.methods import OF_BYTES, TITLES
 from kgdistil.paper.reading import Ours
@@ -29,6 +29,7 @@ LARGE = {"teacher": "teacher", "rounded": "rounded", "alone": "coded-alone", "di
 FORM = {  # of a distilled student of few bits
     "low-rank": ", low rank",
     "committee": ", ensemble of teachers",
+    "paths": ", taught by paths",
     "reciprocal": ", reciprocal relations",
 }
 AIM = 10  # times as fast as ComplEx of 64 dimensions a query of the smallest student was to be
@@ -65,7 +66,7 @@ def trained(shown: Shown, dataset: str) -> str:
                 f"{r.bytes} bytes, <code>{r.method}</code> {run_link(r.run, 'record')}",
                 f"{numbers} × {8 * r.bytes / numbers:g} bits" + (f", mapped to {width}" if low else ""),
                 f"d={first['dim']}" if first else "–",
-                f"d={guide['dim']}" if guide else "an ensemble",
+                f"d={guide['dim']}" if guide else "paths" if r.method == PATHS else "an ensemble",
                 f"{config['alpha']:g}",
                 f"{config['penalty']:g}",
                 str(config.get("top") or "–"),
@@ -100,6 +101,33 @@ def ensemble(shown: Shown, dataset: str = "wn18rr") -> str:
     return (
         f"With {r.bytes} bytes an entity it reaches {linked(r.distilled_mrr, r.distilled_run)} where the student that "
         f"it goes on from has {linked(r.mrr, r.run)}: {r.gain:+.3f}, with a 95 % interval of {interval(r)}."
+    )
+
+
+def paths(shown: Shown, dataset: str = "wn18rr") -> str:
+    """A path model, the embedding model beside it and both together as teachers, and their students by bytes."""
+    place, frame = mean_path(dataset, PATHS), of_frontier(shown, dataset)
+    mine = frame[frame["method"] == PATHS] if len(frame) else frame
+    if not place.is_file() or mine.empty:
+        return none_yet(f"make frontier DATASET={dataset}")
+    found = json.loads(place.read_text(encoding="utf-8"))
+    plain = frame[frame["method"] == "distilled"].set_index("bytes")
+    own = {"paths": "a path model", "beside": "the distilled student beside it", "both": "both, multiplied"}
+    rows = [
+        [words, number(found["valid"][k]["both"]["mrr"]), number(found["test"][k]["both"]["mrr"]), "", ""]
+        for k, words in own.items()
+    ]
+    for r in mine.sort_values("bytes", ascending=False).itertuples():
+        before = plain.loc[r.bytes] if r.bytes in plain.index else None
+        without = "" if before is None else f"{number(before['mrr'])} {run_link(before['run'], 'record')}"
+        more = "" if before is None else f"{r.mrr - before['mrr']:+.3f}"
+        student = f"{number(r.mrr)} {run_link(r.run, 'record')}"
+        rows.append([f"a student of {r.bytes} bytes", number(r.valid_mrr), student, without, more])
+    head = ["model", "validation MRR", "test MRR", "distilled without paths", "difference"]
+    minutes, size = f"{found['seconds'] / 60:.0f} minutes on {found['threads']} thread(s)", found["paths"]["length"]
+    return html_table(f"What paths teach on {TITLES[dataset]}", head, rows) + (
+        f"\n\nPaths of up to {size} triples; their weights were learned in {minutes}, from "
+        f"{found['paths']['triples']:,} training triples (<code>results/frontier/{place.name}</code>)."
     )
 
 
