@@ -10,6 +10,7 @@ import torch
 
 from kgdistil.config import make_config
 from kgdistil.distillation import paths
+from kgdistil.distillation.distil import distil
 from kgdistil.distillation.paths import NONE, Asked, Edges, Joined, Settings
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate
@@ -225,3 +226,45 @@ def test_lists_are_kept_under_a_name(taught: tuple[Graph, Lists], tmp_path: Path
     again = Lists.load(place, graph)
     assert torch.equal(again.scores, found.scores) and place.name == "paths-0.lists"
     assert paths.sum_of("run", SETTINGS) != paths.sum_of("run", replace(SETTINGS, kept=7))
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Graph:
+    """A graph of one's own that is small enough for a test, and runs in a folder of their own."""
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(paths, "LEAST", 100)
+    return families()
+
+
+def test_a_student_of_few_bits_is_taught_by_paths_where_they_help(own: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"dim": 8, "teacher_dim": 8, "precision": "4bit", "epochs": 4, "progress": False}
+    done = distil(own, **given)
+    assert list(done.runs) == ["teacher", "no-DS", "stage 1", "paths"] and done.chosen == "paths"
+    mrr = {name: run.record["valid"]["both"]["mrr"] for name, run in done.runs.items()}
+    assert mrr["paths"] > max(mrr["no-DS"], mrr["stage 1"]) and "(paths)" in done.student.about["trained"]
+    assert {row["model"] for row in done.student.about["metrics"]} == {"rounded", *done.runs}
+    seconds = [run.record["finished"] for run in done.runs.values()]
+    again = distil(own, **given)  # and nothing is made twice
+    assert [run.record["finished"] for run in again.runs.values()] == seconds
+    assert "paths" not in distil(own, **given, paths=False).runs
+    monkeypatch.setattr("kgdistil.distillation.distil.WORTH", 1.1)
+    assert "paths" not in distil(own, **given, seed=1).runs  # no gain is worth it
+
+
+def test_long_paths_are_only_for_graphs_that_have_few(own: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.affordable(own) == Settings(length=4)
+    edges = Edges(own)
+    counts = [edges.walks(Settings(length=n)) for n in (1, 2, 3, 4)]
+    query, *_, times = edges.paths(np.arange(len(own.entities)), np.full(len(own.entities), NONE), Settings(length=2))
+    found = np.bincount(query, times, minlength=len(own.entities))
+    assert (counts[0] == edges.count).all() and (found <= counts[1]).all() and found.sum() > 0.3 * counts[1].sum()
+    assert all((a <= b).all() for a, b in itertools.pairwise(counts))
+    for length in (3, 2):
+        most = (counts[length - 1] * edges.count).sum() + Settings().made_up * counts[length - 1].mean()
+        monkeypatch.setattr(paths, "WALKS", most)
+        assert paths.affordable(own) == Settings(length=length)
+    monkeypatch.setattr(paths, "WALKS", 1)
+    assert paths.affordable(own) is None
+    monkeypatch.setattr(paths, "LEAST", 10_000)
+    assert paths.affordable(own) is None

@@ -23,6 +23,7 @@ from kgdistil.compress.packing import GROUPS, check_precision, quantised
 from kgdistil.compress.size import PART, PRECISION_OF, entity_bytes, whole_bytes
 from kgdistil.compress.whole import keep_frequent
 from kgdistil.config import RunConfig
+from kgdistil.distillation import paths as path_model
 from kgdistil.distillation import recipes, rule, scale
 from kgdistil.distillation.budget import Shape, search_seconds, whole_of
 from kgdistil.distillation.progress import together
@@ -30,10 +31,10 @@ from kgdistil.distillation.ranked import ranks_of
 from kgdistil.distillation.recipes import LISTS, Recipe
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError
-from kgdistil.evaluation import KnownTriples, Ranks, evaluate
+from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank, sampled
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.importers import import_teacher
-from kgdistil.graphs.lists import read_lists
+from kgdistil.graphs.lists import KEPT, read_lists
 from kgdistil.models import ComplEx, KGEModel, RotatE
 from kgdistil.students.labelled import Labelled
 from kgdistil.students.precisions import compare_precisions
@@ -42,6 +43,9 @@ from kgdistil.training.loop import Run, Shown, resolve, run
 
 log = logging.getLogger("kgdistil")
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
+PATHS = "paths"  # the run of a student that paths taught
+TRIED, WORTH = 2000, 0.005  # validation triples that say whether paths help, and MRR that they have to add
+PATH_EPOCHS = 12  # of a student that they teach, at least
 LEAST = 6  # validation triples for a claim: of five, even a sign test (2 · ½⁵) leaves more than 5 % to chance
 
 
@@ -99,6 +103,7 @@ def distil(
     rank: int = 0,
     whole: bool = False,
     softmax_epochs: int = 10,
+    paths: bool = True,
     trust_pickle: bool = False,
     teacher_options: Mapping[str, Any] | None = None,
     time: str | float | None = None,
@@ -120,6 +125,8 @@ def distil(
         rank: floats of an entity of low rank, for few bits; 0: as many as the teacher's.
         whole: leave the entities of most triples whole, for a fifteenth more of the codes' bytes (`compress.whole`).
         softmax_epochs: of sampled softmax after those of the paper; 0: the paper alone. Few bits have no others.
+        paths: let a path model teach a student of few bits once more, where the graph is one's own, of fewer entities
+            than `scale.LARGE`, with few enough paths, and that model helps (`by_paths`).
         trust_pickle: as `importers.import_teacher`.
         teacher_lists: in place of a teacher, a Parquet file of what any model says: `graphs.lists`. For few bits.
         teacher_options: how a teacher's file is to be read: other arguments of `importers.import_teacher`. Its model is
@@ -204,8 +211,11 @@ def distil(
         expected = predicted(recipe, graph, shown) if coded else None
         runs = recipe.run(graph, shown)
         runs |= {name: run(config, graph, progress=shown) for name, config in further.items()}
+    if paths and coded and lists is None and graph.name not in NAMES and not scale.large(graph):
+        runs |= by_paths(runs[last], graph, progress)
     valid = {name: done.record["valid"]["both"]["mrr"] for name, done in runs.items()}
-    alone, taught = (max((n for n in (x, x + LISTS) if n in valid), key=valid.__getitem__) for x in ("no-DS", last))
+    forms = ("no-DS", "no-DS" + LISTS), (last, last + LISTS, PATHS)
+    alone, taught = (max((n for n in names if n in valid), key=valid.__getitem__) for names in forms)
     gain = valid[taught] - valid[alone]
     chosen = taught if gain > 0 else alone
     known = KnownTriples(graph.known.cpu(), graph.num_relations)
@@ -245,6 +255,32 @@ def distil(
     student = Labelled(quantised(weights, precision), graph, precision, kept.id, about)
     student.calibrate()
     return Distilled(student, runs, chosen, verdict, gain, low, high, p, searched.trials if searched else [])
+
+
+def by_paths(distilled: Run, graph: Graph, progress: bool | None) -> dict[str, Run]:
+    """The student once more, on the lists of a path model and of the distilled one: "paths".
+
+    Nothing where there are too many paths (`paths.affordable`), or where both together rank a sample of the validation
+    triples hardly better than the distilled student alone.
+    """
+    if (settings := path_model.affordable(graph)) is None:
+        return {}
+    kept = records.runs_folder(records.is_own(distilled.config.dataset)) / "teachers"
+    place = kept / f"{path_model.sum_of(distilled.id, settings)[:12]}-{graph.sha256[:12]}{KEPT}"
+    if not place.is_file():
+        log.info("paths of up to %d triples: learning what they say", settings.length)
+        both = path_model.Joined(path_model.fit(graph, settings), distilled.load(graph))
+        known, some = KnownTriples(graph.known.cpu(), graph.num_relations), sampled(graph.valid.cpu(), TRIED)
+        mrr = [float(x.reciprocal().mean()) for x in (both.ranks(some, known), rank(both.model, some, known))]
+        log.info("with paths %d validation triples have an MRR of %.3f, without %.3f", len(some), *mrr)
+        if mrr[0] < mrr[1] + WORTH:
+            return {}
+        path_model.lists(graph, both).save(kept, place.name)
+    before = distilled.config
+    epochs, batch = max(before.epochs, PATH_EPOCHS), max(32, before.batch_size // 2)
+    change = {"teacher": str(place), "unlabelled": 1.0, "alpha": 0.8, "epochs": epochs, "batch_size": batch}
+    change |= {"negatives": scale.NEGATIVES, "top": 0, "alpha_last": None, "check_every": max(1, epochs // 5)}
+    return {PATHS: run(before.model_copy(update=change), graph, progress=progress)}
 
 
 def whole_count_of(graph: Graph, model: str, shape: Shape) -> int:

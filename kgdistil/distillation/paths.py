@@ -37,6 +37,8 @@ log = logging.getLogger("kgdistil")
 BLOCK = 500  # queries that are asked at once
 NONE = -1  # no triple is left out, or no answer known
 MOST = 1000  # triples of an entity that paths of several triples lead from
+# Walks that all lists of a graph take at most, some twenty minutes on one core, and training triples at least
+WALKS, LEAST = 1.5e9, 10_000
 TURNS = 64  # in which further queries are made up, at most
 
 
@@ -72,6 +74,19 @@ class Edges:
         self.count = np.bincount(source, minlength=self.entities)
         self.start = np.cumsum(self.count) - self.count
         self.answered = np.bincount(target * self.kinds + kind, minlength=self.entities * self.kinds)  # n_r(t)
+
+    def walks(self, settings: Settings) -> np.ndarray:
+        """How many paths lead from each entity, float64 [E], those that use a triple twice in turn among them."""
+        source = np.repeat(np.arange(self.entities), self.count)
+        found = np.zeros(self.entities)
+        for length in range(1, settings.length + 1):
+            ahead: np.ndarray = np.ones(self.entities)
+            for step in reversed(range(length)):
+                ahead = np.bincount(source, weights=ahead[self.target], minlength=self.entities)
+                if step:
+                    ahead[self.count > settings.widest[step - 1]] = 0
+            found += ahead if length == 1 else np.where(self.count <= MOST, ahead, 0)
+        return found
 
     def paths(self, start: np.ndarray, without: np.ndarray, settings: Settings) -> tuple[np.ndarray, ...]:
         """What paths lead to from entities [n], none by way of triples `without` [n] or the same triple twice in turn.
@@ -233,6 +248,26 @@ class Paths(nn.Module):
         return out
 
 
+def affordable(graph: Graph) -> Settings | None:
+    """The longest paths whose lists take at most `WALKS`; None where not even two triples do, or of a small graph."""
+    if len(graph.train) < LEAST:
+        return None
+    edges = Edges(graph)
+    for length in (4, 3, 2):
+        settings = Settings(length=length)
+        if fits(edges, settings):
+            walks = edges.walks(settings)
+            if (walks * edges.count).sum() + settings.made_up * walks.mean() <= WALKS:
+                return settings
+    return None
+
+
+def fits(edges: Edges, settings: Settings) -> bool:
+    """Whether numbers of 63 bits tell all paths of a block of queries apart."""
+    paths = (edges.kinds + 1) ** settings.length
+    return max(BLOCK * edges.entities, edges.kinds) * paths < 1 << 63
+
+
 def fit(graph: Graph, settings: Settings | None = None, seed: int = 0) -> Paths:
     """Learn the weights from training triples alone.
 
@@ -243,7 +278,7 @@ def fit(graph: Graph, settings: Settings | None = None, seed: int = 0) -> Paths:
     base = edges.kinds + 1
     if not 1 <= settings.length <= len(settings.widest) + 1:
         raise ConfigError(f"length is {settings.length}: give 1 to {len(settings.widest) + 1}, as widest has numbers")
-    if BLOCK * edges.entities * base**settings.length >= 1 << 63 or edges.kinds * base**settings.length >= 1 << 63:
+    if not fits(edges, settings):
         raise ConfigError(f"length is {settings.length}: {graph.num_relations} relations make too many such paths")
     draw = np.random.default_rng(seed)
     some = draw.choice(len(graph.train), min(settings.triples, len(graph.train)), replace=False)
