@@ -109,18 +109,28 @@ def test_what_is_left_out_is_not_seen() -> None:
 
 
 def test_probabilities_are_of_all_entities() -> None:
+    """What a path leads to has its share of a softmax, and all other entities have theirs."""
     graph = families()
     model = paths.fit(graph, SETTINGS)
     none = KnownTriples(graph.train[:0], 3)
     asked = Asked(np.arange(20), np.arange(20) % 6, np.full(20, NONE), np.full(20, NONE))
-    found = model.log_probabilities(asked, none)
-    assert found.shape == (20, graph.num_entities)
-    assert torch.allclose(found.exp().sum(1), torch.ones(20), atol=1e-4)
-    # the product with a model that says nothing leaves the order
+    found = model.reach(asked, none)
+    scores = model.scores(found).detach()
+    whole = model.normaliser(found, scores).detach()
     flat = build_model("ComplEx", graph.num_entities, 3, 2)
+    together = Joined(model, flat, 0.0).scores(asked, none).softmax(1)
+    assert torch.allclose(together[found.query, found.entity], (scores - whole[found.query]).exp(), atol=1e-5)
+    rest = torch.ones(20) - torch.zeros(20).index_add(0, found.query, together[found.query, found.entity])
+    assert torch.allclose(rest, (model.others[found.kind] - whole).exp().detach(), atol=1e-5)
+    # a model that says nothing leaves the product as it is, one that says something does not
     flat.entities.data.zero_()
-    both = Joined(model, flat, 1.0).scores(asked, none)
-    assert torch.allclose(both - found, (both - found)[:, :1].expand_as(both), atol=1e-4)
+    assert torch.allclose(Joined(model, flat, 1.0).scores(asked, none).softmax(1), together, atol=1e-6)
+    other = build_model("ComplEx", graph.num_entities, 3, 2, seed=1)
+    of = other.queries(torch.arange(3), torch.arange(3), "tail")
+    expected = other.compare(of, other.entities).softmax(1)
+    both = Joined(model, other, 1.0).scores(asked.some(np.arange(3)), none).softmax(1)
+    product = together[:3] * expected
+    assert torch.allclose(both, product / product.sum(1, keepdim=True), atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -236,16 +236,13 @@ class Paths(nn.Module):
         return self.normaliser(found, scores) - goal
 
     @torch.no_grad()
-    def log_probabilities(self, asked: Asked, known: KnownTriples) -> Tensor:
-        """float32 [n, E] of queries; what no path leads to has an equal share of what is left."""
+    def above(self, asked: Asked, known: KnownTriples) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, entity int64 [c] and by how much log p(entity) is above that of an entity that no path leads to, each
+        of which has an equal share of what is left to them."""
         found = self.reach(asked, known)
-        scores = self.scores(found)
-        whole, size = self.normaliser(found, scores), self.edges.entities
-        left = size - torch.bincount(found.query, minlength=len(whole))
-        rest = self.others[found.kind] - whole - left.clamp_min(1).log()
-        out = rest[:, None].repeat(1, size)
-        out[found.query, found.entity] = scores - whole[found.query]
-        return out
+        left = self.edges.entities - torch.bincount(found.query, minlength=len(found.kind))
+        each = self.others[found.kind] - left.clamp_min(1).log()
+        return found.query, found.entity, self.scores(found) - each[found.query]
 
 
 def affordable(graph: Graph) -> Settings | None:
@@ -317,15 +314,16 @@ class Joined:
     @torch.no_grad()
     def scores(self, asked: Asked, known: KnownTriples) -> Tensor:
         """Their logarithm, but for a constant of each query, float32 [n, E]."""
-        found = self.paths.log_probabilities(asked, known)
+        scores = torch.zeros(len(asked.anchor), self.paths.edges.entities)
         anchor, relation = torch.from_numpy(asked.anchor), torch.from_numpy(asked.kind % self.paths.relations)
         for side, of_side in asked.sides(self.paths.relations):
             which = torch.from_numpy(np.flatnonzero(of_side))
             if self.share and len(which):
                 queries = self.model.queries(anchor[which], relation[which], side)
-                own = self.model.compare(queries, self.model.entities).float()
-                found[which] += self.share * own.log_softmax(1)
-        return found
+                scores[which] = self.share * self.model.compare(queries, self.model.entities).float()
+        query, entity, above = self.paths.above(asked, known)
+        scores[query, entity] += above
+        return scores
 
     def ranks(self, triples: Tensor, known: KnownTriples) -> Ranks:
         """Filtered ranks of triples [n, 3], head and tail side, as `evaluation.rank`."""
@@ -352,9 +350,9 @@ class Joined:
             scores = self.scores(block, known)
             other = torch.from_numpy(self.paths.known(block, known))
             scores[other // scores.shape[1], other % scores.shape[1]] = -torch.inf
-            found = scores.log_softmax(1).topk(min(self.paths.settings.kept, scores.shape[1]))
+            found = scores.topk(min(self.paths.settings.kept, scores.shape[1]))
             ids.append(found.indices)
-            values.append(found.values)
+            values.append(found.values - scores.logsumexp(1, keepdim=True))
         return torch.cat(ids), torch.cat(values)
 
 
