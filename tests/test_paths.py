@@ -248,7 +248,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Graph:
 
 
 def test_a_student_of_few_bits_is_taught_by_paths_where_they_help(own: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"dim": 8, "teacher_dim": 8, "precision": "4bit", "epochs": 4, "progress": False}
+    given = {"dim": 8, "teacher_dim": 8, "precision": "4bit", "epochs": 24, "progress": False}
     done = distil(own, **given)
     assert list(done.runs) == ["teacher", "no-DS", "stage 1", "paths"] and done.chosen == "paths"
     mrr = {name: run.record["valid"]["both"]["mrr"] for name, run in done.runs.items()}
@@ -260,6 +260,61 @@ def test_a_student_of_few_bits_is_taught_by_paths_where_they_help(own: Graph, mo
     assert "paths" not in distil(own, **given, paths=False).runs
     monkeypatch.setattr("kgdistil.distillation.distil.WORTH", 1.1)
     assert "paths" not in distil(own, **given, seed=1).runs  # no gain is worth it
+    monkeypatch.setattr(paths, "fit", None)  # which is not learned again
+    assert "paths" not in distil(own, **given, seed=1).runs and "paths" in distil(own, **given).runs
+
+
+def test_runs_may_lie_in_a_folder_that_is_named_from_here(
+    own: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KGDISTIL_RUNS", "here")
+    monkeypatch.setattr("kgdistil.distillation.distil.WORTH", -1.0)
+    assert "paths" in distil(own, dim=4, teacher_dim=4, precision="4bit", epochs=2, progress=False).runs
+
+
+@pytest.mark.parametrize("shape", ["blocks", "star", "loops", "chain", "doubled"])
+def test_graphs_of_any_shape_are_distilled(own: Graph, monkeypatch: pytest.MonkeyPatch, shape: str) -> None:
+    """Where all that might be asked has an answer, and where paths lead nowhere."""
+    monkeypatch.setattr("kgdistil.distillation.distil.WORTH", -1.0)
+    triples = {
+        "blocks": [(12 * b + i, 0, 12 * b + 6 + j) for b in range(10) for i in range(6) for j in range(6)],
+        "star": [(0, 0, i) for i in range(1, 200)],
+        "loops": [(i, 0, i) for i in range(200)],
+        "chain": [(i, 0, i + 1) for i in range(200)],
+        "doubled": [(i, i % 2, (7 * i) % 50) for i in range(150)] * 2,
+    }[shape]
+    held = torch.tensor(triples[::9])
+    train = torch.tensor([x for x in triples if x not in triples[::9]] if shape == "blocks" else triples)
+    graph = a_graph(int(train.max()) + 1, 2 if shape == "doubled" else 1, train, held)
+    done = distil(graph, dim=8, teacher_dim=8, precision="4bit", epochs=2, progress=False)
+    assert done.chosen in done.runs and 0 <= done.runs["stage 1"].test() <= 1
+
+
+def test_a_hub_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are cut by the walks that they take, and one entity's beyond a bound are not taken."""
+    triples = [(0, 0, i) for i in range(1, 90)] + [(i, 1, 90 + j) for i in range(1, 90) for j in range(20)]
+    edges = Edges(a_graph(110, 2, torch.tensor(triples)))
+    settings = Settings(length=3, widest=(200, 200))
+    whole = edges.walks(settings)
+    asked = paths.both_sides(torch.tensor(triples), 2, np.arange(len(triples)))
+    monkeypatch.setattr(paths, "WALKS", 3 * whole.max())
+    blocks = list(edges.blocks(asked, settings))
+    assert sum(len(block.anchor) for block in blocks) == len(asked.anchor) and len(blocks) > 4
+    assert all(whole[block.anchor].sum() <= 3 * whole.max() for block in blocks)
+    again = Edges(a_graph(110, 2, torch.tensor(triples)))
+    monkeypatch.setattr(paths, "FAR", 10)
+    assert (again.walks(settings) == again.count).all()
+    _, _, path, _ = again.paths(np.arange(110), np.full(110, NONE), settings)
+    assert (path < 5).all()  # one triple
+
+
+def test_a_triple_that_stands_twice_is_taken_out_twice() -> None:
+    train = torch.tensor([(0, 0, 1), (0, 0, 1), (2, 0, 3), (1, 0, 2)])
+    edges = Edges(a_graph(4, 1, train))
+    asked = paths.both_sides(edges.train, 1, np.arange(len(edges.train)))
+    _, entity, path, _ = edges.paths(asked.anchor[:1], asked.without[:1], Settings(length=1))
+    assert len(edges.train) == 3 and not len(entity) and not len(path)
 
 
 def test_long_paths_are_only_for_graphs_that_have_few(own: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,11 +325,14 @@ def test_long_paths_are_only_for_graphs_that_have_few(own: Graph, monkeypatch: p
     found = np.bincount(query, times, minlength=len(own.entities))
     assert (counts[0] == edges.count).all() and (found <= counts[1]).all() and found.sum() > 0.3 * counts[1].sum()
     assert all((a <= b).all() for a, b in itertools.pairwise(counts))
+    further = paths.made_up(own, Settings().made_up).anchor
+    queries = 2 * len(own.train) + len(further)
     for length in (3, 2):
-        most = (counts[length - 1] * edges.count).sum() + Settings().made_up * counts[length - 1].mean()
-        monkeypatch.setattr(paths, "WALKS", most)
+        walks = counts[length - 1]
+        most = (walks * edges.count).sum() + walks[further].sum() + queries * len(own.entities) / paths.ENTITIES
+        monkeypatch.setattr(paths, "COST", most)
         assert paths.affordable(own) == Settings(length=length)
-    monkeypatch.setattr(paths, "WALKS", 1)
+    monkeypatch.setattr(paths, "COST", 1)
     assert paths.affordable(own) is None
     monkeypatch.setattr(paths, "LEAST", 10_000)
     assert paths.affordable(own) is None

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ from kgdistil.distillation.recipes import LISTS, Recipe
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank, sampled
+from kgdistil.files import write_json
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.importers import import_teacher
 from kgdistil.graphs.lists import KEPT, read_lists
+from kgdistil.graphs.queries import queries_of
 from kgdistil.models import ComplEx, KGEModel, RotatE
 from kgdistil.students.labelled import Labelled
 from kgdistil.students.precisions import compare_precisions
@@ -125,8 +127,8 @@ def distil(
         rank: floats of an entity of low rank, for few bits; 0: as many as the teacher's.
         whole: leave the entities of most triples whole, for a fifteenth more of the codes' bytes (`compress.whole`).
         softmax_epochs: of sampled softmax after those of the paper; 0: the paper alone. Few bits have no others.
-        paths: let a path model teach a student of few bits once more, where the graph is one's own, of fewer entities
-            than `scale.LARGE`, with few enough paths, and that model helps (`by_paths`).
+        paths: let a path model teach a student of few bits once more, where the graph is one's own, of 10,000 training
+            triples at least and fewer entities than `scale.LARGE`, and that model helps (`by_paths`).
         trust_pickle: as `importers.import_teacher`.
         teacher_lists: in place of a teacher, a Parquet file of what any model says: `graphs.lists`. For few bits.
         teacher_options: how a teacher's file is to be read: other arguments of `importers.import_teacher`. Its model is
@@ -212,7 +214,7 @@ def distil(
         runs = recipe.run(graph, shown)
         runs |= {name: run(config, graph, progress=shown) for name, config in further.items()}
     if paths and coded and lists is None and graph.name not in NAMES and not scale.large(graph):
-        runs |= by_paths(runs[last], graph, progress)
+        runs |= by_paths(runs[last], graph, progress, PATH_EPOCHS if epochs is None else 1)
     valid = {name: done.record["valid"]["both"]["mrr"] for name, done in runs.items()}
     forms = ("no-DS", "no-DS" + LISTS), (last, last + LISTS, PATHS)
     alone, taught = (max((n for n in names if n in valid), key=valid.__getitem__) for names in forms)
@@ -257,30 +259,43 @@ def distil(
     return Distilled(student, runs, chosen, verdict, gain, low, high, p, searched.trials if searched else [])
 
 
-def by_paths(distilled: Run, graph: Graph, progress: bool | None) -> dict[str, Run]:
+def by_paths(distilled: Run, graph: Graph, progress: bool | None, least: int) -> dict[str, Run]:
     """The student once more, on the lists of a path model and of the distilled one: "paths".
 
     Nothing where there are too many paths (`paths.affordable`), or where both together rank a sample of the validation
-    triples hardly better than the distilled student alone.
+    triples hardly better than the distilled student alone, which is kept beside the lists' place. What paths say is
+    learned in one go: a call that is stopped meanwhile begins there again. This run comes on top of the updates that
+    the student alone has as well.
+
+    Args:
+        least: epochs.
     """
     if (settings := path_model.affordable(graph)) is None:
         return {}
-    kept = records.runs_folder(records.is_own(distilled.config.dataset)) / "teachers"
-    place = kept / f"{path_model.sum_of(distilled.id, settings)[:12]}-{graph.sha256[:12]}{KEPT}"
-    if not place.is_file():
+    own = records.is_own(distilled.config.dataset)
+    kept, total = records.runs_folder(own) / "teachers", path_model.sum_of(distilled.id, settings)
+    place = kept / f"{total[:12]}-{graph.sha256[:12]}{KEPT}"
+    before = distilled.config
+    change: dict[str, Any] = {"teacher": str(place), "unlabelled": 1.0, "alpha": 0.8, "alpha_last": None, "top": 0}
+    change |= {"negatives": scale.NEGATIVES, "batch_size": max(32, before.batch_size // 2)}
+    change |= {"epochs": (epochs := max(before.epochs, least)), "check_every": max(1, epochs // 5)}
+    config = before.model_copy(update=change)
+    done = records.read_record(records.record_path(config.run_id, own)) is not None
+    if not done and not place.is_file():
+        if (no := place.with_suffix(".json")).is_file():
+            log.info("%s: paths did not help", no)
+            return {}
         log.info("paths of up to %d triples: learning what they say", settings.length)
         both = path_model.Joined(path_model.fit(graph, settings), distilled.load(graph))
         known, some = KnownTriples(graph.known.cpu(), graph.num_relations), sampled(graph.valid.cpu(), TRIED)
         mrr = [float(x.reciprocal().mean()) for x in (both.ranks(some, known), rank(both.model, some, known))]
         log.info("with paths %d validation triples have an MRR of %.3f, without %.3f", len(some), *mrr)
-        if mrr[0] < mrr[1] + WORTH:
+        made = path_model.lists(graph, both) if mrr[0] >= mrr[1] + WORTH else None
+        if made is None or not len(made.beside(*queries_of(graph.train)[:3])):
+            write_json(no, {"with paths": mrr[0], "without": mrr[1], "triples": len(some)})
             return {}
-        path_model.lists(graph, both).save(kept, place.name)
-    before = distilled.config
-    epochs, batch = max(before.epochs, PATH_EPOCHS), max(32, before.batch_size // 2)
-    change = {"teacher": str(place), "unlabelled": 1.0, "alpha": 0.8, "epochs": epochs, "batch_size": batch}
-    change |= {"negatives": scale.NEGATIVES, "top": 0, "alpha_last": None, "check_every": max(1, epochs // 5)}
-    return {PATHS: run(before.model_copy(update=change), graph, progress=progress)}
+        replace(made, sha256=total).save(kept, place.name)
+    return {PATHS: run(config, graph, progress=progress)}
 
 
 def whole_count_of(graph: Graph, model: str, shape: Shape) -> int:

@@ -5,12 +5,12 @@ For a query (h, r, ?) an entity t that paths of up to L triples lead to, in eith
     s(t) = Σ_p [w_rp · log(1 + n_p) + v_rp] + a_r · log(1 + n_r(t)) + b_r · log(1 + n(t))
 
 over the different paths p from h to t, each a sequence of relations: n_p is how many there are, n_r(t) how many triples
-answer some query of r with t, n(t) how many t has. All other entities share the score o_r. The weights are those of
-greatest likelihood, a softmax over all entities, of training triples that are taken out of the graph while their own
-query is asked. Paths as features are the path ranking algorithm's (Lao and Cohen 2010); queries of r are of one
-direction. `join` multiplies its probabilities with those of an embedding model, which ranks what no path leads to, and
-keeps the best of each query as `Lists`: of the training queries, each asked without its own triple, and of others that
-the graph might be asked, whose answers it lacks.
+answer some query of r with t, n(t) how many t has (one from t to itself twice). All other entities share the score o_r.
+The weights are those of greatest likelihood, a softmax over all entities, of training triples that are taken out of the
+graph while their own query is asked. Paths as features are the path ranking algorithm's (Lao and Cohen 2010); queries
+of r are of one direction. `Joined` multiplies these probabilities with those of an embedding model, which ranks what no
+path leads to; `lists` keeps the best of each query: of the training queries, each asked without its own triple, which
+only the embedding model has learned, and of others that the graph might be asked, whose answers it lacks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kgdistil.errors import ConfigError
-from kgdistil.evaluation import KnownTriples, Ranks, count_scores, sampled
+from kgdistil.evaluation import KnownTriples, Ranks, count_scores, sampled, score_all
 from kgdistil.graph import Graph
 from kgdistil.graphs.lists import Lists
 from kgdistil.graphs.queries import like_known, queries_of, spans
@@ -36,9 +36,12 @@ from kgdistil.sampling import MADE_UP_STREAM, stream
 log = logging.getLogger("kgdistil")
 BLOCK = 500  # queries that are asked at once
 NONE = -1  # no triple is left out, or no answer known
-MOST = 1000  # triples of an entity that paths of several triples lead from
-# Walks that all lists of a graph take at most, some twenty minutes on one core, and training triples at least
-WALKS, LEAST = 1.5e9, 10_000
+# Triples of an entity, and walks from it, that paths of several triples lead from at most; walks of a block; features
+# that are kept to learn from (12 bytes each)
+MOST, FAR, WALKS, FEATURES = 1000, 2e6, 4e6, 250e6
+# What all lists of a graph may take, in walks: some ten minutes on one core. To compare a query with so many entities
+# takes as long as a walk. And training triples that there are at least.
+COST, ENTITIES, LEAST = 6e9, 5, 10_000
 TURNS = 64  # in which further queries are made up, at most
 
 
@@ -65,7 +68,10 @@ class Edges:
     """
 
     def __init__(self, graph: Graph):
-        h, r, t = graph.train.cpu().numpy().T
+        train = graph.train.cpu()
+        different = train.unique(dim=0)  # else a triple that is taken out would still be there
+        self.train = train if len(different) == len(train) else different
+        h, r, t = self.train.numpy().T
         self.entities, self.kinds = graph.num_entities, 2 * graph.num_relations
         source, target, kind = np.r_[h, t], np.r_[t, h], np.r_[r, r + graph.num_relations]
         order = np.argsort(source, kind="stable")
@@ -73,10 +79,29 @@ class Edges:
         self.triple = np.tile(np.arange(len(h)), 2)[order]
         self.count = np.bincount(source, minlength=self.entities)
         self.start = np.cumsum(self.count) - self.count
-        self.answered = np.bincount(target * self.kinds + kind, minlength=self.entities * self.kinds)  # n_r(t)
+        self.answer, self.answers = np.unique(target * self.kinds + kind, return_counts=True)
+        self.walked: dict[Settings, np.ndarray] = {}
+
+    def answered(self, entity: np.ndarray, kind: np.ndarray) -> np.ndarray:
+        """n_r(t), int64 [n]."""
+        key = entity * self.kinds + kind
+        place = np.searchsorted(self.answer, key).clip(max=len(self.answer) - 1)
+        return np.where(self.answer[place] == key, self.answers[place], 0)
+
+    def blocks(self, asked: Asked, settings: Settings) -> Iterator[Asked]:
+        """Queries as many at a time as there is memory for."""
+        walks = np.cumsum(np.minimum(self.walks(settings)[asked.anchor], FAR))
+        begin = 0
+        while begin < len(walks):
+            before = walks[begin - 1] if begin else 0
+            end = max(begin + 1, min(begin + BLOCK, int(np.searchsorted(walks, before + WALKS))))
+            yield asked.some(slice(begin, end))
+            begin = end
 
     def walks(self, settings: Settings) -> np.ndarray:
         """How many paths lead from each entity, float64 [E], those that use a triple twice in turn among them."""
+        if settings in self.walked:
+            return self.walked[settings]
         source = np.repeat(np.arange(self.entities), self.count)
         found = np.zeros(self.entities)
         for length in range(1, settings.length + 1):
@@ -86,7 +111,7 @@ class Edges:
                 if step:
                     ahead[self.count > settings.widest[step - 1]] = 0
             found += ahead if length == 1 else np.where(self.count <= MOST, ahead, 0)
-        return found
+        return self.walked.setdefault(settings, np.where(found <= FAR, found, self.count))
 
     def paths(self, start: np.ndarray, without: np.ndarray, settings: Settings) -> tuple[np.ndarray, ...]:
         """What paths lead to from entities [n], none by way of triples `without` [n] or the same triple twice in turn.
@@ -97,10 +122,10 @@ class Edges:
         """
         query, at = np.arange(len(start)), start
         last, path = np.full(len(start), NONE), np.zeros(len(start), np.int64)
-        parts = []
+        parts, far = [], self.walks(settings)[start] > self.count[start]
         for step in range(settings.length):
             if step:
-                fine = (self.count[at] <= settings.widest[step - 1]) & (self.count[start[query]] <= MOST)
+                fine = (self.count[at] <= settings.widest[step - 1]) & far[query]
                 query, at, last, path = query[fine], at[fine], last[fine], path[fine]
             count = self.count[at]
             of = np.repeat(np.arange(len(at)), count)
@@ -127,11 +152,6 @@ class Asked:
     answer: np.ndarray
     without: np.ndarray
 
-    def blocks(self) -> Iterator[Asked]:
-        """Some at a time."""
-        for i in range(0, len(self.anchor), BLOCK):
-            yield self.some(slice(i, i + BLOCK))
-
     def sides(self, relations: int) -> list[tuple[Side, np.ndarray]]:
         """Which of them, bool [n], ask for a tail, and which for a head."""
         return [("tail", self.kind < relations), ("head", self.kind >= relations)]
@@ -151,8 +171,8 @@ def both_sides(triples: Tensor, relations: int, numbers: np.ndarray | None = Non
 class Reached:
     """What paths lead to, for a block's queries: features of candidates, and the candidates.
 
-    feature int64, times float32, of [m]: the candidate that each belongs to; query, entity int64, popular float32 of
-    the candidates [c], [c, 2].
+    feature int32, times float32, of int32 [m]: the candidate that each belongs to; query, entity int64 [c], popular
+    float32 [c, 2] of the candidates.
     """
 
     feature: Tensor
@@ -163,6 +183,7 @@ class Reached:
     popular: Tensor
     kind: Tensor
     answer: Tensor
+    left: Tensor  # float32 [n]: how many entities no path leads to, known answers aside
 
 
 class Paths(nn.Module):
@@ -185,7 +206,8 @@ class Paths(nn.Module):
         """What paths lead to, without other answers that are known."""
         query, entity, path, times = self.edges.paths(asked.anchor, asked.without, self.settings)
         key = query * self.edges.entities + entity
-        fine = ~np.isin(key, self.known(asked, known))
+        others = self.known(asked, known)
+        fine = ~np.isin(key, others)
         query, entity, path, key = query[fine], entity[fine], path[fine], key[fine]
         wanted = asked.kind[query] * self.base**self.settings.length + path
         own = self.vocabulary.numpy()
@@ -196,10 +218,14 @@ class Paths(nn.Module):
         first = np.r_[True, key[1:] != key[:-1]] if len(key) else np.zeros(0, bool)
         query, entity = query[first], entity[first]
         itself = (entity == asked.answer[query]) & (asked.without[query] != NONE)
-        counts = self.edges.answered[entity * self.edges.kinds + asked.kind[query]], self.edges.count[entity]
+        counts = self.edges.answered(entity, asked.kind[query]), self.edges.count[entity]
         popular = np.log1p(np.stack([x - itself for x in counts], axis=1))
-        found = feature, np.log1p(times[fine]).astype(np.float32), np.cumsum(first) - 1, query, entity
-        made = [torch.from_numpy(x) for x in (*found, popular.astype(np.float32), asked.kind, asked.answer)]
+        of = (np.cumsum(first) - 1).astype(np.int32)
+        found = feature.astype(np.int32), np.log1p(times[fine]).astype(np.float32), of, query, entity
+        size = len(asked.anchor)
+        taken = np.bincount(query, minlength=size) + np.bincount(others // self.edges.entities, minlength=size)
+        left = (self.edges.entities - taken).clip(min=1).astype(np.float32)
+        made = [torch.from_numpy(x) for x in (*found, popular.astype(np.float32), asked.kind, asked.answer, left)]
         return Reached(*made)
 
     def known(self, asked: Asked, known: KnownTriples) -> np.ndarray:
@@ -240,21 +266,22 @@ class Paths(nn.Module):
         """Query, entity int64 [c] and by how much log p(entity) is above that of an entity that no path leads to, each
         of which has an equal share of what is left to them."""
         found = self.reach(asked, known)
-        left = self.edges.entities - torch.bincount(found.query, minlength=len(found.kind))
-        each = self.others[found.kind] - left.clamp_min(1).log()
+        each = self.others[found.kind] - found.left.log()
         return found.query, found.entity, self.scores(found) - each[found.query]
 
 
 def affordable(graph: Graph) -> Settings | None:
-    """The longest paths whose lists take at most `WALKS`; None where not even two triples do, or of a small graph."""
+    """The longest paths whose lists take at most `COST`; None where not even two triples do, or of a small graph."""
     if len(graph.train) < LEAST:
         return None
     edges = Edges(graph)
     for length in (4, 3, 2):
         settings = Settings(length=length)
         if fits(edges, settings):
-            walks = edges.walks(settings)
-            if (walks * edges.count).sum() + settings.made_up * walks.mean() <= WALKS:
+            walks, further = edges.walks(settings), made_up(graph, settings.made_up).anchor
+            queries = 2 * len(edges.train) + len(further)
+            cost = (walks * edges.count).sum() + walks[further].sum() + queries * graph.num_entities / ENTITIES
+            if cost <= COST:
                 return settings
     return None
 
@@ -278,19 +305,24 @@ def fit(graph: Graph, settings: Settings | None = None, seed: int = 0) -> Paths:
     if not fits(edges, settings):
         raise ConfigError(f"length is {settings.length}: {graph.num_relations} relations make too many such paths")
     draw = np.random.default_rng(seed)
-    some = draw.choice(len(graph.train), min(settings.triples, len(graph.train)), replace=False)
-    asked = both_sides(graph.train[torch.from_numpy(some)], graph.num_relations, some)
+    some = draw.choice(len(edges.train), min(settings.triples, len(edges.train)), replace=False)
+    asked = both_sides(edges.train[torch.from_numpy(some)], graph.num_relations, some)
     asked = asked.some(draw.permutation(len(asked.anchor)))
     known = KnownTriples(graph.train.cpu(), graph.num_relations)
     led = []
-    for block in asked.blocks():
+    for block in edges.blocks(asked, settings):
         query, entity, path, _ = edges.paths(block.anchor, block.without, settings)
         right = entity == block.answer[query]
         led.append(block.kind[query[right]] * base**settings.length + path[right])
     different, times = np.unique(np.concatenate(led), return_counts=True)
     vocabulary = torch.from_numpy(different[times >= settings.least])
     model = Paths(edges, settings, vocabulary, graph.num_relations)
-    blocks = [model.reach(block, known) for block in asked.blocks()]
+    blocks, features = list[Reached](), 0
+    for block in edges.blocks(asked, settings):
+        blocks.append(model.reach(block, known))
+        if (features := features + len(blocks[-1].feature)) > FEATURES:
+            break  # those that are left say nothing: the order is random
+    queries = sum(len(block.kind) for block in blocks)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr)
     for epoch in range(settings.epochs):
         total = 0.0
@@ -300,7 +332,7 @@ def fit(graph: Graph, settings: Settings | None = None, seed: int = 0) -> Paths:
             optimiser.step()
             optimiser.zero_grad()
             total += float(losses.detach().sum())
-        log.info("paths, epoch %d: loss %.4f, %d paths", epoch + 1, total / len(asked.anchor), len(vocabulary))
+        log.info("paths, epoch %d: loss %.4f, %d paths", epoch + 1, total / queries, len(vocabulary))
     return model
 
 
@@ -320,7 +352,7 @@ class Joined:
             which = torch.from_numpy(np.flatnonzero(of_side))
             if self.share and len(which):
                 queries = self.model.queries(anchor[which], relation[which], side)
-                scores[which] = self.share * self.model.compare(queries, self.model.entities).float()
+                scores[which] = self.share * score_all(self.model, queries)
         query, entity, above = self.paths.above(asked, known)
         scores[query, entity] += above
         return scores
@@ -333,7 +365,8 @@ class Joined:
             asked = Asked(*given, triples[:, target].numpy(), np.full(len(triples), NONE))
 
             def score(part: Tensor, asked: Asked = asked) -> Tensor:
-                return torch.cat([self.scores(block, known) for block in asked.some(part.numpy()).blocks()])
+                blocks = self.paths.edges.blocks(asked.some(part.numpy()), self.paths.settings)
+                return torch.cat([self.scores(block, known) for block in blocks])
 
             filtered = known.spans(triples[:, anchor], triples[:, 1], side)
             counted = count_scores(
@@ -345,12 +378,13 @@ class Joined:
 
     def best(self, asked: Asked, known: KnownTriples) -> tuple[Tensor, Tensor]:
         """The best candidates of each query and their log-probabilities, int64 and float32 [n, kept]."""
-        ids, values = [], []
-        for block in asked.blocks():
+        kept = min(self.paths.settings.kept, self.paths.edges.entities)
+        ids, values = [torch.empty(0, kept, dtype=torch.int64)], [torch.empty(0, kept)]
+        for block in self.paths.edges.blocks(asked, self.paths.settings):
             scores = self.scores(block, known)
             other = torch.from_numpy(self.paths.known(block, known))
             scores[other // scores.shape[1], other % scores.shape[1]] = -torch.inf
-            found = scores.topk(min(self.paths.settings.kept, scores.shape[1]))
+            found = scores.topk(kept)
             ids.append(found.indices)
             values.append(found.values - scores.logsumexp(1, keepdim=True))
         return torch.cat(ids), torch.cat(values)
@@ -380,7 +414,8 @@ def lists(graph: Graph, joined: Joined) -> Lists:
     """
     size, settings = graph.num_relations, joined.paths.settings
     known = KnownTriples(graph.train.cpu(), size)
-    asked = both_sides(graph.train, size, np.arange(len(graph.train)))
+    train = joined.paths.edges.train
+    asked = both_sides(train, size, np.arange(len(train)))
     further = made_up(graph, settings.made_up)
     ids, values = joined.best(asked, known)
     more_ids, more_values = joined.best(further, known)

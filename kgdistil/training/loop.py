@@ -147,7 +147,7 @@ def resolve(name: str) -> Path:
     """The folder of a run id, or of a saved model given by its path."""
     runs = [records.model_folder(name, own) for own in records.places()]
     for folder in (*runs, Path(os.path.expanduser(name))):
-        if any(os.path.isfile(folder / name) for name in (WEIGHTS, HEADER)) or folder.suffix == KEPT:
+        if any(os.path.isfile(x) for x in (folder / WEIGHTS, folder / HEADER, *[folder] * (folder.suffix == KEPT))):
             return folder
     where = " or ".join(dict.fromkeys(str(folder.parent) for folder in runs))
     raise CheckpointError(f"no model {name!r}: neither a finished run under {where} nor a folder with {WEIGHTS}")

@@ -124,10 +124,11 @@ def paths(shown: Shown, dataset: str = "wn18rr") -> str:
         student = f"{number(r.mrr)} {run_link(r.run, 'record')}"
         rows.append([f"a student of {r.bytes} bytes", number(r.valid_mrr), student, without, more])
     head = ["model", "validation MRR", "test MRR", "distilled without paths", "difference"]
-    minutes, size = f"{found['seconds'] / 60:.0f} minutes on {found['threads']} thread(s)", found["paths"]["length"]
+    minutes, length = f"{found['seconds'] / 60:.0f} minutes on {found['threads']} thread(s)", found["paths"]["length"]
+    triples = min(found["paths"]["triples"], found["graph"]["train"])
     return html_table(f"What paths teach on {TITLES[dataset]}", head, rows) + (
-        f"\n\nPaths of up to {size} triples; their weights were learned in {minutes}, from "
-        f"{found['paths']['triples']:,} training triples (<code>results/frontier/{place.name}</code>)."
+        f"\n\nPaths of up to {length} triples; their weights were learned in {minutes}, from "
+        f"{triples:,} training triples (<code>results/frontier/{place.name}</code>)."
     )
 
 
