@@ -38,6 +38,7 @@ TENSORS = {  # SHA-256 of the weights as they were published first, without labe
     "wn18rr-complex-16B": "8b0d759f5a13b0d47ca6711199eeb48521232177eeb523e95d1f31ad2c76ff4c",
     "wn18rr-complex-16B-low-rank": "40fa29e7750d4a77b82d8577a2226f2657035f3c0d092626dc2b4e6a05f294cc",
     "wn18rr-complex-d8": "614a61fd7d20e0a7e5c6baf7d34cc2915e26e0563ab2f0fb75fb94f77e4d6c66",
+    "wn18rr-complex-paths-16B": "80f429e5ae553ace0013f60343dd8c192db4b80c8ca2234dc6eff5355e706b11",
     "wn18rr-rotate-d8": "e1f208d072f6a00a4b6b19e81827e7333bcf96987caf8fc1dafb0e7585f094e4",
     "wn18rr-transe-d8": "80af553c8668eb473b8e590763198f840727652bc2792e7f6146a7951f6968c7",
     "wn18rr-transh-d8": "ae8ba68ec4e5d592faecac2a228bbf54329d221c9241d5a17a624d9bd6c5c060",
