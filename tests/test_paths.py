@@ -220,6 +220,21 @@ def test_without_such_lists_none_are_asked(taught: tuple[Graph, Lists]) -> None:
         make_engine(student, fewer, make_config(**given, unlabelled=1.0), graph)
 
 
+def test_long_work_says_how_far_it_is(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where there is no terminal, a line at times; none where nothing is to be shown."""
+    graph = families()
+    monkeypatch.setattr(paths, "LINE_SECONDS", -1.0)
+    monkeypatch.setattr(paths, "BLOCK", 100)
+    caplog.set_level("INFO", logger="kgdistil")
+    paths.lists(graph, joined)
+    assert [line for line in caplog.messages if "lists: 100 of" in line and line.endswith(" left")]
+    caplog.clear()
+    paths.lists(graph, joined, progress=False)
+    assert not caplog.messages
+
+
 def test_lengths_that_cannot_be_are_refused() -> None:
     graph = families(4)
     for length in (0, 5):

@@ -286,11 +286,11 @@ def by_paths(distilled: Run, graph: Graph, progress: bool | None, least: int) ->
             log.info("%s: paths did not help", no)
             return {}
         log.info("paths of up to %d triples: learning what they say", settings.length)
-        both = path_model.Joined(path_model.fit(graph, settings), distilled.load(graph))
+        both = path_model.Joined(path_model.fit(graph, settings, progress=progress), distilled.load(graph))
         known, some = KnownTriples(graph.known.cpu(), graph.num_relations), sampled(graph.valid.cpu(), TRIED)
         mrr = [float(x.reciprocal().mean()) for x in (both.ranks(some, known), rank(both.model, some, known))]
         log.info("with paths %d validation triples have an MRR of %.3f, without %.3f", len(some), *mrr)
-        made = path_model.lists(graph, both) if mrr[0] >= mrr[1] + WORTH else None
+        made = path_model.lists(graph, both, progress) if mrr[0] >= mrr[1] + WORTH else None
         if made is None or not len(made.beside(*queries_of(graph.train)[:3])):
             write_json(no, {"with paths": mrr[0], "without": mrr[1], "triples": len(some)})
             return {}

@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from kgdistil.distillation.progress import LINE_SECONDS, about
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, Ranks, count_scores, sampled, score_all
 from kgdistil.graph import Graph
@@ -270,6 +273,21 @@ class Paths(nn.Module):
         return found.query, found.entity, self.scores(found) - each[found.query]
 
 
+def told(blocks: Iterable[Asked], total: int, what: str, progress: bool | None) -> Iterator[Asked]:
+    """The blocks, with a bar in a terminal or a line at times; of how many queries."""
+    began, done = time.monotonic(), 0
+    last = began
+    with tqdm(total=total, desc=what, leave=False, disable=None if progress is None else not progress) as bar:
+        for block in blocks:
+            yield block
+            done, now = done + len(block.anchor), time.monotonic()
+            bar.update(len(block.anchor))
+            if bar.disable and progress is not False and now - last > LINE_SECONDS:
+                left = about((now - began) * (total - done) / done)
+                log.info("%s: %s of %s queries, %s left", what, f"{done:,}", f"{total:,}", left)
+                last = now
+
+
 def affordable(graph: Graph) -> Settings | None:
     """The longest paths whose lists take at most `COST`; None where not even two triples do, or of a small graph."""
     if len(graph.train) < LEAST:
@@ -292,7 +310,7 @@ def fits(edges: Edges, settings: Settings) -> bool:
     return max(BLOCK * edges.entities, edges.kinds) * paths < 1 << 63
 
 
-def fit(graph: Graph, settings: Settings | None = None, seed: int = 0) -> Paths:
+def fit(graph: Graph, settings: Settings | None = None, seed: int = 0, progress: bool | None = None) -> Paths:
     """Learn the weights from training triples alone.
 
     Raises:
@@ -318,7 +336,7 @@ def fit(graph: Graph, settings: Settings | None = None, seed: int = 0) -> Paths:
     vocabulary = torch.from_numpy(different[times >= settings.least])
     model = Paths(edges, settings, vocabulary, graph.num_relations)
     blocks, features = list[Reached](), 0
-    for block in edges.blocks(asked, settings):
+    for block in told(edges.blocks(asked, settings), len(asked.anchor), "paths", progress):
         blocks.append(model.reach(block, known))
         if (features := features + len(blocks[-1].feature)) > FEATURES:
             break  # those that are left say nothing: the order is random
@@ -376,11 +394,12 @@ class Joined:
         greater, equal = (np.stack([x.numpy() for x in column], axis=1) for column in zip(*counts, strict=True))
         return Ranks(greater, equal)
 
-    def best(self, asked: Asked, known: KnownTriples) -> tuple[Tensor, Tensor]:
+    def best(self, asked: Asked, known: KnownTriples, progress: bool | None = None) -> tuple[Tensor, Tensor]:
         """The best candidates of each query and their log-probabilities, int64 and float32 [n, kept]."""
         kept = min(self.paths.settings.kept, self.paths.edges.entities)
         ids, values = [torch.empty(0, kept, dtype=torch.int64)], [torch.empty(0, kept)]
-        for block in self.paths.edges.blocks(asked, self.paths.settings):
+        blocks = self.paths.edges.blocks(asked, self.paths.settings)
+        for block in told(blocks, len(asked.anchor), "lists", progress):
             scores = self.scores(block, known)
             other = torch.from_numpy(self.paths.known(block, known))
             scores[other // scores.shape[1], other % scores.shape[1]] = -torch.inf
@@ -406,7 +425,7 @@ def made_up(graph: Graph, most: int) -> Asked:
     return Asked((found // 2 // size).numpy(), kind.numpy(), none, none)
 
 
-def lists(graph: Graph, joined: Joined) -> Lists:
+def lists(graph: Graph, joined: Joined, progress: bool | None = None) -> Lists:
     """The lists of all training queries and of `made_up` ones.
 
     A training query is asked once for each of its answers, without that answer's triple; its list is the mean of the
@@ -417,8 +436,8 @@ def lists(graph: Graph, joined: Joined) -> Lists:
     train = joined.paths.edges.train
     asked = both_sides(train, size, np.arange(len(train)))
     further = made_up(graph, settings.made_up)
-    ids, values = joined.best(asked, known)
-    more_ids, more_values = joined.best(further, known)
+    ids, values = joined.best(asked, known, progress)
+    more_ids, more_values = joined.best(further, known, progress)
     keys, query, count = keys_of(asked, size).unique(return_inverse=True, return_counts=True)
     place, entry = (query[:, None] * graph.num_entities + ids).flatten().unique(return_inverse=True)
     shares = (values.exp() / count[query][:, None]).flatten()
