@@ -268,6 +268,7 @@ def test_a_student_of_few_bits_is_taught_by_paths_where_they_help(own: Graph, mo
     assert list(done.runs) == ["teacher", "no-DS", "stage 1", "paths"] and done.chosen == "paths"
     mrr = {name: run.record["valid"]["both"]["mrr"] for name, run in done.runs.items()}
     assert mrr["paths"] > max(mrr["no-DS"], mrr["stage 1"]) and "(paths)" in done.student.about["trained"]
+    assert done.verdict.endswith("; paths taught it in 12 passes that the one without a teacher did not have")
     assert {row["model"] for row in done.student.about["metrics"]} == {"rounded", *done.runs}
     seconds = [run.record["finished"] for run in done.runs.values()]
     again = distil(own, **given)  # and nothing is made twice

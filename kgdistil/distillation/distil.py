@@ -229,6 +229,10 @@ def distil(
         f"without; the difference is {gain:+.3f}, {low:+.3f} to {high:+.3f} with 95 % confidence over "
         f"{len(first)} triples; the {which} one is kept"
     )
+    if taught == PATHS:
+        verdict += (
+            f"; paths taught it in {runs[PATHS].config.epochs} passes that the one without a teacher did not have"
+        )
     kept, large = runs[chosen], scale.large(graph)
     precision = PRECISION_OF[kept.config.group] if coded else precision  # a search may have chosen another
     metrics = [
@@ -283,7 +287,7 @@ def by_paths(distilled: Run, graph: Graph, progress: bool | None, least: int) ->
     done = records.read_record(records.record_path(config.run_id, own)) is not None
     if not done and not place.is_file():
         if (no := place.with_suffix(".json")).is_file():
-            log.info("%s: paths did not help", no)
+            log.info("%s says that paths are of no use here", no)
             return {}
         log.info("paths of up to %d triples: learning what they say", settings.length)
         both = path_model.Joined(path_model.fit(graph, settings, progress=progress), distilled.load(graph))

@@ -31,7 +31,7 @@ from kgdistil.distillation.progress import LINE_SECONDS, about
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, Ranks, count_scores, sampled, score_all
 from kgdistil.graph import Graph
-from kgdistil.graphs.lists import Lists
+from kgdistil.graphs.lists import Lists, keys_of
 from kgdistil.graphs.queries import like_known, queries_of, spans
 from kgdistil.models import SIDES, KGEModel, Side
 from kgdistil.sampling import MADE_UP_STREAM, stream
@@ -102,7 +102,8 @@ class Edges:
             begin = end
 
     def walks(self, settings: Settings) -> np.ndarray:
-        """How many paths lead from each entity, float64 [E], those that use a triple twice in turn among them."""
+        """How many paths are walked from each entity, float64 [E], those that use a triple twice in turn among them: of
+        one triple alone where there are more than `FAR`."""
         if settings in self.walked:
             return self.walked[settings]
         source = np.repeat(np.arange(self.entities), self.count)
@@ -159,6 +160,11 @@ class Asked:
         """Which of them, bool [n], ask for a tail, and which for a head."""
         return [("tail", self.kind < relations), ("head", self.kind >= relations)]
 
+    def keys(self, relations: int) -> Tensor:
+        """Those of `Lists`, int64 [n]."""
+        anchor, kind = torch.from_numpy(self.anchor), torch.from_numpy(self.kind)
+        return keys_of(anchor, kind % relations, kind >= relations, relations)
+
     def some(self, which: slice | np.ndarray) -> Asked:
         return Asked(self.anchor[which], self.kind[which], self.answer[which], self.without[which])
 
@@ -175,7 +181,7 @@ class Reached:
     """What paths lead to, for a block's queries: features of candidates, and the candidates.
 
     feature int32, times float32, of int32 [m]: the candidate that each belongs to; query, entity int64 [c], popular
-    float32 [c, 2] of the candidates.
+    float32 [c, 2] of the candidates; kind, answer int64 [n] of the queries.
     """
 
     feature: Tensor
@@ -413,10 +419,10 @@ def made_up(graph: Graph, most: int) -> Asked:
     """Queries that the graph might be asked (`like_known`) and has no answer to, at most so many."""
     anchor, relation, is_head, *_ = queries_of(graph.train.cpu())
     size, found = graph.num_relations, torch.empty(0, dtype=torch.int64)
-    own = (anchor * size + relation) * 2 + is_head
+    own = keys_of(anchor, relation, is_head, size)
     for turn in range(TURNS):
-        new, asked, heads = like_known(anchor, relation, is_head, stream(0, MADE_UP_STREAM, turn))
-        before, found = len(found), torch.cat([found, (new * size + asked) * 2 + heads]).unique()
+        new = keys_of(*like_known(anchor, relation, is_head, stream(0, MADE_UP_STREAM, turn)), size)
+        before, found = len(found), torch.cat([found, new]).unique()
         if len(found) >= most or len(found) == before:
             break
     found = sampled(found[~torch.isin(found, own)], most)
@@ -438,7 +444,7 @@ def lists(graph: Graph, joined: Joined, progress: bool | None = None) -> Lists:
     further = made_up(graph, settings.made_up)
     ids, values = joined.best(asked, known, progress)
     more_ids, more_values = joined.best(further, known, progress)
-    keys, query, count = keys_of(asked, size).unique(return_inverse=True, return_counts=True)
+    keys, query, count = asked.keys(size).unique(return_inverse=True, return_counts=True)
     place, entry = (query[:, None] * graph.num_entities + ids).flatten().unique(return_inverse=True)
     shares = (values.exp() / count[query][:, None]).flatten()
     mean = torch.zeros(len(place)).index_add(0, entry, shares)
@@ -447,19 +453,13 @@ def lists(graph: Graph, joined: Joined, progress: bool | None = None) -> Lists:
     order = order[query[order].argsort(stable=True)]  # a query's best first
     rank = torch.arange(len(order)) - torch.searchsorted(query, torch.arange(len(keys)))[query[order]]
     kept = order[(rank < settings.kept + count[query[order]]) & (mean[order] > 0)].sort().values
-    key = torch.cat([keys[query[kept]], keys_of(further, size).repeat_interleave(more_ids.shape[1])])
+    key = torch.cat([keys[query[kept]], further.keys(size).repeat_interleave(more_ids.shape[1])])
     ids, scores = torch.cat([ids[kept], more_ids.flatten()]), torch.cat([mean[kept].log(), more_values.flatten()])
     order = ids.argsort()
     order = order[key[order].argsort(stable=True)]
     keys, count = key[order].unique_consecutive(return_counts=True)
     start = F.pad(count.cumsum(0), (1, 0))
     return Lists(keys, start, ids[order].int(), scores[order].float(), size, "", graph.sha256)
-
-
-def keys_of(asked: Asked, relations: int) -> Tensor:
-    """Those of `Lists`, int64 [n]."""
-    anchor, kind = torch.from_numpy(asked.anchor), torch.from_numpy(asked.kind)
-    return (anchor * relations + kind % relations) * 2 + (kind >= relations)
 
 
 def sum_of(model: str, settings: Settings) -> str:

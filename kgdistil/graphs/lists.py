@@ -44,11 +44,16 @@ SCHEMA = pa.schema(
 KEPT = ".lists"  # the ending of what `Lists.save` writes
 
 
+def keys_of(entity: Tensor, relation: Tensor, is_head: Tensor, relations: int) -> Tensor:
+    """Numbers of queries, int64 [n]: (entity · R + relation) · 2, and 1 more where heads are asked for."""
+    return (entity * relations + relation) * 2 + is_head
+
+
 @dataclass(frozen=True)
 class Lists:
     """Candidates of queries: the list of the query `keys[i]` is start[i] to start[i + 1] of `ids` and `scores`.
 
-    keys: int64 [Q], ascending, (entity · R + relation) · 2, and 1 more where heads are asked for.
+    keys: int64 [Q], ascending, as `keys_of` makes them.
     start: int64 [Q + 1]; ids: int32 [n], ascending within a list; scores: float32 [n].
     """
 
@@ -62,14 +67,14 @@ class Lists:
 
     def spans(self, entity: Tensor, relation: Tensor, is_head: Tensor) -> tuple[Tensor, Tensor]:
         """Where the lists of queries [n] start, and how long they are, int64 [n]; 0 for none."""
-        wanted = (entity * self.num_relations + relation) * 2 + is_head
+        wanted = keys_of(entity, relation, is_head, self.num_relations)
         place = torch.searchsorted(self.keys, wanted).clamp_max(len(self.keys) - 1)
         count = torch.where(self.keys[place] == wanted, self.start[place + 1] - self.start[place], 0)
         return self.start[place], count
 
     def beside(self, anchor: Tensor, relation: Tensor, is_head: Tensor) -> Tensor:
         """Keys of the lists of all queries but these [Q]."""
-        return self.keys[~torch.isin(self.keys, (anchor * self.num_relations + relation) * 2 + is_head)]
+        return self.keys[~torch.isin(self.keys, keys_of(anchor, relation, is_head, self.num_relations))]
 
     def drawn(self, keys: Tensor, count: int, base: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """So many queries of those keys, by a random number: anchor, relation int64 and is_head bool [count]."""

@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     if bought.precision not in GROUPS:
         raise ConfigError(f"--budget {options.budget} buys {bought}; give one that a student of few bits fits")
     size = {name: getattr(bought, name) for name in ("model", "dim", "precision", "teacher_dim", "rank", "whole")}
-    done = distil(graph, **size, epochs=options.epochs, seed=options.seed, device=options.device)
+    done = distil(graph, **size, epochs=options.epochs, seed=options.seed, device=options.device, paths=False)
     report = {
         **report_of(graph, bought, done, options.sample, options.ask),
         "read_seconds": round(read, 2),
