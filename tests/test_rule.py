@@ -114,6 +114,14 @@ def test_a_budget_leaves_entities_of_many_triples_whole(umls: Graph, monkeypatch
     for limit in range(4_000, 100_000, 4_000):  # all of it: relations and codebooks grow with the floats
         assert plan(graph, limit).bytes <= limit
     assert {plan(graph, limit).whole for limit in range(4_000, 100_000, 4_000)} == {False, True}
+    with monkeypatch.context() as patch:
+        patch.setattr(scale, "LARGE", 100)
+        many = plan(graph, "16B/entity")
+        assert (many.dim, many.precision, many.rank, many.teacher_dim, many.whole) == (60, "4bit", 30, 60, True)
+        assert 15 * 135 < many.bytes - budget.shared_bytes(graph, many.model, 60, "4bit", 30) <= 16 * 135
+        assert f"dimension 60 and rank 30, 4bit, those of most triples whole: {many.bytes:,} bytes" in str(many)
+        patch.setattr(scale, "MANY", len(graph.train))
+        assert not plan(graph, "16B/entity").rank, "where a pass takes minutes all is as ever"
     low = plan(graph, "64B/entity")
     assert low.rank and not low.whole, "of low rank, codes alone did better"
     plain = replace(plain, dim=128, precision="2bit", teacher_dim=128)

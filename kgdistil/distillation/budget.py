@@ -16,16 +16,17 @@ from kgdistil.compress.packing import encode
 from kgdistil.compress.scan import CodedRanker
 from kgdistil.compress.size import GROUPS, PART, PRECISION_OF, floats, model_bytes, row_bytes, whole_count
 from kgdistil.config import make_config
-from kgdistil.distillation import advice, rule
+from kgdistil.distillation import advice, rule, scale
 from kgdistil.errors import ConfigError, needs, short
 from kgdistil.graph import Graph
-from kgdistil.models import MODELS, KGEModel, build_model
+from kgdistil.models import MODELS, ComplEx, KGEModel, build_model
 from kgdistil.students.predict import top
 
 Shape = tuple[int, str, int]  # of a student: dimension, precision, rank
 SHAPES = 4  # that a search chooses from at most, since each is trained once as ever before anything is drawn
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 FREQUENT = 0.25  # of training triples' places, from which on the entities there are worth a sixteenth of the bytes
+FINEST, FEWEST = PRECISION_OF[min(GROUPS.values())], PRECISION_OF[max(GROUPS.values())]  # bits of a number
 WIDEST = 256  # floats of an entity up to which a student beside whole ones takes fewer bits for more of them
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -160,16 +161,19 @@ def with_whole(graph: Graph, found: Plan, limit: int, each: bool) -> Plan:
     in enough.
 
     The others then have as many numbers as there is room for, in fewer bits: what they lose by that they lose alone.
-    Not of low rank, where whole entities were below codes alone at most sizes (FB15k-237, `whole-2bit`, `whole-1bit`).
+    Of very many entities those would have one bit a number; there they have a quarter as many, of low rank, of four
+    bits. Elsewhere not of low rank, where whole entities were below codes alone at most sizes (FB15k-237, `whole-2bit`,
+    `whole-1bit`).
     """
     if found.rank:
         return found
     made, factor, own = found.model, MODELS[found.model].entity_factor, GROUPS[found.precision]
-    codes = row_bytes(made, found.dim, own, found.rank) * PART // (PART + 1)
-    wider = () if found.rank else [g for g in GROUPS.values() if g > own and 2 * codes * g <= WIDEST]
-    for group in sorted({own, *wider}, reverse=True):
-        width, precision = 2 * codes * group, PRECISION_OF[group]
-        dim, rank = (found.dim, width) if found.rank else (width // factor, 0)
+    codes = row_bytes(made, found.dim, own) * PART // (PART + 1)
+    wider = [g for g in GROUPS.values() if g > own and 2 * codes * g <= WIDEST]
+    shapes: list[Shape] = [(2 * codes * g // factor, PRECISION_OF[g], 0) for g in sorted({own, *wider}, reverse=True)]
+    if scale.listed(graph) and shapes[0][1] == FEWEST and issubclass(MODELS[made], ComplEx):
+        shapes.insert(0, (shapes[0][0], FINEST, 2 * codes))
+    for dim, precision, rank in shapes:
         count = whole_of(graph, made, (dim, precision, rank))
         if MODELS[made].distance or not count or frequency(graph, count) < FREQUENT:
             continue

@@ -186,7 +186,7 @@ def distil(
     if coded:
         size = min(scale.BATCH, batch_size(graph))
         more = scale.settings(graph, model, dim, "softmax")
-        shared |= {"batch_size": size, "fitted": {} if lists else rule.defaults(graph, model, dim, epochs)}
+        shared |= {"batch_size": size, "fitted": {} if lists else rule.defaults(graph, model, dim, epochs, rank)}
         taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
         count = whole_count_of(graph, model, (dim, precision, rank)) if whole else 0
         made: dict[str, Any] = {"group": GROUPS[precision], "rank": rank, "whole": count, "lists": taught}

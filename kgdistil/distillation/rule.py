@@ -110,18 +110,20 @@ def rule() -> Rule | None:
     return json.loads(RULE.read_text(encoding="utf-8")) if RULE.is_file() else None
 
 
-def defaults(graph: Graph, model: str, dim: int, epochs: int | None = None) -> dict[str, dict[str, Any]]:
+def defaults(graph: Graph, model: str, dim: int, epochs: int | None = None, rank: int = 0) -> dict[str, dict[str, Any]]:
     """The settings that a student of few bits and its teacher take; {} for those of `recipes.few_bits`.
 
     Args:
         epochs: what was asked for, in place of the rule's.
+        rank: of the student, 0 for none.
     """
     if graph.name in NAMES or (known := rule()) is None or model not in known["models"]:
         return {}
-    return {part: checked(values, epochs) for part, values in fitted(graph, known, floats(model, dim)).items()}
+    found = fitted(graph, known, floats(model, dim), rank)
+    return {part: checked(values, epochs) for part, values in found.items()}
 
 
-def fitted(graph: Graph, rule: Rule, numbers: int) -> dict[str, dict[str, Any]]:
+def fitted(graph: Graph, rule: Rule, numbers: int, rank: int = 0) -> dict[str, dict[str, Any]]:
     """`settings` for a graph and so many numbers of an entity of the teacher, at its rates and within those bounds.
 
     The student alone scores at least as many candidates as teacher and student together.
@@ -135,8 +137,11 @@ def fitted(graph: Graph, rule: Rule, numbers: int) -> dict[str, dict[str, Any]]:
         values["epochs"] = max(1, round(values["epochs"] * min(1.0, most)))
         if part != "stage 1" and scale.large(graph):
             values["lr"] *= ROW
-    taught = found["stage 1"]["epochs"] = scale.fewer(found["stage 1"]["epochs"], listed)
-    both = found["teacher"]["epochs"] + taught * max(1, listed // scale.NEGATIVES)
+    taught = found["stage 1"]
+    low = rank and listed
+    taught["epochs"] = scale.MORE * taught["epochs"] if low else scale.fewer(taught["epochs"], listed)
+    taught |= scale.LOW_RANK if low else {}
+    both = found["teacher"]["epochs"] + taught["epochs"] * max(1, listed // scale.NEGATIVES)
     found["no-DS"]["epochs"] = max(found["no-DS"]["epochs"], both)
     return found
 
