@@ -42,7 +42,7 @@ refresh: .venv/.installed-notebooks ## make anew what shows runs: tables, README
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(wildcard notebooks/*.ipynb)
 
 test: .venv/.installed-notebooks,book,dev ## run all tests and all notebooks, as CI does, two at a time
-	GOMP_SPINCOUNT=0 OMP_NUM_THREADS=2 $(BIN)/python $(TESTS) $(TOGETHER)
+	GOMP_SPINCOUNT=0 OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=1 $(BIN)/python $(TESTS) $(TOGETHER)
 
 coverage: .venv/.installed-notebooks,book,dev ## the same, and which lines the tests reach
 	$(BIN)/coverage run $(TESTS)

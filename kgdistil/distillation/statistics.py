@@ -10,7 +10,7 @@ SAME = 0.005  # differences of MRR below this are not worth naming
 RESAMPLES = 2000  # of the paired bootstrap
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=3)
 def counts(n: int, resamples: int) -> np.ndarray:
     """How often each of n values is in each resample of as many, uint8 [resamples, n]: the same ones ever."""
     draws = np.random.default_rng(0).integers(0, n, (resamples, n), dtype=np.int32)
