@@ -17,10 +17,11 @@ from kgdistil.compress.packing import quantised
 from kgdistil.config import make_config
 from kgdistil.distillation import ranked, recipes, rule, scale
 from kgdistil.distillation.budget import plan, shared_bytes
-from kgdistil.distillation.distil import distil
+from kgdistil.distillation.distil import Distilled, distil, rounded
 from kgdistil.errors import ConfigError
-from kgdistil.evaluation import evaluate, sampled
+from kgdistil.evaluation import KnownTriples, evaluate, rank, sampled
 from kgdistil.graph import Graph
+from kgdistil.models import KGEModel
 from kgdistil.paper.bench import large
 
 
@@ -95,6 +96,12 @@ def test_many_millions_of_triples_are_passed_over_fewer_times(umls: Graph, monke
     assert made == {"1, None": 20, "1, 4": 4, "0, None": 2, "0, 4": 4}
 
 
+def rounded_of(done: Distilled, graph: Graph) -> KGEModel:
+    found = rounded(done.runs, done.runs["stage 1"], "4bit", graph)
+    assert found is not None
+    return found
+
+
 def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "LARGE", 100)
     monkeypatch.setattr(scale, "FEWEST", 50)
@@ -111,18 +118,18 @@ def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.
         passes = {"teacher": (2048, 2), "no-DS": (2048, 6), "stage 1": (8192, 1)}
         assert (run.config.negatives, run.config.epochs) == passes[name]
     assert list(done.precisions["precision"]) == ["float32", "1bit"]
-    rounded = evaluate(quantised(done.runs["teacher"].load(graph), "1bit"), graph, sample=200).metrics()["both"]
+    by_hand = evaluate(quantised(done.runs["teacher"].load(graph), "1bit"), graph, sample=200).metrics()["both"]
     assert list(done.comparison.index) == ["teacher", "rounded", "no-DS", "stage 1"]
     told, whole = done.comparison.loc["rounded"], done.comparison.loc["teacher"]
     assert told["bytes per entity"] == done.comparison.loc["no-DS"]["bytes per entity"] == 4
-    assert told["parameters"] == whole["parameters"] and told["MRR"] == f"{rounded['mrr']:.3f}" != whole["MRR"]
+    assert told["parameters"] == whole["parameters"] and told["MRR"] == f"{by_hand['mrr']:.3f}" != whole["MRR"]
     assert "over 200 triples" in done.verdict and done.low <= done.gain <= done.high
     with monkeypatch.context() as patch:
         patch.setattr(ranked, "evaluate", None)  # what took minutes is not made again
         again = distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
         assert again.comparison.equals(done.comparison) and again.precisions.equals(done.precisions)
         found = large.reciprocals(again, graph, sampled(graph.test, 200))
-    assert found["rounded"].mean() == pytest.approx(rounded["mrr"]) and found["teacher"].shape == (200,)
+    assert found["rounded"].mean() == pytest.approx(by_hand["mrr"]) and found["teacher"].shape == (200,)
     weights = done.runs["no-DS"].folder / WEIGHTS
     os.utime(weights, (time.time() + 60,) * 2)  # trained anew
     monkeypatch.setattr(ranked, "evaluate", None)
@@ -137,6 +144,15 @@ def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.
         distil(graph, dim=16, precision="1bit", teacher_dim=16, epochs=2, progress=False)
     monkeypatch.setattr(ranked, "evaluate", evaluate)
     assert {name: run.id for name, run in again.runs.items()} == {name: run.id for name, run in done.runs.items()}
+    low = distil(graph, dim=8, precision="4bit", teacher_dim=8, rank=4, epochs=1, progress=False)
+    plain = large.by_bits(low, graph)
+    assert torch.equal(plain.entities, quantised(low.runs["teacher"].load(graph), "1bit").entities)  # 16 bits, too
+    triples, known = sampled(graph.test, 200), KnownTriples(graph.known, graph.num_relations)
+    mrr = [rank(x, sampled(graph.valid, 10_000), known).reciprocal().mean() for x in (plain, rounded_of(low, graph))]
+    better = plain if mrr[0] > mrr[1] else rounded_of(low, graph)
+    shown = large.reciprocals(low, graph, triples)["rounded"]
+    assert mrr[0] != mrr[1] and shown == pytest.approx(rank(better, triples, known).reciprocal())
+    assert large.by_bits(done, graph) is None, "all of the teacher's numbers already"
     small = distil(graph, dim=4, precision="int8", teacher_dim=8, epochs=1, softmax_epochs=1, progress=False)
     assert {run.config.final_sample for run in small.runs.values()} == {200}
     assert list(small.comparison.index) == list(small.runs), "a teacher of other dimensions cannot be a student"

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from kgdistil import records
-from kgdistil.compress.size import GROUPS, floats
-from kgdistil.distillation.budget import Plan, bytes_of, plan
+from kgdistil.compress.packing import quantised
+from kgdistil.compress.size import GROUPS, floats, row_bytes
+from kgdistil.compress.whole import keep_frequent
+from kgdistil.distillation.budget import Plan, bytes_of, plan, whole_of
 from kgdistil.distillation.distil import Distilled, distil, rounded, rounded_ranks
 from kgdistil.distillation.ranked import ranks_of
 from kgdistil.distillation.recipes import bytes_per_entity
@@ -31,11 +33,13 @@ from kgdistil.evaluation import KnownTriples, rank, sampled
 from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.readers import read_graph
+from kgdistil.models import KGEModel
 from kgdistil.records import results_folder
 from kgdistil.students.labelled import Labelled
 
 MODELS = {"teacher": "teacher", "no-DS": "alone", "stage 1": "distilled"}  # runs, and what the page calls them
 FEWEST = 20  # triples of a relation, of which it has a row
+COMPARED = 10_000  # validation triples that say which of two ways of rounding is the better
 SHOWN, ANSWERS = 3, 5  # queries of a relation that are shown, and answers of each
 
 
@@ -51,6 +55,8 @@ def path_of(name: str) -> Path:
 def reciprocals(done: Distilled, graph: Graph, triples: torch.Tensor) -> dict[str, np.ndarray]:
     """Reciprocal filtered ranks [n] of the same triples by each model that there is, the mean of head and tail.
 
+    "rounded" is the teacher of as many bytes, in the student's shape or `by_bits`, as validation says.
+
     Models are loaded one after the other: a large table is in memory once. Where the runs ended with a sample as
     large, its ranks are kept from model to model, so that a call that is stopped goes on.
     """
@@ -60,10 +66,29 @@ def reciprocals(done: Distilled, graph: Graph, triples: torch.Tensor) -> dict[st
     for name, run in done.runs.items():
         ranks = ranks_of(run, graph, "test", known) if same else rank(run.load(graph), triples, known)
         found[MODELS[name]] = ranks.reciprocal()
-    if (model := rounded(done.runs, kept, precision, graph)) is not None:
+    model, plain = rounded(done.runs, kept, precision, graph), by_bits(done, graph)
+    if model is not None and plain is not None:
+        some = sampled(graph.valid, COMPARED)
+        mrr = [rank(x, some, known).reciprocal().mean() for x in (model, plain)]
+        if mrr[1] > mrr[0]:
+            return found | {"rounded": rank(plain, triples, known).reciprocal()}
+    if model is not None:
         ranks = rounded_ranks(done.runs, kept, precision, graph, known, model) if same else rank(model, triples, known)
         found["rounded"] = ranks.reciprocal()
     return found
+
+
+def by_bits(done: Distilled, graph: Graph) -> KGEModel | None:
+    """Beside a student of low rank: all the teacher's numbers, in as few bits as make as many bytes, those entities
+    whole that fit. None for another student, and where no such bits do."""
+    kept = done.runs["stage 1"].config
+    each = row_bytes(kept.model, kept.dim, kept.group, kept.rank)
+    same = [precision for precision, group in GROUPS.items() if row_bytes(kept.model, kept.dim, group) == each]
+    if not (kept.rank and same and "teacher" in done.runs):
+        return None
+    model = done.runs["teacher"].load(graph)
+    keep_frequent(model, graph.train, whole_of(graph, kept.model, (kept.dim, same[0], 0)) if kept.whole else 0)
+    return quantised(model, same[0])
 
 
 def spread(x: np.ndarray) -> float:
