@@ -270,6 +270,9 @@ def test_a_student_of_few_bits_is_taught_by_paths_where_they_help(own: Graph, mo
     assert mrr["paths"] > max(mrr["no-DS"], mrr["stage 1"]) and "(paths)" in done.student.about["trained"]
     assert done.verdict.endswith("; paths taught it in 12 passes that the one without a teacher did not have")
     assert {row["model"] for row in done.student.about["metrics"]} == {"rounded", *done.runs}
+    better = max(("stage 1", "teacher"), key=mrr.__getitem__)
+    lists = Path(str(done.runs["paths"].config.teacher))
+    assert lists.name.startswith(paths.sum_of(done.runs[better].id, Settings(length=4))[:12])
     seconds = [run.record["finished"] for run in done.runs.values()]
     again = distil(own, **given)  # and nothing is made twice
     assert [run.record["finished"] for run in again.runs.values()] == seconds

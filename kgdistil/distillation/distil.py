@@ -214,7 +214,7 @@ def distil(
         runs = recipe.run(graph, shown)
         runs |= {name: run(config, graph, progress=shown) for name, config in further.items()}
     if paths and coded and lists is None and graph.name not in NAMES and not scale.large(graph):
-        runs |= by_paths(runs[last], graph, progress, PATH_EPOCHS if epochs is None else 1)
+        runs |= by_paths(runs[last], runs.get("teacher"), graph, progress, PATH_EPOCHS if epochs is None else 1)
     valid = {name: done.record["valid"]["both"]["mrr"] for name, done in runs.items()}
     forms = ("no-DS", "no-DS" + LISTS), (last, last + LISTS, PATHS)
     alone, taught = (max((n for n in names if n in valid), key=valid.__getitem__) for names in forms)
@@ -263,13 +263,13 @@ def distil(
     return Distilled(student, runs, chosen, verdict, gain, low, high, p, searched.trials if searched else [])
 
 
-def by_paths(distilled: Run, graph: Graph, progress: bool | None, least: int) -> dict[str, Run]:
-    """The student once more, on the lists of a path model and of the distilled one: "paths".
+def by_paths(distilled: Run, teacher: Run | None, graph: Graph, progress: bool | None, least: int) -> dict[str, Run]:
+    """The student once more, on the lists of a path model and of the distilled one, or its teacher: "paths".
 
-    Nothing where there are too many paths (`paths.affordable`), or where both together rank a sample of the validation
-    triples hardly better than the distilled student alone, which is kept beside the lists' place. What paths say is
-    learned in one go: a call that is stopped meanwhile begins there again. This run comes on top of the updates that
-    the student alone has as well.
+    Of these two the one that validation says is the better. Nothing where there are too many paths
+    (`paths.affordable`), or where both models together rank a sample of the validation triples hardly better than that
+    one alone, which is kept beside the lists' place. What paths say is learned in one go: a call that is stopped
+    meanwhile begins there again. This run comes on top of the updates that the student alone has as well.
 
     Args:
         least: epochs.
@@ -277,7 +277,8 @@ def by_paths(distilled: Run, graph: Graph, progress: bool | None, least: int) ->
     if (settings := path_model.affordable(graph)) is None:
         return {}
     own = records.is_own(distilled.config.dataset)
-    kept, total = records.runs_folder(own) / "teachers", path_model.sum_of(distilled.id, settings)
+    beside = max((distilled, teacher or distilled), key=lambda run: run.record["valid"]["both"]["mrr"])
+    kept, total = records.runs_folder(own) / "teachers", path_model.sum_of(beside.id, settings)
     place = kept / f"{total[:12]}-{graph.sha256[:12]}{KEPT}"
     before = distilled.config
     change: dict[str, Any] = {"teacher": str(place), "unlabelled": 1.0, "alpha": 0.8, "alpha_last": None, "top": 0}
@@ -290,7 +291,7 @@ def by_paths(distilled: Run, graph: Graph, progress: bool | None, least: int) ->
             log.info("%s says that paths are of no use here", no)
             return {}
         log.info("paths of up to %d triples: learning what they say", settings.length)
-        both = path_model.Joined(path_model.fit(graph, settings, progress=progress), distilled.load(graph))
+        both = path_model.Joined(path_model.fit(graph, settings, progress=progress), beside.load(graph))
         known, some = KnownTriples(graph.known.cpu(), graph.num_relations), sampled(graph.valid.cpu(), TRIED)
         mrr = [float(x.reciprocal().mean()) for x in (both.ranks(some, known), rank(both.model, some, known))]
         log.info("with paths %d validation triples have an MRR of %.3f, without %.3f", len(some), *mrr)

@@ -37,14 +37,15 @@ from kgdistil.models import SIDES, KGEModel, Side
 from kgdistil.sampling import MADE_UP_STREAM, stream
 
 log = logging.getLogger("kgdistil")
-BLOCK = 500  # queries that are asked at once
+# Queries that are asked at once, and scores with all entities that they have: a block's memory is used again.
+BLOCK, SCORES = 500, 4e6
 NONE = -1  # no triple is left out, or no answer known
 # Triples of an entity, and walks from it, that paths of several triples lead from at most; walks of a block; features
 # that are kept to learn from (12 bytes each)
 MOST, FAR, WALKS, FEATURES = 1000, 2e6, 4e6, 250e6
 # What all lists of a graph may take, in walks: some ten minutes on one core. To compare a query with so many entities
 # takes as long as a walk. And training triples that there are at least.
-COST, ENTITIES, LEAST = 6e9, 5, 10_000
+COST, ENTITIES, LEAST = 6e9, 20, 10_000
 TURNS = 64  # in which further queries are made up, at most
 
 
@@ -91,13 +92,13 @@ class Edges:
         place = np.searchsorted(self.answer, key).clip(max=len(self.answer) - 1)
         return np.where(self.answer[place] == key, self.answers[place], 0)
 
-    def blocks(self, asked: Asked, settings: Settings) -> Iterator[Asked]:
-        """Queries as many at a time as there is memory for."""
+    def blocks(self, asked: Asked, settings: Settings, most: int = BLOCK) -> Iterator[Asked]:
+        """Queries as many at a time as there is memory for, at most so many."""
         walks = np.cumsum(np.minimum(self.walks(settings)[asked.anchor], FAR))
         begin = 0
         while begin < len(walks):
             before = walks[begin - 1] if begin else 0
-            end = max(begin + 1, min(begin + BLOCK, int(np.searchsorted(walks, before + WALKS))))
+            end = max(begin + 1, min(begin + most, int(np.searchsorted(walks, before + WALKS))))
             yield asked.some(slice(begin, end))
             begin = end
 
@@ -298,15 +299,11 @@ def affordable(graph: Graph) -> Settings | None:
     """The longest paths whose lists take at most `COST`; None where not even two triples do, or of a small graph."""
     if len(graph.train) < LEAST:
         return None
-    edges = Edges(graph)
-    for length in (4, 3, 2):
-        settings = Settings(length=length)
-        if fits(edges, settings):
-            walks, further = edges.walks(settings), made_up(graph, settings.made_up).anchor
-            queries = 2 * len(edges.train) + len(further)
-            cost = (walks * edges.count).sum() + walks[further].sum() + queries * graph.num_entities / ENTITIES
-            if cost <= COST:
-                return settings
+    edges, further = Edges(graph), made_up(graph, Settings.made_up).anchor
+    for settings in (Settings(length=length) for length in (4, 3, 2)):
+        each = edges.walks(settings) + graph.num_entities / ENTITIES
+        if fits(edges, settings) and (each * edges.count).sum() + each[further].sum() <= COST:
+            return settings
     return None
 
 
@@ -367,6 +364,11 @@ class Joined:
         self.paths, self.model = paths, model
         self.share = paths.settings.share if share is None else share
 
+    def blocks(self, asked: Asked) -> Iterator[Asked]:
+        """Queries of as many scores as are kept at a time."""
+        most = max(1, min(BLOCK, int(SCORES // self.paths.edges.entities)))
+        return self.paths.edges.blocks(asked, self.paths.settings, most)
+
     @torch.no_grad()
     def scores(self, asked: Asked, known: KnownTriples) -> Tensor:
         """Their logarithm, but for a constant of each query, float32 [n, E]."""
@@ -389,8 +391,7 @@ class Joined:
             asked = Asked(*given, triples[:, target].numpy(), np.full(len(triples), NONE))
 
             def score(part: Tensor, asked: Asked = asked) -> Tensor:
-                blocks = self.paths.edges.blocks(asked.some(part.numpy()), self.paths.settings)
-                return torch.cat([self.scores(block, known) for block in blocks])
+                return torch.cat([self.scores(block, known) for block in self.blocks(asked.some(part.numpy()))])
 
             filtered = known.spans(triples[:, anchor], triples[:, 1], side)
             counted = count_scores(
@@ -404,8 +405,7 @@ class Joined:
         """The best candidates of each query and their log-probabilities, int64 and float32 [n, kept]."""
         kept = min(self.paths.settings.kept, self.paths.edges.entities)
         ids, values = [torch.empty(0, kept, dtype=torch.int64)], [torch.empty(0, kept)]
-        blocks = self.paths.edges.blocks(asked, self.paths.settings)
-        for block in told(blocks, len(asked.anchor), "lists", progress):
+        for block in told(self.blocks(asked), len(asked.anchor), "lists", progress):
             scores = self.scores(block, known)
             other = torch.from_numpy(self.paths.known(block, known))
             scores[other // scores.shape[1], other % scores.shape[1]] = -torch.inf
