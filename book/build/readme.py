@@ -158,7 +158,7 @@ def of_ones_own(name: str = "packages") -> str:
     return (
         f"\n\nA graph without a recipe, the {name} of Debian, {said[0][1]:,} entities, by one command and no setting "
         f"by hand: test MRR {students}. One of the six searches behind the rule that sets them was of this graph. "
-        "Today such students draw [more candidates](results/bench/candidates.json)."
+        "Today the larger student would draw [more candidates](results/bench/candidates.json)."
     )
 
 
