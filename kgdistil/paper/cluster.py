@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import sys
@@ -121,7 +122,12 @@ def cluster(device: str, jobs: int, address: str | None = None) -> Iterator[Firs
         gpus = 1 / (1 if address else jobs) if torch.device(device).type == "cuda" else 0
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(train_there)
         threads = 1 if address else max(1, torch.get_num_threads() // jobs)
-        whence = (records.runs_folder().resolve(), ray.get_runtime_context().get_node_id(), threads, sys.argv)
+        whence = (
+            records.runs_folder().resolve(),
+            ray.get_runtime_context().get_node_id(),
+            threads,
+            shlex.split(records.command()),
+        )
         graph = functools.cache(lambda name: ray.put(graph_of(name)))
         weights = functools.cache(lambda run_id: ray.put(files_of(run_id)))
         begun: dict[str, Any] = {}  # what each run will give, by its id
