@@ -17,6 +17,7 @@ import kgdistil
 from kgdistil import cli, records
 from kgdistil.compress.size import GROUPS, row_bytes
 from kgdistil.config import RunConfig, read_config
+from kgdistil.distillation import rule
 from kgdistil.distillation import search as searching
 from kgdistil.distillation.budget import alike, bytes_of, parse_time, plan
 from kgdistil.distillation.search import PARTS, Found, search
@@ -94,6 +95,12 @@ def test_students_of_a_large_graph_have_more_candidates(tiny_graph: Graph, runs:
     drawn = {part: {row["config"]["negatives"] for row in of(found, part) if row["config"]} for part in PARTS}
     assert drawn == {"teacher": {2048}, "stage 1": {8192}, "no-DS": {2048}}
     assert searching.Search(tiny_graph, GIVEN, SHAPES, 2000, False).key != key, "one begun before is another"
+    table = json.loads(Path(rule.__file__).with_name("rule.json").read_text(encoding="utf-8"))
+    monkeypatch.setattr(rule, "rule", lambda: table)
+    fitted = GIVEN | {"model": "ReciprocalComplEx", "fitted": rule.defaults(tiny_graph, "ReciprocalComplEx", 8, rank=4)}
+    made = searching.Search(tiny_graph, fitted, [(8, "4bit", 4), (8, "1bit", 0)], 2000, False)
+    low, plain = (made.recipe(shape).configs["stage 1"] for shape in ((8, "4bit", 4), (8, "1bit", 0)))
+    assert (low.alpha, low.lr) == (1.0, 0.4) != (plain.alpha, plain.lr) and low.epochs > plain.epochs
 
 
 def test_what_was_best_elsewhere_is_tried_early(tiny_graph: Graph, runs: Runs) -> None:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from kgdistil import records
 from kgdistil.compress.size import GROUPS
 from kgdistil.config import RunConfig, read_config
-from kgdistil.distillation import recipes, scale
+from kgdistil.distillation import recipes, rule, scale
 from kgdistil.distillation.budget import Shape, whole_of
 from kgdistil.distillation.progress import LINE_SECONDS, Epochs, about, epoch_seconds, untrained
 from kgdistil.distillation.recipes import Recipe
@@ -184,6 +184,8 @@ class Search:
         more = scale.settings(self.graph, kind, dim, "softmax")
         made: dict[str, Any] = {"dim": dim, "rank": rank, "group": GROUPS[precision], "teacher": teacher, "more": more}
         made["listed"] = scale.listed(self.graph)
+        if made["listed"] and self.shared.get("fitted"):  # one of low rank has settings of its own
+            made["fitted"] = rule.defaults(self.graph, kind, dim, self.shared.get("epochs"), rank)
         made |= {"whole": whole_of(self.graph, kind, shape)} if self.shared.get("whole") else {}
         return recipes.few_bits(**{**self.shared, "model": kind, **made})
 
