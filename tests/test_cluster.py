@@ -103,9 +103,7 @@ def test_what_is_killed_is_done_again(
     nodes: Nodes, expected: dict, small: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, killed, ended = [], [], threading.Event()
-    moments = (
-        (0, 3, 6) if what == "workers" and SLOW else (3,)
-    )  # how many runs are kept by then: each takes a new start
+    moments = (0, 3, 6) if what == "workers" and SLOW else (3,)  # how many runs are kept when one is killed
     keep = tasks.keep
     monkeypatch.setattr(reproduce, "keep", lambda task, *rest: kept.append(task.config.run_id) or keep(task, *rest))
 

@@ -26,7 +26,7 @@ Shape = tuple[int, str, int]  # of a student: dimension, precision, rank
 SHAPES = 4  # that a search chooses from at most, since each is trained once as ever before anything is drawn
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 FREQUENT = 0.25  # of training triples' places, from which on the entities there are worth a sixteenth of the bytes
-FINEST, FEWEST = PRECISION_OF[min(GROUPS.values())], PRECISION_OF[max(GROUPS.values())]  # bits of a number
+FINEST, COARSEST = (PRECISION_OF[choose(GROUPS.values())] for choose in (min, max))  # most and fewest bits a number
 WIDEST = 256  # floats of an entity up to which a student beside whole ones takes fewer bits for more of them
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -171,7 +171,7 @@ def with_whole(graph: Graph, found: Plan, limit: int, each: bool) -> Plan:
     codes = row_bytes(made, found.dim, own) * PART // (PART + 1)
     wider = [g for g in GROUPS.values() if g > own and 2 * codes * g <= WIDEST]
     shapes: list[Shape] = [(2 * codes * g // factor, PRECISION_OF[g], 0) for g in sorted({own, *wider}, reverse=True)]
-    if scale.listed(graph) and shapes[0][1] == FEWEST and issubclass(MODELS[made], ComplEx):
+    if scale.listed(graph) and shapes[0][1] == COARSEST and issubclass(MODELS[made], ComplEx):
         shapes.insert(0, (shapes[0][0], FINEST, 2 * codes))
     for dim, precision, rank in shapes:
         count = whole_of(graph, made, (dim, precision, rank))

@@ -45,7 +45,7 @@ NONE = -1  # no triple is left out, or no answer known
 MOST, FAR, WALKS, FEATURES = 1000, 2e6, 4e6, 250e6
 # What all lists of a graph may take, in walks: some ten minutes on one core. To compare a query with so many entities
 # takes as long as a walk. And training triples that there are at least.
-COST, ENTITIES, LEAST = 6e9, 20, 10_000
+COST, ENTITIES, LEAST = 6e9, 9, 10_000
 TURNS = 64  # in which further queries are made up, at most
 
 
@@ -300,9 +300,11 @@ def affordable(graph: Graph) -> Settings | None:
     if len(graph.train) < LEAST:
         return None
     edges, further = Edges(graph), made_up(graph, Settings.made_up).anchor
+    queries = 2 * len(edges.train) + len(further)
     for settings in (Settings(length=length) for length in (4, 3, 2)):
-        each = edges.walks(settings) + graph.num_entities / ENTITIES
-        if fits(edges, settings) and (each * edges.count).sum() + each[further].sum() <= COST:
+        walks = edges.walks(settings)
+        cost = (walks * edges.count).sum() + walks[further].sum() + queries * graph.num_entities / ENTITIES
+        if fits(edges, settings) and cost <= COST:
             return settings
     return None
 

@@ -235,8 +235,7 @@ def few_bits(
     usual = -(-epochs // 2)
     half = scale.fewer(usual, listed)
     both = epochs + half * max(1, listed // scale.NEGATIVES)
-    # With one sum a row, models that begin at random learnt best at .4 to .8 (results/bench/accumulators.json).
-    first = 0.4 if shared.get("accumulators") == "row" else 0.1
+    first = scale.AT_RANDOM if shared.get("accumulators") == "row" else 0.1
     coded = {"group": group, "rank": rank, "whole": whole, "check_every": max(1, usual // 5)}
 
     def part(name: str, **values: Any) -> RunConfig:

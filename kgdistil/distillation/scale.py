@@ -26,7 +26,8 @@ FREE, FINAL = 4e12, 10_000  # at the end all are ranked where that takes a minut
 NEGATIVES, LISTED, FEWER = 2048, 8192, 3
 # One of low rank begins farther from its teacher: it learns from that alone, at the rate of what begins at random, and
 # in so many times as many passes as others have that draw few.
-LOW_RANK: dict[str, Any] = {"alpha": 1.0, "lr": 0.4}
+AT_RANDOM = 0.4  # that rate, where a row has one sum of squares: best at .4 to .8 (results/bench/accumulators.json)
+LOW_RANK: dict[str, Any] = {"alpha": 1.0, "lr": AT_RANDOM}
 MORE = 2
 BATCH = 512  # queries that share a batch's candidates, at most
 MANY, PASSES = 10_000_000, 10  # training triples, of which a pass takes minutes, and passes of a teacher over so many
