@@ -345,8 +345,10 @@ def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypat
         assert 0 <= row["outside_products"] <= 1 and row["share_of_peak"] > 0
     path = results_in_tmp / "g.tsv"
     path.write_text("".join(f"{i}\tr\t{i * 7 % 200}\n" for i in range(200)))
-    assert step.main(["--large", str(path), "--rounds", "2"]) == 0
-    (row,), graph = (json.loads(step.path_of("g").read_text())[name] for name in ("rows", "graph"))
+    assert step.main(["--large", str(path), "--rounds", "2", "--negatives", "20", "50"]) == 0
+    rows, graph = (json.loads(step.path_of("g").read_text())[name] for name in ("rows", "graph"))
+    assert [row["drawn"] for row in rows] == [20, 50] and rows[0]["candidates"] < rows[1]["candidates"]
+    row = rows[0]
     assert (row["kind"], graph["name"]) == ("teacher", "g") and row["ops"] == 2 * 16 * row["candidates"] * 128 * 3
     assert row["triples_a_second"] > 0 and row["product_seconds"] > 0
 

@@ -197,14 +197,15 @@ def test_speed_is_the_median_of_rounds_that_take_turns(tmp_path: Path, monkeypat
     def done(command: list[str], folder: Path, threads: int = 1) -> dict:
         ranks, epochs = "torch.distributed.run" in command, command[command.index("--epochs") + 1]
         order.append(("two" if ranks else "one", epochs))
+        assert command[command.index("--batch-size") + 1] == "2048"
         took = 2.0 if ranks else 1.0 + order.count(("one", "4")) - 1
         found = {"seconds": 5.0 + took * (epochs == "4"), "graph": {"train": 100}}
         return {**found, "arithmetic": {"products": "float32"}}
 
     monkeypatch.setattr(bench, "done", done)
     path = tmp_path / "distributed.json"
-    assert bench.main(["speed", "--graph", "g/umls.tsv", "-o", str(path)]) == 0
-    found = json.loads(path.read_text())["speed/umls/float32"]["found"]
+    assert bench.main(["speed", "--graph", "g/umls.tsv", "--queries", "2048", "-o", str(path)]) == 0
+    found = json.loads(path.read_text())["speed/umls/float32/2048"]["found"]
     assert order == 3 * [("one", "1"), ("one", "4"), ("two", "1"), ("two", "4")]
     assert list(found["rounds"].values()) == [[300, 150, 100], [150, 150, 150]]
     assert list(found["triples_a_second"].values()) == [150, 150] and found["ratio"] == 1.0

@@ -293,9 +293,15 @@ def test_candidates_of_a_student_are_compared(tmp_path: Path, monkeypatch: pytes
     kept = [(r["negatives"], r["passes"], r["run"]["config"]["negatives"], r["run"]["epochs"]) for r in told["rows"]]
     assert kept == [(8, 2, 8, 2), (16, 1, 16, 1)] and told["rows"][0]["gain"] == 0 != told["rows"][1]["gain"]
     assert told["ranked"] > 10 and {r["run"]["config"]["teacher"] for r in told["rows"]} == {teacher}
+    assert candidates.main([str(path), "dim=4", "8:2", "16:1"]) == 0
+    (told,) = json.loads(candidates.path("teachers").read_text()).values()
+    kept = [(r["negatives"], r["run"]["config"]["dim"], r["run"]["config"]["role"]) for r in told["rows"]]
+    assert kept == [(8, 4, "teacher"), (16, 4, "teacher")] and told["dim"] == 4
     for wrong in ("8", "8:x", "0:3", "8:3:1"):
         with pytest.raises(ConfigError, match="give candidates and passes, as 8192:3"):
             candidates.main([str(path), teacher, wrong])
+    with pytest.raises(ConfigError, match="give the dimension of the teachers as dim=64"):
+        candidates.main([str(path), "dim=0", "8:2"])
 
 
 def test_a_graph_of_100_000_entities_becomes_a_student_in_one_command(

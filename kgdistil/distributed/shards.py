@@ -126,7 +126,7 @@ class Wanted:
 
     def fetch(self, table: Tensor) -> Tensor:
         """The rows [u, W] that this rank reads, of a table of which each rank holds its block."""
-        return self.shards.exchange(self.out, self.into, table[self.given])
+        return self.shards.exchange(self.out, self.into, table.index_select(0, self.given))
 
     def push(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients [u, W] of what `fetch` returned to those who hold the rows: here, rows of the own block int64 [v],

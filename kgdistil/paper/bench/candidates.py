@@ -2,7 +2,8 @@
 
 Students of few bits of one saved teacher; all settings but the candidates drawn and the passes are the rule's. Test
 ranks are of a sample; differences from the first by the paired bootstrap over its triples. Results:
-`results/bench/candidates.json`, by graph.
+`results/bench/candidates.json`, by graph. With `dim=64` in place of TEACHER it is teachers of that dimension that
+are measured, as the rule sets them: `results/bench/candidates-teachers.json`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from kgdistil import records
 from kgdistil.checkpoint import load_model
 from kgdistil.compress.size import GROUPS
+from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes, rule, scale
 from kgdistil.distillation.budget import whole_of
 from kgdistil.distillation.distil import batch_size, dataset_of
@@ -26,15 +28,17 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.readers import read_graph
 from kgdistil.training.loop import resolve, run
 
-
-def path() -> Path:
-    return records.results_folder() / "bench" / "candidates.json"
+Pairs = list[tuple[int, int]]  # candidates that a batch draws, and passes
 
 
-def measured(graph: Graph, teacher: str, precision: str, whole: bool, pairs: list[tuple[int, int]], sample: int) -> Any:
-    """A row for each pair of candidates and passes."""
+def path(of: str = "") -> Path:
+    return records.results_folder() / "bench" / ("-".join(filter(None, ("candidates", of))) + ".json")
+
+
+def students(graph: Graph, teacher: str, precision: str, whole: bool, pairs: Pairs, sample: int) -> dict[str, Any]:
+    """A row for each pair, and the teacher's MRR."""
     model = load_model(resolve(teacher), graph)
-    kind, dim, rows, first = recipes.family(model), model.dim, list[dict[str, Any]](), None
+    kind, dim = recipes.family(model), model.dim
     given: dict[str, Any] = {
         "dataset": dataset_of(graph),
         "model": kind,
@@ -44,9 +48,27 @@ def measured(graph: Graph, teacher: str, precision: str, whole: bool, pairs: lis
     }
     given |= {"batch_size": min(scale.BATCH, batch_size(graph)), "fitted": rule.defaults(graph, kind, dim)}
     given |= {"whole": whole_of(graph, kind, (dim, precision, 0)) if whole else 0}
+    given["more"] = scale.settings(graph, kind, dim, "softmax") | {"final_sample": sample, "protocol": "candidates"}
+    rows = compared(graph, recipes.few_bits(**given).stage1, pairs, sample)
+    of_teacher = evaluate(model, graph, "test", sample=sample).reciprocal()
+    return {"precision": precision, "teacher_mrr": float(of_teacher.mean()), "ranked": len(of_teacher), "rows": rows}
+
+
+def teachers(graph: Graph, dim: int, pairs: Pairs, sample: int) -> dict[str, Any]:
+    """A row for each pair, of teachers of that dimension."""
+    kind = "ReciprocalComplEx"
     more = scale.settings(graph, kind, dim, "softmax") | {"final_sample": sample, "protocol": "candidates"}
+    given: dict[str, Any] = {"dataset": dataset_of(graph), "model": kind, "dim": dim, "more": more}
+    given |= {"batch_size": min(scale.BATCH, batch_size(graph)), "fitted": rule.defaults(graph, kind, dim)}
+    config = recipes.few_bits(**given).teacher
+    assert config is not None
+    return {"dim": dim, "ranked": min(sample, len(graph.test)), "rows": compared(graph, config, pairs, sample)}
+
+
+def compared(graph: Graph, config: RunConfig, pairs: Pairs, sample: int) -> list[dict[str, Any]]:
+    """A run for each pair, beside the first."""
+    rows, first = list[dict[str, Any]](), None
     for negatives, passes in pairs:
-        config = recipes.few_bits(**given, more=more).stage1
         own = {"negatives": negatives, "epochs": passes, "check_every": max(1, passes // 5)}
         done = run(config.model_copy(update=own), graph)
         test = evaluate(done.load(graph), graph, "test", sample=sample).reciprocal()
@@ -56,23 +78,22 @@ def measured(graph: Graph, teacher: str, precision: str, whole: bool, pairs: lis
         row |= {"gain": float((test - first).mean()), "low": low, "high": high, "p": p}
         rows.append(row | {"valid_mrr": done.record["valid"]["both"]["mrr"], "run": done.record})
         print(json.dumps({key: x for key, x in row.items() if key != "run"}), flush=True)
-    of_teacher = evaluate(model, graph, "test", sample=sample).reciprocal()
-    return {"teacher_mrr": float(of_teacher.mean()), "ranked": len(of_teacher), "rows": rows}
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure one graph's students, and write them beside what is there.
+    """Measure one graph's students or teachers, and write them beside what is there.
 
     Returns:
         0.
     Raises:
-        ConfigError: a pair that is none.
+        ConfigError: a pair or a dimension that is none.
     """
     parser = argparse.ArgumentParser(
         prog="python -m kgdistil.paper.bench.candidates", description=__doc__.split("\n")[0]
     )
     parser.add_argument("graph", help="the graph's file")
-    parser.add_argument("teacher", help="a run id, or the folder of a saved model")
+    parser.add_argument("teacher", help="a run id, the folder of a saved model, or dim=64: teachers are measured")
     parser.add_argument("pairs", nargs="+", metavar="CANDIDATES:PASSES")
     parser.add_argument("--precision", choices=list(GROUPS), default="1bit")
     parser.add_argument("--whole", action="store_true", help="entities of most triples have no codes")
@@ -84,14 +105,21 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(f"{text[:80]!r}: give candidates and passes, as 8192:3")
         pairs.append((int(text.split(":")[0]), int(text.split(":")[1])))
     graph = read_graph(options.graph)
-    found = measured(graph, options.teacher, options.precision, options.whole, pairs, options.sample)
-    report = json.loads(path().read_text(encoding="utf-8")) if path().is_file() else {}
+    dim = options.teacher.removeprefix("dim=") if options.teacher.startswith("dim=") else ""
+    if dim and not (dim.isdecimal() and int(dim)):
+        raise ConfigError(f"{options.teacher[:80]!r}: give the dimension of the teachers as dim=64")
+    if dim:
+        found = teachers(graph, int(dim), pairs, options.sample)
+    else:
+        found = students(graph, options.teacher, options.precision, options.whole, pairs, options.sample)
+    into = path("teachers" if dim else "")
+    report = json.loads(into.read_text(encoding="utf-8")) if into.is_file() else {}
     about: dict[str, Any] = {
         "graph": {"name": graph.name, **graph.sizes(), "sha256": graph.sha256},
         "command": records.command(),
     }
-    about |= {"precision": options.precision, "device": records.describe_device("cpu"), **records.provenance()}
-    write_json(path(), {**report, graph.name: {**about, **found}})
+    about |= {"device": records.describe_device("cpu"), **records.provenance()}
+    write_json(into, {**report, graph.name: {**about, **found}})
     return 0
 
 

@@ -337,14 +337,22 @@ def use_hosts(folder: Path) -> dict[str, Any]:
 
 
 # ---- speed and quality -----------------------------------------------------------------------------------------------
-def speed(folder: Path, graph: str, rounds: int = 3) -> dict[str, Any]:
-    """Training triples a second, from the time that three further epochs take: medians over rounds that take turns."""
+def speed(folder: Path, graph: str, queries: int, rounds: int = 3) -> dict[str, Any]:
+    """Training triples a second with batches of so many queries, from the time that three further epochs take: medians
+    over rounds that take turns."""
     rates: dict[str, list[int]] = {"one process of two threads": [], "two ranks of one thread": []}
     products = ""
     for round_, (name, rate) in ((i, x) for i in range(rounds) for x in rates.items()):
         times, train = [], 0
         for epochs in (1, 4):
-            settings = {**USUAL, "epochs": epochs, "check_every": epochs, "check_sample": 1, "final_sample": 1}
+            settings = {
+                **USUAL,
+                "batch_size": queries,
+                "epochs": epochs,
+                "check_every": epochs,
+                "check_sample": 1,
+                "final_sample": 1,
+            }
             arguments, here = flags(graph, settings), folder / f"{name[:3]}{epochs}-{round_}"
             command = [sys.executable, *arguments] if name.startswith("one") else ranks_of(2, arguments)
             record = done(command, here, 2 if name.startswith("one") else 1)
@@ -354,7 +362,8 @@ def speed(folder: Path, graph: str, rounds: int = 3) -> dict[str, Any]:
     middle = {name: round(statistics.median(rate)) for name, rate in rates.items()}
     one, two = middle.values()
     ratio = round(two / one, 3)
-    return {"graph": graph, "products": products, "triples_a_second": middle, "ratio": ratio, "rounds": rates}
+    about = {"graph": graph, "queries": queries, "products": products}
+    return {**about, "triples_a_second": middle, "ratio": ratio, "rounds": rates}
 
 
 def quality(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -381,7 +390,7 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], Any]] = {
     "memory": lambda folder, _: measure_memory(folder),
     "kills": lambda folder, options: kill_ranks(folder, options.kills),
     "hosts": lambda folder, _: use_hosts(folder),
-    "speed": lambda folder, options: speed(folder, options.graph, options.rounds),
+    "speed": lambda folder, options: speed(folder, options.graph, options.queries, options.rounds),
     "quality": quality,
 }
 
@@ -400,6 +409,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--graph", default="wn18rr", help="for speed and quality")
     parser.add_argument("--rounds", type=int, default=3, help="for speed")
+    parser.add_argument("--queries", type=int, default=USUAL["batch_size"], help="of a batch, for speed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20, help="for quality")
     parser.add_argument("--sample", type=int, default=0, help="for quality, ranked triples; 0: all")
@@ -420,7 +430,8 @@ def main(arguments: list[str] | None = None) -> int:
             }
             about |= {"device": records.describe_device("cpu"), **records.provenance()}
             name = f"{part}/{Path(options.graph).stem}" if part in ("speed", "quality") else part
-            name += f"/{found['products']}" if part == "speed" else ""  # which the processor decides
+            # the processor decides on the type of products
+            name += f"/{found['products']}/{found['queries']}" if part == "speed" else ""
             report[name] = {**about, "found": found}
             print(json.dumps({name: found}, indent=1), flush=True)
             write_json(path, report)

@@ -2,9 +2,9 @@
 
 ComplEx on FB15k-237, alone, through the rounding of a few-bit student, and with a teacher besides; in rounds that take
 turns. With `--large` another graph, and only its teacher's step, in the shape that graphs of millions are trained in.
-The peer is what a library such as LibKGE does: autograd over looked-up rows with sparse gradients, float32 products,
-`torch.optim.Adagrad`, with the candidates of our step given to it. Results: `results/bench/step.json`, with `--large`
-`step-<graph>.json`.
+`--negatives` are how many candidates a batch draws. The peer is what a library such as LibKGE does: autograd over
+looked-up rows with sparse gradients, float32 products, `torch.optim.Adagrad`, with the candidates of our step given to
+it. Results: `results/bench/step.json`, with `--large` `step-<graph>.json`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 
 KINDS = {"teacher": (0, False), "student, alone": (4, False), "student, taught": (4, True)}  # group, whether taught
 OF_LARGE = {"dim": 64, "accumulators": "row", "answers": 256, "penalty": 0.03}  # as results/large/debian.json
+NEGATIVES = 2048  # candidates that a batch draws
 LARGE = 2048  # sides of the matrices whose product says what the machine can do
 
 
@@ -109,7 +110,7 @@ def batch_of(engine: SampledSoftmaxEngine, queries: Tensor, base: Tensor) -> dic
 
 
 def measure(
-    graph: Graph, rounds: int, dim: int = 128, queries: int = 512, negatives: int = 2048, large: bool = False
+    graph: Graph, rounds: int, dim: int = 128, queries: int = 512, negatives: int = NEGATIVES, large: bool = False
 ) -> list[dict[str, Any]]:
     """One row for each kind of step: median seconds of ours and of the peer's, the matrix products within ours, and the
     training triples that ours takes a second."""
@@ -150,7 +151,14 @@ def measure(
         alone = seconds(products, rounds, "cpu")
         square = torch.ones(LARGE, LARGE, dtype=engine.half)
         peak = 2 * LARGE**3 / seconds(lambda: square @ square, 5, "cpu")  # noqa: B023 - called at once
-        row = {"kind": kind, "candidates": columns, "seconds": ours, "pytorch_seconds": theirs, "ratio": theirs / ours}
+        row = {
+            "kind": kind,
+            "drawn": negatives,
+            "candidates": columns,
+            "seconds": ours,
+            "pytorch_seconds": theirs,
+            "ratio": theirs / ours,
+        }
         row |= {"products": str(engine.half).removeprefix("torch."), "ops": ops, "share_of_peak": ops / ours / peak}
         row |= {"product_seconds": alone, "triples_a_second": len(graph.train) / engine.steps / ours}
         out.append(row | {"outside_products": max(0.0, 1 - alone / ours), "seconds_all": taken})
@@ -204,9 +212,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--graph", default="fb15k-237")
     parser.add_argument("--large", type=Path, metavar="FILE", help="a graph's file in place of --graph")
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--negatives", type=int, nargs="+", default=[NEGATIVES], help="a row of each kind for each")
     options = parser.parse_args(arguments)
     graph = read_graph(options.large) if options.large else load(options.graph)
-    rows = measure(graph, options.rounds, large=options.large is not None)
+    large, rows = options.large is not None, list[dict[str, Any]]()
+    for negatives in options.negatives:
+        rows += measure(graph, options.rounds, negatives=negatives, large=large)
     report = {
         "graph": {"name": graph.name, "sha256": graph.sha256},
         "rounds": options.rounds,
@@ -220,7 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
     write_json(path_of(options.large.stem if options.large else ""), report)
     for row in rows:
         print(
-            f"{row['kind']:16s} {1e3 * row['seconds']:6.1f} ms, eager PyTorch {1e3 * row['pytorch_seconds']:6.1f} ms, "
+            f"{row['kind']:16s} {row['drawn']:5d} drawn "
+            f"{1e3 * row['seconds']:6.1f} ms, eager PyTorch {1e3 * row['pytorch_seconds']:6.1f} ms, "
             f"{row['ratio']:4.1f}x; {row['share_of_peak']:.0%} of the peak, "
             f"{row['outside_products']:.0%} outside matrix products; {row['triples_a_second']:,.0f} triples a second"
         )
