@@ -231,6 +231,10 @@ def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_
     plain["no-DS"]["epochs"] = plain["teacher"]["epochs"] + plain["stage 1"]["epochs"]  # more than it would take
     assert plain["no-DS"]["epochs"] > 6
     assert rule.fitted(tiny_graph, KNOWN, 16) == plain
+    low, passes = rule.fitted(tiny_graph, KNOWN, 16, 4), plain["teacher"]["epochs"]
+    assert low["stage 1"] == {**plain["stage 1"], "alpha": 1.0, "lr": 0.1, "epochs": -(-passes // 2)}
+    assert passes > 2 * plain["stage 1"]["epochs"]
+    assert low["teacher"] == plain["teacher"] and low["no-DS"]["epochs"] >= passes + low["stage 1"]["epochs"]
     monkeypatch.setattr(rule, "PASSES", 2)
     monkeypatch.setattr(
         rule, "PRODUCTS", rule.products(tiny_graph, 16, plain["teacher"]) * plain["teacher"]["epochs"] / 2

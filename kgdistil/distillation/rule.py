@@ -126,21 +126,26 @@ def defaults(graph: Graph, model: str, dim: int, epochs: int | None = None, rank
 def fitted(graph: Graph, rule: Rule, numbers: int, rank: int = 0) -> dict[str, dict[str, Any]]:
     """`settings` for a graph and so many numbers of an entity of the teacher, at its rates and within those bounds.
 
-    The student alone scores at least as many candidates as teacher and student together.
+    A student of low rank learns from its teacher alone, at the rate of what begins at random and in at least half the
+    teacher's passes. The student alone scores at least as many candidates as teacher and student together.
     """
     found, listed = settings(figures(graph), rule), scale.listed(graph)
     shown = TRIPLES / max(1, len(graph.train))
     if shown > PASSES:  # else the bound below changes nothing, and the queries of so many triples take long to count
         shown = min(shown, PRODUCTS / products(graph, numbers, found["teacher"]))
-    most = max(PASSES, shown) / found["teacher"]["epochs"]
+    usual = found["teacher"]["epochs"]
+    most = max(PASSES, shown) / usual
     for part, values in found.items():
         values["epochs"] = max(1, round(values["epochs"] * min(1.0, most)))
         if part != "stage 1" and scale.large(graph):
             values["lr"] *= ROW
     taught = found["stage 1"]
-    low = rank and listed
-    taught["epochs"] = scale.MORE * taught["epochs"] if low else scale.fewer(taught["epochs"], listed)
-    taught |= scale.LOW_RANK if low else {}
+    if not rank:
+        taught["epochs"] = scale.fewer(taught["epochs"], listed)
+    else:  # it begins farther from its teacher: so it came out on FB15k-237 and the packages
+        least = scale.MORE * taught["epochs"] if listed else min(found["teacher"]["epochs"], -(-usual // 2))
+        taught["epochs"] = max(taught["epochs"], least)
+        taught |= {"alpha": 1.0, "lr": scale.AT_RANDOM / (1 if scale.large(graph) else ROW)}
     both = found["teacher"]["epochs"] + taught["epochs"] * max(1, listed // scale.NEGATIVES)
     found["no-DS"]["epochs"] = max(found["no-DS"]["epochs"], both)
     return found

@@ -24,11 +24,9 @@ FREE, FINAL = 4e12, 10_000  # at the end all are ranked where that takes a minut
 # Of very many entities a few drawn ones say little about those that come near a query's answers: a student has more of
 # them there, in so many times fewer passes (results/bench/candidates.json). Not where a pass takes minutes.
 NEGATIVES, LISTED, FEWER = 2048, 8192, 3
-# One of low rank begins farther from its teacher: it learns from that alone, at the rate of what begins at random, and
-# in so many times as many passes as others have that draw few.
-AT_RANDOM = 0.4  # that rate, where a row has one sum of squares: best at .4 to .8 (results/bench/accumulators.json)
-LOW_RANK: dict[str, Any] = {"alpha": 1.0, "lr": AT_RANDOM}
-MORE = 2
+MORE = 2  # one of low rank has so many times as many passes there as others have that draw few
+# of what begins at random, where a row has one sum of squares: best at .4 to .8 (results/bench/accumulators.json)
+AT_RANDOM = 0.4
 BATCH = 512  # queries that share a batch's candidates, at most
 MANY, PASSES = 10_000_000, 10  # training triples, of which a pass takes minutes, and passes of a teacher over so many
 GIB = 1 << 30

@@ -214,7 +214,9 @@ def left_out(
     student = next(row["config"] for row in found["trials"] if row["chosen"] and row["part"] == "stage 1")
     named = rule.voted([other["model"] for other in known["graphs"].values()], rule.weights(figures, known))
     numbers = floats(named, student["dim"])
-    fitted = {part: rule.checked(values) for part, values in rule.fitted(graph, known, numbers).items()}
+    fitted = {
+        part: rule.checked(values) for part, values in rule.fitted(graph, known, numbers, student["rank"]).items()
+    }
     given = shared(graph, device=device) | {"model": named, "dim": student["dim"], "fitted": fitted}
     given |= {name: student[name] for name in ("group", "rank")}
     more = scale.settings(graph, named, student["dim"], "softmax")
