@@ -124,6 +124,10 @@ def test_a_budget_leaves_entities_of_many_triples_whole(umls: Graph, monkeypatch
         assert not plan(graph, "16B/entity").rank, "where a pass takes minutes all is as ever"
     low = plan(graph, "64B/entity")
     assert low.rank and not low.whole, "of low rank, codes alone did better"
+    with monkeypatch.context() as patch:  # but of many entities
+        patch.setattr(scale, "LARGE", 100)
+        found = plan(graph, "64B/entity")
+        assert (found.precision, found.rank, found.dim, found.whole) == ("4bit", 120, 240, True)
     plain = replace(plain, dim=128, precision="2bit", teacher_dim=128)
     wide = budget.with_whole(graph, plain, 64 * 135, True)
     assert floats(wide.model, wide.dim, wide.rank) <= budget.WIDEST and wide.whole and "stay whole" in wide.why
@@ -137,6 +141,25 @@ def test_a_budget_leaves_entities_of_many_triples_whole(umls: Graph, monkeypatch
         kgdistil.distil(graph, dim=4, teacher_dim=4, precision="1bit", whole=True)
     with pytest.raises(ConfigError, match="whole is True: it takes a precision of 4bit, 2bit, 1bit and the teacher's"):
         kgdistil.distil(graph, dim=4, precision="int8", whole=True)
+
+
+def test_a_student_of_low_rank_has_four_bits_a_number_and_whole_ones_are_for_hubs(
+    umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = replace(umls, name="own", sha256="2" * 64)
+    rule.RULE.write_text(json.dumps(KNOWN))
+    rows = ["graph,entities,relations,triples per entity,model,dim,group,rank,bytes,kept,rounded,whole"]
+    rows += ["near,135,46,38,ComplEx,64,1,32,16,0.92,0.6,1", "far,9000,2,3,ComplEx,64,2,64,16,0.9,0.6,"]
+    (tmp_path / "kept.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr(budget.advice, "KEPT", tmp_path / "kept.csv")
+    without = plan(graph, "16B/entity")
+    assert (without.dim, without.precision, without.rank) == (64, "4bit", 32) and "on far," in without.expected
+    assert not budget.hubs(graph)
+    monkeypatch.setattr(budget, "FREQUENT", 0.02)
+    assert budget.hubs(graph) and "on near," in plan(graph, "16B/entity").expected
+    monkeypatch.setattr(scale, "LARGE", 100)
+    many = plan(graph, "16B/entity")
+    assert (many.dim, many.precision, many.rank, many.whole) == (60, "4bit", 30, True)
 
 
 def test_a_search_may_leave_entities_whole(umls: Graph) -> None:

@@ -35,20 +35,26 @@ def kept(share: float) -> str:
     )
 
 
-def frontier(graph: Graph) -> pd.DataFrame:
+def frontier(graph: Graph, hubs: bool = False) -> pd.DataFrame:
     """What `frontier.kept` found of graphs like this one, the best first; empty where nothing ran.
 
     Of each size, the students of the graph whose figures are nearest (`rule.distance`), of those where it was
     measured. Sizes compare as on the nearest graph of most sizes, whose best students keep `order`, and students of a
     size by the share of its best one. A column `told` says it in words.
+
+    Args:
+        hubs: a few entities stand in very many triples; students that were measured with such entities whole count
+            for such graphs only.
     """
     try:
         table = pd.read_csv(KEPT)
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return pd.DataFrame(columns=["kept", "bytes"])
+    if "whole" in table and not hubs:
+        table = table[table["whole"] != 1]
     own, known = rule.figures(graph), rule.rule()
     scale = known["scale"] if known else dict.fromkeys(own, 1.0)
-    table["far"] = [rule.distance(own, row, scale) for row in table.to_dict("records")]
+    table = table.assign(far=[rule.distance(own, row, scale) for row in table.to_dict("records")])
     sizes = table.groupby("graph")["bytes"].transform("nunique")
     whole = table[sizes == sizes.max()]
     whole = whole[whole["far"] == whole["far"].min()]

@@ -27,6 +27,7 @@ SHAPES = 4  # that a search chooses from at most, since each is trained once as 
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 FREQUENT = 0.25  # of training triples' places, from which on the entities there are worth a sixteenth of the bytes
 FINEST, COARSEST = (PRECISION_OF[choose(GROUPS.values())] for choose in (min, max))  # most and fewest bits a number
+HUBS: tuple[str, Shape] = ("ComplEx", (64, FINEST, 32))  # the student whose room for whole entities says if there are
 WIDEST = 256  # floats of an entity up to which a student beside whole ones takes fewer bits for more of them
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -128,7 +129,7 @@ def on_frontier(
 
     `each`: the limit is the entities' alone.
     """
-    for row in advice.frontier(graph).itertuples():
+    for row in advice.frontier(graph, hubs(graph)).itertuples():
         precision, wait = PRECISION_OF.get(row.group), None
         if precision is None:
             continue
@@ -145,15 +146,22 @@ def on_frontier(
 
 
 def of_the_rule(graph: Graph, found: Plan, limit: int | None, each: bool) -> Plan:
-    """The same student as the kind of model that a rule of the graph's figures takes, where that fits as well; on
-    graphs with hubs one `with_whole` entities."""
+    """The same student as the kind of model that a rule of the graph's figures takes, where that fits as well, one of
+    low rank with fewer numbers of four bits; on graphs with hubs one `with_whole` entities.
+
+    Of as many bytes four bits a number were the best in the one search of low ranks (FB15k-237).
+    """
     kind = rule.kind(graph) if found.precision in GROUPS else None
     if kind is None or limit is None:
         return found
-    made = (kind, found.dim, found.precision, found.rank)
-    size = bytes_of(graph, *made)
-    fits = size - (shared_bytes(graph, *made) if each else 0) <= limit
-    return with_whole(graph, replace(found, model=kind, bytes=size) if fits else found, limit, each)
+    shape = (found.dim, found.precision, found.rank)
+    finer = (found.dim, FINEST, found.rank * GROUPS[FINEST] // GROUPS[found.precision]) if found.rank else shape
+    for dim, precision, rank in dict.fromkeys((finer, shape)):
+        size = bytes_of(graph, kind, dim, precision, rank)
+        if size - (shared_bytes(graph, kind, dim, precision, rank) if each else 0) <= limit:
+            made: dict[str, Any] = {"model": kind, "precision": precision, "rank": rank, "bytes": size}
+            return with_whole(graph, replace(found, **made), limit, each)
+    return with_whole(graph, found, limit, each)
 
 
 def with_whole(graph: Graph, found: Plan, limit: int, each: bool) -> Plan:
@@ -165,14 +173,16 @@ def with_whole(graph: Graph, found: Plan, limit: int, each: bool) -> Plan:
     bits. Elsewhere not of low rank, where whole entities were below codes alone at most sizes (FB15k-237, `whole-2bit`,
     `whole-1bit`).
     """
-    if found.rank:
+    if found.rank and not (scale.listed(graph) and found.precision == FINEST):
         return found
     made, factor, own = found.model, MODELS[found.model].entity_factor, GROUPS[found.precision]
-    codes = row_bytes(made, found.dim, own) * PART // (PART + 1)
+    codes = row_bytes(made, found.dim, own, found.rank) * PART // (PART + 1)
     wider = [g for g in GROUPS.values() if g > own and 2 * codes * g <= WIDEST]
     shapes: list[Shape] = [(2 * codes * g // factor, PRECISION_OF[g], 0) for g in sorted({own, *wider}, reverse=True)]
     if scale.listed(graph) and shapes[0][1] == COARSEST and issubclass(MODELS[made], ComplEx):
         shapes.insert(0, (shapes[0][0], FINEST, 2 * codes))
+    if found.rank:
+        shapes = [(found.dim * 2 * codes // found.rank, FINEST, 2 * codes)]
     for dim, precision, rank in shapes:
         count = whole_of(graph, made, (dim, precision, rank))
         if MODELS[made].distance or not count or frequency(graph, count) < FREQUENT:
@@ -186,6 +196,11 @@ def with_whole(graph: Graph, found: Plan, limit: int, each: bool) -> Plan:
         teacher_dim = dim if found.teacher_dim == found.dim else found.teacher_dim
         return replace(found, **shape, teacher_dim=teacher_dim, why=why, expected=told)
     return found
+
+
+def hubs(graph: Graph) -> bool:
+    """Whether a few entities stand in so many training triples that they are worth being whole."""
+    return frequency(graph, whole_of(graph, *HUBS)) >= FREQUENT
 
 
 def frequency(graph: Graph, count: int) -> float:

@@ -485,7 +485,10 @@ def figures(sizes: Mapping[str, Any]) -> dict[str, float]:
 
 
 def kept_elsewhere() -> pd.DataFrame:
-    """Rows as those of `kept`, of other graphs: of `bench.large`, by test MRR, and of searches, by validation MRR."""
+    """Rows as those of `kept`, of other graphs: of `bench.large`, by test MRR, and of searches, by validation MRR.
+
+    whole is 1 for students of low rank beside which entities of most triples are whole.
+    """
     rows = []
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(large.folder().glob("*.json"))]
     teachers: dict[str, float] = {}
@@ -494,13 +497,15 @@ def kept_elsewhere() -> pd.DataFrame:
         teachers[name] = max(mrr, teachers.get(name, 0))
     for report in reports:
         made, mrrs = report["runs"]["distilled"]["config"], report["rows"][0]["models"]
-        if made.get("whole"):  # has its shape from one of these rows, by `budget.with_whole`
+        whole, size = made.get("whole", 0), report["bytes_per_entity"]["student"]
+        if whole and not made["rank"]:  # has its shape from one of these rows, by `budget.with_whole`
             continue
         best = teachers[made["dataset"]]
         row = {"graph": made["dataset"].rsplit("-", 1)[0], **figures(report["graph"]), "model": MODEL}
-        row |= {name: made[name] for name in ("dim", "group", "rank")} | {
-            "bytes": report["bytes_per_entity"]["student"]
-        }
+        row |= {name: made[name] for name in ("dim", "group", "rank")} | {"bytes": size, "whole": int(whole > 0)}
+        if whole:  # as it would be of as many bytes without whole ones, from which `budget.with_whole` comes to it
+            rank = 2 * size * made["group"]
+            row |= {"dim": made["dim"] * rank // made["rank"], "rank": rank}
         share = max(mrrs[name]["mrr"] for name in ("distilled", "alone")) / best
         rows.append({**row, "kept": share, "rounded": mrrs["rounded"]["mrr"] / best if "rounded" in mrrs else None})
     known = {(row["graph"], row["bytes"]) for row in rows}
