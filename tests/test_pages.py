@@ -476,9 +476,10 @@ def test_what_ranks_were_measured_to_do_follows_the_record(tmp_path, monkeypatch
     report = json.loads(path.read_text())
     report["bytes"]["found"] = [{"ranks": 2, "steps": 5, "bytes": 1234, "formula": 5678}]
     report["kills"]["found"] |= {"restarted": 19, "same": 18}
-    report["speed/made-up/float32"] = {
+    report["speed/made-up/float32/2048"] = {
         "found": {
             "graph": "made-up",
+            "queries": 2048,
             "products": "float32",
             "triples_a_second": {"one process of two threads": 1000, "two ranks of one thread": 810},
             "ratio": 0.81,
@@ -492,9 +493,9 @@ def test_what_ranks_were_measured_to_do_follows_the_record(tmp_path, monkeypatch
     assert "started 19 again" in text and "and 18 ended" in text and "rank_memory-light.svg" in text
     assert (tmp_path / "site" / "pictures" / "rank_memory-dark.svg").is_file()
     found = rows(call["scale_speed"]())
-    assert ["made-up", "float32", "1,000", "810", "0.81"] in found
-    one, two = report["speed/wn18rr/bfloat16"]["found"]["triples_a_second"].values()
-    assert ["wn18rr", "bfloat16", f"{one:,}", f"{two:,}", f"{two / one:.2f}"] in found
+    assert ["made-up", "float32", "2,048", "1,000", "810", "0.81"] in found
+    one, two = report["speed/wn18rr/bfloat16/2048"]["found"]["triples_a_second"].values()
+    assert ["wn18rr", "bfloat16", "2,048", f"{one:,}", f"{two:,}", f"{two / one:.2f}"] in found
 
 
 def test_the_contents_list_the_notebooks_that_are_there():
@@ -569,10 +570,17 @@ def test_the_page_of_a_large_graph_shows_what_was_measured_and_what_was_not(show
     monkeypatch.setattr(large.step, "path_of", lambda name: tmp_path / f"step-{name}.json")
     assert "bench.step --large debian.tsv" in large.large_step(shown)
     row = {"seconds": 0.008, "product_seconds": 0.004, "pytorch_seconds": 0.02, "triples_a_second": 50_000.0}
-    step = {"device": "a processor", "rows": [row | {"candidates": 2_900, "products": "bfloat16"}]}
-    (tmp_path / "step-debian.json").write_text(json.dumps(step))
+    row |= {"drawn": 2_048, "candidates": 2_900, "products": "bfloat16"}
+    (tmp_path / "step-debian.json").write_text(json.dumps({"device": "a processor", "rows": [row]}))
+    monkeypatch.setattr(large.candidates, "path", lambda of: tmp_path / f"candidates-{of}.json")
     made = large.large_step(shown)
-    assert all(x in made for x in ("2,900 candidates", ">8.0<", ">50,000<", ">100,000<", ">20,000<"))
+    assert all(x in made for x in (">2,048<", ">2,900<", ">8.0<", ">50,000<", ">100,000<", ">20,000<"))
+    assert "bench.candidates packages.tsv dim=" in made
+    rows = [{"negatives": 512, "passes": 28, "mrr": 0.3791, "gain": -0.011, "low": -0.013, "high": -0.009}]
+    told = {"dim": 60, "device": "a processor", "rows": [{**rows[0], "negatives": 2048, "mrr": 0.39}, *rows]}
+    (tmp_path / "candidates-teachers.json").write_text(json.dumps({"packages": told}))
+    made = large.large_step(shown)
+    assert all(x in made for x in (">512<", ">28<", ">0.379<", "-0.013"))
     quality = large.large_quality(shown)
     assert "0.450 ± 0.020" in quality and "+0.100 (+0.080 to +0.120)" in quality and "large_packages" in quality
     assert "b · c" in large.large_answers(shown)

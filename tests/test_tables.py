@@ -20,6 +20,7 @@ from kgdistil.paper.claims import claims_of_training
 from kgdistil.paper.reading import METRICS, TABLES, paper, record_of
 from kgdistil.paper.recipe import read_search, recipe, start, trials
 
+SEVERAL = "accumulators", "candidates", "candidates-teachers", "distributed", "nested"  # files of several records
 GPU = "NVIDIA H100 80GB HBM3"
 # Sums added up from the paper's text by hand of another parser: rows from the teacher down, columns TransE MRR, H@10,
 # H@3, H@1, TransH MRR, … (Table 6: MRR, H@10)
@@ -202,7 +203,7 @@ def test_no_record_is_dirty():
         if not any(path.match(pattern) for pattern in EMBEDDED):
             found |= {r["id"]: r for r in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
     assert len(found) > 2000
-    inside = [name for name in ("accumulators", "candidates", "distributed", "nested") if name in found]  # of several
+    inside = [name for name in SEVERAL if name in found]
     parts = {f"{name}/{part}": record for name in inside for part, record in found.pop(name).items()}
     for name, record in (found | parts).items():
         assert record["dirty"] is False and len(record["commit"]) == 40, name

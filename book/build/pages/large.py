@@ -9,7 +9,7 @@ from typing import Any
 from book.build.html import html_table
 from book.build.pages.shown import Shown, none_yet, picture
 from kgdistil.paper import plots
-from kgdistil.paper.bench import step
+from kgdistil.paper.bench import candidates, step
 from kgdistil.paper.bench.large import path_of
 
 STEP = "python -m kgdistil.paper.bench.step"
@@ -84,12 +84,33 @@ def large_step(shown: Shown) -> str:
     if not path.is_file():
         return none_yet(f"{STEP} --large debian.tsv")
     bench = json.loads(path.read_text(encoding="utf-8"))
-    (row,) = bench["rows"]
-    triples = row["triples_a_second"] * row["seconds"]
-    names = {"seconds": "a step", "product_seconds": "its matrix products alone", "pytorch_seconds": "in eager PyTorch"}
-    rows = [[name, f"{1e3 * row[key]:.1f}", f"{triples / row[key]:,.0f}"] for key, name in names.items()]
-    title = f"The teacher's step on debian, {row['candidates']:,} candidates, {bench['device']}, {row['products']}"
-    return html_table(title, ["", "ms", "triples a second"], rows)
+    names = {"seconds": "", "product_seconds": ", its matrix products alone", "pytorch_seconds": ", in eager PyTorch"}
+    rows = [
+        [
+            *(f"{row[key]:,}" for key in ("drawn", "candidates")),
+            f"{1e3 * row['seconds']:.1f}",
+            *(f"{row['triples_a_second'] * row['seconds'] / row[key]:,.0f}" for key in names),
+        ]
+        for row in bench["rows"]
+    ]
+    title = f"The teacher's step on debian, {bench['device']}, {bench['rows'][0]['products']}"
+    head = ["drawn", "candidates, with answers", "ms", *(f"triples a second{name}" for name in names.values())]
+    return html_table(title, head, rows) + by_drawn()
+
+
+def by_drawn() -> str:
+    """Teachers by how many candidates a batch draws, from `bench.candidates`."""
+    path, parts = candidates.path("teachers"), list[str]()
+    if not path.is_file():
+        return none_yet("python -m kgdistil.paper.bench.candidates packages.tsv dim=60 2048:28 512:28")
+    for name, told in json.loads(path.read_text(encoding="utf-8")).items():
+        rows = []
+        for i, r in enumerate(told["rows"]):
+            seen = f"{r['gain']:+.3f} ({r['low']:+.3f} to {r['high']:+.3f})" if i else "–"
+            rows.append([f"{r['negatives']:,}", str(r["passes"]), f"{r['mrr']:.3f}", seen])
+        title = f"Teachers of {name}, dimension {told['dim']}, by how many candidates a batch draws"
+        parts.append(html_table(title, ["drawn", "passes", "test MRR", "difference"], rows))
+    return "".join(parts)
 
 
 def large_quality(shown: Shown) -> str:
