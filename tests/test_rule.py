@@ -264,7 +264,12 @@ def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_
     )
     monkeypatch.setattr(scale, "LARGE", 1)
     monkeypatch.setattr(scale, "listed", lambda graph: 0)
-    found = rule.fitted(tiny_graph, KNOWN, 16)
+    constant = json.loads(json.dumps(KNOWN))
+    for other in constant["graphs"].values():
+        other["settings"]["teacher"]["schedule"] = "constant"
+    assert rule.settings(rule.figures(tiny_graph), constant)["teacher"]["schedule"] == "constant"
+    found = rule.fitted(tiny_graph, constant, 16)
+    assert found["teacher"].pop("schedule") == "linear", "where passes are cut"
     for part, values in plain.items():
         assert found[part]["epochs"] == max(1, round(values["epochs"] / 2)), part
         assert found[part]["lr"] == values["lr"] * (1 if part == "stage 1" else rule.ROW)

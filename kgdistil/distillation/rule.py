@@ -137,6 +137,8 @@ def fitted(graph: Graph, rule: Rule, numbers: int, rank: int = 0) -> dict[str, d
     most = max(PASSES, shown) / usual
     for part, values in found.items():
         values["epochs"] = max(1, round(values["epochs"] * min(1.0, most)))
+        if most < 1 and "schedule" in values:  # fewer than a constant rate takes
+            values["schedule"] = "linear"
         if part != "stage 1" and scale.large(graph):
             values["lr"] *= ROW
     taught = found["stage 1"]
