@@ -148,18 +148,18 @@ def test_a_student_of_low_rank_has_four_bits_a_number_and_whole_ones_are_for_hub
 ) -> None:
     graph = replace(umls, name="own", sha256="2" * 64)
     rule.RULE.write_text(json.dumps(KNOWN))
-    rows = ["graph,entities,relations,triples per entity,model,dim,group,rank,bytes,kept,rounded,whole"]
+    rows = ["graph,entities,relations,triples per entity,model,dim,group,rank,bytes,kept,rounded,hubs"]
     rows += ["near,135,46,38,ComplEx,64,1,32,16,0.92,0.6,1", "far,9000,2,3,ComplEx,64,2,64,16,0.9,0.6,"]
     (tmp_path / "kept.csv").write_text("\n".join(rows) + "\n")
     monkeypatch.setattr(budget.advice, "KEPT", tmp_path / "kept.csv")
     without = plan(graph, "16B/entity")
     assert (without.dim, without.precision, without.rank) == (64, "4bit", 32) and "on far," in without.expected
-    assert not budget.hubs(graph)
     monkeypatch.setattr(budget, "FREQUENT", 0.02)
-    assert budget.hubs(graph) and "on near," in plan(graph, "16B/entity").expected
+    assert not budget.hubs(graph) and plan(graph, "16B/entity") == without, "of few entities"
     monkeypatch.setattr(scale, "LARGE", 100)
+    assert budget.hubs(graph)
     many = plan(graph, "16B/entity")
-    assert (many.dim, many.precision, many.rank, many.whole) == (60, "4bit", 30, True)
+    assert (many.dim, many.precision, many.rank, many.whole) == (60, "4bit", 30, True) and "on near," in many.expected
 
 
 def test_a_search_may_leave_entities_whole(umls: Graph) -> None:

@@ -43,15 +43,15 @@ def frontier(graph: Graph, hubs: bool = False) -> pd.DataFrame:
     size by the share of its best one. A column `told` says it in words.
 
     Args:
-        hubs: a few entities stand in very many triples; students that were measured with such entities whole count
-            for such graphs only.
+        hubs: a few of very many entities stand in many triples; what was measured on such a graph, beside entities
+            that are whole, counts for such graphs only.
     """
     try:
         table = pd.read_csv(KEPT)
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return pd.DataFrame(columns=["kept", "bytes"])
-    if "whole" in table and not hubs:
-        table = table[table["whole"] != 1]
+    if "hubs" in table and not hubs:
+        table = table[table["hubs"] != 1]
     own, known = rule.figures(graph), rule.rule()
     scale = known["scale"] if known else dict.fromkeys(own, 1.0)
     table = table.assign(far=[rule.distance(own, row, scale) for row in table.to_dict("records")])

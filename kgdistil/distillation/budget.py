@@ -129,7 +129,7 @@ def on_frontier(
 
     `each`: the limit is the entities' alone.
     """
-    for row in advice.frontier(graph, hubs(graph)).itertuples():
+    for row in advice.frontier(graph, limit is not None and hubs(graph)).itertuples():
         precision, wait = PRECISION_OF.get(row.group), None
         if precision is None:
             continue
@@ -192,6 +192,7 @@ def with_whole(graph: Graph, found: Plan, limit: int, each: bool) -> Plan:
             continue
         why = f"{count:,} entities stand in so many triples that they stay whole, and the others share what is left"
         told = "what such a student keeps was not measured on other graphs; what it is on this one is measured below"
+        told = found.expected if found.rank else told
         shape: dict[str, Any] = {"dim": dim, "precision": precision, "rank": rank, "bytes": size, "whole": True}
         teacher_dim = dim if found.teacher_dim == found.dim else found.teacher_dim
         return replace(found, **shape, teacher_dim=teacher_dim, why=why, expected=told)
@@ -199,8 +200,8 @@ def with_whole(graph: Graph, found: Plan, limit: int, each: bool) -> Plan:
 
 
 def hubs(graph: Graph) -> bool:
-    """Whether a few entities stand in so many training triples that they are worth being whole."""
-    return frequency(graph, whole_of(graph, *HUBS)) >= FREQUENT
+    """Whether a few of very many entities stand in so many training triples that they are worth being whole."""
+    return scale.listed(graph) > 0 and frequency(graph, whole_of(graph, *HUBS)) >= FREQUENT
 
 
 def frequency(graph: Graph, count: int) -> float:

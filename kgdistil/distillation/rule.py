@@ -126,8 +126,8 @@ def defaults(graph: Graph, model: str, dim: int, epochs: int | None = None, rank
 def fitted(graph: Graph, rule: Rule, numbers: int, rank: int = 0) -> dict[str, dict[str, Any]]:
     """`settings` for a graph and so many numbers of an entity of the teacher, at its rates and within those bounds.
 
-    A student of low rank learns from its teacher alone, at the rate of what begins at random and in at least half the
-    teacher's passes. The student alone scores at least as many candidates as teacher and student together.
+    A student of low rank learns from its teacher alone, at the rate of what begins at random and in more passes. The
+    student alone scores at least as many candidates as teacher and student together.
     """
     found, listed = settings(figures(graph), rule), scale.listed(graph)
     shown = TRIPLES / max(1, len(graph.train))

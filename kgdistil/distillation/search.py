@@ -184,7 +184,7 @@ class Search:
         more = scale.settings(self.graph, kind, dim, "softmax")
         made: dict[str, Any] = {"dim": dim, "rank": rank, "group": GROUPS[precision], "teacher": teacher, "more": more}
         made["listed"] = scale.listed(self.graph)
-        if made["listed"] and self.shared.get("fitted"):  # one of low rank has settings of its own
+        if self.shared.get("fitted"):  # one of low rank has settings of its own
             made["fitted"] = rule.defaults(self.graph, kind, dim, self.shared.get("epochs"), rank)
         made |= {"whole": whole_of(self.graph, kind, shape)} if self.shared.get("whole") else {}
         return recipes.few_bits(**{**self.shared, "model": kind, **made})

@@ -487,7 +487,7 @@ def figures(sizes: Mapping[str, Any]) -> dict[str, float]:
 def kept_elsewhere() -> pd.DataFrame:
     """Rows as those of `kept`, of other graphs: of `bench.large`, by test MRR, and of searches, by validation MRR.
 
-    whole is 1 for students of low rank beside which entities of most triples are whole.
+    hubs is 1 for those of a graph of which one was measured with entities of most triples whole.
     """
     rows = []
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(large.folder().glob("*.json"))]
@@ -502,20 +502,23 @@ def kept_elsewhere() -> pd.DataFrame:
             continue
         best = teachers[made["dataset"]]
         row = {"graph": made["dataset"].rsplit("-", 1)[0], **figures(report["graph"]), "model": MODEL}
-        row |= {name: made[name] for name in ("dim", "group", "rank")} | {"bytes": size, "whole": int(whole > 0)}
+        row |= {name: made[name] for name in ("dim", "group", "rank")} | {"bytes": size, "hubs": int(whole > 0)}
         if whole:  # as it would be of as many bytes without whole ones, from which `budget.with_whole` comes to it
             rank = 2 * size * made["group"]
             row |= {"dim": made["dim"] * rank // made["rank"], "rank": rank}
         share = max(mrrs[name]["mrr"] for name in ("distilled", "alone")) / best
         rows.append({**row, "kept": share, "rounded": mrrs["rounded"]["mrr"] / best if "rounded" in mrrs else None})
-    known = {(row["graph"], row["bytes"]) for row in rows}
+    known = {(row["graph"], row["bytes"]): row for row in rows}
     for found in fitting.read("searches"):
         name = found["dataset"].rsplit("-", 1)[0] if found["dataset"] not in NAMES else found["dataset"]
-        if found["dataset"] in GRAPHS or (name, found["bytes"]) in known:
+        there = known.get((name, found["bytes"]), {})  # perhaps of a later list, whose figures then stand for both
+        if found["dataset"] in GRAPHS or there.get("hubs") == 0:
             continue
+        sizes = figures(found["graph"])
+        sizes |= {key: there.get(key) for key in (*sizes, "hubs")} if there else {}
         best = max(row["teacher"] for row in found["shapes"])
         for tried in found["shapes"]:
-            row = {"graph": name, **figures(found["graph"]), "model": MODEL, "dim": tried["dim"]}
+            row = {"graph": name, **sizes, "model": MODEL, "dim": tried["dim"]}
             row |= {"group": GROUPS[tried["precision"]], "rank": tried.get("rank", 0), "bytes": found["bytes"]}
             rows.append({**row, "kept": tried["student"] / best, "rounded": tried["rounded"] / best})
     return pd.DataFrame(rows)

@@ -62,7 +62,11 @@ def teachers(graph: Graph, dim: int, pairs: Pairs, sample: int) -> dict[str, Any
     given |= {"batch_size": min(scale.BATCH, batch_size(graph)), "fitted": rule.defaults(graph, kind, dim)}
     config = recipes.few_bits(**given).teacher
     assert config is not None
-    return {"dim": dim, "ranked": min(sample, len(graph.test)), "rows": compared(graph, config, pairs, sample)}
+    return {
+        "dim": dim,
+        "ranked": min(sample or len(graph.test), len(graph.test)),
+        "rows": compared(graph, config, pairs, sample),
+    }
 
 
 def compared(graph: Graph, config: RunConfig, pairs: Pairs, sample: int) -> list[dict[str, Any]]:
