@@ -273,7 +273,11 @@ def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_
     for part, values in plain.items():
         assert found[part]["epochs"] == max(1, round(values["epochs"] / 2)), part
         assert found[part]["lr"] == values["lr"] * (1 if part == "stage 1" else rule.ROW)
+    cut = rule.fitted(tiny_graph, constant, 16, 4)["stage 1"]["epochs"]
+    assert cut == -(-passes // 2) > found["stage 1"]["epochs"], "half of what the teacher would have"
     monkeypatch.setattr(rule, "TRIPLES", len(tiny_graph.train) * plain["teacher"]["epochs"] / 4)
+    few = rule.fitted(tiny_graph, constant, 16, 4)
+    assert few["stage 1"]["epochs"] == few["teacher"]["epochs"] < cut, "or as many as it has"
     assert rule.fitted(tiny_graph, KNOWN, 16)["teacher"]["epochs"] == max(2, round(plain["teacher"]["epochs"] / 4))
     monkeypatch.setattr(rule, "PRODUCTS", 1)
     assert rule.fitted(tiny_graph, KNOWN, 16)["teacher"]["epochs"] == 2

@@ -99,8 +99,15 @@ def test_students_of_a_large_graph_have_more_candidates(tiny_graph: Graph, runs:
     monkeypatch.setattr(rule, "rule", lambda: table)
     fitted = GIVEN | {"model": "ReciprocalComplEx", "fitted": rule.defaults(tiny_graph, "ReciprocalComplEx", 8, rank=4)}
     made = searching.Search(tiny_graph, fitted, [(8, "4bit", 4), (8, "1bit", 0)], 2000, False)
-    low, plain = (made.recipe(shape).configs["stage 1"] for shape in ((8, "4bit", 4), (8, "1bit", 0)))
+    both = (8, "4bit", 4), (8, "1bit", 0)
+    low, plain = (made.recipe(shape).configs["stage 1"] for shape in both)
     assert (low.alpha, low.lr) == (1.0, 0.4) != (plain.alpha, plain.lr) and low.epochs > plain.epochs
+    monkeypatch.setattr(searching.scale, "LARGE", 10**6)  # and so on any graph, whichever shape comes first
+    for order in (both, both[::-1]):
+        given = fitted | {"fitted": rule.defaults(tiny_graph, "ReciprocalComplEx", 8, rank=order[0][2])}
+        small = searching.Search(tiny_graph, given, list(order), 2000, False)
+        low, plain = (small.recipe(shape).configs["stage 1"] for shape in both)
+        assert (low.alpha, low.lr) == (1.0, 0.1) != (plain.alpha, plain.lr)
 
 
 def test_what_was_best_elsewhere_is_tried_early(tiny_graph: Graph, runs: Runs) -> None:

@@ -102,12 +102,11 @@ def by_drawn() -> str:
     """Teachers by how many candidates a batch draws, from `bench.candidates`."""
     path, parts = candidates.path("teachers"), list[str]()
     if not path.is_file():
-        return none_yet("python -m kgdistil.paper.bench.candidates packages.tsv dim=60 2048:28 512:28")
+        return none_yet("python -m kgdistil.paper.bench.candidates packages.tsv dim=60 2048:28 1024:28 512:28 512:45")
     for name, told in json.loads(path.read_text(encoding="utf-8")).items():
         rows = []
         for i, r in enumerate(told["rows"]):
-            seen = f"{r['gain']:+.3f} ({r['low']:+.3f} to {r['high']:+.3f})" if i else "–"
-            rows.append([f"{r['negatives']:,}", str(r["passes"]), f"{r['mrr']:.3f}", seen])
+            rows.append([f"{r['negatives']:,}", str(r["passes"]), f"{r['mrr']:.3f}", gain(r) if i else "–"])
         title = f"Teachers of {name}, dimension {told['dim']}, by how many candidates a batch draws"
         parts.append(html_table(title, ["drawn", "passes", "test MRR", "difference"], rows))
     return "".join(parts)
@@ -136,12 +135,14 @@ def interval(found: dict[str, float]) -> str:
     return f"{found['mrr']:.3f} ± {2 * found['se']:.3f}"
 
 
+def gain(found: dict[str, Any]) -> str:
+    """A difference and its interval."""
+    return f"{found['gain']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+
+
 def gains(told: dict[str, Any]) -> str:
     """What the distilled student has more than the others."""
-    parts = [
-        f"than the {WORDS[name]} {x['gain']:+.3f} ({x['low']:+.3f} to {x['high']:+.3f})"
-        for name, x in told["differences"].items()
-    ]
+    parts = [f"than the {WORDS[name]} {gain(x)}" for name, x in told["differences"].items()]
     return f"\nThe distilled student has, with 95 % intervals by the paired bootstrap, {', '.join(parts)}.\n"
 
 

@@ -56,7 +56,7 @@ def students(graph: Graph, teacher: str, precision: str, whole: bool, pairs: Pai
 
 def teachers(graph: Graph, dim: int, pairs: Pairs, sample: int) -> dict[str, Any]:
     """A row for each pair, of teachers of that dimension."""
-    kind = "ReciprocalComplEx"
+    kind = rule.kind(graph) or "ComplEx"
     more = scale.settings(graph, kind, dim, "softmax") | {"final_sample": sample, "protocol": "candidates"}
     given: dict[str, Any] = {"dataset": dataset_of(graph), "model": kind, "dim": dim, "more": more}
     given |= {"batch_size": min(scale.BATCH, batch_size(graph)), "fitted": rule.defaults(graph, kind, dim)}

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from kgdistil import kernels, records
 from kgdistil.compress.product import assign, decode, grouped, ungrouped
 from kgdistil.config import RunConfig, make_config
+from kgdistil.distillation import scale
 from kgdistil.errors import run_command
 from kgdistil.files import write_json
 from kgdistil.graph import Graph
@@ -41,7 +42,6 @@ from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 
 KINDS = {"teacher": (0, False), "student, alone": (4, False), "student, taught": (4, True)}  # group, whether taught
 OF_LARGE = {"dim": 64, "accumulators": "row", "answers": 256, "penalty": 0.03}  # as results/large/debian.json
-NEGATIVES = 2048  # candidates that a batch draws
 LARGE = 2048  # sides of the matrices whose product says what the machine can do
 
 
@@ -110,7 +110,7 @@ def batch_of(engine: SampledSoftmaxEngine, queries: Tensor, base: Tensor) -> dic
 
 
 def measure(
-    graph: Graph, rounds: int, dim: int = 128, queries: int = 512, negatives: int = NEGATIVES, large: bool = False
+    graph: Graph, rounds: int, dim: int = 128, queries: int = 512, negatives: int = scale.NEGATIVES, large: bool = False
 ) -> list[dict[str, Any]]:
     """One row for each kind of step: median seconds of ours and of the peer's, the matrix products within ours, and the
     training triples that ours takes a second."""
@@ -212,7 +212,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--graph", default="fb15k-237")
     parser.add_argument("--large", type=Path, metavar="FILE", help="a graph's file in place of --graph")
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--negatives", type=int, nargs="+", default=[NEGATIVES], help="a row of each kind for each")
+    parser.add_argument(
+        "--negatives", type=int, nargs="+", default=[scale.NEGATIVES], help="a row of each kind for each"
+    )
     options = parser.parse_args(arguments)
     graph = read_graph(options.large) if options.large else load(options.graph)
     large, rows = options.large is not None, list[dict[str, Any]]()
