@@ -133,9 +133,9 @@ def test_the_soft_label_is_the_softmax_over_a_list(tiny_graph: Graph, tmp_path: 
     seen = {}
     made = engine.losses_of
 
-    def losses_of(role, scores, shift, row, count, place):
-        seen["loss"] = made(role, scores, shift, row, count, place)
-        seen.update(scores=scores[0].detach()[:, : len(shift)] + shift, labels=count / count.sum())
+    def losses_of(role, scores, shift, batch, place):
+        seen["loss"] = made(role, scores, shift, batch, place)
+        seen.update(scores=scores[0].detach()[:, : len(shift)] + shift, labels=batch.counts / batch.counts.sum())
         return seen["loss"]
 
     def candidates(*given):

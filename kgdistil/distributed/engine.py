@@ -23,7 +23,6 @@ from kgdistil.compress.product import FITTED, exact, fitted, grouped, ungrouped
 from kgdistil.config import RunConfig
 from kgdistil.distributed.shards import Shards, Wanted
 from kgdistil.errors import ConfigError
-from kgdistil.graphs.queries import spans
 from kgdistil.models import KGEModel
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, View
 
@@ -49,16 +48,15 @@ class ShardedEngine(SampledSoftmaxEngine):
 
     def step(self, batch: Tensor, base: Tensor, rates: dict[str, float]) -> Tensor:
         """One batch, of which this rank takes its share; returns what one process does."""
-        batch = batch[self.is_head[batch].sort(stable=True).indices]
-        count = self.count[batch]
-        row, places = spans(self.start[batch], count)
-        candidates, place, shift = super().candidates(self.answers[places], base)
+        asked = self.batch_of(batch)
+        batch, row = asked.ids, asked.row
+        candidates, place, shift = super().candidates(asked.answers, base)
         world, rank = self.shards.world, self.shards.rank
         reader = torch.arange(max(len(batch), world), device=self.device)
         queries = reader * (reader < len(batch))  # a rank that is left without takes the first, which counts nothing
         self.found = candidates, place[torch.isin(row, queries[rank::world])], shift
         self.share = 0.0 if rank >= len(batch) else len(self.found[1]) / len(row)
-        self.wanted = Wanted(self.shards, candidates, self.anchor[batch[queries]], reader % world)
+        self.wanted = Wanted(self.shards, candidates, asked.anchor[queries], reader % world)
         super().step(batch[queries[rank::world]], base, rates)
         return len(row) * self.losses
 

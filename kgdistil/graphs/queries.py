@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil import kernels
@@ -33,12 +38,42 @@ def queries_of(triples: Tensor, most: int = 0) -> tuple[Tensor, ...]:
     return key // (2 * size), relation % size, relation >= size, start, count, torch.cat([t, h])[order]
 
 
-def spans(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Of spans [n] that begin at `start` and have `count` places: each place's span, and the places, in a row."""
-    if (found := kernels.spans(start, count)) is not None:
+class Batch(NamedTuple):
+    """Queries of a step, those for tails first: their ids, anchors, relations and numbers of answers [n]; where each
+    one's answers begin, and the last ones end [n + 1]; how many are for tails; of each answer its query and itself [a].
+    """
+
+    ids: Tensor
+    anchor: Tensor
+    relation: Tensor
+    counts: Tensor
+    begins: Tensor
+    tails: int
+    row: Tensor
+    answers: Tensor
+
+
+def batch_of(queries: Sequence[Tensor], ids: Tensor) -> Batch:
+    """Those of ids int64 [n] of what `queries_of` gives."""
+    anchor, relation, is_head, start, count, answers = queries
+    if (found := kernels.asked(ids, is_head, anchor, relation, start, count)) is not None:
+        (ids, anchor, relation, start, count), begins, tails = found
+    else:
+        order = is_head[ids].sort(stable=True)
+        ids, tails = ids[order.indices], int((~order.values).sum())
+        anchor, relation, start, count = (x[ids] for x in (anchor, relation, start, count))
+        begins = F.pad(count.cumsum(0), (1, 0))
+    return Batch(ids, anchor, relation, count, begins, tails, *spans(start, count, answers))
+
+
+def spans(start: Tensor, count: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Of spans [n] that begin at `start` and have `count` places: each place's span, and the places, or what `at` holds
+    there, in a row."""
+    if (found := kernels.spans(start, count, at)) is not None:
         return found
     row = torch.arange(len(start), device=start.device).repeat_interleave(count)
-    return row, torch.arange(len(row), device=start.device) + (start - count.cumsum(0) + count)[row]
+    places = torch.arange(len(row), device=start.device) + (start - count.cumsum(0) + count)[row]
+    return row, places if at is None else at[places]
 
 
 def drawn_besides(own: Tensor, base: Tensor, k: int, size: int) -> Tensor:
@@ -47,6 +82,25 @@ def drawn_besides(own: Tensor, base: Tensor, k: int, size: int) -> Tensor:
         return found
     found = (shift_right(mix(base + torch.arange(k, device=own.device) * GOLDEN), 32) * size) >> 32
     return found[own[torch.searchsorted(own, found).clamp_max(len(own) - 1)] != found]
+
+
+def candidates(
+    answers: Tensor, base: Tensor, k: int, size: int, top: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch's candidates among `size` entities: its answers [a], others that are wanted, `top`, and what is left of k
+    draws by a step's random number; all entities where k is as many.
+
+    Returns:
+        Ids [m], the answers' places among them [a], and what to add to the scores [m]: each drawn entity stands for
+        (E − chosen) / drawn others, so log of that is added to its score.
+    """
+    if k >= size:
+        return torch.arange(size, device=answers.device), answers, torch.zeros(size, device=answers.device)
+    own, _, _, place = kernels.grouped(answers if top is None else torch.cat([answers, top.flatten().long()]))
+    drawn = drawn_besides(own, base, k, size)
+    shift = torch.zeros(len(own) + len(drawn), device=answers.device)
+    shift[len(own) :] = math.log(max(1, size - len(own)) / max(1, len(drawn)))
+    return torch.cat([own, drawn]), place[: len(answers)], shift
 
 
 @torch.no_grad()

@@ -11,26 +11,31 @@ from .compile import (
     bfloat16_where_fast,
     compiled,
     compiler,
+    in_large_pages,
     keep_freed_memory,
     pointer,
     processor,
     threads,
     with_threads,
 )
+from .dots import Dots, dots_in
 from .free import again, free_threads, with_free_threads
-from .ids import drawn, grouped, spans
+from .ids import asked, drawn, grouped, spans
 from .kinds import check_equation, comparison, said, usable
 from .nearest import by_code, decoded, nearest, nearest_library
 from .rank import Job, Known, Ranker, for_vectors, rank_library
-from .rows import SHAPES, Gradients, cubes_of, queries_in, rows_in, rows_library
+from .rows import SHAPES, Gradients, adagrad, cubes_of, queries_in, rows_in, rows_library
 
 __all__ = [
     "SHAPES",
+    "Dots",
     "Gradients",
     "Job",
     "Known",
     "Ranker",
+    "adagrad",
     "again",
+    "asked",
     "bfloat16_where_fast",
     "by_code",
     "check_equation",
@@ -39,10 +44,12 @@ __all__ = [
     "compiler",
     "cubes_of",
     "decoded",
+    "dots_in",
     "drawn",
     "for_vectors",
     "free_threads",
     "grouped",
+    "in_large_pages",
     "keep_freed_memory",
     "nearest",
     "nearest_library",

@@ -58,8 +58,40 @@ extern "C" int64_t kgd_draw(int64_t base, int64_t k, int64_t size, const int64_t
     return kept;
 }
 
-// `queries.spans`: of spans that begin at start [n] and have count [n] places, each place's span, and the places.
-extern "C" void kgd_spans(const int64_t *start, const int64_t *count, int64_t n, int64_t *row, int64_t *places) {
+// `queries.spans`: of spans that begin at start [n] and have count [n] places, each place's span, and the places, or what
+// `at` holds there.
+extern "C" void kgd_spans(const int64_t *start, const int64_t *count, int64_t n, const int64_t *at, int64_t *row, int64_t *places) {
     for (int64_t i = 0; i < n; i++)
-        for (int64_t k = 0; k < count[i]; k++) *row++ = i, *places++ = start[i] + k;
+        for (int64_t k = 0; k < count[i]; k++) *row++ = i, *places++ = at ? at[start[i] + k] : start[i] + k;
+}
+
+// `queries.batch_of`: queries ids [n] of columns anchor, relation, start and count, those whose is_head is 0 first, each
+// kind in its order, into the five rows of `found`, and where each one's answers begin in a row of all [n + 1]. Returns
+// how many are of the first kind.
+extern "C" int64_t kgd_batch(const int64_t *ids, int64_t n, const uint8_t *is_head, const int64_t *const *columns,
+                             int64_t *found, int64_t *begins) {
+    int64_t tails = 0, heads = 0;
+    for (int64_t i = 0; i < n; i++) {  // far from one another
+        __builtin_prefetch(is_head + ids[i]);
+        for (int64_t c = 0; c < 4; c++) __builtin_prefetch(columns[c] + ids[i]);
+    }
+    for (int64_t i = 0; i < n; i++) tails += !is_head[ids[i]];
+    for (int64_t i = 0, at = 0; i < n; i++) {
+        const int64_t to = is_head[ids[i]] ? tails + heads++ : at++;
+        found[to] = ids[i];
+        for (int64_t c = 0; c < 4; c++) found[(c + 1) * n + to] = columns[c][ids[i]];
+    }
+    begins[0] = 0;
+    for (int64_t i = 0; i < n; i++) begins[i + 1] = begins[i] + found[4 * n + i];
+    return tails;
+}
+
+// What each row counts in the mean of N3 over a batch's triples, n queries with their anchors and relations and u answers
+// that stand begins[j] to begins[j + 1] times: own [n], of_relation [R], which begins at nothing, and others [u].
+extern "C" void kgd_shares(const int64_t *count, const int64_t *relation, int64_t n, const int64_t *begins, int64_t u,
+                           float directions, float *own, float *of_relation, float *others) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < n; i++) total += count[i];
+    for (int64_t i = 0; i < n; i++) own[i] = count[i] / float(total), of_relation[relation[i]] += own[i] / directions;
+    for (int64_t j = 0; j < u; j++) others[j] = (begins[j + 1] - begins[j]) / float(total);
 }

@@ -22,7 +22,10 @@ def ids_library(ids: Tensor) -> ctypes.CDLL | None:
     if library is not None:
         library.kgd_group.argtypes = [ADDRESS, SIZE, *[ADDRESS] * 5]
         library.kgd_draw.argtypes, library.kgd_draw.restype = [SIZE, SIZE, SIZE, ADDRESS, SIZE, ADDRESS], SIZE
-        library.kgd_spans.argtypes, library.kgd_spans.restype = [ADDRESS, ADDRESS, SIZE, ADDRESS, ADDRESS], None
+        library.kgd_spans.argtypes, library.kgd_spans.restype = [ADDRESS, ADDRESS, SIZE, *[ADDRESS] * 3], None
+        library.kgd_batch.argtypes, library.kgd_batch.restype = [ADDRESS, SIZE, *[ADDRESS] * 4], SIZE
+        library.kgd_shares.argtypes = [ADDRESS, ADDRESS, SIZE, ADDRESS, SIZE, ctypes.c_float, *[ADDRESS] * 3]
+        library.kgd_shares.restype = None
     return library
 
 
@@ -53,11 +56,28 @@ def drawn(base: Tensor, k: int, size: int, own: Tensor) -> Tensor | None:
     return found[: library.kgd_draw(int(base), k, size, pointer(own), len(own), pointer(found))]
 
 
-def spans(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor] | None:
+def spans(start: Tensor, count: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
     """`graphs.queries.spans`, compiled; None if it cannot."""
-    if (library := ids_library(start)) is None or count.dtype != torch.int64:
+    if (
+        (library := ids_library(start)) is None
+        or count.dtype != torch.int64
+        or (at is not None and at.dtype != start.dtype)
+    ):
         return None
     total = int(count.sum())
     row, places, start, count = start.new_empty(total), start.new_empty(total), start.contiguous(), count.contiguous()
-    library.kgd_spans(pointer(start), pointer(count), len(start), pointer(row), pointer(places))
+    library.kgd_spans(*map(pointer, (start, count)), len(start), *map(pointer, (at, row, places)))
     return row, places
+
+
+def asked(ids: Tensor, is_head: Tensor, *columns: Tensor) -> tuple[Tensor, Tensor, int] | None:
+    """Of queries int64 [n] those for tails first: their ids and what four columns int64 [Q] hold of them, of which the
+    last are numbers of answers, [5, n]; where each one's answers begin in a row of all, and the last ones end [n + 1];
+    and how many are for tails. None if it cannot."""
+    alike = all(x.dtype == ids.dtype and x.is_contiguous() and len(x) == len(is_head) for x in columns)
+    if (library := ids_library(ids)) is None or is_head.dtype != torch.bool or not alike:
+        return None
+    found, begins, ids = ids.new_empty(5, len(ids)), ids.new_empty(len(ids) + 1), ids.contiguous()
+    given = (ADDRESS * 4)(*map(pointer, columns))
+    tails = library.kgd_batch(pointer(ids), len(ids), pointer(is_head), given, pointer(found), pointer(begins))
+    return found, begins, tails

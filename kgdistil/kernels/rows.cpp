@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <omp.h>
 #include <vector>
 #include "memory.h"
 #include "parts.h"
@@ -67,30 +68,37 @@ extern "C" int32_t kgd_step(const Step *job) {
     return memory.out;
 }
 
-// Rows places[i] of a table [., W] as bfloat16 [padded, W], those beyond n nothing.
-extern "C" void kgd_half(const float *table, const int64_t *places, int64_t n, int64_t padded, int64_t W, int threads, Half *to) {
+// Rows places[i] of a table [., W], as they are or in bfloat16, [padded, W], those beyond n nothing.
+template <class Number>
+static void taken(const float *table, const int64_t *places, int64_t n, int64_t padded, int64_t W, int threads, Number *to) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < padded; i++) {
-        Half *out = to + i * W;
+        Number *out = to + i * W;
         if (i >= n) {
-            std::fill(out, out + W, Half(0));
+            std::fill(out, out + W, Number(0));
             continue;
         }
         if (i + 6 < n)
             for (int64_t w = 0; w < W; w += 16) __builtin_prefetch(table + places[i + 6] * W + w);
         const float *row = table + places[i] * W;
-        for (int64_t w = 0; w < W; w++) out[w] = narrow(row[w]);
+        for (int64_t w = 0; w < W; w++) put(row[w], out[w]);
     }
 }
 
-// Of rows x [n, W]: sums of |.|^3, each by the weight of its `each` rows, and their gradients; the halves of a paired row
-// are real and imaginary parts.
+extern "C" void kgd_rows(const float *table, const int64_t *places, int64_t n, int64_t padded, int64_t W, int32_t half, int threads,
+                         void *to) {
+    if (half) taken(table, places, n, padded, W, threads, static_cast<Half *>(to));
+    else taken(table, places, n, padded, W, threads, static_cast<float *>(to));
+}
+
+// Of rows x [n, W]: sums of |.|^3, each by the weight of its `each` rows, and `by` times their gradients; the halves of a
+// paired row are real and imaginary parts.
 extern "C" void kgd_cubes(const float *x, const float *weights, int64_t n, int64_t W, int64_t each, int32_t paired,
-                          int threads, float *sums, float *slopes) {
+                          float by, int threads, float *sums, float *slopes) {
     const int64_t half = paired ? W / 2 : W;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < n; i++) {
-        const float *a = x + i * W, *b = a + half, weight = weights[i / each], slope = 3 * weight;
+        const float *a = x + i * W, *b = a + half, weight = weights[i / each], slope = 3 * by * weight;
         float *to = slopes + i * W, sum = 0;
         if (paired) {
 #pragma omp simd reduction(+ : sum)
@@ -116,18 +124,20 @@ extern "C" void kgd_cubes(const float *x, const float *weights, int64_t n, int64
 // directions; from row `tails` on with the conjugate, of the second direction where there are two.
 struct Products {
     const float *x, *r;
+    const int64_t *ids;  // [n], which row of r each takes, or null where they stand in order
     int64_t n, d, tails;
-    int32_t directed, half, threads;
-    void *queries;      // [n, 2 d], float32 or bfloat16; in `kgd_products_back` their gradients
-    float *of_x, *of_r;  // gradients, as x and r
+    int32_t directed, half, add, threads;
+    void *queries;       // [n, 2 d], float32 or bfloat16; in `kgd_products_back` their gradients
+    float *of_x, *of_r;  // gradients, [n, 2 d], added to what stands there where `add`, and a row for each query
+    const float *relation(int64_t i) const { return r + (ids ? ids[i] : i) * (directed ? 4 : 2) * d; }
 };
 
 template <class Number> static void products(const Products &J, Number *queries) {
-    const int64_t d = J.d, R = (J.directed ? 4 : 2) * d;
+    const int64_t d = J.d;
 #pragma omp parallel for num_threads(J.threads) schedule(static)
     for (int64_t i = 0; i < J.n; i++) {
         const bool head = i >= J.tails;
-        const float *a = J.x + i * 2 * d, *b = a + d, *c = J.r + i * R + (head && J.directed ? 2 * d : 0), *e = c + d;
+        const float *a = J.x + i * 2 * d, *b = a + d, *c = J.relation(i) + (head && J.directed ? 2 * d : 0), *e = c + d;
         const float sign = head ? -1 : 1;
         Number *to = queries + i * 2 * d;
 #pragma omp simd
@@ -144,16 +154,16 @@ template <class Number> static void products_back(const Products &J, const Numbe
 #pragma omp parallel for num_threads(J.threads) schedule(static)
     for (int64_t i = 0; i < J.n; i++) {
         const bool head = i >= J.tails;
-        const int64_t at = i * R + (head && J.directed ? 2 * d : 0);
-        const float *a = J.x + i * 2 * d, *b = a + d, *c = J.r + at, *e = c + d, sign = head ? -1 : 1;
+        const int64_t second = head && J.directed ? 2 * d : 0;
+        const float *a = J.x + i * 2 * d, *b = a + d, *c = J.relation(i) + second, *e = c + d, sign = head ? -1 : 1;
         const Number *g = gradients + i * 2 * d;
-        float *of_x = J.of_x + i * 2 * d, *of_r = J.of_r + at;
+        float *of_x = J.of_x + i * 2 * d, *of_r = J.of_r + i * R + second;
         if (J.directed) std::fill(J.of_r + i * R, J.of_r + (i + 1) * R, 0.0f);
 #pragma omp simd
         for (int64_t w = 0; w < d; w++) {
             const float f = sign * e[w], p = wide(g[w]), q = wide(g[d + w]);
-            of_x[w] = p * c[w] + q * f;
-            of_x[d + w] = q * c[w] - p * f;
+            of_x[w] = (J.add ? of_x[w] : 0) + p * c[w] + q * f;
+            of_x[d + w] = (J.add ? of_x[d + w] : 0) + q * c[w] - p * f;
             of_r[w] = p * a[w] + q * b[w];
             of_r[d + w] = sign * (q * a[w] - p * b[w]);
         }
@@ -168,6 +178,17 @@ extern "C" void kgd_products(const Products *job) {
 extern "C" void kgd_products_back(const Products *job) {
     if (job->half) products_back(*job, static_cast<const Half *>(job->queries));
     else products_back(*job, static_cast<const float *>(job->queries));
+}
+
+// Rows [n, W] summed by their ids into sums [., W], which begin at nothing, in the order of the rows.
+extern "C" void kgd_by_id(const float *rows, const int64_t *ids, int64_t n, int64_t W, int threads, float *sums) {
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t own = (W + omp_get_num_threads() - 1) / omp_get_num_threads();
+        const int64_t from = std::min(W, own * omp_get_thread_num()), to = std::min(W, from + own);
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t w = from; w < to; w++) sums[ids[i] * W + w] += rows[i * W + w];
+    }
 }
 
 extern "C" void kgd_sizes(int64_t *sizes) { sizes[0] = sizeof(Step), sizes[1] = sizeof(Products); }

@@ -47,9 +47,9 @@ class Job(ctypes.Structure):
     """Mirrors `Products` of rows.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "r")),
+        *((name, ctypes.c_void_p) for name in ("x", "r", "ids")),
         *((name, ctypes.c_int64) for name in ("n", "d", "tails")),
-        *((name, ctypes.c_int32) for name in ("directed", "half", "threads")),
+        *((name, ctypes.c_int32) for name in ("directed", "half", "add", "threads")),
         *((name, ctypes.c_void_p) for name in ("queries", "of_x", "of_r")),
     ]
 
@@ -63,13 +63,11 @@ def rows_library(x: Tensor) -> ctypes.CDLL | None:
         check_sizes(library, Step, Job)
         library.kgd_step.argtypes = [ctypes.POINTER(Step)]
         library.kgd_step.errcheck = enough
-        address, size = ctypes.c_void_p, ctypes.c_int64
-        library.kgd_half.argtypes, library.kgd_half.restype = (
-            [address, address, size, size, size, ctypes.c_int32, address],
-            None,
-        )
-        library.kgd_cubes.argtypes = [address] * 2 + [size] * 3 + [ctypes.c_int32] * 2 + [address] * 2
-        library.kgd_cubes.restype = None
+        address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+        library.kgd_rows.argtypes = [address, address, size, size, size, number, number, address]
+        library.kgd_cubes.argtypes = [*[address] * 2, *[size] * 3, number, ctypes.c_float, number, address, address]
+        library.kgd_by_id.argtypes = [address, address, size, size, number, address]
+        library.kgd_rows.restype = library.kgd_cubes.restype = library.kgd_by_id.restype = None
         for function in (library.kgd_products, library.kgd_products_back):
             function.argtypes, function.restype = [ctypes.POINTER(Job)], None
     return library
@@ -85,14 +83,15 @@ def as_parts(parts: Sequence[Tensor]) -> Parts:
     return found
 
 
-def rows_in(dtype: torch.dtype, table: Tensor, places: Tensor) -> Tensor:
-    """Rows [n or more, W] of a table at places [n], in a type, padded with zeros to a multiple of `SHAPES`."""
+def rows_in(dtype: torch.dtype, table: Tensor, places: Tensor, multiple: int = SHAPES) -> Tensor:
+    """Rows [n or more, W] of a table at places [n], in a type, padded with zeros to a multiple."""
     n, width = len(places), table.shape[1]
-    library = rows_library(table) if dtype == torch.bfloat16 else None
-    if library is None:
-        return F.pad(table.index_select(0, places).to(dtype), (0, 0, 0, -n % SHAPES))
-    found = torch.empty(n + -n % SHAPES, width, dtype=dtype)
-    library.kgd_half(pointer(table), pointer(places), n, len(found), width, threads(), pointer(found))
+    library = rows_library(table) if dtype in (torch.bfloat16, torch.float32) else None
+    if library is None or not table.is_contiguous():
+        return F.pad(table.index_select(0, places).to(dtype), (0, 0, 0, -n % multiple))
+    found, places = torch.empty(n + -n % multiple, width, dtype=dtype), places.contiguous()
+    sizes = n, len(found), width, dtype == torch.bfloat16, threads()
+    library.kgd_rows(pointer(table), pointer(places), *sizes, pointer(found))
     return found
 
 
@@ -114,7 +113,7 @@ class Cubes(torch.autograd.Function):
         x, weights = x.contiguous(), weights.to(x.dtype)
         n = x.numel() // x.shape[-1]
         sums, slopes, each = x.new_empty(n), torch.empty_like(x), n // max(1, len(x))
-        given = n, x.shape[-1], each, paired, threads()
+        given = n, x.shape[-1], each, paired, 1.0, threads()
         library.kgd_cubes(pointer(x), pointer(weights), *given, pointer(sums), pointer(slopes))
         ctx.save_for_backward(slopes)
         return sums.sum()
@@ -162,9 +161,18 @@ class Products(torch.autograd.Function):
 
     @staticmethod
     def job(x: Tensor, r: Tensor, tails: int, directed: bool, queries: Tensor, **more: Any) -> Any:
+        """`Products` of rows.cpp; more: "ids", where r is a table."""
         sizes = {"n": len(x), "d": x.shape[1] // 2, "tails": tails, "directed": directed, "threads": threads()}
         half, at = queries.dtype == torch.bfloat16, {"x": pointer(x), "r": pointer(r), "queries": pointer(queries)}
         return ctypes.byref(Job(**sizes, half=half, **at, **more))
+
+
+def adagrad(leaf: Tensor, sums: Tensor, rate: float) -> None:
+    """One step of Adagrad on a whole tensor that has a gradient."""
+    gradient = leaf.grad
+    assert gradient is not None
+    squares = sums.addcmul_(gradient, gradient)
+    leaf.data.addcdiv_(gradient, squares.sqrt().add_(EPSILON), value=-rate)
 
 
 class Gradients:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil.kernels.compile import check_sizes, compiled, enough, pointer, threads
@@ -64,11 +63,12 @@ def softmax_losses(
     scores: Tensor,
     other: Tensor | None,
     shift: Tensor,
-    count: Tensor,
+    start: Tensor,
     place: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     temperature: float,
     weights: tuple[float, float],
+    gradient: Tensor | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """`softmax_hard_loss` and `softmax_soft_loss` of `kgdistil.losses`, the soft one 0 without `other`; None where they
     cannot be compiled.
@@ -76,17 +76,22 @@ def softmax_losses(
     Args:
         scores, other: [n, m or more], float32 or bfloat16; columns beyond `shift` count nothing.
         shift: float32 [m], added to the scores of both.
-        count: int64 [n], the answers of each query; place: int64 [a], their candidates, query after query.
-        labels: float32 [n], what each query counts in the soft loss.
+        start: int64 [n + 1], where the answers of each query begin in `place` int64 [a], their candidates, and end.
+        labels: float32 [n], what each query counts in the soft loss; None without `other`.
         weights: what the two are expected to count in what is minimised, so that one pass finds their gradient as well;
             where they count otherwise it is found again.
+        gradient: as scores, which are then without autograd: there it is put.
     """
     library = softmax_library(scores)
     if library is None:
         return None
-    start = F.pad(count.cumsum(0), (1, 0))
     other = None if other is None else other.detach().contiguous()
-    given = scores.contiguous(), other, shift, start, place, labels.float().contiguous()
+    given = scores.contiguous(), other, shift, start, place, None if labels is None else labels.float().contiguous()
+    if gradient is not None:
+        losses = torch.empty(len(scores), 2, dtype=torch.float64)
+        call(library, given, temperature, losses, *weights, gradient)
+        hard, soft = losses.sum(0).float()
+        return hard, soft
     return SoftmaxLosses.apply(*given, temperature, weights, library)
 
 
@@ -101,7 +106,7 @@ class SoftmaxLosses(torch.autograd.Function):
         shift: Tensor,
         start: Tensor,
         place: Tensor,
-        labels: Tensor,
+        labels: Tensor | None,
         temperature: float,
         weights: tuple[float, float],
         library: ctypes.CDLL,

@@ -69,4 +69,4 @@ class Engine:
         nothing = torch.zeros((), device=self.device)
         parts = [losses.get(role, nothing) for role in ("student", "teacher") for losses in (soft, hard)]
         total = total_loss(soft, hard, self.weights["student"], self.weights["teacher"]) + penalty
-        return total, torch.stack([x.detach().double() for x in (*parts, penalty)])
+        return total, torch.stack([x.detach() for x in (*parts, penalty)]).double()

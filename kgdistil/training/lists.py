@@ -8,7 +8,7 @@ from torch import Tensor
 from kgdistil.config import RunConfig
 from kgdistil.errors import ConfigError
 from kgdistil.graphs.lists import Lists
-from kgdistil.graphs.queries import spans
+from kgdistil.graphs.queries import Batch, spans
 from kgdistil.models import KGEModel
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 
@@ -41,10 +41,9 @@ class ListsEngine(SampledSoftmaxEngine):
         self.place = order[torch.searchsorted(found[0][order], top.long())]
         return found
 
-    def losses_of(
-        self, role: str, scores: list[Tensor], shift: Tensor, row: Tensor, count: Tensor, place: Tensor
-    ) -> list[Tensor]:
+    def losses_of(self, role: str, scores: list[Tensor], shift: Tensor, batch: Batch, place: Tensor) -> list[Tensor]:
         other = torch.full_like(scores[0], NEVER, requires_grad=False)
         other[self.row, self.place] = self.lists.scores[self.listed].to(other.dtype)
-        other[row[self.without[row]], place[self.without[row]]] = 0.0
-        return super().losses_of(role, [scores[0], other], shift, row, count, place)
+        without = self.without[batch.row]
+        other[batch.row[without], place[without]] = 0.0
+        return super().losses_of(role, [scores[0], other], shift, batch, place)

@@ -19,8 +19,6 @@ queries again that the graph does not answer (`unlabelled`), which have a soft l
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,7 +27,7 @@ from kgdistil import kernels
 from kgdistil.compress import nested, whole
 from kgdistil.compress.product import rows_in, rows_of, straight_through
 from kgdistil.config import RunConfig
-from kgdistil.graphs.queries import best_of, drawn_besides, like_known, queries_of, spans
+from kgdistil.graphs.queries import Batch, batch_of, best_of, candidates, like_known, queries_of
 from kgdistil.kernels import pairs
 from kgdistil.kernels.softmax import arithmetic, softmax_losses
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
@@ -56,6 +54,7 @@ class SampledSoftmaxEngine(Engine):
         self.size, self.half = student.num_entities, kernels.bfloat16_where_fast(self.device)
         if self.device.type == "cpu":
             kernels.keep_freed_memory()
+            kernels.in_large_pages(*queries, *(model.entities.data for model in self.models.values()))
         self.asked = self.anchor, self.relation, self.is_head
         self.top = best_of(teacher, *self.asked, config.top) if config.top and teacher is not None else None
         if config.unlabelled:
@@ -65,6 +64,7 @@ class SampledSoftmaxEngine(Engine):
                 by_row = table == "entities" and config.accumulators == "row"
                 start = x.data[:, :1] if by_row else x.data
                 self.moments[f"{role}.{table}.v"] = torch.full_like(start, config.accumulator)
+        self.slopes: dict[str, Tensor | None] = {}  # gradients of scores that are without autograd
         # how far an epoch is: its steps done and the sums of their losses
         self.moments["done"] = torch.zeros((), dtype=torch.int64)
         self.moments["sums"] = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)
@@ -108,26 +108,29 @@ class SampledSoftmaxEngine(Engine):
         """One batch of queries int64 [n]; the five losses, each times the batch's number of triples."""
         self.depth = nested.drawn(base, self.config.depth)
         batch = torch.cat([batch, batch + self.samples]) if self.config.unlabelled else batch
-        batch = batch[self.is_head[batch].sort(stable=True).indices]  # tail queries first
-        count = self.count[batch]
-        row, places = spans(self.start[batch], count)
-        candidates, place, shift = self.candidates(self.answers[places], base, self.best(batch))
-        views = {role: View(self, role, batch, candidates, place, role in self.trained) for role in self.models}
+        queries = self.batch_of(batch)
+        ids, place, shift = self.candidates(queries.answers, base, self.best(queries.ids))
+        views = {role: View(self, role, queries, ids, place, role in self.trained) for role in self.models}
         scores = {role: view.scores() for role, view in views.items()}
         soft, hard = dict[str, Tensor](), dict[str, Tensor]()
         for role in self.trained:
             others = [scores[name] for name in scores if name != role]
-            hard[role], *found = self.losses_of(role, [scores[role], *others], shift, row, count, place)
+            hard[role], *found = self.losses_of(role, [scores[role], *others], shift, queries, place)
             soft |= {role: found[0]} if found else {}
         penalty, weight = torch.zeros((), device=self.device), self.config.relation_weight
         for view in (views[role] for role in self.trained):
-            penalty = penalty + (self.config.penalty * view.penalty(row, count) if self.config.penalty else 0)
-            penalty = penalty + (weight * view.relation_loss(row) if weight else 0)
+            penalty = penalty + (self.config.penalty * view.penalty(queries) if self.config.penalty else 0)
+            penalty = penalty + (weight * view.relation_loss(queries.row) if weight else 0)
         total, parts = self.add(soft, hard, penalty)
-        total.backward()
+        if total.requires_grad:
+            total.backward()
         for role in self.trained:
             views[role].update(rates[role])
-        return len(row) * parts
+        return len(queries.row) * parts
+
+    def batch_of(self, ids: Tensor) -> Batch:
+        """The batch of queries int64 [n]."""
+        return batch_of((self.anchor, self.relation, self.is_head, self.start, self.count, self.answers), ids)
 
     def made_up(self, base: Tensor) -> tuple[Tensor, ...]:
         """As many queries again as the graph's, by an epoch's random number: anchor, relation and is_head [Q]."""
@@ -137,17 +140,18 @@ class SampledSoftmaxEngine(Engine):
         """What the teacher puts first for queries [n], where that is to be among the candidates."""
         return None if self.top is None else self.top[batch]
 
-    def losses_of(
-        self, role: str, scores: list[Tensor], shift: Tensor, row: Tensor, count: Tensor, place: Tensor
-    ) -> list[Tensor]:
+    def losses_of(self, role: str, scores: list[Tensor], shift: Tensor, batch: Batch, place: Tensor) -> list[Tensor]:
         """The hard loss of the first scores, and the soft one where there are the other model's."""
         own, other, t = scores[0], scores[1] if len(scores) > 1 else None, self.config.temperature
         soft = 0.0 if other is None else self.weights[role] or 0.0
-        weights, labels = (self.share * (1 - soft), self.share * soft), self.labels(count)  # as `add` will count them
-        if (found := softmax_losses(own, other, shift, count, place, labels, t, weights)) is not None:
+        weights = self.share * (1 - soft), self.share * soft  # as `add` will count them
+        labels = None if other is None else self.labels(batch.counts)
+        slopes = self.slopes[role] = None if own.requires_grad else torch.empty_like(own)
+        if (found := softmax_losses(own, other, shift, batch.begins, place, labels, t, weights, slopes)) is not None:
             return [*found][: len(scores)]
         own, *others = (x[:, : len(shift)].float() + shift for x in scores)
-        return [softmax_hard_loss(own, row, place), *(softmax_soft_loss(own, x, labels, t) for x in others)]
+        hard = softmax_hard_loss(own, batch.row, place)
+        return [hard, *(softmax_soft_loss(own, x, self.labels(batch.counts), t) for x in others)]
 
     def labels(self, count: Tensor) -> Tensor:
         """What each query counts in the soft loss, float32 [n]: its share of the answers; made-up ones count alike."""
@@ -155,21 +159,8 @@ class SampledSoftmaxEngine(Engine):
         return (known + weight * made / made.sum()) / (1 + weight) if weight else known
 
     def candidates(self, answers: Tensor, base: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids [m] of a batch's candidates, the answers' places among them, and what to add to the scores [m].
-
-        Each drawn entity stands for (E − chosen) / drawn others, so log of that is added to its score; chosen are the
-        answers and what the teacher puts first, `top` [n, k].
-        """
-        size, k = self.size, self.config.negatives
-        if k >= size:
-            return torch.arange(size, device=self.device), answers, torch.zeros(size, device=self.device)
-        chosen = answers if top is None else torch.cat([answers, top.flatten().long()])
-        own, _, _, place = kernels.grouped(chosen)
-        place = place[: len(answers)]
-        drawn = drawn_besides(own, base, k, size)
-        shift = torch.zeros(len(own) + len(drawn), device=self.device)
-        shift[len(own) :] = math.log(max(1, size - len(own)) / max(1, len(drawn)))
-        return torch.cat([own, drawn]), place, shift
+        """As `graphs.queries.candidates`; `top` [n, k] is what the teacher puts first."""
+        return candidates(answers, base, self.config.negatives, self.size, top)
 
     def table(self, role: str, ids: Tensor) -> tuple[Tensor, Tensor]:
         """A table and the places [n] in it of entities [n]; where it is spread over several processes, a part of it."""
@@ -188,12 +179,12 @@ class View:
     """
 
     def __init__(
-        self, engine: SampledSoftmaxEngine, role: str, batch: Tensor, candidates: Tensor, place: Tensor, trained: bool
+        self, engine: SampledSoftmaxEngine, role: str, batch: Batch, candidates: Tensor, place: Tensor, trained: bool
     ):
         self.engine, self.role, self.model = engine, role, engine.models[role]
-        self.tails, m = int((~engine.is_head[batch]).sum()), len(candidates)
-        table, places = engine.table(role, torch.cat([candidates, engine.anchor[batch]]))
-        answers, _, self.begins, self.answer = kernels.grouped(place)
+        self.tails, m = batch.tails, len(candidates)
+        table, places = engine.table(role, torch.cat([candidates, batch.anchor]))
+        answers, _, self.begins, self.answer = kernels.grouped(place if trained else place[:0])
         self.places = torch.cat([places, places[answers]])
         dtype = table.dtype if self.model.distance else engine.half
         self.book, self.kept, self.of = None, None, ""
@@ -204,19 +195,19 @@ class View:
             self.codes = torch.cat([codes, codes[answers]])
             rows, near = rows_in(dtype, codes[:m], self.book, paired), rows_of(self.codes[m:], self.book, paired)
             if engine.whole is not None:
-                self.kept = engine.whole[torch.cat([candidates, engine.anchor[batch], candidates[answers]])]
+                self.kept = engine.whole[torch.cat([candidates, batch.anchor, candidates[answers]])]
                 whole.keep([rows[:m], near], table, self.places, self.kept)
         else:
-            rows, near = kernels.rows_in(dtype, table, places[:m]), table.index_select(0, self.places[m:])
+            near = kernels.rows_in(table.dtype, table, self.places[m:], 1)
+            rows = kernels.rows_in(dtype, table, places[:m])
         self.rows = (rows[:m] if self.model.distance else rows).requires_grad_(trained)
-        self.anchors, self.answers = (x.requires_grad_(trained) for x in near.split([len(batch), len(answers)]))
+        self.anchors, self.answers = (x.requires_grad_(trained) for x in near.split([len(batch.ids), len(answers)]))
         relations = engine.moments.get(f"{role}.relations{self.of}", self.model.relations)
         self.relations = relations.detach().requires_grad_(trained)
         self.map = getattr(self.model, "map", None)  # of a low rank
         if self.map is not None:
             self.map.requires_grad_(trained).grad = None
-        self.relation_ids = engine.relation[batch]
-        self.relation = F.embedding(self.relation_ids, self.relations)  # whose gradient is summed fast
+        self.relation_ids = batch.relation
         asked = engine.config.penalty or engine.config.relation_weight
         self.inner, self.given = getattr(self.model, "inner", self.model), self.model.rows(self.anchors)
         self.found = self.model.rows(self.answers) if asked else self.answers
@@ -224,6 +215,10 @@ class View:
     def scores(self) -> Tensor:
         """Scores [n, m or more] of the batch's queries against its candidates; what stands beyond them is nothing."""
         half, dtype = self.engine.half, self.engine.half if self.map is None else torch.float32
+        self.dots = kernels.dots_in(self.model, self.anchors, self.relations, self.relation_ids, self.tails, self.rows)
+        if self.dots is not None:
+            return self.dots.scores
+        self.relation = F.embedding(self.relation_ids, self.relations)  # whose gradient is summed fast
         if (queries := kernels.queries_in(dtype, self.inner, self.given, self.relation, self.tails)) is None:
             (tail, head), (of_tail, of_head) = (x.tensor_split([self.tails]) for x in (self.given, self.relation))
             queries = torch.cat([self.inner.query(tail, of_tail, "tail"), self.inner.query(head, of_head, "head")])
@@ -231,14 +226,17 @@ class View:
             return pairs.compare(self.model, queries, self.rows)
         return self.model.compare((queries if self.map is None else queries @ self.map.T).to(half), self.rows)
 
-    def penalty(self, row: Tensor, count: Tensor) -> Tensor:
-        """The model's regulariser, the mean over the batch's triples, of which each query has so many [n]."""
-        model = self.inner
+    def penalty(self, batch: Batch) -> Tensor:
+        """The model's regulariser, the mean over the batch's triples."""
+        model, count = self.inner, batch.counts
         if self.engine.config.regulariser == "dura" and isinstance(model, ComplEx):
-            tail, head = self.relation.tensor_split([self.tails])
+            tail, head = F.embedding(self.relation_ids, self.relations).tensor_split([self.tails])
             relation = torch.cat([model.towards(tail, "tail"), model.towards(head, "head")])
-            answers = model.dura(F.embedding(self.answer, self.found), F.embedding(row, relation))
+            answers = model.dura(F.embedding(self.answer, self.found), F.embedding(batch.row, relation))
             return ((count * model.dura(self.given, relation)).sum() + answers.sum()) / count.sum()
+        if self.dots is not None:
+            of_answers = self.answers.detach(), self.begins
+            return self.dots.penalty(count, *of_answers, self.engine.share * self.engine.config.penalty)
         own, others, directions = count / count.sum(), self.begins.diff() / count.sum(), 1 + model.directed
         if (cubes := kernels.cubes_of(model, self.given)) is None:
             of_query = model.entity_penalty(self.given) + model.relation_penalty(self.relation)
@@ -260,6 +258,8 @@ class View:
 
     def update(self, rate: float) -> None:
         """One step of Adagrad (Duchi et al. 2011) on the rows that were used."""
+        if self.dots is not None and (slopes := self.engine.slopes[self.role]) is not None:
+            self.dots.give(slopes, self.rows, self.anchors, self.relations, self.answers)
         tensors, near = self.engine.moments, [x.grad for x in (self.anchors, self.answers) if x.grad is not None]
         self.parts = [self.rows.grad[: len(self.places) - len(self.anchors) - len(self.answers)], *near]
         self.places = self.places[: sum(map(len, self.parts))]  # where nothing asks for the answers' own
@@ -272,5 +272,4 @@ class View:
         others = {"relations" + self.of: self.relations, "codebook" + self.of: self.book, "map": self.map}
         for name, leaf in ((name, x) for name, x in others.items() if x is not None):
             own_rate = rate if leaf is self.relations else rate * self.engine.config.shared
-            squares = tensors[f"{self.role}.{name}.v"].addcmul_(leaf.grad, leaf.grad)
-            leaf.data.addcdiv_(leaf.grad, squares.sqrt().add_(1e-10), value=-own_rate)
+            kernels.adagrad(leaf, tensors[f"{self.role}.{name}.v"], own_rate)

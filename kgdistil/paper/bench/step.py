@@ -32,7 +32,6 @@ from kgdistil.errors import run_command
 from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
-from kgdistil.graphs.queries import spans
 from kgdistil.graphs.readers import read_graph
 from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import KGEModel, build_model
@@ -66,7 +65,7 @@ class Eager:
     def step(self, given: dict[str, Any]) -> None:
         student, teacher = self.engine.models["student"], self.engine.models.get("teacher")
         ids, row, place, shift = (given[name] for name in ("candidates", "row", "place", "shift"))
-        anchor, relation, count, tails = (given[name] for name in ("anchor", "relation", "count", "tails"))
+        anchor, relation, count, tails = (given[name] for name in ("anchor", "relation", "counts", "tails"))
         entities, relations = self.tables
         rows = F.embedding(torch.cat([ids, anchor]), entities, sparse=True)
         if self.book is not None:
@@ -100,13 +99,9 @@ def engine_of(graph: Graph, config: RunConfig, taught: bool) -> SampledSoftmaxEn
 
 def batch_of(engine: SampledSoftmaxEngine, queries: Tensor, base: Tensor) -> dict[str, Any]:
     """What our step works out of a batch, for the peer."""
-    queries = queries[engine.is_head[queries].sort(stable=True).indices]
-    count = engine.count[queries]
-    row, places = spans(engine.start[queries], count)
-    candidates, place, shift = engine.candidates(engine.answers[places], base)
-    found = {"candidates": candidates, "row": row, "place": place, "shift": shift, "count": count}
-    tails = int((~engine.is_head[queries]).sum())
-    return found | {"anchor": engine.anchor[queries], "relation": engine.relation[queries], "tails": tails}
+    batch = engine.batch_of(queries)
+    candidates, place, shift = engine.candidates(batch.answers, base)
+    return batch._asdict() | {"candidates": candidates, "place": place, "shift": shift}
 
 
 def measure(

@@ -1,0 +1,89 @@
+"""Scores of ComplEx and the way back from them, compiled and without autograd, whose many small functions took a
+quarter of a small step: the queries and N3 of `rows.cpp`, and three products of matrices."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from kgdistil.kernels.compile import pointer, threads
+from kgdistil.kernels.ids import ids_library
+from kgdistil.kernels.rows import Products, rows_library
+from kgdistil.kernels.softmax import softmax_library
+from kgdistil.models import ComplEx, KGEModel, ReciprocalComplEx
+
+
+class Dots:
+    """Scores of a batch's queries against its candidates.
+
+    Args:
+        x: float32 [n, W], the entities that are given, the first `tails` in queries for tails, the others for heads.
+        relations: float32 [R, .], of which each query takes one of ids int64 [n].
+        rows: [m, W], the candidates, float32 or bfloat16.
+        directed: whether a relation has a vector for each direction.
+    Attributes:
+        scores: [n, m], as `rows`.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        relations: Tensor,
+        ids: Tensor,
+        tails: int,
+        rows: Tensor,
+        directed: bool,
+        library: ctypes.CDLL,
+        counting: ctypes.CDLL,
+    ):
+        self.x, self.relations, self.ids, self.rows = x.contiguous(), relations.contiguous(), ids.contiguous(), rows
+        self.tails, self.directed, self.library, self.counting = tails, directed, library, counting
+        self.slopes: tuple[Tensor, ...] = ()  # what N3 has of x, relations and answers
+        self.queries = torch.empty_like(self.x, dtype=rows.dtype)
+        library.kgd_products(self.job(self.queries))
+        self.scores = self.queries @ rows.T
+
+    def job(self, queries: Tensor, **more: object) -> object:
+        return Products.job(self.x, self.relations, self.tails, self.directed, queries, ids=pointer(self.ids), **more)
+
+    def penalty(self, count: Tensor, answers: Tensor, begins: Tensor, by: float) -> Tensor:
+        """N3, the mean over triples: of queries with so many answers each int64 [n], and of answers [u, W], the j-th of
+        which stands begins[j] to begins[j + 1] times. `give` adds the gradients of `by` times that."""
+        directions, width = 1 + self.directed, self.x.shape[1]
+        sizes = [len(rows) for rows in (self.x, self.relations, answers)]
+        own, of_relation, others = weights = self.x.new_zeros(sum(sizes)).split(sizes)
+        given = pointer(count), pointer(self.ids), sizes[0], pointer(begins), sizes[2], directions
+        self.counting.kgd_shares(*given, *map(pointer, weights))
+        sums = self.x.new_empty(sizes[0] + directions * sizes[1] + sizes[2])
+        self.slopes, done = tuple(torch.empty_like(rows) for rows in (self.x, self.relations, answers)), 0
+        parts = (self.x, own, 1), (self.relations, of_relation, directions), (answers, others, 1)
+        for (rows, counts, each), slopes in zip(parts, self.slopes, strict=True):
+            form = len(rows) * each, width, each, True, by, threads()
+            self.library.kgd_cubes(pointer(rows), pointer(counts), *form, pointer(sums[done:]), pointer(slopes))
+            done += form[0]
+        return sums.sum()
+
+    def give(self, gradient: Tensor, rows: Tensor, x: Tensor, relations: Tensor, answers: Tensor) -> None:
+        """Add to what they were made of the gradients, by those of the scores [n, m]."""
+        of_queries, of_each = gradient @ self.rows, self.x.new_empty(len(self.x), self.relations.shape[1])
+        add = bool(self.slopes)
+        of_x, of_relations, *of_answers = self.slopes or (torch.empty_like(self.x), torch.zeros_like(self.relations))
+        self.library.kgd_products_back(self.job(of_queries, of_x=pointer(of_x), of_r=pointer(of_each), add=add))
+        sizes = len(of_each), of_each.shape[1], threads()
+        self.library.kgd_by_id(pointer(of_each), pointer(self.ids), *sizes, pointer(of_relations))
+        found = gradient.T @ self.queries, of_x, of_relations, *of_answers
+        for leaf, slopes in zip((rows, x, relations, answers), found, strict=False):
+            leaf.grad = slopes if leaf.grad is None else leaf.grad.add_(slopes)
+
+
+def dots_in(model: KGEModel, x: Tensor, relations: Tensor, ids: Tensor, tails: int, rows: Tensor) -> Dots | None:
+    """`Dots` of a model; None for another than `ComplEx` and `ReciprocalComplEx`, or where nothing can be compiled."""
+    if type(model) not in (ComplEx, ReciprocalComplEx) or relations.dtype != torch.float32:
+        return None
+    library, counting = rows_library(x), ids_library(ids)
+    if softmax_library(rows) is None or library is None or counting is None:
+        return None
+    with torch.no_grad():
+        return Dots(x, relations, ids, tails, rows, model.directed, library, counting)

@@ -1,0 +1,131 @@
+"""Scores of ComplEx without autograd: `kgdistil.kernels.dots`, and what a step asks of a batch."""
+
+import pytest
+import torch
+
+from kgdistil import kernels
+from kgdistil.config import make_config
+from kgdistil.graphs.queries import batch_of, queries_of
+from kgdistil.kernels import dots_in
+from kgdistil.models import ComplEx, build_model
+from kgdistil.training.engine import make_engine
+
+
+def given(name: str, tails: int) -> tuple[ComplEx, dict[str, torch.Tensor], torch.Tensor]:
+    """A model of dimension 6, leaves of a step of seven queries, nine candidates and three answers; most queries have
+    one relation, and none has relation 1."""
+    model = build_model(name, 9, 4, 6)
+    draw = torch.Generator().manual_seed(tails)
+    sizes = {"rows": (9, 12), "x": (7, 12), "relations": tuple(model.relations.shape), "answers": (3, 12)}
+    leaves = {leaf: torch.randn(*size, generator=draw).requires_grad_() for leaf, size in sizes.items()}
+    return model, leaves, torch.tensor([2, 2, 0, 2, 2, 3, 2])
+
+
+@pytest.mark.parametrize("name", ["ComplEx", "ReciprocalComplEx"])
+@pytest.mark.parametrize("tails", [0, 3, 7])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("penalised", [True, False])
+def test_gradients_are_those_of_autograd(name: str, tails: int, threads: int, penalised: bool) -> None:
+    model, leaves, ids = given(name, tails)
+    rows, x, relations, answers = leaves.values()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    dots = dots_in(model, x.detach(), relations.detach(), ids, tails, rows.detach())
+    if dots is None:
+        torch.set_num_threads(before)
+        pytest.skip("no compiler")
+    counts, begins, by = torch.tensor([1, 2, 1, 1, 3, 1, 1]), torch.tensor([0, 4, 9, 10]), 0.3
+    (a, b), (c, d) = (y.tensor_split([tails]) for y in (x, relations[ids]))
+    scores = torch.cat([model.query(a, c, "tail"), model.query(b, d, "head")]) @ rows.T
+    torch.testing.assert_close(dots.scores, scores.detach())
+    upstream = torch.randn(7, 9, generator=torch.Generator().manual_seed(1))
+    total = (scores * upstream).sum()
+    if penalised:
+        own, others = counts / 10, torch.tensor([4, 5, 1]) / 10
+        n3 = (own * (model.entity_penalty(x) + model.relation_penalty(relations[ids]))).sum()
+        n3 = n3 + (others * model.entity_penalty(answers)).sum()
+        torch.testing.assert_close(dots.penalty(counts, answers.detach(), begins, by), n3.detach())
+        total = total + by * n3
+    total.backward()
+    found = {leaf: y.detach().clone().requires_grad_() for leaf, y in leaves.items()}
+    found["x"].grad = torch.ones_like(x)  # what there is stays
+    dots.give(upstream, *found.values())
+    torch.set_num_threads(before)
+    torch.testing.assert_close(found["x"].grad - 1, x.grad, rtol=1e-5, atol=1e-5)
+    for leaf in ("rows", "relations", "answers"):
+        torch.testing.assert_close(found[leaf].grad, leaves[leaf].grad, rtol=1e-5, atol=1e-6)
+
+
+def test_products_of_bfloat16_are_near() -> None:
+    model, leaves, ids = given("ComplEx", 3)
+    rows, x, relations, _ = (y.detach() for y in leaves.values())
+    exact, half = (dots_in(model, x, relations, ids, 3, rows.to(dtype)) for dtype in (torch.float32, torch.bfloat16))
+    if exact is None or half is None:
+        pytest.skip("no compiler")
+    assert half.scores.dtype == torch.bfloat16
+    torch.testing.assert_close(half.scores.float(), exact.scores, rtol=2**-5, atol=2**-3)
+
+
+def test_other_models_are_left_to_autograd() -> None:
+    class Own(ComplEx):
+        def query(self, anchor: torch.Tensor, r: torch.Tensor, side: str) -> torch.Tensor:
+            return anchor
+
+    x, ids = torch.zeros(2, 12), torch.zeros(2, dtype=torch.int64)
+    for model in (Own(9, 3, 6), build_model("DistMult", 9, 3, 12), build_model("TransE", 9, 3, 12)):
+        assert dots_in(model, x, model.relations.data, ids, 1, x) is None
+    assert dots_in(build_model("ComplEx", 9, 3, 6), x, torch.zeros(3, 12).double(), ids, 1, x) is None
+
+
+@pytest.mark.parametrize("name", ["ComplEx", "ReciprocalComplEx"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"penalty": 0.03},
+        {"penalty": 0.03, "accumulators": "row", "unlabelled": 0.5, "role": "stage1", "teacher": "x"},
+        {"penalty": 0.0, "group": 2, "role": "stage1", "teacher": "x", "alpha": 0.7, "temperature": 2.0},
+        {"penalty": 0.03, "relation_weight": 0.2, "group": 4},
+        {"penalty": 0.03, "regulariser": "dura", "relation_weight": 0.1},
+        {"penalty": 0.01, "role": "stage2", "teacher": "x", "student": "y", "beta": 0.3},
+    ],
+)
+def test_a_step_is_that_of_autograd(umls, monkeypatch, name: str, more: dict) -> None:
+    config = make_config(
+        dataset="umls", model=name, dim=6, loss="softmax", lr=0.05, negatives=30, batch_size=40, **more
+    )
+    found = []
+    for left in (False, True):
+        if left:
+            monkeypatch.setattr(kernels, "dots_in", lambda *_: None)
+        sizes = umls.num_entities, umls.num_relations, 6
+        models = [build_model(name, *sizes, seed=seed) for seed in (0, 1)]
+        engine = make_engine(models[0], models[1] if "teacher" in more else None, config, umls)
+        engine.half = torch.float32
+        losses = engine.epoch(0, torch.full((engine.steps,), 0.05))
+        found.append((losses, [x.data for model in models for x in model.parameters()]))
+    (own, mine), (others, theirs) = found
+    assert own == pytest.approx(others, rel=1e-3)
+    for a, b in zip(mine, theirs, strict=True):
+        assert float((a - b).abs().mean()) < 1e-3 * float(b.abs().mean())
+
+
+def test_a_batch_is_the_same_compiled_and_readable(umls, monkeypatch) -> None:
+    queries = queries_of(umls.train, 16)
+    ids = torch.randperm(len(queries[0]), generator=torch.Generator().manual_seed(0))[:70]
+    compiled = batch_of(queries, ids)
+    monkeypatch.setattr(kernels.ids, "compiled", lambda *_: None)
+    readable = batch_of(queries, ids)
+    for name, a, b in zip(compiled._fields, compiled, readable, strict=True):
+        assert a == b if name == "tails" else torch.equal(a, b), name
+    assert 0 < compiled.tails < 70 and not queries[2][compiled.ids[: compiled.tails]].any()
+    assert compiled.begins.diff().tolist() == compiled.counts.tolist() and compiled.begins[0] == 0
+    known = {tuple(row) for row in umls.train.tolist()}
+    for i, answer in zip(compiled.row.tolist(), compiled.answers.tolist(), strict=True):
+        anchor, relation = int(compiled.anchor[i]), int(compiled.relation[i])
+        assert ((anchor, relation, answer) if i < compiled.tails else (answer, relation, anchor)) in known
+
+
+def test_tables_in_large_pages_are_as_they_were() -> None:
+    table, small = torch.arange(20 << 20).float(), torch.arange(5)
+    kernels.in_large_pages(table, small, table[1:], torch.empty(0))
+    assert torch.equal(table, torch.arange(20 << 20).float()) and small.tolist() == [0, 1, 2, 3, 4]
