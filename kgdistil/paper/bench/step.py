@@ -41,6 +41,7 @@ from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 
 KINDS = {"teacher": (0, False), "student, alone": (4, False), "student, taught": (4, True)}  # group, whether taught
 OF_LARGE = {"dim": 64, "accumulators": "row", "answers": 256, "penalty": 0.03}  # as results/large/debian.json
+TURN = 8  # steps of a turn
 LARGE = 2048  # sides of the matrices whose product says what the machine can do
 
 
@@ -122,17 +123,16 @@ def measure(
         order = epoch_order(0, 0, engine.samples).split(queries)
         taken: dict[str, list[float]] = {"kgdistil": [], "PyTorch": []}
         listed = []
-        for i in range(rounds + 2):  # the first two warm up
-            base = stream(0, NEGATIVE_STREAM, i)
-            batch = order[i % (len(order) - 1)]
-            given = batch_of(engine, batch, base)
-            listed.append(len(given["candidates"]))
-            for way, work in (
-                ("kgdistil", lambda: engine.step(batch, base, {"student": 0.05})),  # noqa: B023 - called at once
-                ("PyTorch", lambda: peer.step(given)),  # noqa: B023 - called at once
-            ):
-                taken[way].append(clocked(work))
-        ours, theirs = (statistics.median(times[2:]) for times in taken.values())
+        for i in range(rounds + 1):  # the first one warms up
+            bases = [stream(0, NEGATIVE_STREAM, i * TURN + j) for j in range(TURN)]
+            batches = [order[(i * TURN + j) % (len(order) - 1)] for j in range(TURN)]
+            given = [batch_of(engine, *both) for both in zip(batches, bases, strict=True)]
+            listed += [len(each["candidates"]) for each in given]
+            for batch, base in zip(batches, bases, strict=True):
+                taken["kgdistil"].append(clocked(functools.partial(engine.step, batch, base, {"student": 0.05})))
+            for each in given:
+                taken["PyTorch"].append(clocked(functools.partial(peer.step, each)))
+        ours, theirs = (statistics.median(times[TURN:]) for times in taken.values())
         wide, columns = 2 * engine.config.dim, int(statistics.median(listed))
         ops = 2 * queries * columns * wide * (4 if taught else 3)
         q, k, g = (
@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kgdistil.paper.bench.step", description=__doc__.split("\n")[0])
     parser.add_argument("--graph", default="fb15k-237")
     parser.add_argument("--large", type=Path, metavar="FILE", help="a graph's file in place of --graph")
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=int, default=21, help=f"of {TURN} steps each way")
     parser.add_argument(
         "--negatives", type=int, nargs="+", default=[scale.NEGATIVES], help="a row of each kind for each"
     )
