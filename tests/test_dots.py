@@ -123,9 +123,3 @@ def test_a_batch_is_the_same_compiled_and_readable(umls, monkeypatch) -> None:
     for i, answer in zip(compiled.row.tolist(), compiled.answers.tolist(), strict=True):
         anchor, relation = int(compiled.anchor[i]), int(compiled.relation[i])
         assert ((anchor, relation, answer) if i < compiled.tails else (answer, relation, anchor)) in known
-
-
-def test_tables_in_large_pages_are_as_they_were() -> None:
-    table, small = torch.arange(20 << 20).float(), torch.arange(5)
-    kernels.in_large_pages(table, small, table[1:], torch.empty(0))
-    assert torch.equal(table, torch.arange(20 << 20).float()) and small.tolist() == [0, 1, 2, 3, 4]

@@ -33,7 +33,6 @@ from kgdistil.files import user_folder
 log = logging.getLogger("kgdistil")
 HERE = Path(__file__).parent
 FAST = ["-O3", "-std=c++17", "-fPIC", "-fopenmp", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno"]
-PAGE, LARGE = 2 << 20, 64 << 20  # a large page, and from which size on a table is held in them
 SANITIZE = ["-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=undefined"]
 # a small graph and a larger one, four models, dimensions 64 and 8: results/bench/readable.json
 SLOWER = (
@@ -77,21 +76,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     # M_MMAP_THRESHOLD, at the largest that glibc takes, and M_TRIM_THRESHOLD: malloc.h
     return mallopt is not None and all([mallopt(-3, 32 << 20), mallopt(-1, 1 << 30)])
-
-
-def in_large_pages(*tables: Tensor) -> None:
-    """Have Linux hold large tables in pages of 2 MiB: a row here and a row there are found sooner. What cannot be done
-    is left as it is."""
-    madvise = getattr(ctypes.CDLL(None), "madvise", None) if platform.system() == "Linux" else None
-    if madvise is None:
-        return
-    for x in tables:
-        start, end = (
-            at // PAGE * PAGE for at in (x.data_ptr() + PAGE - 1, x.data_ptr() + x.numel() * x.element_size())
-        )
-        if x.device.type == "cpu" and end - start >= LARGE:
-            for advice in (14, 25):  # MADV_HUGEPAGE, and MADV_COLLAPSE of what lies there already: <linux/mman.h>
-                madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
 
 
 @functools.cache

@@ -54,7 +54,6 @@ class SampledSoftmaxEngine(Engine):
         self.size, self.half = student.num_entities, kernels.bfloat16_where_fast(self.device)
         if self.device.type == "cpu":
             kernels.keep_freed_memory()
-            kernels.in_large_pages(*queries, *(model.entities.data for model in self.models.values()))
         self.asked = self.anchor, self.relation, self.is_head
         self.top = best_of(teacher, *self.asked, config.top) if config.top and teacher is not None else None
         if config.unlabelled:
