@@ -279,6 +279,15 @@ def test_the_budget_chooses_from_the_frontier(tiny_graph: Graph, measured: None,
         assert 0 < budget.query_seconds(tiny_graph, "ComplEx", 8, precision) < 60
 
 
+@pytest.mark.parametrize(("kept", "dim"), [(0.952, 8), (0.97, 16)])
+def test_of_students_that_kept_the_same_a_budget_buys_the_largest(
+    tiny_graph: Graph, tmp_path: Path, measured: None, kept: float, dim: int
+) -> None:
+    with (tmp_path / "frontier.csv").open("a") as file:
+        file.write(f"small,20,2,3,ComplEx,16,1,0,16,{kept},0.6\n")  # beside the one of 64 bytes, which kept .95
+    assert plan(tiny_graph, "1MB").dim == dim
+
+
 def test_a_budget_says_why_it_buys_no_more(triples: Path, tmp_path: Path, measured: None, monkeypatch) -> None:
     """Before anything is trained: of a megabyte, the measured frontier and the model that is asked for leave most."""
 

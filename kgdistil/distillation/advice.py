@@ -16,6 +16,7 @@ import pandas as pd
 from kgdistil.distillation import rule
 from kgdistil.graph import Graph
 
+ALIKE = 2  # places of a share that tell students from one another
 MEASURED, KEPT = (Path(__file__).with_name(name) for name in ("advice.csv", "kept.csv"))
 
 
@@ -40,7 +41,8 @@ def frontier(graph: Graph, hubs: bool = False) -> pd.DataFrame:
 
     Of each size, the students of the graph whose figures are nearest (`rule.distance`), of those where it was
     measured. Sizes compare as on the nearest graph of most sizes, whose best students keep `order`, and students of a
-    size by the share of its best one. A column `told` says it in words.
+    size by the share of its best one; of those alike the largest comes first, whose teacher is larger, too. A column
+    `told` says it in words.
 
     Args:
         hubs: a few of very many entities stand in many triples; what was measured on such a graph, beside entities
@@ -61,7 +63,8 @@ def frontier(graph: Graph, hubs: bool = False) -> pd.DataFrame:
     table["order"] = table["bytes"].map(whole.groupby("bytes")["kept"].max())
     table = table[table["far"] == table.groupby("bytes")["far"].transform("min")].dropna(subset="order")
     table["order"] *= table["kept"] / table.groupby("bytes")["kept"].transform("max")
-    table = table.sort_values(["order", "bytes"], ascending=False)
+    table["order"] = table["order"].round(ALIKE)
+    table = table.sort_values(["order", "bytes", "kept"], ascending=False)
     return table.assign(
         told=[
             f"on {row.graph}, the measured graph most like this one, a student of {row.bytes} bytes an entity kept "

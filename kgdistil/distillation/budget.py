@@ -62,9 +62,9 @@ def plan(
     """The student for a budget.
 
     The one that kept most of its teacher's MRR on the measured frontier, of those that fit; the largest, where they
-    kept the same. Where none of them fits, or a model is asked for, it has float, half or int8 numbers: the largest
-    dimension whose weights or answers fit, and for it the finest precision, since int8 costs little, which `distil`
-    measures, and halving the dimension costs much.
+    kept the same to a hundredth. Where none of them fits, or a model is asked for, it has float, half or int8 numbers:
+    the largest dimension whose weights or answers fit, and for it the finest precision, since int8 costs little, which
+    `distil` measures, and halving the dimension costs much.
 
     Args:
         budget: bytes, or a text such as "2MB", "500 kB" or "1GiB"; bytes of an entity, as "16B/entity", to which what
