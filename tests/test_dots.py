@@ -10,6 +10,15 @@ from kgdistil.kernels import dots_in
 from kgdistil.models import ComplEx, build_model
 from kgdistil.training.engine import make_engine
 
+pytestmark = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
 
 def given(name: str, tails: int) -> tuple[ComplEx, dict[str, torch.Tensor], torch.Tensor]:
     """A model of dimension 6, leaves of a step of seven queries, nine candidates and three answers; most queries have
@@ -23,17 +32,14 @@ def given(name: str, tails: int) -> tuple[ComplEx, dict[str, torch.Tensor], torc
 
 @pytest.mark.parametrize("name", ["ComplEx", "ReciprocalComplEx"])
 @pytest.mark.parametrize("tails", [0, 3, 7])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("penalised", [True, False])
 def test_gradients_are_those_of_autograd(name: str, tails: int, threads: int, penalised: bool) -> None:
     model, leaves, ids = given(name, tails)
     rows, x, relations, answers = leaves.values()
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     dots = dots_in(model, x.detach(), relations.detach(), ids, tails, rows.detach())
-    if dots is None:
-        torch.set_num_threads(before)
-        pytest.skip("no compiler")
+    assert dots is not None
     counts, begins, by = torch.tensor([1, 2, 1, 1, 3, 1, 1]), torch.tensor([0, 4, 9, 10]), 0.3
     (a, b), (c, d) = (y.tensor_split([tails]) for y in (x, relations[ids]))
     scores = torch.cat([model.query(a, c, "tail"), model.query(b, d, "head")]) @ rows.T
@@ -50,7 +56,6 @@ def test_gradients_are_those_of_autograd(name: str, tails: int, threads: int, pe
     found = {leaf: y.detach().clone().requires_grad_() for leaf, y in leaves.items()}
     found["x"].grad = torch.ones_like(x)  # what there is stays
     dots.give(upstream, *found.values())
-    torch.set_num_threads(before)
     torch.testing.assert_close(found["x"].grad - 1, x.grad, rtol=1e-5, atol=1e-5)
     for leaf in ("rows", "relations", "answers"):
         torch.testing.assert_close(found[leaf].grad, leaves[leaf].grad, rtol=1e-5, atol=1e-6)
@@ -58,12 +63,17 @@ def test_gradients_are_those_of_autograd(name: str, tails: int, threads: int, pe
 
 def test_products_of_bfloat16_are_near() -> None:
     model, leaves, ids = given("ComplEx", 3)
-    rows, x, relations, _ = (y.detach() for y in leaves.values())
+    rows, x, relations, answers = (y.detach() for y in leaves.values())
     exact, half = (dots_in(model, x, relations, ids, 3, rows.to(dtype)) for dtype in (torch.float32, torch.bfloat16))
-    if exact is None or half is None:
-        pytest.skip("no compiler")
-    assert half.scores.dtype == torch.bfloat16
+    assert exact is not None and half is not None and half.scores.dtype == torch.bfloat16
     torch.testing.assert_close(half.scores.float(), exact.scores, rtol=2**-5, atol=2**-3)
+    upstream, found = torch.randn(7, 9, generator=torch.Generator().manual_seed(1)), []
+    for dots in (exact, half):
+        found.append([y.clone().requires_grad_() for y in (rows.to(dots.scores.dtype), x, relations, answers)])
+        dots.give(upstream.to(dots.scores.dtype), *found[-1])
+    for own, other in zip(found[0][:3], found[1][:3], strict=True):
+        torch.testing.assert_close(other.grad.float(), own.grad, rtol=2**-5, atol=2**-3)
+        assert own.grad.abs().sum() > 1
 
 
 def test_other_models_are_left_to_autograd() -> None:
@@ -93,16 +103,19 @@ def test_a_step_is_that_of_autograd(umls, monkeypatch, name: str, more: dict) ->
     config = make_config(
         dataset="umls", model=name, dim=6, loss="softmax", lr=0.05, negatives=30, batch_size=40, **more
     )
-    found = []
+    found, taken = [], list[bool]()
     for left in (False, True):
-        if left:
-            monkeypatch.setattr(kernels, "dots_in", lambda *_: None)
+        own = (
+            (lambda *_: None) if left else (lambda *given: taken.append(dots_in(*given) is not None) or dots_in(*given))
+        )
+        monkeypatch.setattr(kernels, "dots_in", own)
         sizes = umls.num_entities, umls.num_relations, 6
         models = [build_model(name, *sizes, seed=seed) for seed in (0, 1)]
         engine = make_engine(models[0], models[1] if "teacher" in more else None, config, umls)
         engine.half = torch.float32
         losses = engine.epoch(0, torch.full((engine.steps,), 0.05))
         found.append((losses, [x.data for model in models for x in model.parameters()]))
+    assert taken and all(taken)
     (own, mine), (others, theirs) = found
     assert own == pytest.approx(others, rel=1e-3)
     for a, b in zip(mine, theirs, strict=True):
@@ -123,3 +136,29 @@ def test_a_batch_is_the_same_compiled_and_readable(umls, monkeypatch) -> None:
     for i, answer in zip(compiled.row.tolist(), compiled.answers.tolist(), strict=True):
         anchor, relation = int(compiled.anchor[i]), int(compiled.relation[i])
         assert ((anchor, relation, answer) if i < compiled.tails else (answer, relation, anchor)) in known
+
+
+def test_ids_outside_a_table_are_refused(umls) -> None:
+    """Compiled functions would read, and write, beyond it."""
+    config = make_config(dataset="umls", model="ComplEx", dim=4, loss="softmax", negatives=30, batch_size=400)
+    for sizes in ((40, umls.num_relations), (umls.num_entities, 3)):
+        engine = make_engine(build_model("ComplEx", *sizes, 4), None, config, umls)
+        with pytest.raises(IndexError):
+            engine.epoch(0, torch.full((engine.steps,), 0.05))
+    model, leaves, ids = given("ReciprocalComplEx", 3)
+    rows, x, relations, _ = (y.detach() for y in leaves.values())
+    for wrong in (-1, 4):
+        with pytest.raises(IndexError, match="outside its table"):
+            dots_in(model, x, relations, ids.index_fill(0, torch.tensor([5]), wrong), 3, rows)
+        for dtype in (torch.float32, torch.bfloat16):
+            with pytest.raises(IndexError, match="outside its table"):
+                kernels.rows_in(dtype, relations, torch.tensor([0, wrong]))
+
+
+def test_what_is_asked_of_columns_with_gaps_is_the_same(umls) -> None:
+    queries = [x.repeat_interleave(2)[::2] if x.dtype == torch.bool else x for x in queries_of(umls.train)]
+    answers = queries[5].repeat_interleave(2)[::2]
+    ids = torch.arange(0, len(queries[0]), 7)
+    found, expected = batch_of([*queries[:5], answers], ids), batch_of(queries_of(umls.train), ids)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True) if torch.is_tensor(a))
+    assert found.tails == expected.tails

@@ -143,12 +143,14 @@ def test_pairs(name: str, norm: int) -> None:
 
 
 @pytest.mark.parametrize("name, norm", SCORES)
-def test_epochs(name: str, norm: int) -> None:
+@pytest.mark.parametrize("more", [{}, {"loss": "softmax", "accumulators": "row"}])
+def test_epochs(name: str, norm: int, more: dict) -> None:
+    more = more | ({"penalty": 0.1} if more and name == "ComplEx" else {})
     for entities in (2, 17, 65):
         triples = triples_of(entities)
         graph = Graph("edge", triples, triples[:1], triples[:1], tuple(map(str, range(entities))), ("a", "b"), "0" * 64)
         for batch in (1, 7, 4096):
-            config = make_config(dataset="edge", model=name, dim=3, norm=norm, negatives=3, batch_size=batch)
+            config = make_config(dataset="edge", model=name, dim=3, norm=norm, negatives=3, batch_size=batch, **more)
             student = build_model(name, entities, 2, 3, **config.model_options)
             engine = make_engine(student, None, config, graph)
             losses = engine.epoch(0, torch.full((engine.steps,), 0.01, dtype=torch.float64))

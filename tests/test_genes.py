@@ -38,7 +38,7 @@ def database(path: Path, tables: dict[str, tuple[str, list[tuple]]]) -> Path:
     opened = sqlite3.connect(path)
     for name, (columns, lines) in tables.items():
         opened.execute(f"CREATE TABLE {name} ({columns})")
-        opened.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns.split(',')))})", lines)  # noqa: S608
+        opened.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns.split(',')))})", lines)  # noqa: S608 - names of our own
     opened.commit()
     opened.close()
     return path
@@ -50,6 +50,17 @@ def test_rows_are_triples_of_genes_that_have_a_term(tmp_path: Path, capsys: pyte
     assert main([*map(str, given), str(tmp_path / "genes.tsv")]) == 0
     assert capsys.readouterr().out == "7 entities, 6 relations, 6 triples\n"
     assert [tuple(line.split("\t")) for line in (tmp_path / "genes.tsv").read_text().splitlines()] == TRIPLES
+
+
+def test_a_row_of_what_no_table_has_is_refused(tmp_path: Path) -> None:
+    for name, tables in (("go_bp_parents", TERMS), ("go_cc", GENES)):
+        columns, lines = tables[name]
+        broken = {**tables, name: (columns, [*lines, (99, lines[0][1], "IEA")])}
+        folder = tmp_path / name
+        folder.mkdir()
+        given = [database(folder / f"{i}", broken if x is tables else x) for i, x in enumerate((TERMS, GENES))]
+        with pytest.raises(DataError, match="a row is of 99, which is in no table"):
+            list(triples(*given))
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Scores of ComplEx and the way back from them, compiled and without autograd, whose many small functions took a
-quarter of a small step: the queries and N3 of `rows.cpp`, and three products of matrices."""
+"""Scores of ComplEx and the way back from them without autograd, whose many small functions take their time beside the
+products of a small step: the queries and N3 of `rows.cpp`, and three products of matrices."""
 
 from __future__ import annotations
 
@@ -38,7 +38,12 @@ class Dots:
         library: ctypes.CDLL,
         counting: ctypes.CDLL,
     ):
-        self.x, self.relations, self.ids, self.rows = x.contiguous(), relations.contiguous(), ids.contiguous(), rows
+        self.x, self.relations, self.ids, self.rows = (
+            x.contiguous(),
+            relations.contiguous(),
+            ids.contiguous(),
+            rows.detach(),
+        )
         self.tails, self.directed, self.library, self.counting = tails, directed, library, counting
         self.slopes: tuple[Tensor, ...] = ()  # what N3 has of x, relations and answers
         self.queries = torch.empty_like(self.x, dtype=rows.dtype)
@@ -50,7 +55,7 @@ class Dots:
 
     def penalty(self, count: Tensor, answers: Tensor, begins: Tensor, by: float) -> Tensor:
         """N3, the mean over triples: of queries with so many answers each int64 [n], and of answers [u, W], the j-th of
-        which stands begins[j] to begins[j + 1] times. `give` adds the gradients of `by` times that."""
+        which stands begins[j + 1] - begins[j] times. `give` adds the gradients of `by` times that."""
         directions, width = 1 + self.directed, self.x.shape[1]
         sizes = [len(rows) for rows in (self.x, self.relations, answers)]
         own, of_relation, others = weights = self.x.new_zeros(sum(sizes)).split(sizes)
@@ -66,7 +71,7 @@ class Dots:
         return sums.sum()
 
     def give(self, gradient: Tensor, rows: Tensor, x: Tensor, relations: Tensor, answers: Tensor) -> None:
-        """Add to what they were made of the gradients, by those of the scores [n, m]."""
+        """Add to what they were made of the gradients, by those of the scores [n, m]; once."""
         of_queries, of_each = gradient @ self.rows, self.x.new_empty(len(self.x), self.relations.shape[1])
         add = bool(self.slopes)
         of_x, of_relations, *of_answers = self.slopes or (torch.empty_like(self.x), torch.zeros_like(self.relations))

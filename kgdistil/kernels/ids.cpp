@@ -87,7 +87,7 @@ extern "C" int64_t kgd_batch(const int64_t *ids, int64_t n, const uint8_t *is_he
 }
 
 // What each row counts in the mean of N3 over a batch's triples, n queries with their anchors and relations and u answers
-// that stand begins[j] to begins[j + 1] times: own [n], of_relation [R], which begins at nothing, and others [u].
+// of which the j-th stands begins[j + 1] - begins[j] times: own [n], of_relation [R], which begins at nothing, and others [u].
 extern "C" void kgd_shares(const int64_t *count, const int64_t *relation, int64_t n, const int64_t *begins, int64_t u,
                            float directions, float *own, float *of_relation, float *others) {
     int64_t total = 0;

@@ -66,6 +66,7 @@ def spans(start: Tensor, count: Tensor, at: Tensor | None = None) -> tuple[Tenso
         return None
     total = int(count.sum())
     row, places, start, count = start.new_empty(total), start.new_empty(total), start.contiguous(), count.contiguous()
+    at = None if at is None else at.contiguous()
     library.kgd_spans(*map(pointer, (start, count)), len(start), *map(pointer, (at, row, places)))
     return row, places
 
@@ -77,7 +78,8 @@ def asked(ids: Tensor, is_head: Tensor, *columns: Tensor) -> tuple[Tensor, Tenso
     alike = all(x.dtype == ids.dtype and x.is_contiguous() and len(x) == len(is_head) for x in columns)
     if (library := ids_library(ids)) is None or is_head.dtype != torch.bool or not alike:
         return None
-    found, begins, ids = ids.new_empty(5, len(ids)), ids.new_empty(len(ids) + 1), ids.contiguous()
+    found, begins = ids.new_empty(5, len(ids)), ids.new_empty(len(ids) + 1)
+    ids, is_head = ids.contiguous(), is_head.contiguous()
     given = (ADDRESS * 4)(*map(pointer, columns))
     tails = library.kgd_batch(pointer(ids), len(ids), pointer(is_head), given, pointer(found), pointer(begins))
     return found, begins, tails

@@ -68,13 +68,18 @@ extern "C" int32_t kgd_step(const Step *job) {
     return memory.out;
 }
 
-// Rows places[i] of a table [., W], as they are or in bfloat16, [padded, W], those beyond n nothing.
+// Rows places[i] of a table [E, W], as they are or in bfloat16, [padded, W], those beyond n nothing. Returns whether a
+// place is outside the table.
 template <class Number>
-static void taken(const float *table, const int64_t *places, int64_t n, int64_t padded, int64_t W, int threads, Number *to) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+static int32_t taken(const float *table, int64_t E, const int64_t *places, int64_t n, int64_t padded, int64_t W, int threads,
+                     Number *to) {
+    int32_t outside = 0;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(| : outside)
     for (int64_t i = 0; i < padded; i++) {
         Number *out = to + i * W;
-        if (i >= n) {
+        const bool bad = i < n && uint64_t(places[i]) >= uint64_t(E);
+        outside |= bad;
+        if (i >= n || bad) {
             std::fill(out, out + W, Number(0));
             continue;
         }
@@ -83,12 +88,13 @@ static void taken(const float *table, const int64_t *places, int64_t n, int64_t 
         const float *row = table + places[i] * W;
         for (int64_t w = 0; w < W; w++) put(row[w], out[w]);
     }
+    return outside;
 }
 
-extern "C" void kgd_rows(const float *table, const int64_t *places, int64_t n, int64_t padded, int64_t W, int32_t half, int threads,
-                         void *to) {
-    if (half) taken(table, places, n, padded, W, threads, static_cast<Half *>(to));
-    else taken(table, places, n, padded, W, threads, static_cast<float *>(to));
+extern "C" int32_t kgd_rows(const float *table, int64_t E, const int64_t *places, int64_t n, int64_t padded, int64_t W, int32_t half,
+                            int threads, void *to) {
+    return half ? taken(table, E, places, n, padded, W, threads, static_cast<Half *>(to))
+                : taken(table, E, places, n, padded, W, threads, static_cast<float *>(to));
 }
 
 // Of rows x [n, W]: sums of |.|^3, each by the weight of its `each` rows, and `by` times their gradients; the halves of a
@@ -124,16 +130,18 @@ extern "C" void kgd_cubes(const float *x, const float *weights, int64_t n, int64
 // directions; from row `tails` on with the conjugate, of the second direction where there are two.
 struct Products {
     const float *x, *r;
-    const int64_t *ids;  // [n], which row of r each takes, or null where they stand in order
-    int64_t n, d, tails;
+    const int64_t *ids;  // [n], which of the R rows of r each takes, or null where they stand in order
+    int64_t n, d, tails, R;
     int32_t directed, half, add, threads;
     void *queries;       // [n, 2 d], float32 or bfloat16; in `kgd_products_back` their gradients
     float *of_x, *of_r;  // gradients, [n, 2 d], added to what stands there where `add`, and a row for each query
     const float *relation(int64_t i) const { return r + (ids ? ids[i] : i) * (directed ? 4 : 2) * d; }
 };
 
-template <class Number> static void products(const Products &J, Number *queries) {
+template <class Number> static int32_t products(const Products &J, Number *queries) {
     const int64_t d = J.d;
+    for (int64_t i = 0; J.ids && i < J.n; i++)
+        if (uint64_t(J.ids[i]) >= uint64_t(J.R)) return 1;
 #pragma omp parallel for num_threads(J.threads) schedule(static)
     for (int64_t i = 0; i < J.n; i++) {
         const bool head = i >= J.tails;
@@ -147,6 +155,7 @@ template <class Number> static void products(const Products &J, Number *queries)
             put(a[w] * f + b[w] * c[w], to[d + w]);
         }
     }
+    return 0;
 }
 
 template <class Number> static void products_back(const Products &J, const Number *gradients) {
@@ -170,9 +179,9 @@ template <class Number> static void products_back(const Products &J, const Numbe
     }
 }
 
-extern "C" void kgd_products(const Products *job) {
-    if (job->half) products(*job, static_cast<Half *>(job->queries));
-    else products(*job, static_cast<float *>(job->queries));
+// Returns whether an id is no row of r.
+extern "C" int32_t kgd_products(const Products *job) {
+    return job->half ? products(*job, static_cast<Half *>(job->queries)) : products(*job, static_cast<float *>(job->queries));
 }
 
 extern "C" void kgd_products_back(const Products *job) {
@@ -180,7 +189,7 @@ extern "C" void kgd_products_back(const Products *job) {
     else products_back(*job, static_cast<const float *>(job->queries));
 }
 
-// Rows [n, W] summed by their ids into sums [., W], which begin at nothing, in the order of the rows.
+// Rows [n, W] added by their ids to what stands in sums [., W], in the order of the rows.
 extern "C" void kgd_by_id(const float *rows, const int64_t *ids, int64_t n, int64_t W, int threads, float *sums) {
 #pragma omp parallel num_threads(threads)
     {

@@ -48,7 +48,7 @@ class Job(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("x", "r", "ids")),
-        *((name, ctypes.c_int64) for name in ("n", "d", "tails")),
+        *((name, ctypes.c_int64) for name in ("n", "d", "tails", "R")),
         *((name, ctypes.c_int32) for name in ("directed", "half", "add", "threads")),
         *((name, ctypes.c_void_p) for name in ("queries", "of_x", "of_r")),
     ]
@@ -64,13 +64,24 @@ def rows_library(x: Tensor) -> ctypes.CDLL | None:
         library.kgd_step.argtypes = [ctypes.POINTER(Step)]
         library.kgd_step.errcheck = enough
         address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-        library.kgd_rows.argtypes = [address, address, size, size, size, number, number, address]
+        library.kgd_rows.argtypes = [address, size, address, size, size, size, number, number, address]
         library.kgd_cubes.argtypes = [*[address] * 2, *[size] * 3, number, ctypes.c_float, number, address, address]
         library.kgd_by_id.argtypes = [address, address, size, size, number, address]
-        library.kgd_rows.restype = library.kgd_cubes.restype = library.kgd_by_id.restype = None
-        for function in (library.kgd_products, library.kgd_products_back):
-            function.argtypes, function.restype = [ctypes.POINTER(Job)], None
+        library.kgd_cubes.restype = library.kgd_by_id.restype = library.kgd_products_back.restype = None
+        library.kgd_products.argtypes = library.kgd_products_back.argtypes = [ctypes.POINTER(Job)]
+        library.kgd_rows.errcheck = library.kgd_products.errcheck = inside
     return library
+
+
+def inside(result: Any, *_: Any) -> Any:
+    """ctypes' `errcheck` of functions that return 1 where an id is outside a table.
+
+    Raises:
+        IndexError: it is.
+    """
+    if result:
+        raise IndexError("an id is outside its table: the model is of another graph")
+    return result
 
 
 def as_parts(parts: Sequence[Tensor]) -> Parts:
@@ -87,11 +98,12 @@ def rows_in(dtype: torch.dtype, table: Tensor, places: Tensor, multiple: int = S
     """Rows [n or more, W] of a table at places [n], in a type, padded with zeros to a multiple."""
     n, width = len(places), table.shape[1]
     library = rows_library(table) if dtype in (torch.bfloat16, torch.float32) else None
-    if library is None or not table.is_contiguous():
-        return F.pad(table.index_select(0, places).to(dtype), (0, 0, 0, -n % multiple))
+    if library is None or places.dtype != torch.int64 or not table.is_contiguous():
+        rows = table.index_select(0, places).to(dtype)
+        return F.pad(rows, (0, 0, 0, -n % multiple)) if n % multiple else rows
     found, places = torch.empty(n + -n % multiple, width, dtype=dtype), places.contiguous()
     sizes = n, len(found), width, dtype == torch.bfloat16, threads()
-    library.kgd_rows(pointer(table), pointer(places), *sizes, pointer(found))
+    library.kgd_rows(pointer(table), len(table), pointer(places), *sizes, pointer(found))
     return found
 
 
@@ -162,7 +174,8 @@ class Products(torch.autograd.Function):
     @staticmethod
     def job(x: Tensor, r: Tensor, tails: int, directed: bool, queries: Tensor, **more: Any) -> Any:
         """`Products` of rows.cpp; more: "ids", where r is a table."""
-        sizes = {"n": len(x), "d": x.shape[1] // 2, "tails": tails, "directed": directed, "threads": threads()}
+        sizes = {"n": len(x), "d": x.shape[1] // 2, "tails": tails, "R": len(r)}
+        sizes |= {"directed": directed, "threads": threads()}
         half, at = queries.dtype == torch.bfloat16, {"x": pointer(x), "r": pointer(r), "queries": pointer(queries)}
         return ctypes.byref(Job(**sizes, half=half, **at, **more))
 

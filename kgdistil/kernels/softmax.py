@@ -80,7 +80,7 @@ def softmax_losses(
         labels: float32 [n], what each query counts in the soft loss; None without `other`.
         weights: what the two are expected to count in what is minimised, so that one pass finds their gradient as well;
             where they count otherwise it is found again.
-        gradient: as scores, which are then without autograd: there it is put.
+        gradient: as scores, which are then without autograd: there it is put, by those weights.
     """
     library = softmax_library(scores)
     if library is None:

@@ -31,35 +31,43 @@ OTHERS = {
 
 
 def triples(terms: Path, genes: Path) -> Iterator[tuple[str, str, str]]:
-    """Those of terms among each other, then those of all genes that have a term; a gene is its symbol, with its number
-    where several have one symbol.
+    """As `found`.
 
     Raises:
-        DataError: a file is no such database.
+        DataError: a file is no such database, or names what no table of it has.
     """
-    names = dict(rows(terms, "SELECT go_id, term FROM go_term"))
-    ids = dict(rows(terms, "SELECT _id, term FROM go_term"))
+    try:
+        yield from found(terms, genes)
+    except KeyError as error:
+        raise DataError(f"{terms}, {genes}: a row is of {error}, which is in no table; fetch both again") from None
+
+
+def found(terms: Path, genes: Path) -> Iterator[tuple[str, str, str]]:
+    """Triples of terms among each other, then those of all genes that have a term; a gene is its symbol, and its number
+    where another has that symbol already."""
+    names, ids = dict(rows(terms, "go_term", "go_id", "term")), dict(rows(terms, "go_term", "_id", "term"))
     for kind in KINDS:
-        for child, relation, parent in rows(terms, f"SELECT _id, relationship_type, _parent_id FROM go_{kind}_parents"):  # noqa: S608
+        for child, relation, parent in rows(terms, f"go_{kind}_parents", "_id", "relationship_type", "_parent_id"):
             yield ids[child], relation.replace(" ", "_"), ids[parent]
-    symbols, known = dict[int, str](), set[str]()
-    for number, symbol, gene in rows(genes, "SELECT _id, symbol, gene_id FROM gene_info JOIN genes USING (_id)"):
-        symbols[number] = f"{symbol} ({gene})" if symbol in known else symbol
+    symbols, known, numbers = dict[int, str](), set[str](), dict(rows(genes, "genes", "_id", "gene_id"))
+    for gene, symbol in rows(genes, "gene_info", "_id", "symbol"):
+        symbols[gene] = f"{symbol} ({numbers[gene]})" if symbol in known else symbol
         known.add(symbol)
     annotated = set[int]()
     for kind, said in KINDS.items():
-        for number, term, evidence in rows(genes, f"SELECT _id, go_id, evidence FROM go_{kind}"):  # noqa: S608
+        for gene, term, evidence in rows(genes, f"go_{kind}", "_id", "go_id", "evidence"):
             if evidence != NOTHING and term in names:
-                annotated.add(number)
-                yield symbols[number], f"{said}_{evidence}", names[term]
+                annotated.add(gene)
+                yield symbols[gene], f"{said}_{evidence}", names[term]
     for (table, column), (relation, word) in OTHERS.items():
-        for number, value in rows(genes, f"SELECT _id, {column} FROM {table} WHERE {column} IS NOT NULL"):  # noqa: S608
-            if number in annotated:
-                yield symbols[number], relation, f"{word}{value}"
+        for gene, value in rows(genes, table, "_id", column):
+            if gene in annotated and value is not None:
+                yield symbols[gene], relation, f"{word}{value}"
 
 
-def rows(database: Path, query: str) -> Iterator[tuple]:
-    """What a query of our own finds, in the order in which it lies there."""
+def rows(database: Path, table: str, *columns: str) -> Iterator[tuple]:
+    """Columns of a table, in the order in which its rows lie there."""
+    query = f"SELECT {', '.join(columns)} FROM {table}"  # noqa: S608 - names of our own
     try:
         with contextlib.closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as opened:
             yield from opened.execute(query)
@@ -74,10 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("genes", type=Path, help="org.Hs.eg.sqlite, of r-bioc-org.hs.eg.db")
     parser.add_argument("file", type=Path, help="for the triples, a line each with tabs")
     given = parser.parse_args(arguments)
-    found = dict.fromkeys(triples(given.terms, given.genes))
-    write_text(given.file, "".join("\t".join(triple) + "\n" for triple in found))
-    entities, relations = ({x for t in found for x in (t[0], t[2])}, {r for _, r, _ in found})
-    print(f"{len(entities):,} entities, {len(relations)} relations, {len(found):,} triples")
+    made = dict.fromkeys(triples(given.terms, given.genes))
+    write_text(given.file, "".join("\t".join(triple) + "\n" for triple in made))
+    entities, relations = ({x for t in made for x in (t[0], t[2])}, {r for _, r, _ in made})
+    print(f"{len(entities):,} entities, {len(relations)} relations, {len(made):,} triples")
     return 0
 
 

@@ -140,7 +140,8 @@ class SampledSoftmaxEngine(Engine):
         return None if self.top is None else self.top[batch]
 
     def losses_of(self, role: str, scores: list[Tensor], shift: Tensor, batch: Batch, place: Tensor) -> list[Tensor]:
-        """The hard loss of the first scores, and the soft one where there are the other model's."""
+        """The hard loss of the first scores, and the soft one where there are the other model's; `slopes` are gradients
+        of what `add` makes of them, of scores without autograd."""
         own, other, t = scores[0], scores[1] if len(scores) > 1 else None, self.config.temperature
         soft = 0.0 if other is None else self.weights[role] or 0.0
         weights = self.share * (1 - soft), self.share * soft  # as `add` will count them
@@ -257,7 +258,7 @@ class View:
 
     def update(self, rate: float) -> None:
         """One step of Adagrad (Duchi et al. 2011) on the rows that were used."""
-        if self.dots is not None and (slopes := self.engine.slopes[self.role]) is not None:
+        if self.dots is not None and (slopes := self.engine.slopes.pop(self.role)) is not None:
             self.dots.give(slopes, self.rows, self.anchors, self.relations, self.answers)
         tensors, near = self.engine.moments, [x.grad for x in (self.anchors, self.answers) if x.grad is not None]
         self.parts = [self.rows.grad[: len(self.places) - len(self.anchors) - len(self.answers)], *near]
