@@ -159,7 +159,7 @@ def of_ones_own(name: str = "packages") -> str:
         f"\n\nA graph without a recipe, the {name} of Debian, {said[0][1]:,} entities, by one command and no setting "
         f"by hand: test MRR {students}. One of the six searches behind the rule that sets them was of this graph, "
         "and the smaller one's shape and rate were chosen by validation on it. "
-        "Today its teachers' rate would go to nothing."
+        "Today the larger one's teacher would be trained at a rate that goes to nothing, as the other was."
     )
 
 
