@@ -102,7 +102,7 @@ def by_drawn() -> str:
     """Teachers by how many candidates a batch draws, from `bench.candidates`."""
     path, parts = candidates.path("teachers"), list[str]()
     if not path.is_file():
-        return none_yet("python -m kgdistil.paper.bench.candidates packages.tsv dim=60 2048:28 1024:28 512:28 512:45")
+        return none_yet("python -m kgdistil.paper.bench.candidates packages.tsv dim=60 2048:28 512:45 256:57")
     for name, told in json.loads(path.read_text(encoding="utf-8")).items():
         rows = []
         for i, r in enumerate(told["rows"]):
