@@ -545,8 +545,8 @@ def test_made_up_queries_have_the_teachers_lists_as_their_label(umls, monkeypatc
         found.append(calls[0])
     (plain, (hard, soft)), (more, (hard_too, soft_too)) = found
     assert hard.item() == pytest.approx(hard_too.item(), rel=1e-3)
-    count, alone = more[3].counts, plain[3].counts
-    assert len(count) == 2 * len(alone) and sorted(count[count > 0].tolist()) == sorted(alone.tolist())
+    count, known = more[3].counts, plain[3].counts
+    assert len(count) == 2 * len(known) and sorted(count[count > 0].tolist()) == sorted(known.tolist())
     own, other = more[1]
     m, alone = len(more[2]), (count == 0).float()
     of_made = softmax_soft_loss(own[:, :m].float(), other[:, :m].float(), alone / alone.sum(), 2.0)

@@ -3,8 +3,8 @@
 `rank.cpp` counts filtered ranks and finds top-k answers, `codes.cpp` finds four-bit codes, `pairs.cpp` scores each
 query with each candidate, `softmax.cpp` makes losses of such scores, `rows.cpp` brings rows to a step and its gradients
 back, `ids.cpp` says whose they are, and `train.cpp` runs one epoch of negative sampling (`kgdistil.training.native`).
-All are held to the readable modules by the tests. `adam.py`, on any device, is Adam of the rows that a step uses;
-`free.py` counts the cores that are free.
+All are held to the readable modules by the tests. `dots.py` is a step of ComplEx of these parts, without autograd.
+`adam.py`, on any device, is Adam of the rows that a step uses; `free.py` counts the cores that are free.
 """
 
 from .compile import (

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from kgdistil.kernels.compile import pointer, threads
-from kgdistil.kernels.ids import ids_library
 from kgdistil.kernels.rows import Products, rows_library
 from kgdistil.kernels.softmax import softmax_library
 from kgdistil.models import ComplEx, KGEModel, ReciprocalComplEx
@@ -36,15 +35,9 @@ class Dots:
         rows: Tensor,
         directed: bool,
         library: ctypes.CDLL,
-        counting: ctypes.CDLL,
     ):
-        self.x, self.relations, self.ids, self.rows = (
-            x.contiguous(),
-            relations.contiguous(),
-            ids.contiguous(),
-            rows.detach(),
-        )
-        self.tails, self.directed, self.library, self.counting = tails, directed, library, counting
+        self.x, self.relations, self.ids = (each.contiguous() for each in (x, relations, ids))
+        self.rows, self.tails, self.directed, self.library = rows.detach(), tails, directed, library
         self.slopes: tuple[Tensor, ...] = ()  # what N3 has of x, relations and answers
         self.queries = torch.empty_like(self.x, dtype=rows.dtype)
         library.kgd_products(self.job(self.queries))
@@ -60,7 +53,7 @@ class Dots:
         sizes = [len(rows) for rows in (self.x, self.relations, answers)]
         own, of_relation, others = weights = self.x.new_zeros(sum(sizes)).split(sizes)
         given = pointer(count), pointer(self.ids), sizes[0], pointer(begins), sizes[2], directions
-        self.counting.kgd_shares(*given, *map(pointer, weights))
+        self.library.kgd_shares(*given, *map(pointer, weights))
         sums = self.x.new_empty(sizes[0] + directions * sizes[1] + sizes[2])
         self.slopes, done = tuple(torch.empty_like(rows) for rows in (self.x, self.relations, answers)), 0
         parts = (self.x, own, 1), (self.relations, of_relation, directions), (answers, others, 1)
@@ -85,10 +78,9 @@ class Dots:
 
 def dots_in(model: KGEModel, x: Tensor, relations: Tensor, ids: Tensor, tails: int, rows: Tensor) -> Dots | None:
     """`Dots` of a model; None for another than `ComplEx` and `ReciprocalComplEx`, or where nothing can be compiled."""
-    if type(model) not in (ComplEx, ReciprocalComplEx) or relations.dtype != torch.float32:
+    if type(model) not in (ComplEx, ReciprocalComplEx) or (relations.dtype, ids.dtype) != (torch.float32, torch.int64):
         return None
-    library, counting = rows_library(x), ids_library(ids)
-    if softmax_library(rows) is None or library is None or counting is None:
+    if softmax_library(rows) is None or (library := rows_library(x)) is None:
         return None
     with torch.no_grad():
-        return Dots(x, relations, ids, tails, rows, model.directed, library, counting)
+        return Dots(x, relations, ids, tails, rows, model.directed, library)

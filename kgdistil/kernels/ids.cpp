@@ -85,13 +85,3 @@ extern "C" int64_t kgd_batch(const int64_t *ids, int64_t n, const uint8_t *is_he
     for (int64_t i = 0; i < n; i++) begins[i + 1] = begins[i] + found[4 * n + i];
     return tails;
 }
-
-// What each row counts in the mean of N3 over a batch's triples, n queries with their anchors and relations and u answers
-// of which the j-th stands begins[j + 1] - begins[j] times: own [n], of_relation [R], which begins at nothing, and others [u].
-extern "C" void kgd_shares(const int64_t *count, const int64_t *relation, int64_t n, const int64_t *begins, int64_t u,
-                           float directions, float *own, float *of_relation, float *others) {
-    int64_t total = 0;
-    for (int64_t i = 0; i < n; i++) total += count[i];
-    for (int64_t i = 0; i < n; i++) own[i] = count[i] / float(total), of_relation[relation[i]] += own[i] / directions;
-    for (int64_t j = 0; j < u; j++) others[j] = (begins[j + 1] - begins[j]) / float(total);
-}

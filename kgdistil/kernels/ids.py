@@ -24,8 +24,6 @@ def ids_library(ids: Tensor) -> ctypes.CDLL | None:
         library.kgd_draw.argtypes, library.kgd_draw.restype = [SIZE, SIZE, SIZE, ADDRESS, SIZE, ADDRESS], SIZE
         library.kgd_spans.argtypes, library.kgd_spans.restype = [ADDRESS, ADDRESS, SIZE, *[ADDRESS] * 3], None
         library.kgd_batch.argtypes, library.kgd_batch.restype = [ADDRESS, SIZE, *[ADDRESS] * 4], SIZE
-        library.kgd_shares.argtypes = [ADDRESS, ADDRESS, SIZE, ADDRESS, SIZE, ctypes.c_float, *[ADDRESS] * 3]
-        library.kgd_shares.restype = None
     return library
 
 

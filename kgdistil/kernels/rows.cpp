@@ -97,6 +97,16 @@ extern "C" int32_t kgd_rows(const float *table, int64_t E, const int64_t *places
                 : taken(table, E, places, n, padded, W, threads, static_cast<float *>(to));
 }
 
+// What each row counts in the mean of N3 over a batch's triples, n queries with their anchors and relations and u answers
+// of which the j-th stands begins[j + 1] - begins[j] times: own [n], of_relation [R], which begins at nothing, and others [u].
+extern "C" void kgd_shares(const int64_t *count, const int64_t *relation, int64_t n, const int64_t *begins, int64_t u,
+                           float directions, float *own, float *of_relation, float *others) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < n; i++) total += count[i];
+    for (int64_t i = 0; i < n; i++) own[i] = count[i] / float(total), of_relation[relation[i]] += own[i] / directions;
+    for (int64_t j = 0; j < u; j++) others[j] = (begins[j + 1] - begins[j]) / float(total);
+}
+
 // Of rows x [n, W]: sums of |.|^3, each by the weight of its `each` rows, and `by` times their gradients; the halves of a
 // paired row are real and imaginary parts.
 extern "C" void kgd_cubes(const float *x, const float *weights, int64_t n, int64_t W, int64_t each, int32_t paired,

@@ -66,8 +66,10 @@ def rows_library(x: Tensor) -> ctypes.CDLL | None:
         address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
         library.kgd_rows.argtypes = [address, size, address, size, size, size, number, number, address]
         library.kgd_cubes.argtypes = [*[address] * 2, *[size] * 3, number, ctypes.c_float, number, address, address]
+        library.kgd_shares.argtypes = [address, address, size, address, size, ctypes.c_float, *[address] * 3]
         library.kgd_by_id.argtypes = [address, address, size, size, number, address]
-        library.kgd_cubes.restype = library.kgd_by_id.restype = library.kgd_products_back.restype = None
+        for function in (library.kgd_shares, library.kgd_cubes, library.kgd_by_id, library.kgd_products_back):
+            function.restype = None
         library.kgd_products.argtypes = library.kgd_products_back.argtypes = [ctypes.POINTER(Job)]
         library.kgd_rows.errcheck = library.kgd_products.errcheck = inside
     return library

@@ -31,18 +31,18 @@ OTHERS = {
 
 
 def triples(terms: Path, genes: Path) -> Iterator[tuple[str, str, str]]:
-    """As `found`.
+    """As `unchecked`.
 
     Raises:
         DataError: a file is no such database, or names what no table of it has.
     """
     try:
-        yield from found(terms, genes)
+        yield from unchecked(terms, genes)
     except KeyError as error:
         raise DataError(f"{terms}, {genes}: a row is of {error}, which is in no table; fetch both again") from None
 
 
-def found(terms: Path, genes: Path) -> Iterator[tuple[str, str, str]]:
+def unchecked(terms: Path, genes: Path) -> Iterator[tuple[str, str, str]]:
     """Triples of terms among each other, then those of all genes that have a term; a gene is its symbol, and its number
     where another has that symbol already."""
     names, ids = dict(rows(terms, "go_term", "go_id", "term")), dict(rows(terms, "go_term", "_id", "term"))
