@@ -5,8 +5,7 @@ import torch
 
 from kgdistil import kernels
 from kgdistil.graphs.queries import drawn_besides, spans
-from kgdistil.kernels import ids, queries_in, rows
-from kgdistil.models import ComplEx, build_model
+from kgdistil.kernels import ids
 from kgdistil.sampling import NEGATIVE_STREAM, stream
 
 
@@ -14,7 +13,6 @@ from kgdistil.sampling import NEGATIVE_STREAM, stream
 def path(request, monkeypatch) -> str:
     if request.param == "readable":
         monkeypatch.setattr(ids, "compiled", lambda *_: None)
-        monkeypatch.setattr(rows, "compiled", lambda *_: None)
     return request.param
 
 
@@ -64,39 +62,3 @@ def test_spans_are_laid_in_a_row(path: str) -> None:
     assert row.tolist() == [0, 0, 2, 3, 3, 3] and places.tolist() == [4, 5, 9, 2, 3, 4]
     nothing = torch.tensor([], dtype=torch.int64)
     assert [x.tolist() for x in spans(nothing, nothing)] == [[], []]
-
-
-@pytest.mark.parametrize("name", ["ComplEx", "ReciprocalComplEx"])
-@pytest.mark.parametrize("tails", [0, 3, 7])
-def test_compiled_queries_are_those_of_the_models_and_so_are_their_gradients(name: str, tails: int) -> None:
-    model = build_model(name, 9, 4, 6)
-    generator = torch.Generator().manual_seed(tails)
-    x = torch.randn(7, 12, generator=generator)
-    r = torch.randn(7, model.relations.shape[1], generator=generator)
-    each = [(x.clone().requires_grad_(), r.clone().requires_grad_()) for _ in range(2)]
-    found = queries_in(torch.float32, model, *each[0], tails)
-    if found is None:
-        pytest.skip("no compiler")
-    (a, b), (c, d) = (y.tensor_split([tails]) for y in each[1])
-    expected = torch.cat([model.query(a, c, "tail"), model.query(b, d, "head")])
-    torch.testing.assert_close(found, expected)
-    upstream = torch.randn(7, 12, generator=generator)
-    for y in (found, expected):
-        (y * upstream).sum().backward()
-    for own, other in zip(*each, strict=True):
-        torch.testing.assert_close(own.grad, other.grad)
-    half = queries_in(torch.bfloat16, model, x, r, tails)
-    torch.testing.assert_close(half.float(), expected.detach(), atol=0, rtol=2**-8)
-
-
-def test_queries_of_another_class_are_left_to_it(monkeypatch) -> None:
-    class Own(ComplEx):
-        def query(self, anchor: torch.Tensor, r: torch.Tensor, side: str) -> torch.Tensor:
-            return anchor
-
-    x = torch.zeros(2, 12)
-    for model in (Own(9, 3, 6), build_model("DistMult", 9, 3, 12)):
-        assert queries_in(torch.float32, model, x, x, 1) is None
-    assert queries_in(torch.float64, build_model("ComplEx", 9, 3, 6), x, x, 1) is None
-    monkeypatch.setattr(rows, "compiled", lambda *_: None)
-    assert queries_in(torch.float32, build_model("ComplEx", 9, 3, 6), x, x, 1) is None

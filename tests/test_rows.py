@@ -1,13 +1,10 @@
 """The rows that a step uses: into the type of its products, and back by Adagrad, compiled and readable."""
 
-from math import prod
-
 import pytest
 import torch
 
-from kgdistil.kernels import SHAPES, Gradients, cubes_of, rows, rows_in
+from kgdistil.kernels import SHAPES, Gradients, rows, rows_in
 from kgdistil.kernels.rows import EPSILON
-from kgdistil.models import ComplEx, build_model
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -59,37 +56,3 @@ def test_a_step_is_adagrads_and_leaves_other_rows_alone(path: str, by_row: bool)
     Gradients(PLACES, PARTS).adagrad(table, sums, 0.1)
     assert torch.allclose(table[used], moved[used], atol=1e-6) and torch.allclose(sums[used], after[used])
     assert torch.equal(table[~used], before[0][~used]) and torch.equal(sums[~used], before[1][~used])
-
-
-@pytest.mark.parametrize("name", ["ComplEx", "DistMult", "SimplE", "ReciprocalComplEx"])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_compiled_cubes_are_those_of_the_models_and_so_is_their_gradient(name: str, threads: int) -> None:
-    model = build_model(name, 9, 3, 6)
-    cubes, before = cubes_of(model, model.entities), torch.get_num_threads()
-    if cubes is None:
-        pytest.skip("no compiler")
-    torch.set_num_threads(threads)
-    try:
-        for shape in ((7, 12), (0, 12), (5, 2, 12)):
-            x, weights = random(*shape), random(shape[0], seed=1)
-            x[:1] = 0  # nothing has a gradient, too
-            each = [x.clone().requires_grad_() for _ in range(2)]
-            summed = model.entity_penalty(each[1]).reshape(shape[0], prod(shape[1:-1])).sum(1)
-            found = [cubes(each[0], weights), (weights * summed).sum()]
-            for y in found:
-                (2 * y).backward()
-            torch.testing.assert_close(*found)
-            torch.testing.assert_close(*(own.grad for own in each))
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_another_regulariser_is_left_to_its_own_class(monkeypatch) -> None:
-    class Own(ComplEx):
-        def modulus(self, x: torch.Tensor) -> torch.Tensor:
-            return x.abs()
-
-    x = random(7, 12)
-    assert cubes_of(Own(9, 3, 6), x) is None and cubes_of(build_model("TransH", 9, 3, 6), x) is None
-    monkeypatch.setattr(rows, "compiled", lambda *_: None)
-    assert cubes_of(build_model("ComplEx", 9, 3, 6), x) is None

@@ -23,7 +23,7 @@ from .ids import asked, drawn, grouped, spans
 from .kinds import check_equation, comparison, said, usable
 from .nearest import by_code, decoded, nearest, nearest_library
 from .rank import Job, Known, Ranker, for_vectors, rank_library
-from .rows import SHAPES, Gradients, adagrad, cubes_of, queries_in, rows_in, rows_library
+from .rows import SHAPES, Gradients, adagrad, rows_in, rows_library
 
 __all__ = [
     "SHAPES",
@@ -41,7 +41,6 @@ __all__ = [
     "comparison",
     "compiled",
     "compiler",
-    "cubes_of",
     "decoded",
     "dots_in",
     "drawn",
@@ -53,7 +52,6 @@ __all__ = [
     "nearest_library",
     "pointer",
     "processor",
-    "queries_in",
     "rank_library",
     "rows_in",
     "rows_library",

@@ -1,5 +1,5 @@
 """Scores of ComplEx and the way back from them without autograd, whose many small functions take their time beside the
-products of a small step: the queries and N3 of `rows.cpp`, and three products of matrices."""
+products of a small step: the queries and N3 of `rows.cpp`, and products of matrices."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Dots:
         relations: float32 [R, .], of which each query takes one of ids int64 [n].
         rows: [m, W], the candidates, float32 or bfloat16.
         directed: whether a relation has a vector for each direction.
+        shared: float32 [W, ..], the map of entities of low rank to where relations act; it takes queries back.
     Attributes:
         scores: [n, m], as `rows`.
     """
@@ -35,52 +36,82 @@ class Dots:
         rows: Tensor,
         directed: bool,
         library: ctypes.CDLL,
+        shared: Tensor | None = None,
     ):
-        self.x, self.relations, self.ids = (each.contiguous() for each in (x, relations, ids))
+        self.given, self.relations, self.ids = (each.contiguous() for each in (x, relations, ids))
         self.rows, self.tails, self.directed, self.library = rows.detach(), tails, directed, library
+        self.map = None if shared is None else shared.detach()
+        self.x = self.through(self.given)
         self.slopes: tuple[Tensor, ...] = ()  # what N3 has of x, relations and answers
-        self.queries = torch.empty_like(self.x, dtype=rows.dtype)
+        self.queries = torch.empty_like(self.x, dtype=rows.dtype if shared is None else torch.float32)
         library.kgd_products(self.job(self.queries))
-        self.scores = self.queries @ rows.T
+        self.back = self.queries if self.map is None else (self.queries @ self.map.T).to(rows.dtype)
+        self.scores = self.back @ rows.T
 
-    def job(self, queries: Tensor, **more: object) -> object:
-        return Products.job(self.x, self.relations, self.tails, self.directed, queries, ids=pointer(self.ids), **more)
+    def through(self, entities: Tensor) -> Tensor:
+        """Entities [n, W] where relations act."""
+        return entities if self.map is None else entities @ self.map
+
+    def job(self, queries: Tensor, **more: int | None) -> object:
+        """`Products` of rows.cpp."""
+        sizes = {"n": len(self.x), "d": self.x.shape[1] // 2, "tails": self.tails, "R": len(self.relations)}
+        sizes |= {"directed": self.directed, "half": queries.dtype == torch.bfloat16, "threads": threads()}
+        at = {"x": self.x, "r": self.relations, "ids": self.ids, "queries": queries}
+        return ctypes.byref(Products(**sizes, **{name: pointer(x) for name, x in at.items()}, **more))
 
     def penalty(self, count: Tensor, answers: Tensor, begins: Tensor, by: float) -> Tensor:
         """N3, the mean over triples: of queries with so many answers each int64 [n], and of answers [u, W], the j-th of
         which stands begins[j + 1] - begins[j] times. `give` adds the gradients of `by` times that."""
-        directions, width = 1 + self.directed, self.x.shape[1]
+        directions, width, answers = 1 + self.directed, self.x.shape[1], self.through(answers)
         sizes = [len(rows) for rows in (self.x, self.relations, answers)]
         own, of_relation, others = weights = self.x.new_zeros(sum(sizes)).split(sizes)
         given = pointer(count), pointer(self.ids), sizes[0], pointer(begins), sizes[2], directions
-        self.library.kgd_shares(*given, *map(pointer, weights))
+        self.library.kgd_shares(*given, *(pointer(x) for x in weights))
         sums = self.x.new_empty(sizes[0] + directions * sizes[1] + sizes[2])
         self.slopes, done = tuple(torch.empty_like(rows) for rows in (self.x, self.relations, answers)), 0
         parts = (self.x, own, 1), (self.relations, of_relation, directions), (answers, others, 1)
         for (rows, counts, each), slopes in zip(parts, self.slopes, strict=True):
-            form = len(rows) * each, width, each, True, by, threads()
+            form = len(rows) * each, width, each, by, threads()
             self.library.kgd_cubes(pointer(rows), pointer(counts), *form, pointer(sums[done:]), pointer(slopes))
             done += form[0]
         return sums.sum()
 
-    def give(self, gradient: Tensor, rows: Tensor, x: Tensor, relations: Tensor, answers: Tensor) -> None:
+    def give(
+        self,
+        gradient: Tensor,
+        rows: Tensor,
+        x: Tensor,
+        relations: Tensor,
+        answers: Tensor,
+        shared: Tensor | None = None,
+    ) -> None:
         """Add to what they were made of the gradients, by those of the scores [n, m]; once."""
-        of_queries, of_each = gradient @ self.rows, self.x.new_empty(len(self.x), self.relations.shape[1])
+        of_back, of_each = gradient @ self.rows, self.x.new_empty(len(self.x), self.relations.shape[1])
+        of_queries = self.through(of_back if self.map is None else of_back.float())
         add = bool(self.slopes)
         of_x, of_relations, *of_answers = self.slopes or (torch.empty_like(self.x), torch.zeros_like(self.relations))
         self.library.kgd_products_back(self.job(of_queries, of_x=pointer(of_x), of_r=pointer(of_each), add=add))
         sizes = len(of_each), of_each.shape[1], threads()
         self.library.kgd_by_id(pointer(of_each), pointer(self.ids), *sizes, pointer(of_relations))
-        found = gradient.T @ self.queries, of_x, of_relations, *of_answers
-        for leaf, slopes in zip((rows, x, relations, answers), found, strict=False):
+        found = [gradient.T @ self.back, of_x, of_relations, *of_answers]
+        leaves = [rows, x, relations, answers][: len(found)]
+        if self.map is not None and shared is not None:
+            pairs = [(of_back.float(), self.queries), (self.given, of_x)]
+            pairs += [(answers.detach(), slopes) for slopes in of_answers]
+            found = [found[0], of_x @ self.map.T, of_relations, *(slopes @ self.map.T for slopes in of_answers)]
+            found.append(torch.stack([a.T @ b for a, b in pairs]).sum(0))
+            leaves.append(shared)
+        for leaf, slopes in zip(leaves, found, strict=True):
             leaf.grad = slopes if leaf.grad is None else leaf.grad.add_(slopes)
 
 
-def dots_in(model: KGEModel, x: Tensor, relations: Tensor, ids: Tensor, tails: int, rows: Tensor) -> Dots | None:
+def dots_in(
+    model: KGEModel, x: Tensor, relations: Tensor, ids: Tensor, tails: int, rows: Tensor, shared: Tensor | None = None
+) -> Dots | None:
     """`Dots` of a model; None for another than `ComplEx` and `ReciprocalComplEx`, or where nothing can be compiled."""
     if type(model) not in (ComplEx, ReciprocalComplEx) or (relations.dtype, ids.dtype) != (torch.float32, torch.int64):
         return None
     if softmax_library(rows) is None or (library := rows_library(x)) is None:
         return None
     with torch.no_grad():
-        return Dots(x, relations, ids, tails, rows, model.directed, library)
+        return Dots(x, relations, ids, tails, rows, model.directed, library, shared)

@@ -107,30 +107,21 @@ extern "C" void kgd_shares(const int64_t *count, const int64_t *relation, int64_
     for (int64_t j = 0; j < u; j++) others[j] = (begins[j + 1] - begins[j]) / float(total);
 }
 
-// Of rows x [n, W]: sums of |.|^3, each by the weight of its `each` rows, and `by` times their gradients; the halves of a
-// paired row are real and imaginary parts.
-extern "C" void kgd_cubes(const float *x, const float *weights, int64_t n, int64_t W, int64_t each, int32_t paired,
-                          float by, int threads, float *sums, float *slopes) {
-    const int64_t half = paired ? W / 2 : W;
+// Of complex rows x [n, W], whose halves are real and imaginary parts: sums of |.|^3, each by the weight of its `each`
+// rows, and `by` times their gradients.
+extern "C" void kgd_cubes(const float *x, const float *weights, int64_t n, int64_t W, int64_t each, float by, int threads,
+                          float *sums, float *slopes) {
+    const int64_t half = W / 2;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < n; i++) {
         const float *a = x + i * W, *b = a + half, weight = weights[i / each], slope = 3 * by * weight;
         float *to = slopes + i * W, sum = 0;
-        if (paired) {
 #pragma omp simd reduction(+ : sum)
-            for (int64_t w = 0; w < half; w++) {
-                const float square = a[w] * a[w] + b[w] * b[w], size = std::sqrt(square);
-                sum += square * size;
-                to[w] = slope * size * a[w];
-                to[half + w] = slope * size * b[w];
-            }
-        } else {
-#pragma omp simd reduction(+ : sum)
-            for (int64_t w = 0; w < half; w++) {
-                const float size = std::abs(a[w]);
-                sum += size * size * size;
-                to[w] = slope * size * a[w];
-            }
+        for (int64_t w = 0; w < half; w++) {
+            const float square = a[w] * a[w] + b[w] * b[w], size = std::sqrt(square);
+            sum += square * size;
+            to[w] = slope * size * a[w];
+            to[half + w] = slope * size * b[w];
         }
         sums[i] = weight * sum;
     }
@@ -140,17 +131,17 @@ extern "C" void kgd_cubes(const float *x, const float *weights, int64_t n, int64
 // directions; from row `tails` on with the conjugate, of the second direction where there are two.
 struct Products {
     const float *x, *r;
-    const int64_t *ids;  // [n], which of the R rows of r each takes, or null where they stand in order
+    const int64_t *ids;  // [n], which of the R rows of r each takes
     int64_t n, d, tails, R;
     int32_t directed, half, add, threads;
     void *queries;       // [n, 2 d], float32 or bfloat16; in `kgd_products_back` their gradients
     float *of_x, *of_r;  // gradients, [n, 2 d], added to what stands there where `add`, and a row for each query
-    const float *relation(int64_t i) const { return r + (ids ? ids[i] : i) * (directed ? 4 : 2) * d; }
+    const float *relation(int64_t i) const { return r + ids[i] * (directed ? 4 : 2) * d; }
 };
 
 template <class Number> static int32_t products(const Products &J, Number *queries) {
     const int64_t d = J.d;
-    for (int64_t i = 0; J.ids && i < J.n; i++)
+    for (int64_t i = 0; i < J.n; i++)
         if (uint64_t(J.ids[i]) >= uint64_t(J.R)) return 1;
 #pragma omp parallel for num_threads(J.threads) schedule(static)
     for (int64_t i = 0; i < J.n; i++) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from kgdistil.kernels.compile import check_sizes, compiled, enough, pointer, threads
 from kgdistil.kernels.ids import grouped
-from kgdistil.models import ComplEx, KGEModel, ReciprocalComplEx
 
 SHAPES = 256  # rows are padded to a multiple of it, since oneDNN makes code anew for each shape that it has not seen
 EPSILON = 1e-10
@@ -43,7 +42,7 @@ class Step(ctypes.Structure):
     ]
 
 
-class Job(ctypes.Structure):
+class Products(ctypes.Structure):
     """Mirrors `Products` of rows.cpp."""
 
     _fields_ = [
@@ -60,17 +59,17 @@ def rows_library(x: Tensor) -> ctypes.CDLL | None:
         return None
     library = compiled("rows.cpp")
     if library is not None:
-        check_sizes(library, Step, Job)
+        check_sizes(library, Step, Products)
         library.kgd_step.argtypes = [ctypes.POINTER(Step)]
         library.kgd_step.errcheck = enough
         address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
         library.kgd_rows.argtypes = [address, size, address, size, size, size, number, number, address]
-        library.kgd_cubes.argtypes = [*[address] * 2, *[size] * 3, number, ctypes.c_float, number, address, address]
+        library.kgd_cubes.argtypes = [*[address] * 2, *[size] * 3, ctypes.c_float, number, address, address]
         library.kgd_shares.argtypes = [address, address, size, address, size, ctypes.c_float, *[address] * 3]
         library.kgd_by_id.argtypes = [address, address, size, size, number, address]
         for function in (library.kgd_shares, library.kgd_cubes, library.kgd_by_id, library.kgd_products_back):
             function.restype = None
-        library.kgd_products.argtypes = library.kgd_products_back.argtypes = [ctypes.POINTER(Job)]
+        library.kgd_products.argtypes = library.kgd_products_back.argtypes = [ctypes.POINTER(Products)]
         library.kgd_rows.errcheck = library.kgd_products.errcheck = inside
     return library
 
@@ -107,79 +106,6 @@ def rows_in(dtype: torch.dtype, table: Tensor, places: Tensor, multiple: int = S
     sizes = n, len(found), width, dtype == torch.bfloat16, threads()
     library.kgd_rows(pointer(table), len(table), pointer(places), *sizes, pointer(found))
     return found
-
-
-def cubes_of(model: KGEModel, rows: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """What finds Σ wᵢ Σ|xᵢ|³ of such rows [n, …, W] of a model whose regulariser is N3, by weights [n], in one pass;
-    None where it has another, or one that is not this package's, or nothing can be compiled."""
-    own = (getattr(type(model), name) for name in ("entity_penalty", "relation_penalty", "modulus"))
-    ours = all(function.__module__.startswith("kgdistil.") for function in own)
-    if model.distance or not ours or (library := rows_library(rows)) is None:
-        return None
-    return lambda x, weights: Cubes.apply(x, weights, model.paired, library)
-
-
-class Cubes(torch.autograd.Function):
-    """`models.Cubes`, compiled and summed: its gradient is found on the way."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, paired: bool, library: ctypes.CDLL) -> Tensor:
-        x, weights = x.contiguous(), weights.to(x.dtype)
-        n = x.numel() // x.shape[-1]
-        sums, slopes, each = x.new_empty(n), torch.empty_like(x), n // max(1, len(x))
-        given = n, x.shape[-1], each, paired, 1.0, threads()
-        library.kgd_cubes(pointer(x), pointer(weights), *given, pointer(sums), pointer(slopes))
-        ctx.save_for_backward(slopes)
-        return sums.sum()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (slopes,) = ctx.saved_tensors
-        return slopes * upstream, None, None, None
-
-
-def queries_in(dtype: torch.dtype, model: KGEModel, x: Tensor, r: Tensor, tails: int) -> Tensor | None:
-    """Queries [n, W] of rows x [n, W] and their relations r, the first `tails` for tails and the others for heads, in
-    float32 or bfloat16; None for another model than `ComplEx` and `ReciprocalComplEx`, or where nothing can be
-    compiled."""
-    if type(model) not in (ComplEx, ReciprocalComplEx) or r.dtype != torch.float32:
-        return None
-    if dtype not in (torch.float32, torch.bfloat16) or (library := rows_library(x)) is None:
-        return None
-    return Products.apply(x, r, tails, dtype, model.directed, library)
-
-
-class Products(torch.autograd.Function):
-    """`ComplEx.query` of both sides, compiled."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, r: Tensor, tails: int, dtype: torch.dtype, directed: bool, library: ctypes.CDLL
-    ) -> Tensor:
-        x, r = x.contiguous(), r.contiguous()
-        ctx.given = tails, directed, library
-        ctx.save_for_backward(x, r)
-        queries = torch.empty_like(x, dtype=dtype)
-        library.kgd_products(Products.job(x, r, tails, directed, queries))
-        return queries
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (tails, directed, library), (x, r), upstream = ctx.given, ctx.saved_tensors, upstream.contiguous()
-        of_x, of_r = torch.empty_like(x), torch.empty_like(r)
-        job = Products.job(x, r, tails, directed, upstream, of_x=pointer(of_x), of_r=pointer(of_r))
-        library.kgd_products_back(job)
-        return of_x, of_r, *[None] * 4
-
-    @staticmethod
-    def job(x: Tensor, r: Tensor, tails: int, directed: bool, queries: Tensor, **more: Any) -> Any:
-        """`Products` of rows.cpp; more: "ids", where r is a table."""
-        sizes = {"n": len(x), "d": x.shape[1] // 2, "tails": tails, "R": len(r)}
-        sizes |= {"directed": directed, "threads": threads()}
-        half, at = queries.dtype == torch.bfloat16, {"x": pointer(x), "r": pointer(r), "queries": pointer(queries)}
-        return ctypes.byref(Job(**sizes, half=half, **at, **more))
 
 
 def adagrad(leaf: Tensor, sums: Tensor, rate: float) -> None:

@@ -214,17 +214,17 @@ class View:
 
     def scores(self) -> Tensor:
         """Scores [n, m or more] of the batch's queries against its candidates; what stands beyond them is nothing."""
-        half, dtype = self.engine.half, self.engine.half if self.map is None else torch.float32
-        self.dots = kernels.dots_in(self.model, self.anchors, self.relations, self.relation_ids, self.tails, self.rows)
+        asked = self.anchors, self.relations, self.relation_ids, self.tails, self.rows, self.map
+        self.dots = kernels.dots_in(self.inner, *asked)
         if self.dots is not None:
             return self.dots.scores
         self.relation = F.embedding(self.relation_ids, self.relations)  # whose gradient is summed fast
-        if (queries := kernels.queries_in(dtype, self.inner, self.given, self.relation, self.tails)) is None:
-            (tail, head), (of_tail, of_head) = (x.tensor_split([self.tails]) for x in (self.given, self.relation))
-            queries = torch.cat([self.inner.query(tail, of_tail, "tail"), self.inner.query(head, of_head, "head")])
+        (tail, head), (of_tail, of_head) = (x.tensor_split([self.tails]) for x in (self.given, self.relation))
+        queries = torch.cat([self.inner.query(tail, of_tail, "tail"), self.inner.query(head, of_head, "head")])
         if self.model.distance:
             return pairs.compare(self.model, queries, self.rows)
-        return self.model.compare((queries if self.map is None else queries @ self.map.T).to(half), self.rows)
+        queries = queries if self.map is None else queries @ self.map.T
+        return self.model.compare(queries.to(self.engine.half), self.rows)
 
     def penalty(self, batch: Batch) -> Tensor:
         """The model's regulariser, the mean over the batch's triples."""
@@ -237,12 +237,9 @@ class View:
         if self.dots is not None:
             of_answers = self.answers.detach(), self.begins
             return self.dots.penalty(count, *of_answers, self.engine.share * self.engine.config.penalty)
-        own, others, directions = count / count.sum(), self.begins.diff() / count.sum(), 1 + model.directed
-        if (cubes := kernels.cubes_of(model, self.given)) is None:
-            of_query = model.entity_penalty(self.given) + model.relation_penalty(self.relation)
-            return (own * of_query).sum() + (others * model.entity_penalty(self.found)).sum()
-        of_relation = cubes(self.relation.unflatten(-1, (directions, -1)), own / directions)
-        return cubes(self.given, own) + of_relation + cubes(self.found, others)
+        own, others = count / count.sum(), self.begins.diff() / count.sum()
+        of_query = model.entity_penalty(self.given) + model.relation_penalty(self.relation)
+        return (own * of_query).sum() + (others * model.entity_penalty(self.found)).sum()
 
     def relation_loss(self, row: Tensor) -> Tensor:
         """−log softmax of each triple's relation among all of them (Chen et al. 2021, Eq. 3), the mean over triples;
@@ -259,7 +256,7 @@ class View:
     def update(self, rate: float) -> None:
         """One step of Adagrad (Duchi et al. 2011) on the rows that were used."""
         if self.dots is not None and (slopes := self.engine.slopes.pop(self.role)) is not None:
-            self.dots.give(slopes, self.rows, self.anchors, self.relations, self.answers)
+            self.dots.give(slopes, self.rows, self.anchors, self.relations, self.answers, self.map)
         tensors, near = self.engine.moments, [x.grad for x in (self.anchors, self.answers) if x.grad is not None]
         self.parts = [self.rows.grad[: len(self.places) - len(self.anchors) - len(self.answers)], *near]
         self.places = self.places[: sum(map(len, self.parts))]  # where nothing asks for the answers' own
