@@ -37,7 +37,10 @@ def given(name: str, tails: int, rank: int = 0) -> tuple[ComplEx, dict[str, torc
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("penalised", [True, False])
 @pytest.mark.parametrize("rank", [0, 5])
-def test_gradients_are_those_of_autograd(name: str, tails: int, threads: int, penalised: bool, rank: int) -> None:
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_gradients_are_those_of_autograd(
+    name: str, tails: int, threads: int, penalised: bool, rank: int, weight: float
+) -> None:
     model, leaves, ids = given(name, tails, rank)
     rows, x, relations, answers, *shared = leaves.values()
     torch.set_num_threads(threads)
@@ -57,6 +60,21 @@ def test_gradients_are_those_of_autograd(name: str, tails: int, threads: int, pe
         n3 = n3 + (others * model.entity_penalty(answers @ through)).sum()
         torch.testing.assert_close(dots.penalty(counts, answers.detach(), begins, by), n3.detach())
         total = total + by * n3
+    if weight:  # of triples with the answers, in this order, of seven queries with as many as `counts` says
+        answer = torch.tensor([0, 1, 2, 1, 0, 1, 1, 0, 0, 1])
+        row, order = torch.arange(7).repeat_interleave(counts), answer.sort(stable=True).indices
+        of_queries = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+        pair = (x @ through)[row], (answers @ through)[answer]
+        heads, target = row >= tails, ids[row]
+        if model.directed:
+            target = target + heads * len(relations)
+        else:
+            pair = tuple(torch.where(heads[:, None], *y) for y in (pair[::-1], pair))
+        predicted = model.between(*pair) @ model.directions(relations).T
+        loss = torch.nn.functional.cross_entropy(predicted, target)
+        triples = of_queries, row, answer, order, begins
+        torch.testing.assert_close(dots.relation_loss(triples, answers.detach(), weight), loss.detach())
+        total = total + weight * loss
     total.backward()
     found = {leaf: y.detach().clone().requires_grad_() for leaf, y in leaves.items()}
     found["x"].grad = torch.ones_like(x)  # what there is stays

@@ -1,5 +1,5 @@
-// The rows of a table that a step uses: into bfloat16 for products of matrices, their N3 (Lacroix et al. 2018), queries of
-// ComplEx, and back by Adagrad (Duchi et al. 2011).
+// The rows of a table that a step uses: into bfloat16 for products of matrices, their N3 (Lacroix et al. 2018), what ComplEx
+// compares with entities and with relations, and back by Adagrad (Duchi et al. 2011).
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -190,6 +190,71 @@ extern "C" void kgd_products_back(const Products *job) {
     else products_back(*job, static_cast<const float *>(job->queries));
 }
 
+// What ComplEx compares with relations: conj(h) t of the triples of n queries x [n, 2 d] and their answers y [u, 2 d].
+struct Between {
+    const float *x, *y;
+    const int64_t *begins, *row, *answer;  // query row[j] has answer answer[j], j from begins[i] to begins[i + 1] of query i
+    const int64_t *order, *start;          // triples order[start[k] .. start[k + 1]] are of answer k
+    int64_t n, u, d, turned;               // from query `turned` on, the answer is the head
+    int32_t half, threads;
+    void *between;       // [triples, 2 d], float32 or bfloat16; in `kgd_between_back` its gradients
+    float *of_x, *of_y;  // to which gradients are added
+};
+
+template <class Number> static void between(const Between &J, Number *found) {
+    const int64_t d = J.d;
+#pragma omp parallel for num_threads(J.threads) schedule(static)
+    for (int64_t j = 0; j < J.begins[J.n]; j++) {
+        const float *a = J.x + J.row[j] * 2 * d, *c = J.y + J.answer[j] * 2 * d;
+        if (J.row[j] >= J.turned) std::swap(a, c);
+        const float *b = a + d, *e = c + d;
+        Number *to = found + j * 2 * d;
+#pragma omp simd
+        for (int64_t w = 0; w < d; w++) {
+            put(a[w] * c[w] + b[w] * e[w], to[w]);
+            put(a[w] * e[w] - b[w] * c[w], to[d + w]);
+        }
+    }
+}
+
+// Adds the gradient of a head, whose triple's is g and whose tail x, or of a tail, whose head x is.
+template <class Number> static void add_slopes(const Number *g, const float *x, bool head, int64_t d, float *to) {
+    const float sign = head ? 1 : -1;
+#pragma omp simd
+    for (int64_t w = 0; w < d; w++) {
+        const float p = wide(g[w]), q = sign * wide(g[d + w]);
+        to[w] += p * x[w] + q * x[d + w];
+        to[d + w] += p * x[d + w] - q * x[w];
+    }
+}
+
+template <class Number> static void between_back(const Between &J, const Number *gradients) {
+    const int64_t W = 2 * J.d;
+#pragma omp parallel num_threads(J.threads)
+    {
+#pragma omp for schedule(static) nowait
+        for (int64_t i = 0; i < J.n; i++)
+            for (int64_t j = J.begins[i]; j < J.begins[i + 1]; j++)
+                add_slopes(gradients + j * W, J.y + J.answer[j] * W, i < J.turned, J.d, J.of_x + i * W);
+#pragma omp for schedule(static)
+        for (int64_t k = 0; k < J.u; k++)
+            for (int64_t p = J.start[k]; p < J.start[k + 1]; p++) {
+                const int64_t j = J.order[p], i = J.row[j];
+                add_slopes(gradients + j * W, J.x + i * W, i >= J.turned, J.d, J.of_y + k * W);
+            }
+    }
+}
+
+extern "C" void kgd_between(const Between *job) {
+    if (job->half) between(*job, static_cast<Half *>(job->between));
+    else between(*job, static_cast<float *>(job->between));
+}
+
+extern "C" void kgd_between_back(const Between *job) {
+    if (job->half) between_back(*job, static_cast<const Half *>(job->between));
+    else between_back(*job, static_cast<const float *>(job->between));
+}
+
 // Rows [n, W] added by their ids to what stands in sums [., W], in the order of the rows.
 extern "C" void kgd_by_id(const float *rows, const int64_t *ids, int64_t n, int64_t W, int threads, float *sums) {
 #pragma omp parallel num_threads(threads)
@@ -201,4 +266,4 @@ extern "C" void kgd_by_id(const float *rows, const int64_t *ids, int64_t n, int6
     }
 }
 
-extern "C" void kgd_sizes(int64_t *sizes) { sizes[0] = sizeof(Step), sizes[1] = sizeof(Products); }
+extern "C" void kgd_sizes(int64_t *sizes) { sizes[0] = sizeof(Step), sizes[1] = sizeof(Products), sizes[2] = sizeof(Between); }

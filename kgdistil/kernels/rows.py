@@ -53,13 +53,24 @@ class Products(ctypes.Structure):
     ]
 
 
+class Between(ctypes.Structure):
+    """Mirrors `Between` of rows.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "y", "begins", "row", "answer", "order", "start")),
+        *((name, ctypes.c_int64) for name in ("n", "u", "d", "turned")),
+        *((name, ctypes.c_int32) for name in ("half", "threads")),
+        *((name, ctypes.c_void_p) for name in ("between", "of_x", "of_y")),
+    ]
+
+
 def rows_library(x: Tensor) -> ctypes.CDLL | None:
     """The compiled functions for a table, None where they cannot be: float32 on the CPU."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return None
     library = compiled("rows.cpp")
     if library is not None:
-        check_sizes(library, Step, Products)
+        check_sizes(library, Step, Products, Between)
         library.kgd_step.argtypes = [ctypes.POINTER(Step)]
         library.kgd_step.errcheck = enough
         address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
@@ -70,6 +81,8 @@ def rows_library(x: Tensor) -> ctypes.CDLL | None:
         for function in (library.kgd_shares, library.kgd_cubes, library.kgd_by_id, library.kgd_products_back):
             function.restype = None
         library.kgd_products.argtypes = library.kgd_products_back.argtypes = [ctypes.POINTER(Products)]
+        for function in (library.kgd_between, library.kgd_between_back):
+            function.argtypes, function.restype = [ctypes.POINTER(Between)], None
         library.kgd_rows.errcheck = library.kgd_products.errcheck = inside
     return library
 

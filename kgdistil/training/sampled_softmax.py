@@ -119,7 +119,7 @@ class SampledSoftmaxEngine(Engine):
         penalty, weight = torch.zeros((), device=self.device), self.config.relation_weight
         for view in (views[role] for role in self.trained):
             penalty = penalty + (self.config.penalty * view.penalty(queries) if self.config.penalty else 0)
-            penalty = penalty + (weight * view.relation_loss(queries.row) if weight else 0)
+            penalty = penalty + (weight * view.relation_loss(queries) if weight else 0)
         total, parts = self.add(soft, hard, penalty)
         if total.requires_grad:
             total.backward()
@@ -184,7 +184,7 @@ class View:
         self.engine, self.role, self.model = engine, role, engine.models[role]
         self.tails, m = batch.tails, len(candidates)
         table, places = engine.table(role, torch.cat([candidates, batch.anchor]))
-        answers, _, self.begins, self.answer = kernels.grouped(place if trained else place[:0])
+        answers, self.order, self.begins, self.answer = kernels.grouped(place if trained else place[:0])
         self.places = torch.cat([places, places[answers]])
         dtype = table.dtype if self.model.distance else engine.half
         self.book, self.kept, self.of = None, None, ""
@@ -241,9 +241,14 @@ class View:
         of_query = model.entity_penalty(self.given) + model.relation_penalty(self.relation)
         return (own * of_query).sum() + (others * model.entity_penalty(self.found)).sum()
 
-    def relation_loss(self, row: Tensor) -> Tensor:
+    def relation_loss(self, batch: Batch) -> Tensor:
         """−log softmax of each triple's relation among all of them (Chen et al. 2021, Eq. 3), the mean over triples;
         of a directed model among those of both directions, and a query for heads reads its triple backwards."""
+        row = batch.row
+        if self.dots is not None:
+            triples = batch.begins, row, self.answer, self.order, self.begins
+            by = self.engine.share * self.engine.config.relation_weight
+            return self.dots.relation_loss(triples, self.answers.detach(), by)
         anchors, answers = F.embedding(row, self.given), F.embedding(self.answer, self.found)
         backwards, target, half = row >= self.tails, self.relation_ids[row], self.engine.half
         if self.model.directed:
