@@ -321,11 +321,10 @@ def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypat
     from kgdistil.sampling import stream
 
     umls = load("umls")
-    for group, taught in step.KINDS.values():
+    for group, taught, weight in step.KINDS.values():
         values = {"dataset": "umls", "model": "ComplEx", "dim": 8, "loss": "softmax", "lr": 0.1, "negatives": 50}
-        values |= {"batch_size": 32, "penalty": 0.01, "group": group} | (
-            {"role": "stage1", "teacher": "x"} if taught else {}
-        )
+        values |= {"batch_size": 32, "penalty": 0.01, "group": group, "relation_weight": weight}
+        values |= {"role": "stage1", "teacher": "x"} if taught else {}
         engine = step.engine_of(umls, make_config(**values), taught)
         engine.half = torch.float32
         peer, batch = step.Eager(engine), torch.arange(32)
@@ -347,9 +346,10 @@ def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypat
     path.write_text("".join(f"{i}\tr\t{i * 7 % 200}\n" for i in range(200)))
     assert step.main(["--large", str(path), "--rounds", "2", "--negatives", "20", "50"]) == 0
     rows, graph = (json.loads(step.path_of("g").read_text())[name] for name in ("rows", "graph"))
-    assert [row["drawn"] for row in rows] == [20, 50] and rows[0]["candidates"] < rows[1]["candidates"]
-    row = rows[0]
+    assert [row["drawn"] for row in rows] == [20, 20, 50, 50] and rows[0]["candidates"] < rows[2]["candidates"]
+    row, predicting = rows[:2]
     assert (row["kind"], graph["name"]) == ("teacher", "g") and row["ops"] == 2 * 16 * row["candidates"] * 128 * 3
+    assert predicting["kind"] == list(step.TEACHERS)[1] and predicting["ops"] > row["ops"]
     assert row["triples_a_second"] > 0 and row["product_seconds"] > 0
 
 

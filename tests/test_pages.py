@@ -570,7 +570,7 @@ def test_the_page_of_a_large_graph_shows_what_was_measured_and_what_was_not(show
     monkeypatch.setattr(large.step, "path_of", lambda name: tmp_path / f"step-{name}.json")
     assert "bench.step --large debian.tsv" in large.large_step(shown)
     row = {"seconds": 0.008, "product_seconds": 0.004, "pytorch_seconds": 0.02, "triples_a_second": 50_000.0}
-    row |= {"drawn": 2_048, "candidates": 2_900, "products": "bfloat16"}
+    row |= {"kind": "teacher", "drawn": 2_048, "candidates": 2_900, "products": "bfloat16"}
     (tmp_path / "step-debian.json").write_text(json.dumps({"device": "a processor", "rows": [row]}))
     monkeypatch.setattr(large.candidates, "path", lambda of: tmp_path / f"candidates-{of}.json")
     made = large.large_step(shown)

@@ -87,14 +87,21 @@ def large_step(shown: Shown) -> str:
     names = {"seconds": "", "product_seconds": ", its matrix products alone", "pytorch_seconds": ", in eager PyTorch"}
     rows = [
         [
+            row["kind"],
             *(f"{row[key]:,}" for key in ("drawn", "candidates")),
             f"{1e3 * row['seconds']:.1f}",
             *(f"{row['triples_a_second'] * row['seconds'] / row[key]:,.0f}" for key in names),
         ]
         for row in bench["rows"]
     ]
-    title = f"The teacher's step on debian, {bench['device']}, {bench['rows'][0]['products']}"
-    head = ["drawn", "candidates, with answers", "ms", *(f"triples a second{name}" for name in names.values())]
+    title = f"A teacher's step on debian, {bench['device']}, {bench['rows'][0]['products']}"
+    head = [
+        "step of",
+        "drawn",
+        "candidates, with answers",
+        "ms",
+        *(f"triples a second{name}" for name in names.values()),
+    ]
     return html_table(title, head, rows) + by_drawn()
 
 

@@ -1,7 +1,8 @@
 """`python -m kgdistil.paper.bench.step`: a step of sampled softmax beside the same step in eager PyTorch.
 
-ComplEx on FB15k-237, alone, through the rounding of a few-bit student, and with a teacher besides; in rounds that take
-turns. With `--large` another graph, and only its teacher's step, in the shape that graphs of millions are trained in.
+ComplEx on FB15k-237: a teacher, one that predicts relations as well, a student of few bits through its rounding, and
+that with a teacher besides; in rounds that take turns. With `--large` another graph, and only its teachers' steps, in
+the shape that graphs of millions are trained in.
 `--negatives` are how many candidates a batch draws. The peer is what a library such as LibKGE does: autograd over
 looked-up rows with sparse gradients, float32 products, `torch.optim.Adagrad`, with the candidates of our step given to
 it. Results: `results/bench/step.json`, with `--large` `step-<graph>.json`.
@@ -39,7 +40,9 @@ from kgdistil.paper.timing import seconds
 from kgdistil.sampling import NEGATIVE_STREAM, epoch_order, stream
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
 
-KINDS = {"teacher": (0, False), "student, alone": (4, False), "student, taught": (4, True)}  # group, whether taught
+TEACHERS = {"teacher": (0, False, 0.0), "teacher, relations predicted": (0, False, 1.0)}
+# group, whether taught, and what the prediction of relations weighs
+KINDS = {**TEACHERS, "student, alone": (4, False, 0.0), "student, taught": (4, True, 0.0)}
 OF_LARGE = {"dim": 64, "accumulators": "row", "answers": 256, "penalty": 0.03}  # as results/large/debian.json
 TURN = 8  # steps of a turn
 LARGE = 2048  # sides of the matrices whose product says what the machine can do
@@ -84,7 +87,12 @@ class Eager:
                 )
             soft = softmax_soft_loss(scores, other + shift, count / count.sum(), self.config.temperature)
             loss = self.config.alpha * soft + (1 - self.config.alpha) * loss
-        loss = loss + self.config.penalty * student.penalty(anchors[row], relation_rows[row], looked_up[place]).mean()
+        anchors, answers = anchors[row], looked_up[place]
+        loss = loss + self.config.penalty * student.penalty(anchors, relation_rows[row], answers).mean()
+        if weight := self.config.relation_weight:
+            backwards = row >= tails
+            heads, others = (torch.where(backwards[:, None], *x) for x in ((answers, anchors), (anchors, answers)))
+            loss = loss + weight * F.cross_entropy(student.between(heads, others) @ relations.T, relation[row])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -112,36 +120,41 @@ def measure(
     training triples that ours takes a second."""
     kernels.keep_freed_memory()
     out = []
-    kinds = {"teacher": KINDS["teacher"]} if large else KINDS
-    for kind, (group, taught) in tqdm(kinds.items(), desc="steps", disable=None):
+    for kind, (group, taught, weight) in tqdm((TEACHERS if large else KINDS).items(), desc="steps", disable=None):
         values: dict[str, Any] = {"dataset": graph.name, "model": "ComplEx", "dim": dim, "loss": "softmax", "lr": 0.05}
         values |= {"negatives": negatives, "batch_size": queries, "penalty": 0.005, "group": group}
+        values |= {"relation_weight": weight}
         values |= OF_LARGE if large else {}
         values |= {"role": "stage1", "teacher": "x"} if taught else {}
         engine = engine_of(graph, make_config(**values), taught)
         peer = Eager(engine)
         order = epoch_order(0, 0, engine.samples).split(queries)
         taken: dict[str, list[float]] = {"kgdistil": [], "PyTorch": []}
-        listed = []
+        listed, triples = [], []
         for i in range(rounds + 1):  # the first one warms up
             bases = [stream(0, NEGATIVE_STREAM, i * TURN + j) for j in range(TURN)]
             batches = [order[(i * TURN + j) % (len(order) - 1)] for j in range(TURN)]
             given = [batch_of(engine, *both) for both in zip(batches, bases, strict=True)]
             listed += [len(each["candidates"]) for each in given]
+            triples += [len(each["row"]) for each in given]
             for batch, base in zip(batches, bases, strict=True):
                 taken["kgdistil"].append(clocked(functools.partial(engine.step, batch, base, {"student": 0.05})))
             for each in given:
                 taken["PyTorch"].append(clocked(functools.partial(peer.step, each)))
         ours, theirs = (statistics.median(times[TURN:]) for times in taken.values())
         wide, columns = 2 * engine.config.dim, int(statistics.median(listed))
-        ops = 2 * queries * columns * wide * (4 if taught else 3)
-        q, k, g = (
-            torch.ones(*size, dtype=engine.half) for size in ((queries, wide), (columns, wide), (queries, columns))
-        )
-        forwards = 2 if taught else 1
+        shapes = [(queries, columns, 2 if taught else 1)]  # with products of a forward and two backward
+        shapes += [(int(statistics.median(triples)), graph.num_relations, 1)] if weight else []
+        ops = sum(2 * rows * against * wide * (forwards + 2) for rows, against, forwards in shapes)
+        sides = [
+            [torch.ones(*size, dtype=engine.half) for size in ((n, wide), (m, wide), (n, m))] for n, m, _ in shapes
+        ]
 
         def products() -> list[Tensor]:
-            return [*(q @ k.T for _ in range(forwards)), g @ k, g.T @ q]  # noqa: B023 - called at once
+            done = []
+            for (q, k, g), (*_, forwards) in zip(sides, shapes, strict=True):  # noqa: B023 - called at once
+                done += [*(q @ k.T for _ in range(forwards)), g @ k, g.T @ q]
+            return done
 
         alone = seconds(products, rounds, "cpu")
         square = torch.ones(LARGE, LARGE, dtype=engine.half)
@@ -228,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_json(path_of(options.large.stem if options.large else ""), report)
     for row in rows:
         print(
-            f"{row['kind']:16s} {row['drawn']:5d} drawn "
+            f"{row['kind']:28s} {row['drawn']:5d} drawn "
             f"{1e3 * row['seconds']:6.1f} ms, eager PyTorch {1e3 * row['pytorch_seconds']:6.1f} ms, "
             f"{row['ratio']:4.1f}x; {row['share_of_peak']:.0%} of the peak, "
             f"{row['outside_products']:.0%} outside matrix products; {row['triples_a_second']:,.0f} triples a second"
