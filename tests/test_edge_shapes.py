@@ -142,10 +142,17 @@ def test_pairs(name: str, norm: int) -> None:
         assert queries.grad is not None and queries.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name, norm", SCORES)
-@pytest.mark.parametrize("more", [{}, {"loss": "softmax", "accumulators": "row"}])
+LISTS: dict = {"loss": "softmax", "accumulators": "row"}
+PREDICTING = LISTS | {"penalty": 0.1, "relation_weight": 0.5}
+LOW = PREDICTING | {"rank": 2, "group": 1, "role": "no-ds"}
+
+
+@pytest.mark.parametrize(
+    "name, norm, more",
+    [(*score, more) for score in SCORES for more in ({}, LISTS)]
+    + [(name, 1, more) for name in ("ComplEx", "ReciprocalComplEx") for more in (PREDICTING, LOW)],
+)
 def test_epochs(name: str, norm: int, more: dict) -> None:
-    more = more | ({"penalty": 0.1} if more and name == "ComplEx" else {})
     for entities in (2, 17, 65):
         triples = triples_of(entities)
         graph = Graph("edge", triples, triples[:1], triples[:1], tuple(map(str, range(entities))), ("a", "b"), "0" * 64)
