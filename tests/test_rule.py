@@ -11,7 +11,7 @@ import pytest
 import kgdistil
 from kgdistil import cli
 from kgdistil.compress.size import floats
-from kgdistil.distillation import budget, rule, scale, search
+from kgdistil.distillation import budget, recipes, rule, scale, search
 from kgdistil.distillation.budget import plan
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
@@ -255,7 +255,10 @@ def test_passes_are_the_fewer_the_more_triples_and_rates_those_of_its_sums(tiny_
     assert plain["no-DS"]["epochs"] > 6
     assert rule.fitted(tiny_graph, KNOWN, 16) == plain
     low, passes = rule.fitted(tiny_graph, KNOWN, 16, 4), plain["teacher"]["epochs"]
-    assert low["stage 1"] == {**plain["stage 1"], "alpha": 1.0, "lr": 0.1, "epochs": -(-passes // 2)}
+    same = {name: x for name, x in plain["stage 1"].items() if name not in ("alpha", "lr")}
+    assert low["stage 1"] == {**same, "epochs": -(-passes // 2)}
+    far = recipes.few_bits("tiny", dim=8, rank=4, fitted=low).stage1
+    assert (far.alpha, far.lr, recipes.few_bits("tiny", dim=8, rank=4, alpha=0.7).stage1.alpha) == (1.0, 0.1, 0.7)
     assert passes > 2 * plain["stage 1"]["epochs"]
     assert low["teacher"] == plain["teacher"] and low["no-DS"]["epochs"] >= passes + low["stage 1"]["epochs"]
     monkeypatch.setattr(rule, "PASSES", 2)

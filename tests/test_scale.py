@@ -74,7 +74,11 @@ def test_a_student_of_many_entities_has_more_candidates_in_fewer_passes(monkeypa
     assert more["no-DS"]["epochs"] >= more["teacher"]["epochs"] + 4 * more["stage 1"]["epochs"]
     low = rule.fitted(PACKAGES, known, 120, 30)
     assert low["no-DS"]["epochs"] >= low["teacher"]["epochs"] + 4 * low["stage 1"]["epochs"]
-    assert (low["stage 1"]["alpha"], low["stage 1"]["lr"]) == (1.0, scale.AT_RANDOM)
+    more_of_large = scale.settings(PACKAGES, "ComplEx", 60, "softmax")
+    far = recipes.few_bits(
+        "own", dim=60, rank=30, group=1, more=more_of_large, fitted={"stage 1": low["stage 1"]}
+    ).stage1
+    assert (far.alpha, far.lr, far.epochs) == (1.0, scale.AT_RANDOM, low["stage 1"]["epochs"])
     monkeypatch.setattr(scale, "LISTED", 0)
     usual = rule.fitted(PACKAGES, known, 128)
     assert more["stage 1"]["epochs"] == -(-usual["stage 1"]["epochs"] // 3) < usual["stage 1"]["epochs"]

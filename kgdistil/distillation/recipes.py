@@ -188,7 +188,7 @@ def few_bits(
     model: str = "ComplEx",
     dim: int = 64,
     group: int = 4,
-    alpha: float = 0.5,
+    alpha: float | None = None,
     epochs: int = 20,
     seed: int = 0,
     device: str = "cpu",
@@ -206,6 +206,8 @@ def few_bits(
     bits, trained through the rounding on whole lists of candidates (`lists`), from the teacher and alone.
 
     Args:
+        alpha: of the student's soft loss; None: ½, and 1 where a model teaches one of low rank, which begins farther
+            from it and so has the rate of what begins at random, too (so it came out on FB15k-237 and the packages).
         epochs: of the teacher; the student gets half as many, the student alone as many as both.
         listed: drawn candidates of the student that has a teacher (`scale.listed`), which then has fewer passes, while
             the student alone scores as many candidates as both; 0: as many as the others.
@@ -242,6 +244,8 @@ def few_bits(
         return make_config(**{**shared, **values, **(fitted or {}).get(name, {})})
 
     alone = part("no-DS", **coded, lr=first, epochs=both, role="no-ds")
+    far = bool(rank and not lists)
+    alpha = alpha if alpha is not None else 1.0 if far else 0.5
     taught = {**coded, "role": "stage1", "alpha": alpha, "check_every": max(1, half // 5)}
     if lists:
         return Recipe(None, alone, part("stage 1", **taught, lr=first, epochs=both, teacher=lists), None)
@@ -251,7 +255,8 @@ def few_bits(
         own = part("teacher", **penalty, lr=first, epochs=epochs, check_every=usual, role="teacher")
     name = own.run_id if own else find_teacher(teacher)
     taught |= {"teacher": name, "student": name, "negatives": listed or shared["negatives"]}
-    return Recipe(own, alone, part("stage 1", **taught, lr=0.05, epochs=half), None, None if own else name)
+    stage1 = part("stage 1", **taught, lr=first if far else 0.05, epochs=half)
+    return Recipe(own, alone, stage1, None, None if own else name)
 
 
 def settings(config: RunConfig, part: str, base: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -126,8 +126,8 @@ def defaults(graph: Graph, model: str, dim: int, epochs: int | None = None, rank
 def fitted(graph: Graph, rule: Rule, numbers: int, rank: int = 0) -> dict[str, dict[str, Any]]:
     """`settings` for a graph and so many numbers of an entity of the teacher, at its rates and within those bounds.
 
-    A student of low rank learns from its teacher alone, at the rate of what begins at random and in more passes. The
-    student alone scores at least as many candidates as teacher and student together.
+    A student of low rank has the rate and the soft loss of `recipes.few_bits`, and more passes than others. The student
+    alone scores at least as many candidates as teacher and student together.
     """
     found, listed = settings(figures(graph), rule), scale.listed(graph)
     shown = TRIPLES / max(1, len(graph.train))
@@ -144,10 +144,10 @@ def fitted(graph: Graph, rule: Rule, numbers: int, rank: int = 0) -> dict[str, d
     taught = found["stage 1"]
     if not rank:
         taught["epochs"] = scale.fewer(taught["epochs"], listed)
-    else:  # it begins farther from its teacher: so it came out on FB15k-237 and the packages
+    else:
         least = scale.MORE * taught["epochs"] if listed else min(found["teacher"]["epochs"], -(-usual // 2))
         taught["epochs"] = max(taught["epochs"], least)
-        taught |= {"alpha": 1.0, "lr": scale.AT_RANDOM / (1 if scale.large(graph) else ROW)}
+        del taught["alpha"], taught["lr"]
     both = found["teacher"]["epochs"] + taught["epochs"] * max(1, listed // scale.NEGATIVES)
     found["no-DS"]["epochs"] = max(found["no-DS"]["epochs"], both)
     return found
