@@ -142,13 +142,12 @@ def measure(
             for each in given:
                 taken["PyTorch"].append(clocked(functools.partial(peer.step, each)))
         ours, theirs = (statistics.median(times[TURN:]) for times in taken.values())
-        wide, columns = 2 * engine.config.dim, int(statistics.median(listed))
+        wide, columns, steps, half = 2 * engine.config.dim, int(statistics.median(listed)), engine.steps, engine.half
+        del engine, peer  # of a large graph there is no room for two
         shapes = [(queries, columns, 2 if taught else 1)]  # with products of a forward and two backward
         shapes += [(int(statistics.median(triples)), graph.num_relations, 1)] if weight else []
         ops = sum(2 * rows * against * wide * (forwards + 2) for rows, against, forwards in shapes)
-        sides = [
-            [torch.ones(*size, dtype=engine.half) for size in ((n, wide), (m, wide), (n, m))] for n, m, _ in shapes
-        ]
+        sides = [[torch.ones(*size, dtype=half) for size in ((n, wide), (m, wide), (n, m))] for n, m, _ in shapes]
 
         def products() -> list[Tensor]:
             done = []
@@ -157,7 +156,7 @@ def measure(
             return done
 
         alone = seconds(products, rounds, "cpu")
-        square = torch.ones(LARGE, LARGE, dtype=engine.half)
+        square = torch.ones(LARGE, LARGE, dtype=half)
         peak = 2 * LARGE**3 / seconds(lambda: square @ square, 5, "cpu")  # noqa: B023 - called at once
         row = {
             "kind": kind,
@@ -167,8 +166,8 @@ def measure(
             "pytorch_seconds": theirs,
             "ratio": theirs / ours,
         }
-        row |= {"products": str(engine.half).removeprefix("torch."), "ops": ops, "share_of_peak": ops / ours / peak}
-        row |= {"product_seconds": alone, "triples_a_second": len(graph.train) / engine.steps / ours}
+        row |= {"products": str(half).removeprefix("torch."), "ops": ops, "share_of_peak": ops / ours / peak}
+        row |= {"product_seconds": alone, "triples_a_second": len(graph.train) / steps / ours}
         out.append(row | {"outside_products": max(0.0, 1 - alone / ours), "seconds_all": taken})
     return out
 
