@@ -623,7 +623,11 @@ def test_the_rule_stands_beside_what_searches_found(shown, tmp_path, monkeypatch
     rows = [{**told, "ruled": {part: {"valid": x, "test": x * f} for part, x in parts.items()}} for f in (0.99, 0.9)]
     monkeypatch.setattr(rules.fitting, "read", lambda name: rows)
     page = rules.rule_left_out(shown)
-    assert "97% of the searched ones in 1 of 2 tests" in page and "within 0.05 of what was expected in 0" in page
+    assert "97% of the searched ones in 1 of 2 tests" in page and "within 0.05 of what was expected in 0 of 2" in page
+    low = [{**row, "share": {**row["share"], "expected": None}} for row in rows[:1]]
+    monkeypatch.setattr(rules.fitting, "read", lambda name: low + rows[1:])
+    assert "what was expected in 0 of 1" in rules.rule_left_out(shown)
+    monkeypatch.setattr(rules.fitting, "read", lambda name: rows)
     assert "own, 16 bytes" in page and "<td>99%</td>" in page.replace(' class="number"', "")
     again = {"dataset": "own", "bytes": 16, "chosen": {**searched, "teacher": {"valid": 1.0, "test": 1.0}}}
     monkeypatch.setattr(rules.fitting, "read", lambda name: rows[:1] if name == "left_out" else [again])

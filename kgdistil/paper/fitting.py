@@ -207,7 +207,8 @@ def left_out(
     """What a graph's students come to by the rule of all other graphs, in the shape that its own search chose.
 
     Returns:
-        A record: of each part the MRRs of the searched run and of the rule's; the share that was expected and kept.
+        A record: of each part the MRRs of the searched run and of the rule's; the share that was kept, and expected, of
+        a student that is not of low rank (`distil.predicted`).
     """
     known = fit(other for other in searches if other["dataset"] != found["dataset"])
     figures = rule.figures(graph)
@@ -231,9 +232,15 @@ def left_out(
         model = low_rank(model, student["rank"])
     rounded = evaluate(quantised(model, PRECISION_OF[student["group"]]), graph, "valid", sample=sample)
     kept = rounded.metrics()["both"]["mrr"] / ours["teacher"]["valid"]
-    share = {"rounded": kept, "expected": rule.share(figures, kept, known)}
+    share = {"rounded": kept, "expected": None if student["rank"] else rule.share(figures, kept, known)}
     share |= {split: ours["stage 1"][split] / ours["teacher"][split] for split in ("valid", "test")}
-    made = {"bytes": found["bytes"], "others": sorted(known["graphs"]), "model": named, "settings": fitted}
+    made = {
+        "bytes": found["bytes"],
+        "others": sorted(known["graphs"]),
+        "model": named,
+        "settings": fitted,
+        "rank": student["rank"],
+    }
     made |= {"negatives": {part: run.config.negatives for part, run in runs.items()}}
     return about(graph, device, **made, searched=found["chosen"], ruled=ours, share=share)
 
