@@ -44,8 +44,7 @@ def test_gradients_are_those_of_autograd(
     model, leaves, ids = given(name, tails, rank)
     rows, x, relations, answers, *shared = leaves.values()
     torch.set_num_threads(threads)
-    asked = x.detach(), relations.detach(), ids, tails, rows.detach(), *(y.detach() for y in shared)
-    dots = dots_in(model, *asked)
+    dots = dots_in(model, x, relations, ids, tails, rows, *shared)
     assert dots is not None
     counts, begins, by = torch.tensor([1, 2, 1, 1, 3, 1, 1]), torch.tensor([0, 4, 9, 10]), 0.3
     through = shared[0] if shared else torch.eye(12)
@@ -80,6 +79,9 @@ def test_gradients_are_those_of_autograd(
     found["x"].grad = torch.ones_like(x)  # what there is stays
     dots.give(upstream, *found.values())
     torch.testing.assert_close(found["x"].grad - 1, x.grad, rtol=1e-5, atol=1e-5)
+    assert not any(y.grad.requires_grad for y in found.values() if y.grad is not None), (
+        "their sums of squares would keep every step"
+    )
     for leaf in (name for name in leaves if name != "x"):
         torch.testing.assert_close(found[leaf].grad, leaves[leaf].grad, rtol=1e-5, atol=1e-5)
 
@@ -142,6 +144,7 @@ def test_a_step_is_that_of_autograd(umls, monkeypatch, name: str, more: dict) ->
         engine = make_engine(models[0], models[1] if "teacher" in more else None, config, umls)
         engine.half = torch.float32
         losses = engine.epoch(0, torch.full((engine.steps,), 0.05))
+        assert not any(x.requires_grad for x in engine.moments.values())
         found.append((losses, [x.data for model in models for x in model.parameters()]))
     assert taken and all(taken)
     (own, mine), (others, theirs) = found

@@ -37,7 +37,7 @@ class Dots:
         rows: Tensor,
         shared: Tensor | None = None,
     ):
-        self.given, self.relations, self.ids = (each.contiguous() for each in (x, relations, ids))
+        self.given, self.relations, self.ids = (each.detach().contiguous() for each in (x, relations, ids))
         self.rows, self.tails, self.model, self.library = rows.detach(), tails, model, library
         self.map = None if shared is None else shared.detach()
         self.x = self.through(self.given)
@@ -59,6 +59,7 @@ class Dots:
         at = {"x": self.x, "r": self.relations, "ids": self.ids, "queries": queries}
         return ctypes.byref(Products(**sizes, **{name: pointer(x) for name, x in at.items()}, **more))
 
+    @torch.no_grad()
     def penalty(self, count: Tensor, answers: Tensor, begins: Tensor, by: float) -> Tensor:
         """N3, the mean over triples: of queries with so many answers each int64 [n], and of answers [u, W], the j-th of
         which stands begins[j + 1] - begins[j] times. `give` adds the gradients of `by` times that."""
@@ -76,6 +77,7 @@ class Dots:
             done += form[0]
         return sums.sum()
 
+    @torch.no_grad()
     def relation_loss(self, triples: tuple[Tensor, ...], answers: Tensor, by: float) -> Tensor:
         """−log softmax of each triple's relation, as the engine has it, the mean over triples. `give` adds the
         gradients of `by` times that.
@@ -111,6 +113,7 @@ class Dots:
         half, at = found.dtype == torch.bfloat16, at | {"between": found}
         return ctypes.byref(Between(**sizes, half=half, **{name: pointer(x) for name, x in at.items()}, **more))
 
+    @torch.no_grad()
     def give(
         self,
         gradient: Tensor,
