@@ -57,7 +57,7 @@ ALPHA, RELATION_WEIGHT = (0.1, 1.0), (0.0, 0.1, 1.0, 4.0)
 REGULARISERS, SCHEDULES = ("n3", "dura"), ("linear", "constant")  # of models without a teacher
 # What was best on graphs of different kinds is tried after the recipe's own settings, for longer; "lr" is times the
 # recipe's. Models without a teacher are of FB15k-237, WN18RR, Debian's packages and Kinships, students of FB15k-237,
-# WN18RR, UMLS and Kinships. The first without a teacher was tried on FB15k-237 alone so far.
+# WN18RR, UMLS and Kinships. The first without a teacher was tried on FB15k-237 and the genes so far.
 WITHOUT = ("model", "lr", "penalty", "regulariser", "relation_weight", "schedule")
 TAUGHT = ("lr", "penalty", "relation_weight", "alpha", "temperature")
 KNOWN = {
