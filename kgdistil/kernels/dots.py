@@ -142,7 +142,7 @@ class Dots:
         leaves = [rows, x, relations, answers][: len(found)]
         if self.map is not None and shared is not None:
             pairs = [(of_back.float(), self.queries), (self.given, of_x)]
-            pairs += [(answers.detach(), slopes) for slopes in of_answers]
+            pairs += [(answers, slopes) for slopes in of_answers]
             found = [found[0], of_x @ self.map.T, of_relations, *(slopes @ self.map.T for slopes in of_answers)]
             found.append(torch.stack([a.T @ b for a, b in pairs]).sum(0))
             leaves.append(shared)

@@ -178,6 +178,9 @@ class View:
     that are answers. Each of the three is a leaf of the step, whose gradient goes to the table's rows.
     """
 
+    given = property(lambda self: self.model.rows(self.anchors))  # what they stand for in the score
+    found = property(lambda self: self.model.rows(self.answers))
+
     def __init__(
         self, engine: SampledSoftmaxEngine, role: str, batch: Batch, candidates: Tensor, place: Tensor, trained: bool
     ):
@@ -208,9 +211,7 @@ class View:
         if self.map is not None:
             self.map.requires_grad_(trained).grad = None
         self.relation_ids = batch.relation
-        asked = engine.config.penalty or engine.config.relation_weight
-        self.inner, self.given = getattr(self.model, "inner", self.model), self.model.rows(self.anchors)
-        self.found = self.model.rows(self.answers) if asked else self.answers
+        self.inner = getattr(self.model, "inner", self.model)
 
     def scores(self) -> Tensor:
         """Scores [n, m or more] of the batch's queries against its candidates; what stands beyond them is nothing."""
@@ -235,8 +236,7 @@ class View:
             answers = model.dura(F.embedding(self.answer, self.found), F.embedding(batch.row, relation))
             return ((count * model.dura(self.given, relation)).sum() + answers.sum()) / count.sum()
         if self.dots is not None:
-            of_answers = self.answers.detach(), self.begins
-            return self.dots.penalty(count, *of_answers, self.engine.share * self.engine.config.penalty)
+            return self.dots.penalty(count, self.answers, self.begins, self.engine.share * self.engine.config.penalty)
         own, others = count / count.sum(), self.begins.diff() / count.sum()
         of_query = model.entity_penalty(self.given) + model.relation_penalty(self.relation)
         return (own * of_query).sum() + (others * model.entity_penalty(self.found)).sum()
@@ -248,7 +248,7 @@ class View:
         if self.dots is not None:
             triples = batch.begins, row, self.answer, self.order, self.begins
             by = self.engine.share * self.engine.config.relation_weight
-            return self.dots.relation_loss(triples, self.answers.detach(), by)
+            return self.dots.relation_loss(triples, self.answers, by)
         anchors, answers = F.embedding(row, self.given), F.embedding(self.answer, self.found)
         backwards, target, half = row >= self.tails, self.relation_ids[row], self.engine.half
         if self.model.directed:

@@ -79,7 +79,7 @@ def large_cost(shown: Shown) -> str:
 
 
 def large_step(shown: Shown) -> str:
-    """What a step of the teacher of the largest graph is made of, from `results/bench/step-debian.json`."""
+    """What the steps of teachers of the largest graph are made of, from `results/bench/step-debian.json`."""
     path = step.path_of("debian")
     if not path.is_file():
         return none_yet(f"{STEP} --large debian.tsv")
