@@ -147,7 +147,8 @@ def test_one_training_makes_every_size(umls: Graph, monkeypatch: pytest.MonkeyPa
     assert found.evaluate("valid")["both"]["mrr"] == pytest.approx(done.record["valid"]["both"]["mrr"], abs=0.02)
     mrr = [kgdistil.Labelled(shorter(found.model, d), umls).evaluate("valid")["both"]["mrr"] for d in (1, 2, 4)]
     alone = kgdistil.run(config_of(1, epochs=5, **sizes), umls, progress=False).record["valid"]["both"]["mrr"]
-    assert mrr[0] > alone - 0.02 and mrr[2] > mrr[0]
+    # by the number of threads alone, and so by last bits, both move by .02 on so small a graph
+    assert mrr[0] > alone - 0.05 and mrr[2] > mrr[0] + 0.05
     assert not torch.equal(model.relations_1, model.relations_2) and not torch.equal(model.relations_2, model.relations)
 
 
