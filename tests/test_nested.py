@@ -140,15 +140,18 @@ def test_one_training_makes_every_size(umls: Graph, monkeypatch: pytest.MonkeyPa
     """Each size is as good as a training for that size alone, or hardly worse, and has relations of its own."""
     for name in ("RUNS", "RESULTS"):
         monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name))
-    sizes = {"negatives": 64, "batch_size": 128, "patience": 0, "check_every": 5}
-    done = kgdistil.run(config_of(4, epochs=15, **sizes), umls, progress=False)
-    model = done.load(umls)
-    found = kgdistil.Labelled(model, umls).quantised("nested")
-    assert found.evaluate("valid")["both"]["mrr"] == pytest.approx(done.record["valid"]["both"]["mrr"], abs=0.02)
-    mrr = [kgdistil.Labelled(shorter(found.model, d), umls).evaluate("valid")["both"]["mrr"] for d in (1, 2, 4)]
-    alone = kgdistil.run(config_of(1, epochs=5, **sizes), umls, progress=False).record["valid"]["both"]["mrr"]
-    # by the number of threads alone, and so by last bits, both move by .02 on so small a graph
-    assert mrr[0] > alone - 0.05 and mrr[2] > mrr[0] + 0.05
+    sizes, gains = {"negatives": 64, "batch_size": 128, "patience": 0, "check_every": 5}, []
+    for seed in range(3):  # of one, last bits move either by .02 on so small a graph
+        done = kgdistil.run(config_of(4, epochs=15, seed=seed, **sizes), umls, progress=False)
+        model = done.load(umls)
+        found = kgdistil.Labelled(model, umls).quantised("nested")
+        whole = found.evaluate("valid")["both"]["mrr"]
+        assert whole == pytest.approx(done.record["valid"]["both"]["mrr"], abs=0.02)
+        mrr = [kgdistil.Labelled(shorter(found.model, d), umls).evaluate("valid")["both"]["mrr"] for d in (1, 2, 4)]
+        alone = kgdistil.run(config_of(1, epochs=5, seed=seed, **sizes), umls, progress=False)
+        gains.append(mrr[0] - alone.record["valid"]["both"]["mrr"])
+        assert mrr[2] > mrr[0]
+    assert sum(gains) / len(gains) > -0.02
     assert not torch.equal(model.relations_1, model.relations_2) and not torch.equal(model.relations_2, model.relations)
 
 
