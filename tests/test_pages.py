@@ -632,6 +632,12 @@ def test_the_rule_stands_beside_what_searches_found(shown, tmp_path, monkeypatch
     again = {"dataset": "own", "bytes": 16, "chosen": {**searched, "teacher": {"valid": 1.0, "test": 1.0}}}
     monkeypatch.setattr(rules.fitting, "read", lambda name: rows[:1] if name == "left_out" else [again])
     assert "Searched again since" not in page and "Searched again since" in rules.rule_left_out(shown)
+    voted = [{**rows[0], "others": ["far"]}]
+    searches = [{**again, "dataset": name} for name in ("own", "far", "near")]
+    monkeypatch.setattr(rules.fitting, "read", lambda name: voted if name == "left_out" else searches)
+    assert "before all others had a vote: own." in rules.rule_left_out(shown)
+    monkeypatch.setattr(rules.fitting, "read", lambda name: voted if name == "left_out" else searches[:2])
+    assert "had a vote" not in rules.rule_left_out(shown)
     monkeypatch.setattr(rules.fitting, "read", lambda name: [])
     assert "Not run yet" in rules.rule_left_out(shown) and "Not run yet" in rules.rule_searches(shown)
 

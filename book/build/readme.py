@@ -164,13 +164,13 @@ def of_ones_own(name: str = "packages") -> str:
 
 
 def without_its_search() -> str:
-    """How students do by the rule of all other graphs, beside those of a search on their own."""
+    """How students do by the rule of other graphs, beside those of a search on their own."""
     path = fitting.folder("left_out.csv")
     if not path.is_file():
         return ""
     reached = pd.read_csv(path)["stage 1, test"]
     return (
-        f" By the rule of all others each of {len(reached)} graphs has a student of "
+        f" By the rule of other graphs each of {len(reached)} graphs has a student of "
         f"{reached.min():.0%} to {reached.max():.0%} of the test MRR of one by a search of its own "
         f"([graph by graph](results/rules/{path.name}))."
     )

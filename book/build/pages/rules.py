@@ -87,5 +87,9 @@ def rule_left_out(shown: Shown) -> str:
     if older:
         text += f"\nSearched again since: {', '.join(older)}. Such a row stands beside the earlier "
         text += "search, by the rule of that day.\n"
+    names = {found["dataset"] for found in fitting.read("searches")}
+    fewer = [x["dataset"] for x in tests if names - {x["dataset"], *x.get("others", names)}]
+    if fewer:
+        text += f"\nMeasured before all others had a vote: {', '.join(fewer)}.\n"
     alt = "MRR by the rule as a share of the searched one: " + ", ".join(f"{row[0]} {row[2]}" for row in rows) + "."
     return text + picture(shown, "rule", plots.left_out(frame, PARTS, AIM), alt) + table
