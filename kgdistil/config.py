@@ -285,8 +285,7 @@ class RunConfig(BaseModel):
 
 
 NESTED = ("objective", "inherited")
-FLAT = [f for name in RunConfig.model_fields for f in (["loss", *OWN] if name == "objective" else [name])]
-FLAT.remove("inherited")
+FLAT = [f for n in RunConfig.model_fields if n != "inherited" for f in (["loss", *OWN] if n == "objective" else [n])]
 # what a run's name leaves out
 FIXED = {n: f.default for n, f in {**RunConfig.model_fields, **OWN}.items() if not f.is_required() and n not in NESTED}
 

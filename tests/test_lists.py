@@ -13,10 +13,13 @@ from kgdistil.compress import product, whole
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.packing import quantised
 from kgdistil.config import make_config
+from kgdistil.distillation import scale
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate, sampled
 from kgdistil.graph import Graph
-from kgdistil.graphs.queries import like_known, queries_of
+from kgdistil.graphs import remembered
+from kgdistil.graphs.queries import like_known, queries_of, scores_of
+from kgdistil.kernels import bfloat16_where_fast
 from kgdistil.kernels.softmax import softmax_library, softmax_losses
 from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import build_model
@@ -559,3 +562,42 @@ def test_made_up_queries_need_a_teacher_and_no_lists_of_its_best():
         make_config(**given)
     with pytest.raises(ConfigError, match="unlabelled is 1.0, but top is 4: set one of them to 0"):
         make_config(**given, role="stage1", teacher="t", top=4)
+
+
+@pytest.mark.parametrize("values", [{}, {"group": 1, "rank": 8}], ids=str)
+def test_what_a_wide_teacher_says_is_computed_once(
+    tiny_graph: Graph, monkeypatch: pytest.MonkeyPatch, values: dict
+) -> None:
+    """The same student comes of it as of a teacher that is asked in every step, which it then is not."""
+    asked = a_config(role="stage1", teacher="t", alpha=0.7, negatives=3, batch_size=5, epochs=90, **values)
+    done, calls = {}, []
+    monkeypatch.setattr(remembered, "scores_of", lambda *x: calls.append(x) or scores_of(*x))
+    for wide in (1 << 20, 16):
+        monkeypatch.setattr(remembered, "WIDE", wide)
+        teacher, student = (
+            build_model("ComplEx", tiny_graph.num_entities, tiny_graph.num_relations, 16, seed=s) for s in (1, 2)
+        )
+        student = low_rank(student, 8) if values else student
+        engine = make_engine(student, teacher, asked, tiny_graph)
+        engine.half = torch.float32
+        losses = [engine.epoch(i, torch.full((engine.steps,), 0.1, dtype=torch.float64)) for i in range(3)]
+        done[wide] = student.entities.data.clone(), losses, dict(engine.arithmetic)
+    (before, losses, plain), (after, others, told) = done.values()
+    assert len(calls) == 1 and "teacher" not in plain and told == {**plain, "teacher": "remembered"}
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    assert [list(x.values()) for x in others] == [pytest.approx(list(x.values()), rel=1e-5) for x in losses]
+
+
+def test_what_is_remembered_of_a_teacher_is_told_and_has_a_limit(tiny_graph: Graph, monkeypatch) -> None:
+    config = a_config(role="stage1", teacher="t", negatives=tiny_graph.num_entities)
+    queries = len(queries_of(tiny_graph.train)[0])
+    size = queries * tiny_graph.num_entities * bfloat16_where_fast(torch.device("cpu")).itemsize
+    wide = remembered.WIDE
+    assert scale.memory_needed(config, tiny_graph, wide)["the teacher's scores"] == size
+    assert "the teacher's scores" not in scale.memory_needed(config, tiny_graph, wide - 1)
+    for change in ({"top": 1}, {"unlabelled": 0.5}, {"epochs": 1}, {"role": "stage2"}, {"model": "DistMult", "dim": 8}):
+        other = config.model_copy(update=change)
+        width = wide if "model" not in change else None
+        assert "the teacher's scores" not in scale.memory_needed(other, tiny_graph, width)
+    monkeypatch.setattr(remembered, "MOST", size - 1)
+    assert "the teacher's scores" not in scale.memory_needed(config, tiny_graph, wide)

@@ -14,6 +14,8 @@ from kgdistil.compress.size import floats
 from kgdistil.config import RunConfig
 from kgdistil.errors import ConfigError
 from kgdistil.graph import NAMES, Graph
+from kgdistil.graphs.remembered import bytes_of_scores
+from kgdistil.models import MODELS
 
 LARGE = 100_000  # entities from which a graph of one's own is large
 # Ranking compares a query's numbers with an entity's; so many of these take as long as training on one triple.
@@ -91,6 +93,9 @@ def memory_needed(config: RunConfig, graph: Graph, teacher: int | None = None) -
         "the student as coded": table + entities * width // config.group if config.group else 0,
         "ranking": table if config.device == "cpu" else 0,  # in the order of the compiled kernel
     }
+    if taught:
+        numbers = 0 if MODELS[config.model].distance else teacher or floats(config.model, config.dim)
+        needed["the teacher's scores"] = bytes_of_scores(config, graph.train, entities, numbers)
     if config.top:
         needed["the teacher's best"] = 4 * config.top * 2 * train
     return {name: size for name, size in needed.items() if size}

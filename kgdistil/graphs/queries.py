@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -104,14 +104,26 @@ def candidates(
 
 
 @torch.no_grad()
-def best_of(model: KGEModel, anchor: Tensor, relation: Tensor, is_head: Tensor, k: int) -> Tensor:
-    """The k best entities of each query [Q] by a model, known ones among them: int32 [Q, k]."""
-    best = torch.empty(len(anchor), min(k, model.num_entities), dtype=torch.int32, device=anchor.device)
+def scores_of(
+    model: KGEModel, anchor: Tensor, relation: Tensor, is_head: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """A model's scores [n, E] of some queries at a time of [Q], and which those are, int64 [n].
+
+    Args:
+        dtype: of products of matrices.
+    """
+    entities = model.entities.to(dtype)
     parts: list[tuple[Side, Tensor]] = [("tail", ~is_head), ("head", is_head)]
     for side, which in parts:
         for rows in which.nonzero()[:, 0].split(256 if model.distance else 2048):
-            scores = model.compare(model.queries(anchor[rows], relation[rows], side), model.entities)
-            best[rows] = scores.topk(best.shape[1]).indices.to(torch.int32)
+            yield rows, model.compare(model.queries(anchor[rows], relation[rows], side).to(dtype), entities)
+
+
+def best_of(model: KGEModel, anchor: Tensor, relation: Tensor, is_head: Tensor, k: int) -> Tensor:
+    """The k best entities of each query [Q] by a model, known ones among them: int32 [Q, k]."""
+    best = torch.empty(len(anchor), min(k, model.num_entities), dtype=torch.int32, device=anchor.device)
+    for rows, scores in scores_of(model, anchor, relation, is_head, model.entities.dtype):
+        best[rows] = scores.topk(best.shape[1]).indices.to(torch.int32)
     return best
 
 

@@ -177,8 +177,7 @@ def train(
         engine = make_engine(*prepare(config, graph, teacher, start), config, graph)
         state, saved = restore(path, saved, engine) if saved else Progress(), None  # nothing of the file is kept
         known = KnownTriples(graph.known.cpu(), graph.num_relations)
-        saved_at = began = time.monotonic()
-        pause = CHECKPOINT_SECONDS
+        saved_at, pause = (began := time.monotonic()), CHECKPOINT_SECONDS
 
         def keep(always: bool = False) -> None:
             nonlocal began, saved_at, pause
@@ -192,8 +191,8 @@ def train(
                 pause = CHECKPOINT_SECONDS * min(LONGEST, max(1.0, times))
 
         engine.between = keep
-        name = f"{config.model} {config.dim} {config.role}"  # its id would leave the bar no room
-        given = {"desc": name, "total": config.epochs, "initial": state.epoch, "bar_format": BAR}
+        given: dict[str, Any] = {"total": config.epochs, "initial": state.epoch, "bar_format": BAR}
+        given["desc"] = f"{config.model} {config.dim} {config.role}"  # its id would leave the bar no room
         hidden = None if progress is None else not progress
         with progress(config.run_id, state, **given) if callable(progress) else tqdm(**given, disable=hidden) as bar:
             while not state.finished:
@@ -404,9 +403,8 @@ def restore(path: Path, saved: Checkpoint, engine: Engine) -> Progress:
         )
         if not sound:
             raise ValueError("what it says of its run cannot be")
-        weights = weights_of(engine.trained)
-        best = weights if state.best_epoch and not engine.config.check_sample else {}
-        needed = {"weights": weights, "moments": engine.state(), "best": best}
+        needed = {"weights": (weights := weights_of(engine.trained)), "moments": engine.state()}
+        needed["best"] = weights if state.best_epoch and not engine.config.check_sample else {}
         for group, own in needed.items():
             if own.keys() != groups[group].keys():
                 raise ValueError(f"{', '.join(sorted(own.keys() ^ groups[group].keys()))} missing or unknown")

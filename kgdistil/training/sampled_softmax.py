@@ -1,20 +1,19 @@
 """Softmax over many candidates: for each query (h, r, ?) and (?, r, t) its answers against all entities, or a sample.
 
-With k ≥ E, every entity a candidate, this is KvsAll (1-vs-all for a query of one answer) with a softmax over the
-candidates (Joulin et al. 2017, Lacroix et al. 2018); with fewer it is a sampled softmax. It is beyond the paper, whose
-losses look at a few corruptions of one triple, on which a good teacher's soft labels are all near zero. Here a query's
-answers compete with every candidate at once, and a soft label is the teacher's distribution over the same candidates
-(Hinton et al. 2015). The entities may be product-quantised (`compress.product`): the student then trains through the
-rounding that its file has, by a straight-through estimator.
+With k ≥ E this is KvsAll (1-vs-all for a query of one answer) with a softmax over the candidates (Joulin et al. 2017,
+Lacroix et al. 2018); with fewer it is a sampled softmax. It is beyond the paper, whose losses look at a few corruptions
+of one triple, on which a good teacher's soft labels are all near zero. Here a query's answers compete with every
+candidate at once, and a soft label is the teacher's distribution over the same candidates (Hinton et al. 2015). The
+entities may be product-quantised (`compress.product`): the student then trains through the rounding that its file has,
+by a straight-through estimator.
 
 A batch is `batch_size` different queries, each with all its training answers. Its candidates are those answers and
 k entities drawn for the whole batch, whose scores stand for all others. The learning rates are Adagrad's, whose sums of
-squares begin at `accumulator`: at 0, the first step moves every number by the whole rate, those of the drawn entities
-as well, however small their gradients, which a model that has learned already does not need. An entity may have one sum
-for its whole row (`accumulators`), as in DGL-KE (Zheng et al. 2020). Products of matrices are taken in bfloat16 where
-the processor has it. Relations may be predicted as well, (h, ?, t), for dot products (`relation_weight`; Chen et al.
-2021). A step reads and changes the rows that it uses: neither time nor memory grow with E. A batch may hold as many
-queries again that the graph does not answer (`unlabelled`), which have a soft label only.
+squares begin at `accumulator`: at 0, the first step moves every number by the whole rate, which a model that has
+learned does not need. An entity may have one sum for its whole row (`accumulators`), as in DGL-KE (Zheng et al. 2020).
+Products of matrices are taken in bfloat16 where the processor has it. Relations may be predicted as well, (h, ?, t),
+for dot products (Chen et al. 2021). A step reads and changes the rows that it uses: neither time nor memory grow with
+E. A batch may hold as many made-up queries again (`unlabelled`), which have a soft label only.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from kgdistil.compress import nested, whole
 from kgdistil.compress.product import rows_in, rows_of, straight_through
 from kgdistil.config import RunConfig
 from kgdistil.graphs.queries import Batch, batch_of, best_of, candidates, like_known, queries_of
+from kgdistil.graphs.remembered import Remembered
 from kgdistil.kernels import pairs
 from kgdistil.kernels.softmax import arithmetic, softmax_losses
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
@@ -46,6 +46,7 @@ class SampledSoftmaxEngine(Engine):
 
     share = 1.0  # of the batch's triples, that this process takes
     depth = 1  # of the codes of the student that a step trains
+    said: Remembered | None = None  # in place of a wide teacher
 
     def __init__(self, student: KGEModel, teacher: KGEModel | None, triples: Tensor, config: RunConfig):
         queries = queries_of(triples, config.answers)
@@ -60,8 +61,7 @@ class SampledSoftmaxEngine(Engine):
             self.start, self.count = (torch.cat([x, torch.zeros_like(x)]) for x in (self.start, self.count))
         for role, model in self.trained.items():
             for table, x in model.named_parameters():
-                by_row = table == "entities" and config.accumulators == "row"
-                start = x.data[:, :1] if by_row else x.data
+                start = x.data[:, :1] if table == "entities" and config.accumulators == "row" else x.data
                 self.moments[f"{role}.{table}.v"] = torch.full_like(start, config.accumulator)
         self.slopes: dict[str, Tensor | None] = {}  # gradients of scores that are without autograd
         # how far an epoch is: its steps done and the sums of their losses
@@ -75,7 +75,8 @@ class SampledSoftmaxEngine(Engine):
     @property
     def arithmetic(self) -> dict[str, str | int]:
         """What a record says of how sums were made."""
-        return arithmetic(list(self.models.values()), self.config.group, self.half)
+        found = arithmetic(list(self.models.values()), self.config.group, self.half)
+        return {**found, "teacher": "remembered"} if self.said else found
 
     def as_saved(self) -> dict[str, KGEModel]:
         """The student product-quantised: a copy whose entities are what their codes say."""
@@ -111,6 +112,8 @@ class SampledSoftmaxEngine(Engine):
         ids, place, shift = self.candidates(queries.answers, base, self.best(queries.ids))
         views = {role: View(self, role, queries, ids, place, role in self.trained) for role in self.models}
         scores = {role: view.scores() for role, view in views.items()}
+        if self.said:
+            scores["teacher"] = self.said.among(queries.ids, ids, scores["student"])
         soft, hard = dict[str, Tensor](), dict[str, Tensor]()
         for role in self.trained:
             others = [scores[name] for name in scores if name != role]
@@ -172,10 +175,8 @@ class SampledSoftmaxEngine(Engine):
 
 
 class View:
-    """The rows of one model that a batch uses, and their way back.
-
-    There are its candidates, in the type of products of matrices, its given entities, and once more those candidates
-    that are answers. Each of the three is a leaf of the step, whose gradient goes to the table's rows.
+    """The rows of one model that a batch uses, and their way back: its candidates, in the type of products of matrices,
+    its given entities, and once more those candidates that are answers. Each is a leaf, its gradient goes to the rows.
     """
 
     given = property(lambda self: self.model.rows(self.anchors))  # what they stand for in the score
@@ -210,8 +211,7 @@ class View:
         self.map = getattr(self.model, "map", None)  # of a low rank
         if self.map is not None:
             self.map.requires_grad_(trained).grad = None
-        self.relation_ids = batch.relation
-        self.inner = getattr(self.model, "inner", self.model)
+        self.relation_ids, self.inner = batch.relation, getattr(self.model, "inner", self.model)
 
     def scores(self) -> Tensor:
         """Scores [n, m or more] of the batch's queries against its candidates; what stands beyond them is nothing."""
