@@ -106,6 +106,8 @@ COMMITTEE_SIZES = {"wn18rr": (256,)}  # that a committee is tried for
 PATHS_SIZES = {"wn18rr": tuple(SIZES)}  # that a path model teaches
 RECIPROCAL_RANKS = {"fb15k-237": (64, 32, 16)}  # sizes of its students of low rank, which start from the widest:
 RECIPROCAL_WIDEST = 8192  # bytes of an entity
+# The same from a teacher that a CPU trained, in four bits a number: sizes, and bytes of its entity.
+BY_CPU = {"fb15k-237": ((256, 64, 32), 10240)}
 BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # what its students are called
 BOTH_WAYS |= {name: "reciprocal-low-rank" + ALONE * name.endswith(ALONE) for name in LOW_RANK}
 BY_FAISS = ("FAISS", "OPQ", "RQ", "LSQ")
@@ -149,7 +151,7 @@ def cells(dataset: str, sizes: Iterable[int] = SIZES) -> list[Cell]:
 
 
 def reciprocal_cells(dataset: str) -> list[Cell]:
-    """What there is of `ReciprocalComplEx`, whose teachers want a GPU: `complete` leaves them to `reproduce`."""
+    """What there is of `ReciprocalComplEx`, whose teachers take long: `complete` leaves them to `reproduce`."""
     students = [
         Cell(FRONTIER, dataset, RECIPROCAL, method, size, teacher)
         for size, teacher in RECIPROCAL_SIZES.items()
@@ -160,6 +162,8 @@ def reciprocal_cells(dataset: str) -> list[Cell]:
         for size in RECIPROCAL_RANKS.get(dataset, ())
         for method in LOW_RANK
     ]
+    sizes, teacher = BY_CPU.get(dataset, ((), 0))
+    students += [Cell(FRONTIER, dataset, RECIPROCAL, method, size, teacher) for size in sizes for method in FINER]
     return with_needs(students)
 
 

@@ -68,7 +68,8 @@ def layers(cell: Cell) -> Iterator[tuple[str, dict[str, Any]]]:
     own = (cell.protocol, cell.model, cell.dataset)
     for place in ((cell.protocol,), (cell.protocol, cell.dataset), own[:2], lists, own):
         table = functools.reduce(lambda found, key: found.get(key, {}), place, recipes()) if place else {}
-        for name in ("all", *(name for each in methods for name in (each, f"{each}/{cell.size}"))):
+        sizes = ("", f"/{cell.size}", f"/*/{cell.teacher_size}")  # whose last is the teacher's
+        for name in ("all", *(each + of for each in methods for of in sizes)):
             values = table.get(name, {})
             if second and name == "all":
                 values = {key: value for key, value in values.items() if key in OWN}
