@@ -422,8 +422,8 @@ def report(student: Student, output: Path, as_json: bool) -> None:
     say(f"\n{about['verdict'][0].upper()}{about['verdict'][1:]} (one seed).")
     if expected := about.get("predicted"):
         say(
-            f"Before its training the distilled student was expected to keep {expected['share']:.0%} of its teacher's "
-            f"validation MRR: rounded, the teacher kept {expected['rounded']:.0%}."
+            f"At its first validation the distilled student had {expected['first']:.0%} of its teacher's MRR and was "
+            f"expected to keep {expected['share']:.0%}."
         )
     say(f"\nThe student that is kept ({about['chosen']}), at each precision:")
     show(Answers.of(about["precisions"]))

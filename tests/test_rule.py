@@ -37,7 +37,7 @@ KNOWN = {
             ("far", FAR, 0.4, 0.1, 4.0, 40, 0.6),
         )
     },
-    "share": [0.02, 0.5, 0.01],
+    "share": [0.02, 0.5],
 }
 
 
@@ -175,17 +175,14 @@ def test_a_search_may_leave_entities_whole(umls: Graph) -> None:
 
 
 def test_the_share_by_hand() -> None:
-    assert rule.share(NEAR, 0.8, KNOWN) == pytest.approx(1 - 0.02 - 0.5 * 0.2 - 0.01 * math.log(5))
-    assert rule.share(NEAR, -9.0, KNOWN) == 0 and rule.share(NEAR, 9.0, KNOWN) == 1.1
+    assert rule.share(0.8, KNOWN) == pytest.approx(1 - 0.02 - 0.5 * 0.2)
+    assert rule.share(-9.0, KNOWN) == 0 and rule.share(9.0, KNOWN) == 1.1
+    assert rule.first_share([0.2, 0.3], [0.1, 0.4]) == 0.5 and rule.first_share([0.2], [0.0]) > 1
 
 
 def search_of(number: int) -> dict:
-    """A made-up search whose shares are linear in what the rule goes by."""
+    """A made-up search whose students, of two ranks, lose .02 and half of what they lack at their first check."""
     figures = {"entities": 10.0**number, "relations": number + 1.0, "triples per entity": 2.0 + number**2}
-    rows = []
-    for rounded in (0.9, 0.7):
-        lost = 0.01 + 0.4 * (1 - rounded) + 0.02 * math.log(figures["triples per entity"])
-        rows.append({"teacher": 0.5, "rounded": 0.5 * rounded, "student": 0.5 * (1 - lost)})
     config = {
         "model": "ComplEx" if number < 3 else "ReciprocalComplEx",
         "regulariser": "n3",
@@ -208,12 +205,16 @@ def search_of(number: int) -> dict:
             ("failed", None, 9),
         )
     ]
-    return {"dataset": f"graph {number}", "figures": figures, "shapes": rows, "trials": trials}
+    for row in trials:
+        few = row["valid_mrr"] == 0.3
+        row |= {"id": f"{row['part']} {row['config']['lr']}", "checks": [0.12, 0.3] if few else [0.52, 0.5]}
+        row["config"] |= {"dim": 64, "group": 4, "rank": 8 * few, "teacher": f"teacher {0.1 * number}"}
+    return {"dataset": f"graph {number}", "figures": figures, "trials": trials}
 
 
 def test_a_rule_is_fitted_of_what_searches_found() -> None:
     known = fitting.fit(search_of(number) for number in (1, 2, 3, 4))
-    assert known["share"] == pytest.approx([0.01, 0.4, 0.02], abs=1e-5)
+    assert known["share"] == pytest.approx([0.02, 0.5], abs=1e-5)
     assert known["graphs"]["graph 2"]["settings"]["teacher"] == {
         "lr": 0.4,
         "penalty": 0.01,
@@ -229,7 +230,7 @@ def test_a_rule_is_fitted_of_what_searches_found() -> None:
         fitting.fit([search_of(1), search_of(2), search_of(2)])
 
 
-def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph, tmp_path: Path, capsys) -> None:
+def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph, tmp_path: Path, capsys, caplog) -> None:
     assert rule.defaults(tiny_graph, "ComplEx", 8) == {}
     rule.RULE.write_text(json.dumps(KNOWN))
     assert rule.defaults(umls, "ComplEx", 8) == rule.defaults(tiny_graph, "RotatE", 8) == {}
@@ -238,13 +239,17 @@ def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph, tmp_
     for part, run in done.runs.items():
         assert {name: getattr(run.config, name) for name in wanted[part]} == wanted[part]
     about = done.student.about["predicted"]
-    assert about["share"] == pytest.approx(rule.share(rule.figures(tiny_graph), about["rounded"], KNOWN), abs=1e-3)
+    checks = [[check["valid_mrr"] for check in done.runs[name].record["curve"]] for name in ("stage 1", "teacher")]
+    assert about["first"] == pytest.approx(checks[0][0] / checks[1][-1], abs=1e-4)
+    assert about["share"] == pytest.approx(rule.share(about["first"], KNOWN), abs=1e-3)
     done.student.save(tmp_path / "s")
     for as_json in (False, True):
         cli.report(kgdistil.load_student(tmp_path / "s"), tmp_path / "s", as_json)
         told = capsys.readouterr().out
-        assert json.loads(told)["predicted"] == about if as_json else f"keep {about['share']:.0%} of its" in told
-    asked = kgdistil.distil(tiny_graph, dim=8, teacher_dim=8, precision="1bit", epochs=2, progress=False)
+        assert json.loads(told)["predicted"] == about if as_json else f"expected to keep {about['share']:.0%}" in told
+    with caplog.at_level("INFO", "kgdistil"):
+        asked = kgdistil.distil(tiny_graph, dim=8, teacher_dim=8, precision="1bit", epochs=2)
+    assert sum("of its teacher's MRR so far; it is expected to keep" in line for line in caplog.messages) == 1
     assert [run.config.epochs for run in asked.runs.values()] == [2, 3, 1]
     assert {run.config.lr for run in asked.runs.values()} == {0.1}
 
@@ -328,7 +333,7 @@ def test_searches_a_rule_and_the_graph_that_is_left_out(tiny_graph: Graph, tmp_p
     assert fitting.main(["search", *graphs, "--time", "0.3s", "--bytes", "2"]) == 0
     assert fitting.main(["test", "g0"]) == 0 and fitting.main(["fit"]) == 0
     known = json.loads(rule.RULE.read_text())
-    assert len(known["graphs"]) == 4 and len(known["share"]) == 3
+    assert len(known["graphs"]) == 4 and len(known["share"]) == 2
     (path,) = (tmp_path / "results" / "rules" / "left_out").iterdir()
     record = json.loads(path.read_text())
     assert len(record["others"]) == 3 and record["dataset"] not in record["others"]
@@ -338,5 +343,8 @@ def test_searches_a_rule_and_the_graph_that_is_left_out(tiny_graph: Graph, tmp_p
         share = record["ruled"][part]["test"] / record["searched"][part]["test"]
         assert row[f"{part}, test"] == pytest.approx(share, abs=1e-4)
     assert row["kept share"] == pytest.approx(record["share"]["test"], abs=1e-4)
-    (search, *_) = fitting.read("searches")
-    assert {shape["precision"] for shape in search["shapes"]} >= {"1bit"} and search["commit"] == record["commit"]
+    assert row["expected share"] == pytest.approx(record["share"]["expected"], abs=1e-4)
+    searches = fitting.read("searches")
+    others = fitting.fit(found for found in searches if found["dataset"] != record["dataset"])
+    assert record["share"]["expected"] == pytest.approx(rule.share(record["share"]["first"], others))
+    assert searches[0]["commit"] == record["commit"]

@@ -31,17 +31,17 @@ from kgdistil.distillation.ranked import ranks_of
 from kgdistil.distillation.recipes import LISTS, Recipe
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError
-from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank, sampled
+from kgdistil.evaluation import KnownTriples, Ranks, rank, sampled
 from kgdistil.files import write_json
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.importers import import_teacher
-from kgdistil.graphs.lists import KEPT, read_lists
+from kgdistil.graphs.lists import KEPT, Lists, read_lists
 from kgdistil.graphs.queries import queries_of
 from kgdistil.models import ComplEx, KGEModel, RotatE
 from kgdistil.students.labelled import Labelled
 from kgdistil.students.precisions import compare_precisions
 from kgdistil.students.predict import has_probabilities
-from kgdistil.training.loop import Run, Shown, resolve, run
+from kgdistil.training.loop import Run, resolve, run
 
 log = logging.getLogger("kgdistil")
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
@@ -209,10 +209,8 @@ def distil(
         further = recipes.on_lists(recipe, softmax_epochs, min(scale.BATCH, batch_size(graph)), more)
     if line := scale.check_memory(recipe.configs | further, graph):
         log.info("memory: %s", line)
-    with together(recipe.configs | further, graph, lists or given, progress) as shown:
-        expected = predicted(recipe, graph, shown) if coded else None
-        runs = recipe.run(graph, shown)
-        runs |= {name: run(config, graph, progress=shown) for name, config in further.items()}
+    foretold = coded and recipe.teacher is not None
+    runs = trained(recipe, further, graph, lists or given, progress, foretold)
     if paths and coded and lists is None and graph.name not in NAMES and not scale.large(graph):
         runs |= by_paths(runs[last], runs.get("teacher"), graph, progress, PATH_EPOCHS if epochs is None else 1)
     valid = {name: done.record["valid"]["both"]["mrr"] for name, done in runs.items()}
@@ -257,6 +255,7 @@ def distil(
         "notes": notes,
     }
     about |= {"search": searched.told} if searched else {}
+    expected = predicted(runs["teacher"], runs["stage 1"].record["curve"]) if foretold else None
     about |= {"predicted": expected} if expected else {}
     student = Labelled(quantised(weights, precision), graph, precision, kept.id, about)
     student.calibrate()
@@ -320,25 +319,47 @@ def check_shape(coded: bool, rank: int, whole: bool, given: KGEModel | None) -> 
         raise ConfigError(f"rank is {rank}, and the teacher of low rank {given.rank}: give that, or another dimension")
 
 
-def predicted(recipe: Recipe, graph: Graph, shown: Shown) -> dict[str, float] | None:
-    """What its own teacher, trained and rounded, says about a student before it is trained; None without a rule.
+def trained(
+    recipe: Recipe,
+    further: dict[str, RunConfig],
+    graph: Graph,
+    teacher: KGEModel | Lists | None,
+    progress: bool | None,
+    foretold: bool,
+) -> dict[str, Run]:
+    """All runs by name.
 
-    Returns:
-        rounded: the share of its validation MRR that the teacher keeps when its numbers are rounded as the student's;
-        share: what the student is expected to keep of it.
+    Args:
+        further: runs after those of the recipe; teacher: of the students, where it is not one of the runs.
+        foretold: the student is trained before the one alone, and it is told what it is expected to keep.
     """
-    known = rule.rule()
-    if known is None or recipe.teacher is None or recipe.stage1.rank:
+
+    def tell(run_id: str, curve: Sequence[Mapping[str, float]]) -> None:
+        of_student = foretold and run_id == recipe.stage1.run_id
+        if of_student and (found := predicted(recipe.step("teacher", graph, False), curve)):
+            told = "the student has %.0f%% of its teacher's MRR so far; it is expected to keep %.0f%%"
+            log.info(told, *(100 * x for x in found.values()))
+
+    order = sorted(recipe.configs, key=lambda name: foretold and name == "no-DS")
+    with together({name: recipe.configs[name] for name in order} | further, graph, teacher, progress, tell) as shown:
+        for name in ("teacher", "stage1") if foretold else ():
+            recipe.step(name, graph, shown)
+        runs = recipe.run(graph, shown)
+        return runs | {name: run(config, graph, progress=shown) for name, config in further.items()}
+
+
+def predicted(teacher: Run, curve: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
+    """What the first validation of a student of few bits says about it; None without a rule.
+
+    Args:
+        curve: of the student's run, as its record holds it.
+    Returns:
+        first: the share of its teacher's validation MRR that it had then; share: what it is expected to keep.
+    """
+    if (known := rule.rule()) is None:
         return None
-    done = recipe.step("teacher", graph, shown)
-    rounded = quantised(keeping(done.load(graph), graph, recipe.stage1), PRECISION_OF[recipe.stage1.group])
-    found = evaluate(rounded, graph, "valid", sample=done.config.final_sample).metrics()["both"]["mrr"]
-    kept = found / max(done.record["valid"]["both"]["mrr"], 1e-9)
-    share = rule.share(rule.figures(graph), kept, known)
-    log.info(
-        "rounded, the teacher keeps %.0f%% of its MRR; its student is expected to keep %.0f%%", 100 * kept, 100 * share
-    )
-    return {"rounded": round(kept, 4), "share": round(share, 4)}
+    first = rule.first_share(*([check["valid_mrr"] for check in x] for x in (curve, teacher.record["curve"])))
+    return {"first": round(first, 4), "share": round(rule.share(first, known), 4)}
 
 
 def found(low: float, high: float, triples: int) -> str:

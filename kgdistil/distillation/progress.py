@@ -7,7 +7,7 @@ import copy
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,11 +30,16 @@ log = logging.getLogger("kgdistil")
 STEPS, RANKED = 16, 256  # so many steps of an epoch and ranked triples say what all of them cost
 LINE_SECONDS = 30.0  # between two lines where there is no terminal
 TRUST = 0.05  # of the first estimate: so much training counts as much as that estimate
+Checked = Callable[[str, Sequence[Mapping[str, float]]], object]  # of a run's id and its curve
 
 
 @contextlib.contextmanager
 def together(
-    configs: Mapping[str, RunConfig], graph: Graph, teacher: KGEModel | Lists | None, progress: bool | None
+    configs: Mapping[str, RunConfig],
+    graph: Graph,
+    teacher: KGEModel | Lists | None,
+    progress: bool | None,
+    checked: Checked = lambda *_: None,
 ) -> Iterator[Shown]:
     """What to give `training.run` as `progress` for each of several runs, in the order of their names.
 
@@ -44,6 +49,7 @@ def together(
 
     Args:
         teacher: of the students, a model or lists; None: what the config named "teacher" describes.
+        checked: called with a run's id and its curve when it has been validated for the first time.
     """
     if progress is False or (progress is None and not (sys.stderr.isatty() or log.isEnabledFor(logging.INFO))):
         yield False
@@ -55,7 +61,7 @@ def together(
             if teacher is None and config.teacher:
                 teacher = untrained(configs["teacher"], graph)
             costs[config.run_id] = epoch_seconds(config, graph, teacher if config.teacher else None, known)
-    with Whole(configs, costs, disable=None if progress is None else False) as whole:
+    with Whole(configs, costs, None if progress is None else False, checked) as whole:
         yield whole.run
 
 
@@ -133,7 +139,14 @@ def about(seconds: float) -> str:
 class Whole(tqdm):
     """A bar of the seconds that all runs were estimated to take."""
 
-    def __init__(self, configs: Mapping[str, RunConfig], costs: Mapping[str, float], disable: bool | None) -> None:
+    def __init__(
+        self,
+        configs: Mapping[str, RunConfig],
+        costs: Mapping[str, float],
+        disable: bool | None,
+        checked: Checked = lambda *_: None,
+    ) -> None:
+        self.checked = checked
         self.names, self.costs = {config.run_id: name for name, config in configs.items()}, costs
         self.ahead = {config.run_id: config.epochs for config in configs.values()}
         self.expected, self.spent = sum(costs[run] * n for run, n in self.ahead.items()), 0.0
@@ -145,18 +158,20 @@ class Whole(tqdm):
             total=self.expected, desc=about(self.expected), disable=disable, leave=False, bar_format=layout
         )
 
-    def run(self, run: str, _: Progress, **options: Any) -> tqdm:
+    def run(self, run: str, state: Progress, **options: Any) -> tqdm:
         """The bar of one run, with what tqdm takes."""
         for before in list(self.ahead)[: list(self.ahead).index(run)]:
             self.ahead[before] = 0
         self.ahead[run] -= options["initial"]
         self.total -= self.costs[run] * options["initial"]
         bar = Epochs(**options | {"desc": self.names[run], "disable": self.disable, "leave": False})
-        bar.after = lambda: self.epoch(run, options["total"])
+        bar.after = lambda: self.epoch(run, options["total"], state.curve)
         return bar
 
-    def epoch(self, run: str, epochs: int) -> None:
+    def epoch(self, run: str, epochs: int, curve: Sequence[Mapping[str, float]]) -> None:
         """One more epoch of a run is done."""
+        if [check["epoch"] for check in curve] == [epochs - self.ahead[run] + 1]:
+            self.checked(run, curve)
         self.ahead[run] -= 1
         self.spent += self.costs[run]
         trust, now = TRUST * self.expected, time.monotonic()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,16 @@ import pandas as pd
 import torch
 
 from kgdistil import records
-from kgdistil.checkpoint import load_model
-from kgdistil.compress.low_rank import low_rank
-from kgdistil.compress.packing import quantised
-from kgdistil.compress.size import GROUPS, PRECISION_OF, floats
-from kgdistil.config import read_config
+from kgdistil.compress.size import GROUPS, floats
 from kgdistil.distillation import recipes, rule, scale
 from kgdistil.distillation.budget import Shape, alike, parse_time
 from kgdistil.distillation.distil import batch_size, dataset_of
 from kgdistil.distillation.search import PARTS, search
 from kgdistil.errors import ConfigError, run_command
-from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.files import sealed, unsealed, write_json, write_text
 from kgdistil.graph import Graph
 from kgdistil.graphs.readers import read_graph
-from kgdistil.models import MODELS, ComplEx
+from kgdistil.models import MODELS
 
 MODEL, OTHERS = "ComplEx", ("ReciprocalComplEx",)  # the kind of a recipe without a search, and what else is tried
 NEAR = 0.995  # trials of at least so much of the best MRR say what a graph takes
@@ -80,38 +76,25 @@ def about(graph: Graph, device: str, **more: Any) -> dict[str, Any]:
 def searched(
     graph: Graph, seconds: float, size: int, progress: bool | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Search for students of so many bytes an entity; the record that `fit` reads, with every trial.
-
-    For each shape it has the teacher's and the student's validation MRR, and that of the teacher rounded alike.
-    """
+    """Search for students of so many bytes an entity; the record that `fit` reads, with every trial."""
     with records.kept_in(records.runs_folder() / "rules"):
         found = search(graph, shared(graph, device=device), shapes(graph, size), seconds, progress, OTHERS)
-        kept = [row for shape in shapes(graph, size) if (row := measured(graph, found.trials, shape))]
         runs = found.recipe.run(graph, progress=False)
         chosen = {
             part: {split: run.record[split]["both"]["mrr"] for split in ("valid", "test")} for part, run in runs.items()
         }
-    return about(graph, device, bytes=size, seconds=seconds, chosen=chosen, shapes=kept, trials=found.trials)
+    return about(graph, device, bytes=size, seconds=seconds, chosen=chosen, trials=found.trials)
 
 
-def measured(graph: Graph, trials: list[dict[str, Any]], shape: Shape) -> dict[str, Any] | None:
-    """What the best teacher and student of a shape have; None where none was trained to its end."""
-    dim, precision, rank = shape
-    done = [row for row in trials if row["state"] == "complete" and row["config"]["dim"] == dim]
-    teachers = [row for row in done if row["part"] == "teacher"]
-    made = {"group": GROUPS[precision], "rank": rank}
-    students = [row for row in done if row["part"] == "stage 1" and made.items() <= row["config"].items()]
-    if not teachers or not students:
-        return None
-    teacher, student = (max(rows, key=lambda row: row["valid_mrr"]) for rows in (teachers, students))
-    config = read_config(teacher["config"])
-    model = load_model(records.model_folder(config.run_id, records.is_own(config.dataset)), graph)
-    known = KnownTriples(graph.known.cpu(), graph.num_relations)
-    if rank and isinstance(model, ComplEx):
-        model = low_rank(model, rank)
-    found = evaluate(quantised(model, precision), graph, "valid", known=known, sample=config.final_sample)
-    row = {"dim": dim, "precision": precision, "rank": rank, "teacher": teacher["valid_mrr"]}
-    return {**row, "student": student["valid_mrr"], "rounded": found.metrics()["both"]["mrr"]}
+def kept(found: dict[str, Any]) -> list[tuple[float, float]]:
+    """Of the best student of each shape in a search: the share of its teacher's MRR at its first check, and at last."""
+    best: dict[tuple[int, ...], dict[str, Any]] = {}
+    for row in complete(found, "stage 1"):
+        shape = tuple(row["config"].get(name, 0) for name in ("dim", "group", "rank"))
+        best[shape] = max(best.get(shape, row), row, key=lambda row: row["valid_mrr"])
+    teachers = {row["id"]: row for row in complete(found, "teacher")}
+    pairs = [(row, teachers[row["config"]["teacher"]]) for row in best.values()]
+    return [(rule.first_share(a["checks"], b["checks"]), a["valid_mrr"] / b["valid_mrr"]) for a, b in pairs]
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -133,14 +116,8 @@ def fit(searches: Iterable[dict[str, Any]]) -> dict[str, Any]:
         raise ConfigError(f"a rule takes the searches of {FEWEST} graphs; results/rules/searches has {len(graphs)}")
     logs = np.log([list(found[0]["figures"].values()) for found in graphs.values()])  # [graphs, figures]
     names = list(next(iter(graphs.values()))[0]["figures"])
-    pairs = [
-        (rule.lost(found["figures"], row["rounded"] / row["teacher"]), 1 - row["student"] / row["teacher"])
-        for several in graphs.values()
-        for found in several
-        for row in found["shapes"]
-        if not row.get("rank")  # whose rounding cuts axes off, too
-    ]
-    terms, lost = (np.array(x) for x in zip(*pairs))
+    pairs = [pair for several in graphs.values() for found in several for pair in kept(found)]
+    terms, lost = [rule.lost(first) for first, _ in pairs], [1 - share for _, share in pairs]
     return {
         "models": [MODEL, *OTHERS],
         "scale": {
@@ -207,8 +184,8 @@ def left_out(
     """What a graph's students come to by the rule of all other graphs, in the shape that its own search chose.
 
     Returns:
-        A record: of each part the MRRs of the searched run and of the rule's; the share that was kept, and expected, of
-        a student that is not of low rank (`distil.predicted`).
+        A record: of each part the MRRs of the searched run and of the rule's; the share that was kept, and expected
+        (`distil.predicted`).
     """
     known = fit(other for other in searches if other["dataset"] != found["dataset"])
     figures = rule.figures(graph)
@@ -227,12 +204,8 @@ def left_out(
         ours = {
             part: {split: run.record[split]["both"]["mrr"] for split in ("valid", "test")} for part, run in runs.items()
         }
-        model, sample = runs["teacher"].load(graph), runs["teacher"].config.final_sample
-    if student["rank"] and isinstance(model, ComplEx):
-        model = low_rank(model, student["rank"])
-    rounded = evaluate(quantised(model, PRECISION_OF[student["group"]]), graph, "valid", sample=sample)
-    kept = rounded.metrics()["both"]["mrr"] / ours["teacher"]["valid"]
-    share = {"rounded": kept, "expected": None if student["rank"] else rule.share(figures, kept, known)}
+    curves = [[check["valid_mrr"] for check in runs[part].record["curve"]] for part in ("stage 1", "teacher")]
+    share = {"first": (first := rule.first_share(*curves)), "expected": rule.share(first, known)}
     share |= {split: ours["stage 1"][split] / ours["teacher"][split] for split in ("valid", "test")}
     made = {
         "bytes": found["bytes"],
@@ -247,7 +220,7 @@ def left_out(
 
 def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row for each graph and size that was left out: the rule's MRRs as shares of the searched ones; what a student
-    was expected to keep, and kept."""
+    was expected to keep, but where that was measured in another way, and kept."""
     found = []
     for row in rows:
         parts = {
@@ -255,7 +228,8 @@ def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
             for part in PARTS
             for split in ("valid", "test")
         }
-        share = {f"{name} share": row["share"][key] for name, key in (("expected", "expected"), ("kept", "test"))}
+        share = {"expected share": row["share"]["expected"] if "first" in row["share"] else math.nan}
+        share |= {"kept share": row["share"]["test"]}
         found.append({"graph": row["dataset"], "bytes": row["bytes"], **parts, **share})
     return pd.DataFrame(found).round(4)
 

@@ -80,7 +80,7 @@ def rule_left_out(shown: Shown) -> str:
     text = f"\nStudents reach {AIM:.0%} of the searched ones in {reached} of {len(frame)} tests; what a student "
     text += f"keeps of its teacher came within {CLOSE:g} of what was expected in {near} of {len(told)}."
     if len(told) < len(frame):
-        text += " Of one of low rank nothing is expected: too few were searched for."
+        text += " The others' expectations were not measured in this way."
     text += "\n"
     chosen = {(found["dataset"], found["bytes"]): found.get("chosen") for found in fitting.read("searches")}
     older = [x["dataset"] for x in tests if chosen.get((x["dataset"], x["bytes"])) not in (None, x["searched"])]
