@@ -107,7 +107,7 @@ PATHS_SIZES = {"wn18rr": tuple(SIZES)}  # that a path model teaches
 RECIPROCAL_RANKS = {"fb15k-237": (64, 32, 16)}  # sizes of its students of low rank, which start from the widest:
 RECIPROCAL_WIDEST = 8192  # bytes of an entity
 # The same from a teacher that a CPU trained, in four bits a number: sizes, and bytes of its entity.
-BY_CPU = {"fb15k-237": ((256, 64, 32), 10240)}
+BY_CPU = {"fb15k-237": (tuple(SIZES), 10240)}
 BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # what its students are called
 BOTH_WAYS |= {name: "reciprocal-low-rank" + ALONE * name.endswith(ALONE) for name in LOW_RANK}
 BY_FAISS = ("FAISS", "OPQ", "RQ", "LSQ")
