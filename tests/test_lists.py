@@ -1,6 +1,8 @@
 """Training against whole lists: the queries, the losses, and runs that are resumed, coded and distilled."""
 
 import copy
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from kgdistil.kernels.softmax import softmax_library, softmax_losses
 from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import build_model
 from kgdistil.sampling import MADE_UP_STREAM, stream
+from kgdistil.training import loop
 from kgdistil.training.engine import make_engine
 from kgdistil.training.loop import run
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine
@@ -601,3 +604,15 @@ def test_what_is_remembered_of_a_teacher_is_told_and_has_a_limit(tiny_graph: Gra
         assert "the teacher's scores" not in scale.memory_needed(other, tiny_graph, width)
     monkeypatch.setattr(remembered, "MOST", size - 1)
     assert "the teacher's scores" not in scale.memory_needed(config, tiny_graph, wide)
+
+
+def test_an_engine_is_gone_with_its_run(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it remembers takes gigabytes, and a process may train many."""
+    made: list[weakref.ref] = []
+    monkeypatch.setattr(loop, "make_engine", lambda *x: (made.append(weakref.ref(y := make_engine(*x))), y)[1])
+    gc.disable()
+    try:
+        run(a_config(epochs=1, check_every=1), umls, progress=False)
+        assert len(made) == 1 and made[0]() is None
+    finally:
+        gc.enable()

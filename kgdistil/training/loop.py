@@ -206,6 +206,7 @@ def train(
                 bar.set_postfix_str(f"valid MRR {mrr:.3f}, loss {loss:.4f}, {speed:,.0f} triples/s", refresh=False)
                 bar.update()
                 keep(state.finished)
+        engine.between = lambda: None  # or the two would hold each other, and all that an engine remembers
         return finish(folder, engine, graph, known, state, save_ranks)
 
 
