@@ -619,13 +619,13 @@ def test_the_rule_stands_beside_what_searches_found(shown, tmp_path, monkeypatch
     assert f"{best:.3f}" in page
     parts = {"teacher": 0.9, "stage 1": 0.8, "no-DS": 0.7}
     searched = {part: {"valid": x, "test": x} for part, x in parts.items()}
-    told = {"dataset": "own", "bytes": 16, "searched": searched, "share": {"expected": 0.9, "kept": 0.9, "test": 0.8}}
+    told = {"dataset": "own", "bytes": 16, "searched": searched, "share": {"first": 0.7, "expected": 0.9, "test": 0.8}}
     rows = [{**told, "ruled": {part: {"valid": x, "test": x * f} for part, x in parts.items()}} for f in (0.99, 0.9)]
     monkeypatch.setattr(rules.fitting, "read", lambda name: rows)
     page = rules.rule_left_out(shown)
     assert "97% of the searched ones in 1 of 2 tests" in page and "within 0.05 of what was expected in 0 of 2" in page
-    low = [{**row, "share": {**row["share"], "expected": None}} for row in rows[:1]]
-    monkeypatch.setattr(rules.fitting, "read", lambda name: low + rows[1:])
+    before = [{**row, "share": {"expected": 0.8, "test": 0.8}} for row in rows[:1]]  # measured in another way
+    monkeypatch.setattr(rules.fitting, "read", lambda name: before + rows[1:])
     assert "what was expected in 0 of 1" in rules.rule_left_out(shown)
     monkeypatch.setattr(rules.fitting, "read", lambda name: rows)
     assert "own, 16 bytes" in page and "<td>99%</td>" in page.replace(' class="number"', "")
