@@ -420,7 +420,7 @@ def report(student: Student, output: Path, as_json: bool) -> None:
     runs = " ".join(row["model"] for row in about["metrics"])
     say(f"({'; '.join(f'{name}: {what}' for name, what in WORDS.items() if name in runs)})\n{TIES}")
     say(f"\n{about['verdict'][0].upper()}{about['verdict'][1:]} (one seed).")
-    if expected := about.get("predicted"):
+    if "first" in (expected := about.get("predicted", {})):  # an older student's has another share
         say(
             f"At its first validation the distilled student had {expected['first']:.0%} of its teacher's MRR and was "
             f"expected to keep {expected['share']:.0%}."

@@ -247,6 +247,10 @@ def test_a_graph_of_ones_own_takes_the_rule(tiny_graph: Graph, umls: Graph, tmp_
         cli.report(kgdistil.load_student(tmp_path / "s"), tmp_path / "s", as_json)
         told = capsys.readouterr().out
         assert json.loads(told)["predicted"] == about if as_json else f"expected to keep {about['share']:.0%}" in told
+    done.student.about["predicted"] = {"rounded": 0.8, "share": 0.9}  # as students had it before
+    done.student.save(tmp_path / "old")
+    cli.report(kgdistil.load_student(tmp_path / "old"), tmp_path / "old", False)
+    assert "expected to keep" not in capsys.readouterr().out
     with caplog.at_level("INFO", "kgdistil"):
         asked = kgdistil.distil(tiny_graph, dim=8, teacher_dim=8, precision="1bit", epochs=2)
     assert sum("of its teacher's MRR so far; it is expected to keep" in line for line in caplog.messages) == 1
