@@ -11,7 +11,6 @@ from .compile import (
     bfloat16_where_fast,
     compiled,
     compiler,
-    keep_freed_memory,
     pointer,
     processor,
     threads,
@@ -21,6 +20,7 @@ from .dots import Dots, dots_in
 from .free import again, free_threads, with_free_threads
 from .ids import asked, drawn, grouped, spans
 from .kinds import check_equation, comparison, said, usable
+from .memory import keep_freed_memory
 from .nearest import by_code, decoded, nearest, nearest_library
 from .rank import Job, Known, Ranker, for_vectors, rank_library
 from .rows import SHAPES, Gradients, adagrad, rows_in, rows_library

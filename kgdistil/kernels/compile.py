@@ -66,19 +66,6 @@ def processor() -> str:
 
 
 @functools.cache
-def keep_freed_memory() -> bool:
-    """Have glibc keep what is freed, for the rest of the process: a step frees large tensors and asks for them again.
-
-    Giving them back and faulting them in anew took up to a quarter of the time of whole lists. False without glibc.
-    """
-    # oneDNN keeps code for a thousand shapes of matrices, megabytes each, and lists have another length at each step
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    # M_MMAP_THRESHOLD, at the largest that glibc takes, and M_TRIM_THRESHOLD: malloc.h
-    return mallopt is not None and all([mallopt(-3, 32 << 20), mallopt(-1, 1 << 30)])
-
-
-@functools.cache
 def version(path: str) -> str:
     """What a compiler says of itself: another release under the same name makes another library."""
     return subprocess.run([path, "--version"], check=True, capture_output=True, text=True, timeout=60).stdout
