@@ -246,7 +246,8 @@ class RunConfig(BaseModel):
         """A field of any loss, as `model_dump` has it."""
         if name not in OWN:
             raise AttributeError(f"a RunConfig has no {name}")
-        return getattr(self.objective, name, dict(self.inherited).get(name, defaults(self.model)[name]))
+        found = getattr(self.objective, name, dict(self.inherited).get(name, defaults(self.model)[name]))
+        return self.__dict__.setdefault(name, found)  # a step asks for it
 
     def model_dump(self, *, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
         """As records hold it: the fields of all losses by name, those of another one at their defaults."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kgdistil.kernels import SHAPES, Gradients, rows, rows_in
+from kgdistil.kernels import SHAPES, Gradients, adagrad, rows, rows_in
 from kgdistil.kernels.rows import EPSILON
 
 
@@ -56,3 +56,15 @@ def test_a_step_is_adagrads_and_leaves_other_rows_alone(path: str, by_row: bool)
     Gradients(PLACES, PARTS).adagrad(table, sums, 0.1)
     assert torch.allclose(table[used], moved[used], atol=1e-6) and torch.allclose(sums[used], after[used])
     assert torch.equal(table[~used], before[0][~used]) and torch.equal(sums[~used], before[1][~used])
+
+
+@pytest.mark.parametrize("size", [(3, 5), (300, 200)])  # of which the second is shared out among threads
+@pytest.mark.parametrize("turned", [False, True])  # a view that does not lie in a row
+def test_a_step_of_a_whole_tensor_is_adagrads(path: str, size: tuple[int, int], turned: bool) -> None:
+    leaf, sums, gradient = (random(*size, seed=i) for i in range(3))
+    leaf, sums, gradient = (x.T if turned else x for x in (leaf, sums.abs(), gradient))
+    after = sums + gradient.square()
+    moved = leaf - 0.1 * gradient / (after.sqrt() + EPSILON)
+    leaf.grad = gradient
+    adagrad(leaf, sums, 0.1)
+    assert torch.allclose(leaf, moved, atol=1e-6) and torch.allclose(sums, after)

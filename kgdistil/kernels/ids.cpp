@@ -61,6 +61,7 @@ extern "C" int64_t kgd_draw(int64_t base, int64_t k, int64_t size, const int64_t
 // `queries.spans`: of spans that begin at start [n] and have count [n] places, each place's span, and the places, or what
 // `at` holds there.
 extern "C" void kgd_spans(const int64_t *start, const int64_t *count, int64_t n, const int64_t *at, int64_t *row, int64_t *places) {
+    for (int64_t i = 0; at && i < n; i++) __builtin_prefetch(at + start[i]);
     for (int64_t i = 0; i < n; i++)
         for (int64_t k = 0; k < count[i]; k++) *row++ = i, *places++ = at ? at[start[i] + k] : start[i] + k;
 }

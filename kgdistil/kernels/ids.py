@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 
 import torch
 from torch import Tensor
@@ -19,11 +20,16 @@ def ids_library(ids: Tensor) -> ctypes.CDLL | None:
     if ids.device.type != "cpu" or ids.dtype != torch.int64 or len(ids) >= LARGEST:
         return None
     library = compiled("ids.cpp")
-    if library is not None:
-        library.kgd_group.argtypes = [ADDRESS, SIZE, *[ADDRESS] * 5]
-        library.kgd_draw.argtypes, library.kgd_draw.restype = [SIZE, SIZE, SIZE, ADDRESS, SIZE, ADDRESS], SIZE
-        library.kgd_spans.argtypes, library.kgd_spans.restype = [ADDRESS, ADDRESS, SIZE, *[ADDRESS] * 3], None
-        library.kgd_batch.argtypes, library.kgd_batch.restype = [ADDRESS, SIZE, *[ADDRESS] * 4], SIZE
+    return None if library is None else declared(library)
+
+
+@functools.cache
+def declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """It with what its functions take."""
+    library.kgd_group.argtypes = [ADDRESS, SIZE, *[ADDRESS] * 5]
+    library.kgd_draw.argtypes, library.kgd_draw.restype = [SIZE, SIZE, SIZE, ADDRESS, SIZE, ADDRESS], SIZE
+    library.kgd_spans.argtypes, library.kgd_spans.restype = [ADDRESS, ADDRESS, SIZE, *[ADDRESS] * 3], None
+    library.kgd_batch.argtypes, library.kgd_batch.restype = [ADDRESS, SIZE, *[ADDRESS] * 4], SIZE
     return library
 
 

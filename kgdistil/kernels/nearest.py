@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -19,12 +20,17 @@ def nearest_library(rows: Tensor, group: int) -> ctypes.CDLL | None:
     if rows.device.type != "cpu" or rows.dtype != torch.float32:
         return None
     library = compiled("codes.cpp", f"KGD_GROUP={group}")
-    if library is not None:
-        library.kgd_assign.argtypes = [ADDRESS, ADDRESS, SIZE, SIZE, FLAG, ADDRESS, ADDRESS, COUNT, ADDRESS]
-        library.kgd_assign.errcheck = enough
-        library.kgd_decode.argtypes = [ADDRESS, SIZE, SIZE, SIZE, FLAG, ADDRESS, COUNT, FLAG, ADDRESS]
-        library.kgd_by_code.argtypes = [ctypes.POINTER(Parts), ADDRESS, SIZE, SIZE, FLAG, COUNT, ADDRESS]
-        library.kgd_decode.restype = library.kgd_by_code.restype = None
+    return None if library is None else declared(library)
+
+
+@functools.cache
+def declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """It with what its functions take."""
+    library.kgd_assign.argtypes = [ADDRESS, ADDRESS, SIZE, SIZE, FLAG, ADDRESS, ADDRESS, COUNT, ADDRESS]
+    library.kgd_assign.errcheck = enough
+    library.kgd_decode.argtypes = [ADDRESS, SIZE, SIZE, SIZE, FLAG, ADDRESS, COUNT, FLAG, ADDRESS]
+    library.kgd_by_code.argtypes = [ctypes.POINTER(Parts), ADDRESS, SIZE, SIZE, FLAG, COUNT, ADDRESS]
+    library.kgd_decode.restype = library.kgd_by_code.restype = None
     return library
 
 

@@ -68,6 +68,15 @@ extern "C" int32_t kgd_step(const Step *job) {
     return memory.out;
 }
 
+// The same of n numbers that all have a gradient g.
+extern "C" void kgd_adagrad(const float *g, int64_t n, float rate, int threads, float *x, float *sums) {
+#pragma omp parallel for simd num_threads(threads) schedule(static) if (n > 1 << 15)
+    for (int64_t i = 0; i < n; i++) {
+        sums[i] += g[i] * g[i];
+        x[i] -= rate * (g[i] / (std::sqrt(sums[i]) + 1e-10f));
+    }
+}
+
 // Rows places[i] of a table [E, W], as they are or in bfloat16, [padded, W], those beyond n nothing. Returns whether a
 // place is outside the table.
 template <class Number>

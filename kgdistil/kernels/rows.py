@@ -69,21 +69,28 @@ def rows_library(x: Tensor) -> ctypes.CDLL | None:
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return None
     library = compiled("rows.cpp")
-    if library is not None:
-        check_sizes(library, Step, Products, Between)
-        library.kgd_step.argtypes = [ctypes.POINTER(Step)]
-        library.kgd_step.errcheck = enough
-        address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-        library.kgd_rows.argtypes = [address, size, address, size, size, size, number, number, address]
-        library.kgd_cubes.argtypes = [*[address] * 2, *[size] * 3, ctypes.c_float, number, address, address]
-        library.kgd_shares.argtypes = [address, address, size, address, size, ctypes.c_float, *[address] * 3]
-        library.kgd_by_id.argtypes = [address, address, size, size, number, address]
-        for function in (library.kgd_shares, library.kgd_cubes, library.kgd_by_id, library.kgd_products_back):
-            function.restype = None
-        library.kgd_products.argtypes = library.kgd_products_back.argtypes = [ctypes.POINTER(Products)]
-        for function in (library.kgd_between, library.kgd_between_back):
-            function.argtypes, function.restype = [ctypes.POINTER(Between)], None
-        library.kgd_rows.errcheck = library.kgd_products.errcheck = inside
+    return None if library is None else declared(library)
+
+
+@functools.cache
+def declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """It with what its functions take."""
+    check_sizes(library, Step, Products, Between)
+    library.kgd_step.argtypes = [ctypes.POINTER(Step)]
+    library.kgd_step.errcheck = enough
+    address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+    library.kgd_rows.argtypes = [address, size, address, size, size, size, number, number, address]
+    library.kgd_cubes.argtypes = [*[address] * 2, *[size] * 3, ctypes.c_float, number, address, address]
+    library.kgd_shares.argtypes = [address, address, size, address, size, ctypes.c_float, *[address] * 3]
+    library.kgd_by_id.argtypes = [address, address, size, size, number, address]
+    library.kgd_adagrad.argtypes = [address, size, ctypes.c_float, number, address, address]
+    of_rows = library.kgd_shares, library.kgd_cubes, library.kgd_by_id, library.kgd_adagrad
+    for function in (*of_rows, library.kgd_products_back):
+        function.restype = None
+    library.kgd_products.argtypes = library.kgd_products_back.argtypes = [ctypes.POINTER(Products)]
+    for function in (library.kgd_between, library.kgd_between_back):
+        function.argtypes, function.restype = [ctypes.POINTER(Between)], None
+    library.kgd_rows.errcheck = library.kgd_products.errcheck = inside
     return library
 
 
@@ -123,8 +130,13 @@ def rows_in(dtype: torch.dtype, table: Tensor, places: Tensor, multiple: int = S
 
 def adagrad(leaf: Tensor, sums: Tensor, rate: float) -> None:
     """One step of Adagrad on a whole tensor that has a gradient."""
-    gradient = leaf.grad
+    gradient, library = leaf.grad, rows_library(leaf)
     assert gradient is not None
+    if library is not None and all(
+        x.is_contiguous() and (x.dtype, x.shape) == (leaf.dtype, leaf.shape) for x in (leaf, sums, gradient)
+    ):
+        library.kgd_adagrad(pointer(gradient), leaf.numel(), rate, threads(), pointer(leaf), pointer(sums))
+        return
     squares = sums.addcmul_(gradient, gradient)
     leaf.data.addcdiv_(gradient, squares.sqrt().add_(EPSILON), value=-rate)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,15 @@ def softmax_library(scores: Tensor) -> ctypes.CDLL | None:
     if scores.device.type != "cpu" or scores.dtype not in (torch.float32, torch.bfloat16):
         return None
     library = compiled("softmax.cpp", f"KGD_HALF={int(scores.dtype == torch.bfloat16)}")
-    if library is not None:
-        check_sizes(library, Job)
-        library.kgd_softmax.argtypes = [ctypes.POINTER(Job)]
-        library.kgd_softmax.errcheck = enough
+    return None if library is None else declared(library)
+
+
+@functools.cache
+def declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """It with what its function takes."""
+    check_sizes(library, Job)
+    library.kgd_softmax.argtypes = [ctypes.POINTER(Job)]
+    library.kgd_softmax.errcheck = enough
     return library
 
 

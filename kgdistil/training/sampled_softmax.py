@@ -53,8 +53,6 @@ class SampledSoftmaxEngine(Engine):
         super().__init__(student, teacher, len(queries[0]), config)
         self.anchor, self.relation, self.is_head, self.start, self.count, self.answers = queries
         self.size, self.half = student.num_entities, kernels.bfloat16_where_fast(self.device)
-        if self.device.type == "cpu":
-            kernels.keep_freed_memory()
         self.asked = self.anchor, self.relation, self.is_head
         self.top = best_of(teacher, *self.asked, config.top) if config.top and teacher is not None else None
         if config.unlabelled:
@@ -64,13 +62,15 @@ class SampledSoftmaxEngine(Engine):
                 start = x.data[:, :1] if table == "entities" and config.accumulators == "row" else x.data
                 self.moments[f"{role}.{table}.v"] = torch.full_like(start, config.accumulator)
         self.slopes: dict[str, Tensor | None] = {}  # gradients of scores that are without autograd
-        # how far an epoch is: its steps done and the sums of their losses
-        self.moments["done"] = torch.zeros((), dtype=torch.int64)
+        self.moments["done"] = torch.zeros((), dtype=torch.int64)  # of an epoch's steps; and the sums of their losses
         self.moments["sums"] = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)
         self.whole = whole.keep_frequent(student, triples, config.whole)  # which entities have no codes
         if config.group:
             learned = nested.learned(student, config.group, config.depth, self.whole)
             self.moments |= learned | {f"{x}.v": torch.full_like(y, config.accumulator) for x, y in learned.items()}
+        if self.device.type == "cpu":
+            kernels.keep_freed_memory()
+            kernels.in_huge_pages(*queries, *(m.entities for m in self.models.values()), *self.moments.values())
 
     @property
     def arithmetic(self) -> dict[str, str | int]:
@@ -107,8 +107,7 @@ class SampledSoftmaxEngine(Engine):
     def step(self, batch: Tensor, base: Tensor, rates: dict[str, float]) -> Tensor:
         """One batch of queries int64 [n]; the five losses, each times the batch's number of triples."""
         self.depth = nested.drawn(base, self.config.depth)
-        batch = torch.cat([batch, batch + self.samples]) if self.config.unlabelled else batch
-        queries = self.batch_of(batch)
+        queries = self.batch_of(torch.cat([batch, batch + self.samples]) if self.config.unlabelled else batch)
         ids, place, shift = self.candidates(queries.answers, base, self.best(queries.ids))
         views = {role: View(self, role, queries, ids, place, role in self.trained) for role in self.models}
         scores = {role: view.scores() for role, view in views.items()}
