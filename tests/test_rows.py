@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kgdistil.kernels import SHAPES, Gradients, adagrad, rows, rows_in
+from kgdistil.kernels import SHAPES, Gradients, adagrad, among, rows, rows_in
 from kgdistil.kernels.rows import EPSILON
 
 
@@ -68,3 +68,13 @@ def test_a_step_of_a_whole_tensor_is_adagrads(path: str, size: tuple[int, int], 
     leaf.grad = gradient
     adagrad(leaf, sums, 0.1)
     assert torch.allclose(leaf, moved, atol=1e-6) and torch.allclose(sums, after)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_columns_of_rows_are_those_of_the_table(path: str, dtype: torch.dtype) -> None:
+    table, ids, columns = random(9, 6).to(dtype), torch.tensor([8, 0, 8]), torch.tensor([5, 1, 1, 0])
+    found = among(table, ids, columns, torch.full((3, 7), 9.0, dtype=dtype))
+    assert torch.equal(found[:, :4], table[ids][:, columns]) and found.shape == (3, 7) and not found[:, 4:].any()
+    for outside in ((torch.tensor([9]), columns), (ids[:1], torch.tensor([6]))):
+        with pytest.raises(IndexError):
+            among(table, *outside, torch.zeros(1, 7, dtype=dtype))

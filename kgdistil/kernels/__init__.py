@@ -23,7 +23,7 @@ from .kinds import check_equation, comparison, said, usable
 from .memory import in_huge_pages, keep_freed_memory
 from .nearest import by_code, decoded, nearest, nearest_library
 from .rank import Job, Known, Ranker, for_vectors, rank_library
-from .rows import SHAPES, Gradients, adagrad, rows_in, rows_library
+from .rows import SHAPES, Gradients, adagrad, among, rows_in, rows_library
 
 __all__ = [
     "SHAPES",
@@ -34,6 +34,7 @@ __all__ = [
     "Ranker",
     "adagrad",
     "again",
+    "among",
     "asked",
     "bfloat16_where_fast",
     "by_code",

@@ -106,6 +106,31 @@ extern "C" int32_t kgd_rows(const float *table, int64_t E, const int64_t *places
                 : taken(table, E, places, n, padded, W, threads, static_cast<float *>(to));
 }
 
+// Of a table [R, E] the rows [n] and of those the columns [m], into [n, stride], with nothing beyond m. Returns whether one
+// is outside the table.
+template <class Number>
+static int32_t among(const Number *table, int64_t R, int64_t E, const int64_t *rows, int64_t n, const int64_t *columns, int64_t m,
+                     int64_t stride, int threads, Number *to) {
+    for (int64_t i = 0; i < n; i++)
+        if (uint64_t(rows[i]) >= uint64_t(R)) return 1;
+    for (int64_t j = 0; j < m; j++)
+        if (uint64_t(columns[j]) >= uint64_t(E)) return 1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        const Number *row = table + rows[i] * E;
+        Number *out = to + i * stride;
+        for (int64_t j = 0; j < m; j++) out[j] = row[columns[j]];
+        std::fill(out + m, out + stride, Number(0));
+    }
+    return 0;
+}
+
+extern "C" int32_t kgd_among(const void *table, int64_t R, int64_t E, const int64_t *rows, int64_t n, const int64_t *columns,
+                             int64_t m, int64_t stride, int32_t half, int threads, void *to) {
+    return half ? among(static_cast<const Half *>(table), R, E, rows, n, columns, m, stride, threads, static_cast<Half *>(to))
+                : among(static_cast<const float *>(table), R, E, rows, n, columns, m, stride, threads, static_cast<float *>(to));
+}
+
 // What each row counts in the mean of N3 over a batch's triples, n queries with their anchors and relations and u answers
 // of which the j-th stands begins[j + 1] - begins[j] times: own [n], of_relation [R], which begins at nothing, and others [u].
 extern "C" void kgd_shares(const int64_t *count, const int64_t *relation, int64_t n, const int64_t *begins, int64_t u,

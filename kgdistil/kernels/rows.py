@@ -80,6 +80,7 @@ def declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.kgd_step.errcheck = enough
     address, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     library.kgd_rows.argtypes = [address, size, address, size, size, size, number, number, address]
+    library.kgd_among.argtypes = [address, size, size, address, size, address, size, size, number, number, address]
     library.kgd_cubes.argtypes = [*[address] * 2, *[size] * 3, ctypes.c_float, number, address, address]
     library.kgd_shares.argtypes = [address, address, size, address, size, ctypes.c_float, *[address] * 3]
     library.kgd_by_id.argtypes = [address, address, size, size, number, address]
@@ -90,7 +91,7 @@ def declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.kgd_products.argtypes = library.kgd_products_back.argtypes = [ctypes.POINTER(Products)]
     for function in (library.kgd_between, library.kgd_between_back):
         function.argtypes, function.restype = [ctypes.POINTER(Between)], None
-    library.kgd_rows.errcheck = library.kgd_products.errcheck = inside
+    library.kgd_rows.errcheck = library.kgd_products.errcheck = library.kgd_among.errcheck = inside
     return library
 
 
@@ -125,6 +126,20 @@ def rows_in(dtype: torch.dtype, table: Tensor, places: Tensor, multiple: int = S
     found, places = torch.empty(n + -n % multiple, width, dtype=dtype), places.contiguous()
     sizes = n, len(found), width, dtype == torch.bfloat16, threads()
     library.kgd_rows(pointer(table), len(table), pointer(places), *sizes, pointer(found))
+    return found
+
+
+def among(table: Tensor, rows: Tensor, columns: Tensor, like: Tensor) -> Tensor:
+    """Of a table [R, E] the rows [n] and of those the columns [m], in the shape of `like` [n, m or more], with zeros
+    beyond; all of one type."""
+    found, m, half = torch.empty_like(like), len(columns), table.dtype == torch.bfloat16
+    library = rows_library(torch.empty(0, device=table.device)) if half or table.dtype == torch.float32 else None
+    if library is None:
+        found[:, :m], found[:, m:] = table[rows][:, columns], 0
+        return found
+    rows, columns = rows.contiguous(), columns.contiguous()
+    sizes = pointer(table), *table.shape, pointer(rows), len(rows), pointer(columns), m, like.shape[1]
+    library.kgd_among(*sizes, half, threads(), pointer(found))
     return found
 
 
