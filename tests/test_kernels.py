@@ -318,29 +318,6 @@ def test_freed_memory_is_kept():
     assert kept == "True" and int(after) < int(before) / 10
 
 
-def huge() -> int:
-    """Bytes of this process's anonymous memory that lie in huge pages."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("AnonHugePages"))
-
-
-@pytest.mark.skipif(not kernels.memory.HUGE.exists(), reason="no huge pages")
-def test_large_tensors_lie_in_huge_pages_with_what_they_hold():
-    before, small = huge(), torch.arange(1 << 20)  # 8 MiB
-    large = torch.arange(12 << 20)  # 96 MiB
-    began = huge()
-    if not (done := kernels.in_huge_pages(small, large[5:])):
-        pytest.skip("this kernel cannot be asked for them")
-    assert (88 << 20) <= done <= large.nbytes and done % int(kernels.memory.HUGE.read_text()) == 0
-    assert huge() - began >= done // 2 and began - before < done // 2
-    assert torch.equal(large, torch.arange(len(large))) and torch.equal(small, torch.arange(1 << 20))
-
-
-def test_nothing_is_laid_in_huge_pages_where_there_are_none(monkeypatch, tmp_path):
-    monkeypatch.setattr(kernels.memory, "HUGE", tmp_path / "none")
-    assert kernels.in_huge_pages(torch.zeros(32 << 20)) == 0
-
-
 OUT_OF_MEMORY = """if True:
     import resource, sys, torch
     from kgdistil import kernels

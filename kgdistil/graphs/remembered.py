@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kgdistil.config import RunConfig
 from kgdistil.graphs.queries import queries_of, scores_of
-from kgdistil.kernels import among, bfloat16_where_fast, in_huge_pages
+from kgdistil.kernels import among, bfloat16_where_fast
 from kgdistil.models import KGEModel
 
 WIDE, MOST = 2048, 8 << 30  # numbers of an entity from which on looking up is the faster; bytes of scores at most
@@ -47,7 +47,6 @@ class Remembered:
         """The scores of queries ids [n] and entities candidates [m], in the shape and type of `like` [n, m or more]."""
         if not len(self.scores):
             self.scores = like.new_empty(len(self.queries[0]), self.model.num_entities)
-            in_huge_pages(self.scores)
             for rows, found in scores_of(self.model, *self.queries, like.dtype):
                 self.scores[rows] = found
         return among(self.scores, ids, candidates, like)

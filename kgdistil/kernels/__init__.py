@@ -20,7 +20,7 @@ from .dots import Dots, dots_in
 from .free import again, free_threads, with_free_threads
 from .ids import asked, drawn, grouped, spans
 from .kinds import check_equation, comparison, said, usable
-from .memory import in_huge_pages, keep_freed_memory
+from .memory import keep_freed_memory
 from .nearest import by_code, decoded, nearest, nearest_library
 from .rank import Job, Known, Ranker, for_vectors, rank_library
 from .rows import SHAPES, Gradients, adagrad, among, rows_in, rows_library
@@ -48,7 +48,6 @@ __all__ = [
     "for_vectors",
     "free_threads",
     "grouped",
-    "in_huge_pages",
     "keep_freed_memory",
     "nearest",
     "nearest_library",

@@ -53,6 +53,8 @@ class SampledSoftmaxEngine(Engine):
         super().__init__(student, teacher, len(queries[0]), config)
         self.anchor, self.relation, self.is_head, self.start, self.count, self.answers = queries
         self.size, self.half = student.num_entities, kernels.bfloat16_where_fast(self.device)
+        if self.device.type == "cpu":
+            kernels.keep_freed_memory()
         self.asked = self.anchor, self.relation, self.is_head
         self.top = best_of(teacher, *self.asked, config.top) if config.top and teacher is not None else None
         if config.unlabelled:
@@ -68,9 +70,6 @@ class SampledSoftmaxEngine(Engine):
         if config.group:
             learned = nested.learned(student, config.group, config.depth, self.whole)
             self.moments |= learned | {f"{x}.v": torch.full_like(y, config.accumulator) for x, y in learned.items()}
-        if self.device.type == "cpu":
-            kernels.keep_freed_memory()
-            kernels.in_huge_pages(*queries, *(m.entities for m in self.models.values()), *self.moments.values())
 
     @property
     def arithmetic(self) -> dict[str, str | int]:
