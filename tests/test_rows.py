@@ -78,3 +78,6 @@ def test_columns_of_rows_are_those_of_the_table(path: str, dtype: torch.dtype) -
     for outside in ((torch.tensor([9]), columns), (ids[:1], torch.tensor([6]))):
         with pytest.raises(IndexError):
             among(table, *outside, torch.zeros(1, 7, dtype=dtype))
+    turned, other = table.T.contiguous().T, torch.zeros(7, 3, dtype=dtype).T  # what does not lie in a row
+    assert torch.equal(among(turned, ids, columns, other), found)
+    assert torch.equal(among(table, ids, columns, torch.zeros(3, 7)), found.float())  # of another type

@@ -4,7 +4,8 @@
 query with each candidate, `softmax.cpp` makes losses of such scores, `rows.cpp` brings rows to a step and its gradients
 back, `ids.cpp` says whose they are, and `train.cpp` runs one epoch of negative sampling (`kgdistil.training.native`).
 All are held to the readable modules by the tests. `dots.py` is a step of ComplEx of these parts, without autograd.
-`adam.py`, on any device, is Adam of the rows that a step uses; `free.py` counts the cores that are free.
+`adam.py`, on any device, is Adam of the rows that a step uses; `free.py` counts the cores that are free; `memory.py`
+has a process keep what it frees.
 """
 
 from .compile import (

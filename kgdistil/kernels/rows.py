@@ -130,10 +130,15 @@ def rows_in(dtype: torch.dtype, table: Tensor, places: Tensor, multiple: int = S
 
 
 def among(table: Tensor, rows: Tensor, columns: Tensor, like: Tensor) -> Tensor:
-    """Of a table [R, E] the rows [n] and of those the columns [m], in the shape of `like` [n, m or more], with zeros
-    beyond; all of one type."""
-    found, m, half = torch.empty_like(like), len(columns), table.dtype == torch.bfloat16
-    library = rows_library(torch.empty(0, device=table.device)) if half or table.dtype == torch.float32 else None
+    """Of a table [R, E] the rows [n] and of those the columns [m], in the shape and type of `like` [n, m or more], with
+    zeros beyond.
+
+    Raises:
+        IndexError: one of them is outside the table.
+    """
+    found, m, half = like.new_empty(like.shape), len(columns), table.dtype == torch.bfloat16
+    alike = table.is_contiguous() and like.dtype == table.dtype and (half or table.dtype == torch.float32)
+    library = rows_library(torch.empty(0, device=table.device)) if alike else None
     if library is None:
         found[:, :m], found[:, m:] = table[rows][:, columns], 0
         return found

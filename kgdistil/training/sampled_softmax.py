@@ -64,7 +64,8 @@ class SampledSoftmaxEngine(Engine):
                 start = x.data[:, :1] if table == "entities" and config.accumulators == "row" else x.data
                 self.moments[f"{role}.{table}.v"] = torch.full_like(start, config.accumulator)
         self.slopes: dict[str, Tensor | None] = {}  # gradients of scores that are without autograd
-        self.moments["done"] = torch.zeros((), dtype=torch.int64)  # of an epoch's steps; and the sums of their losses
+        # how far an epoch is: its steps done and the sums of their losses
+        self.moments["done"] = torch.zeros((), dtype=torch.int64)
         self.moments["sums"] = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)
         self.whole = whole.keep_frequent(student, triples, config.whole)  # which entities have no codes
         if config.group:
