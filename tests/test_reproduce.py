@@ -148,6 +148,11 @@ def test_a_layer_refines_those_before_it_and_each_value_tells_its_layer(small):
     mine = cell("no-DS")
     assert recipe(mine) == {"epochs": 6, "lr": 0.1, "gamma": 2.0, "negatives": 3, "alpha": 0.1}
     assert recipe(cell("no-DS", 8)) == {"epochs": 6, "lr": 0.1, "gamma": 2.0, "negatives": 3}
+    own = {"nations": {"no-DS/*/16": {"alpha": 0.2, "lr": 0.3}, "no-DS/4/16": {"lr": 0.4}}}
+    recipes.recipes().update(tuned={**table, "TransE": own})
+    taught = [recipe(cell("no-DS", size, teacher_size=16)) for size in (4, 8)]
+    assert [(x["alpha"], x["lr"]) for x in taught] == [(0.2, 0.4), (0.2, 0.3)]
+    recipes.recipes().update(tuned=table)
     told = {name: (value, where) for name, value, _, where in recipes.explain(mine)}
     assert told["epochs"] == ("6", "[tuned.nations.no-DS]") and told["lr"] == ("0.1", "[tuned.all]")
     assert told["alpha"] == ("0.1", '[tuned.TransE.nations."no-DS/4"]') and told["dim"] == ("4", "the address")

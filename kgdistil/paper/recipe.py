@@ -68,8 +68,7 @@ def layers(cell: Cell) -> Iterator[tuple[str, dict[str, Any]]]:
     own = (cell.protocol, cell.model, cell.dataset)
     for place in ((cell.protocol,), (cell.protocol, cell.dataset), own[:2], lists, own):
         table = functools.reduce(lambda found, key: found.get(key, {}), place, recipes()) if place else {}
-        own_size, taught = f"/{cell.size}", f"/{cell.teacher_size}"
-        sizes = ("", own_size, f"/*{taught}", own_size + taught)
+        sizes = ("", f"/{cell.size}", f"/*/{cell.teacher_size}", f"/{cell.size}/{cell.teacher_size}")
         for name in ("all", *(each + of for each in methods for of in sizes)):
             values = table.get(name, {})
             if second and name == "all":
