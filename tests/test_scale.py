@@ -88,16 +88,26 @@ def test_a_student_of_many_entities_has_more_candidates_in_fewer_passes(monkeypa
 
 def test_many_millions_of_triples_are_passed_over_fewer_times(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = replace(umls, name="own", sha256="2" * 64)
-    made: dict[str, int] = {}
+    made: dict[str, tuple[int, ...]] = {}
     for many in (len(graph.train) + 1, len(graph.train)):
         monkeypatch.setattr(scale, "LARGE", 100)
         monkeypatch.setattr(scale, "MANY", many)
         monkeypatch.setattr(scale, "PASSES", 2)
+        monkeypatch.setattr(scale, "DRAWN", 64)
         for asked in (None, 4):
             size: dict[str, Any] = {"dim": 4, "teacher_dim": 4, "precision": "1bit", "epochs": asked, "progress": False}
             done = distil(graph, **size)
-            made[f"{many - len(graph.train)}, {asked}"] = done.runs["teacher"].config.epochs
-    assert made == {"1, None": 20, "1, 4": 4, "0, None": 2, "0, 4": 4}
+            runs = [done.runs[name].config for name in ("teacher", "stage 1", "no-DS")]
+            made[f"{many - len(graph.train)}, {asked}"] = tuple(x for run in runs for x in (run.epochs, run.negatives))
+    fewer = 2048, 2048
+    assert {key: found[:2] for key, found in made.items()} == {
+        "1, None": (20, 2048),
+        "1, 4": (4, 2048),
+        "0, None": (4, 64),
+        "0, 4": (4, 2048),
+    }
+    assert all(found[3::2] == fewer for key, found in made.items() if key.startswith("0"))
+    assert made["0, None"][2::2] == (1, 3)
 
 
 def rounded_of(done: Distilled, graph: Graph) -> KGEModel:

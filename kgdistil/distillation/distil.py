@@ -170,6 +170,7 @@ def distil(
     coded = precision in GROUPS and dim == (teacher_dim if given is None else given.dim)
     check_shape(coded, rank, whole, given)
     free = model is None
+    drawn = scale.drawn(graph) if epochs is None else 0  # who asks for passes gets as many
     epochs = scale.epochs(graph, epochs, coded)
     if model is None:
         kind = ((rule.kind(graph) if lists is None else None) or "ComplEx") if coded else "RotatE"
@@ -189,7 +190,13 @@ def distil(
         shared |= {"batch_size": size, "fitted": {} if lists else rule.defaults(graph, model, dim, epochs, rank)}
         taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
         count = whole_count_of(graph, model, (dim, precision, rank)) if whole else 0
-        made: dict[str, Any] = {"group": GROUPS[precision], "rank": rank, "whole": count, "lists": taught}
+        made: dict[str, Any] = {
+            "group": GROUPS[precision],
+            "rank": rank,
+            "whole": count,
+            "lists": taught,
+            "drawn": drawn,
+        }
         recipe = recipes.few_bits(**shared, **made, listed=0 if lists else scale.listed(graph), more=more)
     else:
         own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)

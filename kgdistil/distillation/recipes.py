@@ -5,6 +5,7 @@ What the other notebooks show of their runs is in `story`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -197,6 +198,7 @@ def few_bits(
     rank: int = 0,
     whole: int = 0,
     batch_size: int = scale.BATCH,
+    drawn: int = 0,
     listed: int = 0,
     lists: str = "",
     more: Mapping[str, Any] | None = None,
@@ -209,6 +211,8 @@ def few_bits(
         alpha: of the student's soft loss; None: ½, and 1 where a model teaches one of low rank, which begins farther
             from it and so has the rate of what begins at random, too (so it came out on FB15k-237 and the packages).
         epochs: of the teacher; the student gets half as many, the student alone as many as both.
+        drawn: candidates of a teacher's batch (`scale.drawn`), which then has more passes and still scores fewer than
+            the student alone; 0: as many as the others.
         listed: drawn candidates of the student that has a teacher (`scale.listed`), which then has fewer passes, while
             the student alone scores as many candidates as both; 0: as many as the others.
         teacher: a run id or the folder of a saved model of `dim`.
@@ -252,7 +256,8 @@ def few_bits(
     own = None
     if not teacher:
         penalty = {} if MODELS[alone.model].distance else {"penalty": 0.03}
-        own = part("teacher", **penalty, lr=first, epochs=epochs, check_every=usual, role="teacher")
+        passes = {"negatives": drawn, "epochs": math.ceil(scale.TIMES * epochs)} if drawn else {"epochs": epochs}
+        own = part("teacher", **penalty, **passes, lr=first, check_every=-(-passes["epochs"] // 2), role="teacher")
     name = own.run_id if own else find_teacher(teacher)
     taught |= {"teacher": name, "student": name, "negatives": listed or shared["negatives"]}
     stage1 = part("stage 1", **taught, lr=first if far else 0.05, epochs=half)

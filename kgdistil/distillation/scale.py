@@ -31,6 +31,9 @@ MORE = 2  # one of low rank has so many times as many passes there as others hav
 AT_RANDOM = 0.4
 BATCH = 512  # queries that share a batch's candidates, at most
 MANY, PASSES = 10_000_000, 10  # training triples, of which a pass takes minutes, and passes of a teacher over so many
+# A teacher over so many draws fewer candidates in so many times as many passes: no worse, in about the same time
+# (results/bench/candidates-teachers.json).
+DRAWN, TIMES = 512, 1.6
 GIB = 1 << 30
 TOLD = GIB // 10
 
@@ -62,6 +65,11 @@ def listed(graph: Graph) -> int:
 def fewer(epochs: int, listed: int) -> int:
     """The passes of a student of so many candidates, in place of so many."""
     return -(-epochs // FEWER) if listed else epochs
+
+
+def drawn(graph: Graph) -> int:
+    """Drawn candidates of a batch of a teacher, where they are fewer than other runs'; else 0."""
+    return DRAWN if large(graph) and len(graph.train) >= MANY else 0
 
 
 def epochs(graph: Graph, asked: int | None, few_bits: bool) -> int | None:

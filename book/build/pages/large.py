@@ -113,9 +113,10 @@ def by_drawn() -> str:
     for name, told in json.loads(path.read_text(encoding="utf-8")).items():
         rows = []
         for i, r in enumerate(told["rows"]):
-            rows.append([f"{r['negatives']:,}", str(r["passes"]), f"{r['mrr']:.3f}", gain(r) if i else "–"])
-        title = f"Teachers of {name}, dimension {told['dim']}, by how many candidates a batch draws"
-        parts.append(html_table(title, ["drawn", "passes", "test MRR", "difference"], rows))
+            took = f"{r['seconds'] / 60:.0f}"
+            rows.append([f"{r['negatives']:,}", str(r["passes"]), took, f"{r['mrr']:.3f}", gain(r) if i else "–"])
+        title = f"Teachers of {name}, dimension {told['dim']}, by how many candidates a batch draws, {told['device']}"
+        parts.append(html_table(title, ["drawn", "passes", "minutes", "test MRR", "difference"], rows))
     return "".join(parts)
 
 
