@@ -32,7 +32,7 @@ PIECES: dict[ModuleType, str] = {
     method: "loss",
     results: "does_it_pay behind whole_lists lists_recipe table2 significance seeds turned published",
     tables: "cost epochs beside table",
-    speed: "bench_device table5 peers_speed peers_differ gpu_speed lists_speed step_speed",
+    speed: "bench_device table5 peers_speed peers_differ gpu_speed lists_speed step_speed waits",
     figures: "figure figure1_paper figure2_paper figure2_said figures_known",
     claims: "claims near",
     reproduced: "not_reproduced sides suspects suspects_published unseen readings",

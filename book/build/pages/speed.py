@@ -10,6 +10,7 @@ from book.build.pages.shown import Shown, none_yet
 from kgdistil import records
 from kgdistil.paper import reading
 from kgdistil.paper.bench import told
+from kgdistil.paper.bench import waits as spun
 
 
 def table5(shown: Shown) -> str:
@@ -101,6 +102,24 @@ def busy_speed(bench: dict[str, Any]) -> list[str]:
     return [
         html_table("A teacher's step beside other work, ms", ["beside", *map(str, threads), "threads chosen"], shown)
     ]
+
+
+def waits(shown: Shown) -> str:
+    """A step by how long idle threads spin before they sleep, from `bench.waits`."""
+    if not spun.path().is_file():
+        return none_yet("python -m kgdistil.paper.bench.waits")
+    bench = json.loads(spun.path().read_text(encoding="utf-8"))
+    taken = {(r["kind"], r["spins"], r["busy"], r["threads"]): r["seconds"] for r in bench["rows"]}
+    kinds, spins, _, threads = ([*dict.fromkeys(parts)] for parts in zip(*taken, strict=True))
+    columns = [(False, max(threads)), (True, max(threads)), (True, min(threads))]
+    rows = [
+        [kind, f"{count:,}", *(f"{1e3 * taken[kind, count, *column]:.1f}" for column in columns)]
+        for kind in kinds
+        for count in spins
+    ]
+    named = [f"{'one busy process' if busy else 'quiet'}, {n} thread{'s' * (n > 1)}" for busy, n in columns]
+    title = f"A step by how often an idle thread looks for work before it sleeps, ms, {bench['device']}"
+    return html_table(title, ["step of", "spins", *named], rows)
 
 
 def bench_device(shown: Shown) -> str:

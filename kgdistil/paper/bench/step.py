@@ -172,11 +172,12 @@ def measure(
     return out
 
 
-def beside(graph: Graph, rounds: int) -> list[dict[str, Any]]:
+def beside(graph: Graph, rounds: int, **shape: int) -> list[dict[str, Any]]:
     """Median seconds of a teacher's step, plain and beside one busy process, for each number of threads."""
     out, before = [], torch.get_num_threads()
-    values = {"dataset": graph.name, "model": "ComplEx", "dim": 128, "loss": "softmax", "lr": 0.05}
-    engine = engine_of(graph, make_config(**values, negatives=2048, batch_size=512, penalty=0.005), False)
+    values: dict[str, Any] = {"dataset": graph.name, "model": "ComplEx", "loss": "softmax", "lr": 0.05}
+    values |= {"dim": 128, "negatives": 2048, "batch_size": 512, "penalty": 0.005, **shape}
+    engine = engine_of(graph, make_config(**values), False)
     order = epoch_order(0, 0, engine.samples).split(512)
     for busy in (False, True):
         other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
