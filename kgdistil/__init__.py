@@ -13,10 +13,19 @@ from typing import Any
 
 from ._version import __version__
 
+
+def _spins() -> str:
+    """How often a thread looks for work before it sleeps: long where nobody else wants the cores, since to wake it
+    takes longer than most pieces of a step (results/bench/waits.json)."""
+    try:
+        return "20000" if os.getloadavg()[0] < 0.5 else "1000"
+    except (AttributeError, OSError):  # where no system says so
+        return "1000"
+
+
 if "torch" not in sys.modules:
-    # PyTorch brings an OpenMP of its own beside the kernels': threads of the one that spin long at a barrier keep those
-    # of the other, and other processes, from the cores. Both read this when they are loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # Threads that spin long at a barrier keep other processes from the cores. OpenMP reads this when it is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", _spins())
     # A step's rows lie anywhere in a table of gigabytes: with pages of 2 MB their addresses are found sooner.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 

@@ -19,7 +19,7 @@ import torch
 
 log = logging.getLogger("kgdistil")
 LOOK = 0.25  # seconds for which the cores are looked at, while this process sleeps
-AGAIN = 60.0  # seconds until they are looked at once more
+AGAIN = 30.0  # seconds until they are looked at once more
 
 
 def idle() -> list[float]:
