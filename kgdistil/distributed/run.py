@@ -95,7 +95,9 @@ def on_ranks(config: RunConfig, graph: Graph, timeout: float, every: float) -> d
     try:
         join("cpu:gloo,cuda:nccl" if config.device != "cpu" else "gloo", datetime.timedelta(seconds=timeout))
         agree(config, graph)
-        return found_or_trained(config, graph, folder, Shards(graph.num_entities), every)
+        record = found_or_trained(config, graph, folder, Shards(graph.num_entities), every)
+        dist.destroy_process_group()  # its threads abort a process that ends while they run
+        return record
     except KgdistilError:
         if dist.is_initialized():  # its threads would end with a line of their own
             dist.destroy_process_group()
