@@ -1,6 +1,7 @@
 """Training and ranking on several ranks: what one process gives, and what is sent for it."""
 
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +233,16 @@ def test_too_many_ranks_are_refused() -> None:
     """Of 5 entities in blocks of 2, the fourth rank would hold none."""
     with pytest.raises(ProcessRaisedException, match="5 entities leave one of 4 ranks without any: take 3"):
         on_ranks(4, Shards, 5)
+
+
+def test_a_rank_leaves_its_process_group(umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its threads outlived the interpreter they ended it by SIGABRT, after a run was done."""
+    for name in ("RUNS", "RESULTS"):
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name.lower()))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    record = on_ranks_of_torchrun(a_config(dataset="umls", epochs=1, check_every=1), umls, 60.0, 1e9)
+    assert record["epochs"] == 1 and not dist.is_initialized()
