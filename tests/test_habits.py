@@ -49,7 +49,7 @@ def test_what_a_linter_is_not_to_see_says_what_and_why():
     [
         ("GOMP_SPINCOUNT", "lambda: (1.7, 0, 0)", "1000"),
         ("GOMP_SPINCOUNT", "lambda: (0.2, 9, 9)", "20000"),
-        ("GOMP_SPINCOUNT", "lambda: 1 / 0", "1000"),
+        ("GOMP_SPINCOUNT", "", "1000"),  # of a system that does not say
         ("THP_MEM_ALLOC_ENABLE", "lambda: (0, 0, 0)", "1"),
     ],
 )
@@ -58,8 +58,8 @@ def test_what_pytorch_reads_is_set_where_it_is_loaded_after_us(
     name: str, load: str, ours: str, given: str | None, first: str
 ):
     """A waiting thread spins long where the machine has nothing else to do."""
-    unknown = "del os.getloadavg" if "/" in load else f"os.getloadavg = {load}"
-    code = f"{first}import os; {unknown}; import kgdistil; print(os.environ.get('{name}'))"
+    told = f"os.getloadavg = {load}" if load else "del os.getloadavg"
+    code = f"{first}import os; {told}; import kgdistil; print(os.environ.get('{name}'))"
     kept = {key: value for key, value in os.environ.items() if key != name}
     own, seen = {} if given is None else {name: given}, str(given or (None if first else ours))
     ran = subprocess.run([sys.executable, "-c", code], env=kept | own, capture_output=True, text=True, check=True)

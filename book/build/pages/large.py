@@ -116,7 +116,7 @@ def by_drawn() -> str:
             took = f"{r['seconds'] / 60:.0f}"
             rows.append([f"{r['negatives']:,}", str(r["passes"]), took, f"{r['mrr']:.3f}", gain(r) if i else "–"])
         title = f"Teachers of {name}, dimension {told['dim']}, by how many candidates a batch draws, {told['device']}"
-        parts.append(html_table(title, ["drawn", "passes", "minutes", "test MRR", "difference"], rows))
+        parts.append(html_table(title, ["drawn", "passes", "minutes, with validation", "test MRR", "difference"], rows))
     return "".join(parts)
 
 
