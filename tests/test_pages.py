@@ -633,6 +633,11 @@ def test_the_rule_stands_beside_what_searches_found(shown, tmp_path, monkeypatch
     again = {"dataset": "own", "bytes": 16, "chosen": {**searched, "teacher": {"valid": 1.0, "test": 1.0}}}
     monkeypatch.setattr(rules.fitting, "read", lambda name: rows[:1] if name == "left_out" else [again])
     assert "Searched again since" not in page and "Searched again since" in rules.rule_left_out(shown)
+    assert "Later lists" not in rules.rule_left_out(shown)
+    later = [{**rows[0], "dataset": "newer", "of": "own", "others": []}]
+    monkeypatch.setattr(rules.fitting, "read", lambda name: later if name == "left_out" else [again])
+    page = rules.rule_left_out(shown)
+    assert "beside the search of earlier ones: newer of own." in page and "before all others" not in page
     voted = [{**rows[0], "others": ["far"]}]
     searches = [{**again, "dataset": name} for name in ("own", "far", "near")]
     monkeypatch.setattr(rules.fitting, "read", lambda name: voted if name == "left_out" else searches)

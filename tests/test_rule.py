@@ -352,3 +352,10 @@ def test_searches_a_rule_and_the_graph_that_is_left_out(tiny_graph: Graph, tmp_p
     others = fitting.fit(found for found in searches if found["dataset"] != record["dataset"])
     assert record["share"]["expected"] == pytest.approx(rule.share(record["share"]["first"], others))
     assert searches[0]["commit"] == record["commit"]
+    graphs["later"] = replace(graphs["g0"], name="later", train=graphs["g0"].train[1:], sha256="9" * 64)
+    with pytest.raises(ConfigError, match="no search of later with the SHA-256 9999.*only of .*g0.*--of"):
+        fitting.main(["test", "later"])
+    assert fitting.main(["test", "later", "--of", record["dataset"]]) == 0
+    later = next(x for x in fitting.read("left_out") if x["dataset"].startswith("later"))
+    assert (later["of"], later["others"]) == (record["dataset"], record["others"])
+    assert later["searched"] == record["searched"] and later["graph"]["train"] == record["graph"]["train"] - 1

@@ -1,11 +1,12 @@
 """The rule for graphs without a search (`distillation.rule`), and how it does on a graph that it was not fitted on.
 
     python -m kgdistil.paper.fitting search GRAPH --time 2h --bytes 16   what a search finds, in results/rules/searches/
-    python -m kgdistil.paper.fitting test GRAPH                          the rule of the other graphs, in left_out/
+    python -m kgdistil.paper.fitting test GRAPH [--of DATASET]           the rule of the other graphs, in left_out/
     python -m kgdistil.paper.fitting fit                                 rule.json, and results/rules/left_out.csv
 
 GRAPH is a known graph's name or a file of triples. A search goes on where it stopped, and one that has a record is run
-again by a longer --time. Settings and shares are fitted on validation triples alone.
+again by a longer --time. Settings and shares are fitted on validation triples alone. A graph whose lists change is
+tested beside the search of its earlier lists, which --of names.
 """
 
 from __future__ import annotations
@@ -214,8 +215,23 @@ def left_out(
         "settings": fitted,
         "rank": student["rank"],
     }
+    if dataset_of(graph) != found["dataset"]:
+        made["of"] = found["dataset"]
     made |= {"negatives": {part: run.config.negatives for part, run in runs.items()}}
     return about(graph, device, **made, searched=found["chosen"], ruled=ours, share=share)
+
+
+def search_of(graph: Graph, searches: list[dict[str, Any]], of: str | None) -> list[dict[str, Any]]:
+    """The searches of a graph, or of its earlier lists, which `of` names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if found := [x for x in searches if x["dataset"] == of or (of is None and x["graph"]["sha256"] == graph.sha256)]:
+        return found
+    names = ", ".join(sorted({x["dataset"] for x in searches}))
+    asked = of or f"{graph.name} with the SHA-256 {graph.sha256}"
+    raise ConfigError(f"no search of {asked}, only of {names}: take one of these, for a graph's earlier lists by --of")
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -242,6 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--time", default="30min", help="of a search")
     parser.add_argument("--bytes", type=int, default=16, help="of an entity of a student that is searched for")
+    parser.add_argument("--of", metavar="DATASET", help="of a test: the search of the graph's earlier lists")
     parser.add_argument("--device", default="cpu", help="that trains  [default: %(default)s]")
     given = parser.parse_args(arguments)
     searches = read("searches")
@@ -254,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
             record = searched(graph, parse_time(given.time), given.bytes, device=given.device)
             write_json(folder("searches", f"{record['dataset']}-{given.bytes}.json"), sealed(record))
             continue
-        for found in (found for found in searches if found["graph"]["sha256"] == graph.sha256):
+        for found in search_of(graph, searches, given.of):
             record = left_out(graph, found, searches, device=given.device)
             write_json(folder("left_out", f"{record['dataset']}-{record['bytes']}.json"), sealed(record))
     return 0

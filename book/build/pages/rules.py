@@ -87,8 +87,11 @@ def rule_left_out(shown: Shown) -> str:
     if older:
         text += f"\nSearched again since: {', '.join(older)}. Such a row stands beside the earlier "
         text += "search, by the rule of that day.\n"
+    later = [f"{x['dataset']} of {x['of']}" for x in tests if "of" in x]
+    if later:
+        text += f"\nLater lists, beside the search of earlier ones: {', '.join(later)}.\n"
     names = {found["dataset"] for found in fitting.read("searches")}
-    fewer = [x["dataset"] for x in tests if names - {x["dataset"], *x.get("others", names)}]
+    fewer = [x["dataset"] for x in tests if names - {x.get("of", x["dataset"]), *x.get("others", names)}]
     if fewer:
         text += f"\nMeasured before all others had a vote: {', '.join(fewer)}.\n"
     alt = "MRR by the rule as a share of the searched one: " + ", ".join(f"{row[0]} {row[2]}" for row in rows) + "."
