@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kgdistil import records
 from kgdistil.compress import product, whole
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.packing import quantised
@@ -276,6 +278,38 @@ def test_a_sample_is_ranked_with_its_error_and_the_last_weights_are_kept(umls: G
     assert len(again.ranks.greater) == 300  # of the same triples, whatever the seed, so that runs can be compared
     plain = run(a_config(epochs=2), umls, progress=False).record
     assert "sampled" not in plain and "valid_mrr_se" not in plain["curve"][0]
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_ranks_of_a_sample_outlive_a_kill(within: bool, umls: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    config = a_config(check_sample=100, final_sample=300, epochs=2, check_every=2)
+    whole = run(config, umls, progress=False)
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "other" / "runs"))
+    monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "other" / "results"))
+    asked, ranked = list[int](), loop.rank
+
+    def counted(model: Any, triples: torch.Tensor, known: KnownTriples) -> Any:
+        asked.append(len(triples))
+        if within and len(asked) == 3:
+            raise KeyboardInterrupt
+        return ranked(model, triples, known)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "rank", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write_record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, umls, progress=False)
+    assert asked == [100, 300, 300]
+    done = run(config, umls, progress=False)
+    assert asked == [100, 300, 300] + [300] * within, "what was ranked is not ranked again"
+    assert {x: done.record[x] for x in ("valid", "test", "sampled")} == {
+        x: whole.record[x] for x in ("valid", "test", "sampled")
+    }
+    run(config, umls, progress=False, again=True)
+    assert asked[-3:] == [100, 300, 300], "of other weights"
 
 
 @pytest.mark.parametrize("begin", [0.0, 1e-5])

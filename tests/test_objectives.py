@@ -8,7 +8,8 @@ from kgdistil import records
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
-from kgdistil.graphs.queries import best_of
+from kgdistil.graphs import queries
+from kgdistil.graphs.queries import best_of, queries_of
 from kgdistil.losses import dual_losses, dual_structure
 from kgdistil.models import build_model
 from kgdistil.paper import objectives
@@ -83,6 +84,17 @@ def test_the_teachers_best_are_candidates(umls: Graph) -> None:
     assert set(engine.top[batch].flatten().tolist()) <= set(ids.tolist())
     assert (shift[chosen] == 0).all() and (shift[~chosen] > 0).all() and 0 < int((~chosen).sum()) <= 5
     assert best_of(teacher, engine.anchor, engine.relation, engine.is_head, 10**6).shape[1] == umls.num_entities
+
+
+def test_a_teacher_is_not_asked_for_days(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = build_model("ComplEx", umls.num_entities, umls.num_relations, 4)
+    asked = queries_of(umls.train)[:3]
+    whole = best_of(teacher, *asked, 3)
+    monkeypatch.setattr(queries, "AT_ONCE", 7 * umls.num_entities)
+    assert torch.equal(best_of(teacher, *asked, 3), whole)
+    monkeypatch.setattr(queries, "MOST", len(asked[0]) * umls.num_entities - 1)
+    with pytest.raises(ConfigError, match=f"top is 3: .* {len(asked[0]):,} queries against {umls.num_entities} enti"):
+        best_of(teacher, *asked, 3)
 
 
 def test_alpha_falls_evenly(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

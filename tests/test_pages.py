@@ -458,7 +458,9 @@ def test_scale_on_paper_follows_its_constants(tmp_path, monkeypatch):
     (folder / "bench" / "bench.json").write_text(json.dumps(bench))
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     call = pieces(Shown(tmp_path))
-    found = {(name, machines): cells for name, machines, *cells in rows(call["scale_table"]())[1:]}
+    head, *body = rows(call["scale_table"]())
+    found = {(name, machines): cells for name, machines, *cells in body}
+    assert head[3:7] == ["MB sent a step", "ms on the wire", "ms of arithmetic", "minutes an epoch"]
     # 2 · 4 bytes · 128 numbers · 3 / 4 · (2,048 + 512) rows; 6 · 128 · 2,048 · 512 operations; 12 M queries
     assert found["A", "4"][1:5] == ["2.0", "1.97", "8.05", f"{12e6 / 2048 * (1.96608 + 8.05306) / 6e4:,.1f}"]
     assert found["A", "1"][1:3] == ["0.0", "0.00"] and [x[-1] for x in found.values()][:2] == ["memory", "arithmetic"]

@@ -11,8 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil import kernels
+from kgdistil.errors import ConfigError
 from kgdistil.models import KGEModel, Side
 from kgdistil.sampling import GOLDEN, mix, shift_right
+
+MOST = 10**12  # scores of a teacher over a whole graph: some minutes to an hour
+AT_ONCE = 1 << 29  # that are in memory at a time
 
 
 def queries_of(triples: Tensor, most: int = 0) -> tuple[Tensor, ...]:
@@ -115,12 +119,22 @@ def scores_of(
     entities = model.entities.to(dtype)
     parts: list[tuple[Side, Tensor]] = [("tail", ~is_head), ("head", is_head)]
     for side, which in parts:
-        for rows in which.nonzero()[:, 0].split(256 if model.distance else 2048):
+        size = min(256 if model.distance else 2048, max(1, AT_ONCE // len(entities)))
+        for rows in which.nonzero()[:, 0].split(size):
             yield rows, model.compare(model.queries(anchor[rows], relation[rows], side).to(dtype), entities)
 
 
 def best_of(model: KGEModel, anchor: Tensor, relation: Tensor, is_head: Tensor, k: int) -> Tensor:
-    """The k best entities of each query [Q] by a model, known ones among them: int32 [Q, k]."""
+    """The k best entities of each query [Q] by a model, known ones among them: int32 [Q, k].
+
+    Raises:
+        ConfigError: more than `MOST` scores.
+    """
+    if len(anchor) * model.num_entities > MOST:
+        raise ConfigError(
+            f"top is {k}: the teacher would score {len(anchor):,} queries against {model.num_entities:,} entities "
+            "each, which takes days; set top to 0"
+        )
     best = torch.empty(len(anchor), min(k, model.num_entities), dtype=torch.int32, device=anchor.device)
     for rows, scores in scores_of(model, anchor, relation, is_head, model.entities.dtype):
         best[rows] = scores.topk(best.shape[1]).indices.to(torch.int32)

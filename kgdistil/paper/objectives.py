@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +32,7 @@ import pandas as pd
 from kgdistil import records
 from kgdistil.config import RunConfig, read_config
 from kgdistil.distillation.statistics import bootstrap
-from kgdistil.errors import BusyError, ConfigError, run_command
+from kgdistil.errors import ConfigError, run_command
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.graphs.queries import queries_of
@@ -137,33 +136,21 @@ def start_of_second(dataset: str) -> str:
 
 
 def complete(dataset: str = "wn18rr") -> None:
-    """Train what is missing of a graph; several processes share the work.
+    """Train what is missing of a graph, one after the other.
 
     Raises:
-        ConfigError: the frontier or the tables that it builds on were not run.
+        ConfigError: the frontier or the tables that it builds on were not run. BusyError: another process trains one.
     """
     graph = load(dataset)
     every = [(student, name) for student in START for name in possible(student)]
-
-    def done(student: str, name: str) -> bool:
-        return recorded(runs(dataset, student, name, graph)[-1])
-
-    while left := [each for each in every if not done(*each)]:
-        busy = 0
-        for student, name in left:
-            if done(student, name):  # elsewhere, since this round began
-                continue
-            if OBJECTIVES[name].get("teacher"):
-                join(graph, start_of(dataset, start_cell(dataset, student))["teacher"], start_of_second(dataset))
-            try:
-                for settings in runs(dataset, student, name, graph):
-                    last = run(settings, graph, save_ranks=True)
-            except BusyError:
-                busy += 1
-                continue
-            log.info("done: %s, %s, test MRR %.3f", student, name, last.test("mrr"))
-        if busy == len(left):
-            time.sleep(2)  # all that is left is being trained elsewhere
+    for student, name in every:
+        if recorded(runs(dataset, student, name, graph)[-1]):
+            continue
+        if OBJECTIVES[name].get("teacher"):
+            join(graph, start_of(dataset, start_cell(dataset, student))["teacher"], start_of_second(dataset))
+        for settings in runs(dataset, student, name, graph):
+            last = run(settings, graph, save_ranks=True)
+        log.info("done: %s, %s, test MRR %.3f", student, name, last.test("mrr"))
 
 
 def points(dataset: str) -> pd.DataFrame:

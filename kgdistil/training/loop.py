@@ -271,14 +271,17 @@ def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, stat
     if not config.check_sample:
         load_weights(models, state.best)
     student, sample, own = models["student"], config.final_sample, records.is_own(config.dataset)
-    ranks = {split: rank(student, sampled(getattr(graph, split).cpu(), sample), known) for split in ("valid", "test")}
+    ranks = dict[str, Ranks]()
+    for split, name in ("valid", f"{config.run_id}-valid"), ("test", config.run_id):
+        # those of a sample take minutes, which a killed run need not lose
+        path, triples = records.ranks_path(name, own), sampled(getattr(graph, split).cpu(), sample)
+        kept = sample and path.is_file() and path.stat().st_mtime > (folder / CHECKPOINT).stat().st_mtime
+        ranks[split] = records.read_ranks(name, own) if kept else rank(student, triples, known)
+        if sample or (save_ranks and split == "test"):
+            records.write_ranks(name, ranks[split], own)
     record = record_of(engine, graph, state, ranks, student.num_parameters)
     for role, model in models.items():
         save_model(folder if role == "student" else folder / role, model.cpu(), graph, config.run_id)
-    if save_ranks or sample:  # those of a sample take minutes
-        records.write_ranks(config.run_id, ranks["test"], own)
-    if sample:
-        records.write_ranks(f"{config.run_id}-valid", ranks["valid"], own)
     records.write_record(record)
     (folder / CHECKPOINT).unlink(missing_ok=True)  # everything in it stands in the record and the weights now
     return Run(config, record, folder, ranks["test"])

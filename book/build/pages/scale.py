@@ -85,7 +85,7 @@ def scale_table(shown: Shown) -> str:
         "MB sent a step",
         "ms on the wire",
         "ms of arithmetic",
-        "hours an epoch",
+        "minutes an epoch",
     ]
     return html_table("Memory, traffic and time on paper", [*head, "limit"], rows)
 
