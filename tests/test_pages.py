@@ -494,6 +494,12 @@ def test_what_ranks_were_measured_to_do_follows_the_record(tmp_path, monkeypatch
     assert rows(text)[1:] == [["2", "5", "1,234", "5,678"]]
     assert "started 19 again" in text and "and 18 ended" in text and "rank_memory-light.svg" in text
     assert (tmp_path / "site" / "pictures" / "rank_memory-dark.svg").is_file()
+    hosts = json.loads((path.parent / "hosts.json").read_text())
+    hosts["found"] |= {"runs": 7, "killed": 13, "recorded_once": True, "same_bits": False}
+    (path.parent / "hosts.json").unlink()
+    (path.parent / "hosts.json").write_text(json.dumps(hosts))
+    assert "7 runs as Ray tasks" in (text := call["scale_measured"]()) and "lost all its 13 processes" in text
+    assert "each was recorded once, but not with the bits" in text
     found = rows(call["scale_speed"]())
     assert ["made-up", "float32", "2,048", "1,000", "810", "0.81"] in found
     one, two = report["speed/wn18rr/bfloat16/2048"]["found"]["triples_a_second"].values()

@@ -174,7 +174,18 @@ def scale_measured(shown: Shown) -> str:
         f"crossed it in a run that counted {hosts['counted_bytes'] / 1e6:,.0f} MB of its own, before headers.\n"
         f"- **A host that never comes back**: the other ends after {lost['seconds']:.0f} s with exit code "
         f"{lost['exit_code']} and the line “{lost['said'][0].removeprefix('kgdistil: ')}”. On {alone['ranks']} rank "
-        "the same command went on to its end.\n"
+        "the same command went on to its end.\n" + on_two_hosts()
+    )
+
+
+def on_two_hosts() -> str:
+    """What `bench.hosts` found."""
+    found = told("bench/hosts.json")["found"]
+    once = "each was recorded once" if found["recorded_once"] else "not each was recorded once"
+    bits = "with the bits of one process" if found["same_bits"] else "but not with the bits of one process"
+    return (
+        f"- **A host of a cluster that dies**: {found['runs']} runs as Ray tasks on two hosts, of which one lost all "
+        f"its {found['killed']} processes while it trained; {once}, {bits}.\n"
     )
 
 

@@ -1,7 +1,8 @@
 """`python -m kgdistil.paper.bench.hosts`: two Ray nodes in two network namespaces, one of them killed (root, Linux).
 
 Cells of a graph of the package are trained by a driver in one of them while SIGKILL ends every process of the other.
-What it prints: runs, how often each was recorded, and whether records and weights are those of one process.
+What it writes to `results/bench/hosts.json`: runs, whether each was recorded once, and whether records and weights are
+those of one process.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from kgdistil import records
 from kgdistil.errors import KgdistilError, run_command
+from kgdistil.files import write_json
 
 HOSTS = {"kgd-a": "10.231.7.1", "kgd-b": "10.231.7.2"}  # namespaces, and their ends of one cable
 CELLS = [f"frontier/umls/ComplEx/{method}/32" for method in ("teacher", "small")]
@@ -72,7 +75,7 @@ def trained(folder: Path) -> dict[str, object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the counts as JSON.
+    """Write the counts and print them.
 
     Returns:
         0 where every run is recorded once, with the bits of an undisturbed process.
@@ -107,8 +110,10 @@ def main(arguments: list[str] | None = None) -> int:
             time.sleep(0.01)
         killed, code = kill(second), driver.wait(600)
         one, both = trained(Path(scratch, "one")), trained(Path(scratch, "both"))
-    told = {"processes killed": killed, "exit code": code, "runs": len(both)}
-    told |= {"recorded once": set(one) == set(both), "same bits": one == both}
+    told = {"killed": killed, "exit_code": code, "runs": len(both)}
+    told |= {"recorded_once": set(one) == set(both), "same_bits": one == both}
+    about = {"cells": options.cells, "command": records.command(), "device": records.describe_device("cpu")}
+    write_json(records.results_folder() / "bench" / "hosts.json", about | records.provenance() | {"found": told})
     print(json.dumps(told))
     return 0 if killed and not code and one == both else 1
 
