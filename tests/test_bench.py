@@ -2,7 +2,12 @@
 
 import itertools
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,7 +16,7 @@ import torch
 
 from kgdistil import build_model, kernels, records
 from kgdistil.config import make_config
-from kgdistil.errors import ConfigError
+from kgdistil.errors import ConfigError, KgdistilError
 from kgdistil.evaluation import rank
 from kgdistil.graphs.datasets import load
 from kgdistil.paper.bench import compare, gpu
@@ -355,6 +360,57 @@ def test_waits_of_one_process_are_of_both_shapes(monkeypatch):
     monkeypatch.setattr(waits, "SHAPES", {"small": {"dim": 4, "negatives": 20}, "smaller": {"dim": 2, "negatives": 10}})
     found = waits.of_one("umls", 2)
     assert [*found] == ["small", "smaller"] and all(len(rows) == 2 * torch.get_num_threads() for rows in found.values())
+
+
+def test_passes_of_a_recipe_are_measured_run_by_run(umls, tmp_path, monkeypatch, capsys):
+    from book.build.pages import large
+    from kgdistil.paper.bench import passes
+
+    file = tmp_path / "debian.tsv"
+    names = umls.entities, umls.relations, umls.entities
+    rows = [[labels[i] for labels, i in zip(names, triple, strict=True)] for triple in umls.train.tolist()]
+    file.write_text("".join("\t".join(row) + "\n" for row in rows))
+    monkeypatch.setattr(passes, "KILLS", dict.fromkeys(passes.PASSES, ()))
+    monkeypatch.setattr(passes, "path_of", lambda name: tmp_path / f"passes-{name}.json")
+
+    def started(arguments, part, folder):
+        assert passes.main([*arguments, "--one", part, str(folder)]) == 0
+        return SimpleNamespace(returncode=0, communicate=lambda: (capsys.readouterr().out, ""))
+
+    monkeypatch.setattr(passes, "started", started)
+    assert "bench.passes" in large.large_passes(None)
+    assert passes.main([str(file), "--budget", "16B/entity"]) == 0
+    rows = json.loads((tmp_path / "passes-debian.json").read_text())["rows"]
+    assert [row["run"] for row in rows] == list(passes.PASSES)
+    for row in rows:
+        assert row["config"]["epochs"] == passes.PASSES[row["run"]] < row["passes"]
+        assert 0 < row["before"] < row["peak"] and row["told"]["embeddings"] and row["check_seconds"] > 0
+        trained = json.loads((tmp_path / "passes-debian.json").read_text())["graph"]["train"]
+        assert row["triples_a_second"] * row["pass_seconds"] == pytest.approx(trained, rel=0.01)
+    rows[0]["kills"] = [{"while": "ranking", "lost_seconds": 12.3}]
+    told = json.loads((tmp_path / "passes-debian.json").read_text()) | {"rows": rows}
+    (tmp_path / "passes-debian.json").write_text(json.dumps(told))
+    page = large.large_passes(None)
+    assert "12 s (ranking)" in page and f"{rows[1]['triples_a_second']:,}" in page
+
+
+def test_what_a_kill_loses_is_what_came_since_the_checkpoint(tmp_path, monkeypatch):
+    from kgdistil.paper.bench import passes
+
+    monkeypatch.setattr(passes, "WITHIN", 0.2)
+    config = make_config(dataset="own")
+    monkeypatch.delenv("KGDISTIL_RUNS")
+    with records.kept_in(tmp_path):
+        kept = records.model_folder(config.run_id, True) / passes.CHECKPOINT
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes(b"")
+        os.utime(kept, (time.time() - 40,) * 2)
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        lost = passes.killed(process, "training", config)
+        assert process.returncode == -signal.SIGKILL and 40 <= lost["lost_seconds"] < 50
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        with pytest.raises(KgdistilError, match="ended with 0 before it was killed"):
+            passes.killed(process, "ranking", config)
 
 
 def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 from book.build.html import html_table
 from book.build.pages.shown import Shown, none_yet, picture
 from kgdistil.paper import plots
-from kgdistil.paper.bench import candidates, step
+from kgdistil.paper.bench import candidates, passes, step
 from kgdistil.paper.bench.large import path_of
 
 STEP = "python -m kgdistil.paper.bench.step"
@@ -26,6 +26,7 @@ WORDS = {
     "alone": "student alone",
     "distilled": "student, distilled",
 }
+PARTS = {"teacher": "teacher", "no-DS": WORDS["alone"], "stage 1": WORDS["distilled"]}
 GIB = 1 << 30
 
 
@@ -76,6 +77,30 @@ def large_cost(shown: Shown) -> str:
         return html_table(f"{name}: what training cost, {told['device']}", head, rows)
 
     return each(made)
+
+
+def large_passes(shown: Shown) -> str:
+    """What today's recipe takes on the largest graph, from a few passes of each run: `bench.passes`."""
+    path = passes.path_of("debian")
+    if not path.is_file():
+        return none_yet("python -m kgdistil.paper.bench.passes debian.tsv")
+    told, rows = json.loads(path.read_text(encoding="utf-8")), []
+    for row in told["rows"]:
+        check = f"{row['check_seconds']:.0f}"
+        share = f"{row['check_seconds'] / row['pass_seconds']:.1%}"
+        used, needed = row["peak"] - row["before"], sum(row["told"].values())
+        memory = [f"{used / GIB:.1f}", f"{needed / GIB:.1f}", f"{row['peak'] / GIB:.1f}"]
+        time = [str(row["passes"]), f"{row['pass_seconds']:.0f}", f"{row['triples_a_second']:,}"]
+        rows.append([PARTS[row["run"]], *time, check, share, *memory])
+    head = ["run", "passes of the recipe", "seconds of a pass", "triples a second", "seconds of a validation"]
+    head += ["of a pass", "GiB used at the peak", "GiB told", "GiB of the process"]
+    table = html_table(f"debian: a few passes with today's settings, {told['device']}", head, rows)
+    hours = sum(row["passes"] * row["pass_seconds"] for row in told["rows"]) / 3600
+    lost = [f"{kill['lost_seconds']:.0f} s ({kill['while']})" for row in told["rows"] for kill in row["kills"]]
+    return (
+        f"{table}\nAll passes of the recipe take {hours:.1f} hours at that pace. Killed at a random moment and started "
+        f"again, a run had lost what it did in the last {', '.join(lost)}.\n"
+    )
 
 
 def large_step(shown: Shown) -> str:
