@@ -169,7 +169,7 @@ def without_its_search() -> str:
     if not path.is_file():
         return ""
     frame = pd.read_csv(path)
-    reached, names = frame["stage 1, test"], frame["graph"].str.replace(r"-[0-9a-f]{8}$", "", regex=True)  # of its lists
+    reached, names = frame["stage 1, test"], frame["graph"].str.replace(r"-[0-9a-f]{8}$", "", regex=True)
     return (
         f" By the rule of other graphs each of {names.nunique()} graphs has a student of "
         f"{reached.min():.0%} to {reached.max():.0%} of the test MRR of one by a search of its own "
