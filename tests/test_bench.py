@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,7 @@ def results_in_tmp(tmp_path, monkeypatch):
     return tmp_path
 
 
+SEARCHES = records.root() / "results" / "rules" / "searches"
 SMALL = ["--dataset", "umls", "--models", "TransE", "--dims", "8", "--rounds", "2", "--triples", "40"]
 
 
@@ -411,6 +413,31 @@ def test_what_a_kill_loses_is_what_came_since_the_checkpoint(tmp_path, monkeypat
         process = subprocess.Popen([sys.executable, "-c", ""])
         with pytest.raises(KgdistilError, match="ended with 0 before it was killed"):
             passes.killed(process, "ranking", config)
+
+
+def test_a_stranger_has_one_command_and_the_rule_of_others(results_in_tmp, monkeypatch):
+    from book.build.pages import rules
+    from kgdistil.paper import fitting
+    from kgdistil.paper.bench import stranger
+
+    assert "bench.stranger" in rules.strangers(None)
+    searches = [json.loads(path.read_text()) for path in SEARCHES.glob("*.json")]
+    monkeypatch.setattr(fitting, "read", lambda name: searches)
+    monkeypatch.setattr(stranger, "PUBLISHED", {"umls": 0.123})
+    ran, seen = subprocess.run, []
+
+    def quickly(command, **how):
+        seen.extend(json.loads(Path(command[3]).read_text())["graphs"])
+        how["env"] |= {"KGDISTIL_DATA": ""}
+        return ran([*command, "--epochs", "2", "--no-paths"], **how)
+
+    monkeypatch.setattr(stranger, "subprocess", SimpleNamespace(run=quickly))
+    assert stranger.main(["umls", "--budget", "16B/entity"]) == 0
+    found = json.loads((results_in_tmp / "bench" / "stranger.json").read_text())["umls"]
+    assert sorted(seen) == found["others"] and len(seen) == len(searches) - 1 and "umls" not in seen
+    assert {run["config"]["dataset"].split("-")[0] for run in found["runs"]} == {"graph"}
+    page, mrr = rules.strangers(None), {row["model"]: row["mrr"] for row in found["metrics"]}
+    assert f"{mrr['stage 1']:.3f}" in page and f"{mrr['stage 1'] / mrr['teacher']:.0%}" in page and "0.123" in page
 
 
 def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypatch):

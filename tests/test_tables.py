@@ -20,7 +20,8 @@ from kgdistil.paper.claims import claims_of_training
 from kgdistil.paper.reading import METRICS, TABLES, paper, record_of
 from kgdistil.paper.recipe import read_search, recipe, start, trials
 
-SEVERAL = "accumulators", "candidates", "candidates-teachers", "distributed", "nested"  # files of several records
+# files of several records
+SEVERAL = "accumulators", "candidates", "candidates-teachers", "distributed", "nested", "stranger"
 GPU = "NVIDIA H100 80GB HBM3"
 # Sums added up from the paper's text by hand of another parser: rows from the teacher down, columns TransE MRR, H@10,
 # H@3, H@1, TransH MRR, … (Table 6: MRR, H@10)

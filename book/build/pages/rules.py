@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pandas as pd
 
 from book.build.html import html_table, number
 from book.build.pages.shown import Shown, none_yet, picture
 from kgdistil.paper import fitting, plots
+from kgdistil.paper.bench import stranger
 
 PARTS = {"teacher": "teacher", "stage 1": "student, distilled", "no-DS": "student alone"}
 AIM = 0.97  # of the searched MRR is what the rule is to reach
@@ -96,3 +100,26 @@ def rule_left_out(shown: Shown) -> str:
         text += f"\nMeasured before all others had a vote: {', '.join(fewer)}.\n"
     alt = "MRR by the rule as a share of the searched one: " + ", ".join(f"{row[0]} {row[2]}" for row in rows) + "."
     return text + picture(shown, "rule", plots.left_out(frame, PARTS, AIM), alt) + table
+
+
+def strangers(shown: Shown) -> str:
+    """What a user's one command makes of a graph that the rule does not know, beside what was published of it."""
+    path = stranger.path_of()
+    if not path.is_file():
+        return none_yet("python -m kgdistil.paper.bench.stranger wn18rr fb15k-237")
+    rows = []
+    for name, found in json.loads(path.read_text(encoding="utf-8")).items():
+        mrr = {row["model"]: number(row["mrr"]) for row in found["metrics"]}
+        published = "–" if found["published"] is None else number(found["published"])
+        ours = [mrr[part] for part in PARTS]
+        share = [f"{found['predicted']['share']:.0%}", f"{kept(found):.0%}"] if found["predicted"] else ["–", "–"]
+        rows.append([f"{name}, {found['budget']}", published, *ours, *share, f"{found['seconds'] / 60:.0f}"])
+    head = ["graph as a stranger", "ComplEx of full size, published", *PARTS.values(), "share told", "share kept"]
+    title = "A graph that the rule does not know, by one command, test MRR"
+    return html_table(title, [*head, "minutes in all"], rows)
+
+
+def kept(found: dict[str, Any]) -> float:
+    """The share of its teacher's test MRR that the distilled student keeps."""
+    mrr = {row["model"]: row["mrr"] for row in found["metrics"]}
+    return mrr["stage 1"] / mrr["teacher"]
