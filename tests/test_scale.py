@@ -42,17 +42,17 @@ DEBIAN, PACKAGES = of_size(8_096_110, 22_812_043, 50_000), of_size(143_912, 562_
 
 def test_a_check_costs_a_twentieth_of_an_epoch_and_the_end_a_minute_or_a_sample() -> None:
     assert scale.settings(DEBIAN, "ComplEx", 64, "softmax") == {
-        "check_sample": 830,
+        "check_sample": 330,
         "final_sample": 10_000,
         "answers": 256,
         "accumulators": "row",
     }
     few = scale.settings(PACKAGES, "ComplEx", 64, "softmax")
-    assert few["final_sample"] == 0 and 500 < few["check_sample"] < 2000
+    assert few["final_sample"] == 0 and 250 < few["check_sample"] < 1000
     cost = 2 * few["check_sample"] * 143_912 * 128 / (562_933 * scale.TRIPLE)
     assert 0.045 < cost <= 0.0525
-    assert scale.settings(DEBIAN, "ComplEx", 512, "softmax")["check_sample"] == 500
-    assert scale.settings(DEBIAN, "RotatE", 64, "cross-entropy") == {"check_sample": 830, "final_sample": 10_000}
+    assert scale.settings(DEBIAN, "ComplEx", 512, "softmax")["check_sample"] == 250
+    assert scale.settings(DEBIAN, "RotatE", 64, "cross-entropy") == {"check_sample": 330, "final_sample": 10_000}
 
 
 @pytest.mark.parametrize("graph", [of_size(99_999, 10**6, 10**4), of_size(10**6, 10**6, 10**4, "wn18rr")], ids=repr)
@@ -186,7 +186,7 @@ def test_bytes_of_an_entity_are_a_budget(umls: Graph) -> None:
 # ---- memory ---------------------------------------------------------------------------------------------------------
 def few_bits(**values: object) -> dict:
     shared = {"model": "ComplEx", "dim": 64, "loss": "softmax", "negatives": 2048, "lr": 0.1}
-    shared |= {"dataset": "own", "accumulators": "row", "answers": 256, "check_sample": 830, "final_sample": 10_000}
+    shared |= {"dataset": "own", "accumulators": "row", "answers": 256, "check_sample": 330, "final_sample": 10_000}
     return {
         "teacher": make_config(**shared | {"role": "teacher"} | values),
         "stage 1": make_config(**shared | {"role": "stage1", "teacher": "t", "group": 4} | values),

@@ -18,10 +18,11 @@ from kgdistil.graphs.remembered import bytes_of_scores
 from kgdistil.models import MODELS
 
 LARGE = 100_000  # entities from which a graph of one's own is large
-# Ranking compares a query's numbers with an entity's; so many of these take as long as training on one triple.
-# Measured for sampled softmax: between 1.4 and 2.3 million at dimension 64, whatever the model.
-TRIPLE = 1.5e6
-CHECK, FEWEST = 0.05, 500  # a check takes so much of an epoch, but ranks so many triples at least
+# Ranking compares a query's numbers with an entity's; so many of these take as long as training on one triple of the
+# fastest steps, those that draw few candidates, with what a check takes however few it ranks
+# (results/bench/passes-debian.json).
+TRIPLE = 6e5
+CHECK, FEWEST = 0.05, 250  # a check takes so much of an epoch, but ranks so many triples at least
 FREE, FINAL = 4e12, 10_000  # at the end all are ranked where that takes a minute, else so many: MRR to ±.008
 # Of very many entities a few drawn ones say little about those that come near a query's answers: a student has more of
 # them there, in so many times fewer passes (results/bench/candidates.json). Not where a pass takes minutes.

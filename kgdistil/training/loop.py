@@ -266,11 +266,14 @@ def validate(engine: Engine, graph: Graph, known: KnownTriples, state: Progress,
 
 
 def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, state: Progress, save_ranks: bool) -> Run:
-    """Rank the best weights, save them, and write the record; the checkpoint goes last."""
+    """Save the best weights, rank them, and write the record; the checkpoint goes last."""
     config, models = engine.config, engine.as_saved() if engine.config.check_sample else engine.trained
     if not config.check_sample:
         load_weights(models, state.best)
     student, sample, own = models["student"], config.final_sample, records.is_own(config.dataset)
+    for role, model in models.items():  # before its ranks, which must be newer: `distillation.ranked`
+        save_model(folder if role == "student" else folder / role, model.cpu(), graph, config.run_id)
+        model.to(config.device)
     ranks = dict[str, Ranks]()
     for split, name in ("valid", f"{config.run_id}-valid"), ("test", config.run_id):
         # those of a sample take minutes, which a killed run need not lose
@@ -280,8 +283,6 @@ def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, stat
         if sample or (save_ranks and split == "test"):
             records.write_ranks(name, ranks[split], own)
     record = record_of(engine, graph, state, ranks, student.num_parameters)
-    for role, model in models.items():
-        save_model(folder if role == "student" else folder / role, model.cpu(), graph, config.run_id)
     records.write_record(record)
     (folder / CHECKPOINT).unlink(missing_ok=True)  # everything in it stands in the record and the weights now
     return Run(config, record, folder, ranks["test"])
