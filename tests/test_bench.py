@@ -386,14 +386,16 @@ def test_passes_of_a_recipe_are_measured_run_by_run(umls, tmp_path, monkeypatch,
     assert [row["run"] for row in rows] == list(passes.PASSES)
     for row in rows:
         assert row["config"]["epochs"] == passes.PASSES[row["run"]] < row["passes"]
-        assert 0 < row["before"] < row["peak"] and row["told"]["embeddings"] and row["check_seconds"] > 0
+        assert 0 < row["before"] <= row["peak"] and row["told"]["embeddings"] and row["check_seconds"] > 0
         trained = json.loads((tmp_path / "passes-debian.json").read_text())["graph"]["train"]
         assert row["triples_a_second"] * row["pass_seconds"] == pytest.approx(trained, rel=0.01)
     rows[0]["kills"] = [{"while": "ranking", "lost_seconds": 12.3}]
     told = json.loads((tmp_path / "passes-debian.json").read_text()) | {"rows": rows}
     (tmp_path / "passes-debian.json").write_text(json.dumps(told))
     page = large.large_passes(None)
-    assert "12 s (ranking)" in page and f"{rows[1]['triples_a_second']:,}" in page
+    ratio = rows[2]["pass_seconds"] / rows[0]["pass_seconds"]
+    assert "12 s (ranking)" in page and f"takes {ratio:.1f} times as long" in page
+    assert f"{rows[1]['triples_a_second']:,}" in page
 
 
 def test_what_a_kill_loses_is_what_came_since_the_checkpoint(tmp_path, monkeypatch):

@@ -249,12 +249,10 @@ def validate(engine: Engine, graph: Graph, known: KnownTriples, state: Progress,
     sample = engine.config.check_sample
     ranks = {split: rank(models["student"], sampled(getattr(graph, split).cpu(), sample), known) for split in splits}
     scores = {f"{split}_mrr": found.metrics()["both"]["mrr"] for split, found in ranks.items()}
-    if sample:
-        scores |= {f"{split}_mrr_se": found.standard_error() for split, found in ranks.items()}
+    scores |= {f"{split}_mrr_se": found.standard_error() for split, found in ranks.items() if sample}
     state.curve.append({"epoch": state.epoch, **losses, **scores})
     better = scores["valid_mrr"] > state.best_mrr
-    if better or sample:
-        state.best_epoch = state.epoch
+    state.best_epoch = state.epoch if better or sample else state.best_epoch
     if better:
         state.best_mrr, state.bad_checks = scores["valid_mrr"], 0
         if not sample:
@@ -266,7 +264,7 @@ def validate(engine: Engine, graph: Graph, known: KnownTriples, state: Progress,
 
 
 def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, state: Progress, save_ranks: bool) -> Run:
-    """Save the best weights, rank them, and write the record; the checkpoint goes last."""
+    """Save the best weights, rank them (of a sample: kept where killed), write the record; the checkpoint goes last."""
     config, models = engine.config, engine.as_saved() if engine.config.check_sample else engine.trained
     if not config.check_sample:
         load_weights(models, state.best)
@@ -276,14 +274,12 @@ def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, stat
         model.to(config.device)
     ranks = dict[str, Ranks]()
     for split, name in ("valid", f"{config.run_id}-valid"), ("test", config.run_id):
-        # those of a sample take minutes, which a killed run need not lose
         path, triples = records.ranks_path(name, own), sampled(getattr(graph, split).cpu(), sample)
         kept = sample and path.is_file() and path.stat().st_mtime > (folder / CHECKPOINT).stat().st_mtime
         ranks[split] = records.read_ranks(name, own) if kept else rank(student, triples, known)
         if sample or (save_ranks and split == "test"):
             records.write_ranks(name, ranks[split], own)
-    record = record_of(engine, graph, state, ranks, student.num_parameters)
-    records.write_record(record)
+    records.write_record(record := record_of(engine, graph, state, ranks, student.num_parameters))
     (folder / CHECKPOINT).unlink(missing_ok=True)  # everything in it stands in the record and the weights now
     return Run(config, record, folder, ranks["test"])
 

@@ -97,8 +97,12 @@ def large_passes(shown: Shown) -> str:
     table = html_table(f"debian: a few passes with today's settings, {told['device']}", head, rows)
     hours = sum(row["passes"] * row["pass_seconds"] for row in told["rows"]) / 3600
     lost = [f"{kill['lost_seconds']:.0f} s ({kill['while']})" for row in told["rows"] for kill in row["kills"]]
+    first, last = told["rows"][0], told["rows"][-1]
+    drawn = [row["config"]["negatives"] for row in (first, last)]
     return (
-        f"{table}\nAll passes of the recipe take {hours:.1f} hours at that pace. Killed at a random moment and started "
+        f"{table}\nThe distilled student, with {drawn[1]:,} candidates drawn, takes "
+        f"{last['pass_seconds'] / first['pass_seconds']:.1f} times as long a pass as the teacher with {drawn[0]:,}. "
+        f"All passes of the recipe take {hours:.1f} hours at that pace. Killed at a random moment and started "
         f"again, a run had lost what it did in the last {', '.join(lost)}.\n"
     )
 
