@@ -440,6 +440,8 @@ def test_a_stranger_has_one_command_and_the_rule_of_others(results_in_tmp, monke
     assert {run["config"]["dataset"].split("-")[0] for run in found["runs"]} == {"graph"}
     page, mrr = rules.strangers(None), {row["model"]: row["mrr"] for row in found["metrics"]}
     assert f"{mrr['stage 1']:.3f}" in page and f"{mrr['stage 1'] / mrr['teacher']:.0%}" in page and "0.123" in page
+    kept = {"stage 1": "distilled", "no-DS": "alone"}[found["chosen"]]
+    assert f"{mrr[found['chosen']]:.3f} ({kept})" in page
 
 
 def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypatch):
