@@ -9,18 +9,25 @@ Each name is imported when it is first used (PEP 562), so that `import kgdistil`
 import importlib
 import os
 import sys
+import time
 from typing import Any
 
 from ._version import __version__
 
 
 def _spins() -> str:
-    """How often a thread looks for work before it sleeps: long where nobody else wants the cores, since to wake it
-    takes longer than most pieces of a step (results/bench/waits.json)."""
+    """How often a thread looks for work before it sleeps: long where nobody else wants the cores now, since to wake it
+    takes longer than most pieces of a step (results/bench/waits.json). What ran a minute ago, as a first run of two
+    did, is in the machine's load still, and says nothing of now."""
+    looks = []
     try:
-        return "20000" if os.getloadavg()[0] < 0.5 else "1000"
-    except (AttributeError, OSError):  # where no system says so
+        for _ in range(3):  # in one of which nobody else, a short piece of work, is at it
+            with open("/proc/loadavg", encoding="ascii") as file:
+                looks.append(int(file.read().split()[3].split("/")[0]) - 1)  # but for this process
+            time.sleep(0.001)
+    except (OSError, ValueError, IndexError):  # where no system says so
         return "1000"
+    return "20000" if 8 * min(looks) <= (os.cpu_count() or 1) else "1000"
 
 
 if "torch" not in sys.modules:

@@ -45,21 +45,30 @@ def test_what_a_linter_is_not_to_see_says_what_and_why():
 
 
 @pytest.mark.parametrize(
-    "name, load, ours",
+    "name, looks, ours",
     [
-        ("GOMP_SPINCOUNT", "lambda: (1.7, 0, 0)", "1000"),
-        ("GOMP_SPINCOUNT", "lambda: (0.2, 9, 9)", "20000"),
-        ("GOMP_SPINCOUNT", "", "1000"),  # of a system that does not say
-        ("THP_MEM_ALLOC_ENABLE", "lambda: (0, 0, 0)", "1"),
+        ("GOMP_SPINCOUNT", ["3/79", "2/79", "2/80"], "1000"),
+        ("GOMP_SPINCOUNT", ["2/79", "1/79", "4/80"], "20000"),  # others ran for a moment only
+        ("GOMP_SPINCOUNT", ["2/79", "no"], "1000"),
+        ("GOMP_SPINCOUNT", [], "1000"),  # of a system that does not say
+        ("THP_MEM_ALLOC_ENABLE", ["1/79"], "1"),
     ],
 )
 @pytest.mark.parametrize("given, first", [(None, ""), ("7", ""), (None, "import torch; ")])
 def test_what_pytorch_reads_is_set_where_it_is_loaded_after_us(
-    name: str, load: str, ours: str, given: str | None, first: str
+    name: str, looks: list[str], ours: str, given: str | None, first: str, tmp_path: Path
 ):
-    """A waiting thread spins long where the machine has nothing else to do."""
-    told = f"os.getloadavg = {load}" if load else "del os.getloadavg"
-    code = f"{first}import os; {told}; import kgdistil; print(os.environ.get('{name}'))"
+    """A waiting thread spins long where nobody else runs now, whatever the load of the last minute was."""
+    said = [f"1.70 0.90 0.20 {each} 5" for each in looks]
+    (tmp_path / "told.py").write_text(
+        f"import builtins, io, os\nlooks, real, os.cpu_count = iter({said!r}), builtins.open, lambda: 2\n"
+        "def told(path, *given, **more):\n"
+        "    if path != '/proc/loadavg':\n        return real(path, *given, **more)\n"
+        "    return io.StringIO(next(looks, 'no'))\n"
+        "builtins.open = told\n"
+    )
+    code = f"{first}import os, sys; sys.path.insert(0, {str(tmp_path)!r}); import told, kgdistil"
+    code += f"; print(os.environ.get('{name}'))"
     kept = {key: value for key, value in os.environ.items() if key != name}
     own, seen = {} if given is None else {name: given}, str(given or (None if first else ours))
     ran = subprocess.run([sys.executable, "-c", code], env=kept | own, capture_output=True, text=True, check=True)
