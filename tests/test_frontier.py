@@ -310,6 +310,27 @@ def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
     assert frontier.path("umls").read_bytes() == before
 
 
+def test_another_teacher_is_rounded_besides(quick: None) -> None:
+    pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
+    frontier.complete("umls", "16")
+    kept, own = frontier.kept("umls"), frontier.points("umls").set_index("method")
+    assert frontier.main(["--rounded", "frontier/umls/ComplEx/teacher/256", "--sizes", "16"]) == 0
+    assert frontier.main(["--rounded", "frontier/umls/ComplEx/teacher/256", "--sizes", "16"]) == 0  # nothing is left
+    rows = frontier.read("umls")["rows"]
+    other = {row["method"]: row for row in rows if row.get("of") == 256}
+    assert len(rows) == 2 * len(other) == 2 * len(frontier.UNTRAINED)
+    best = frontier.points("umls").set_index("method")
+    for method, row in other.items():
+        ranks = records.read_ranks(row["ranks"])
+        assert ranks.metrics()["both"]["mrr"] == row["test"]["both"]["mrr"]
+        more = row["valid"]["both"]["mrr"] > own.loc[method, "valid_mrr"]
+        assert best.loc[method, "ranks"] == (row["ranks"] if more else own.loc[method, "ranks"])
+    assert len({row["teacher"] for row in rows}) == 2
+    pd.testing.assert_frame_equal(frontier.kept("umls"), kept)  # what a budget chooses by is of a size's own teacher
+    frontier.measure("umls", load("umls"), [16])
+    assert frontier.read("umls")["rows"] == rows
+
+
 def test_rivals_of_few_floats_are_the_best_on_validation() -> None:
     """Of the committed records: those made for the frontier, and students of the tables of as many bytes."""
     frame = frontier.points("wn18rr").set_index(["method", "bytes"])

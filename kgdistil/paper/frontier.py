@@ -23,7 +23,8 @@
 The trained ones are cells of `reproduce` (protocol "frontier"); for few floats the students of Tables 3, 4 and 6
 (protocol "tuned") stand in where they are the better on validation. The others are made here and recorded in
 `results/frontier/<graph>.json`. `python -m kgdistil.paper.frontier --graph wn18rr` does what is missing of both.
-Those of low rank are the better on validation of two forms where both were tried (`FINER_SIZES`).
+Those of low rank are the better on validation of two forms where both were tried (`FINER_SIZES`), and a rounded teacher
+is that of two where a size's own and a wider one were rounded (`--rounded`).
 """
 
 from __future__ import annotations
@@ -244,40 +245,45 @@ def path(dataset: str) -> Path:
     return records.results_folder() / "frontier" / f"{dataset}.json"
 
 
-def ranks_name(dataset: str, method: str, size: int) -> str:
-    """Under which the test ranks of something untrained are kept."""
-    return f"frontier-{dataset}-{method.replace(' ', '-')}-{size}"
+def ranks_name(dataset: str, method: str, size: int, of: int = 0) -> str:
+    """Under which the test ranks of something untrained are kept; `of` as `measure` has it."""
+    return f"frontier-{dataset}-{method.replace(' ', '-')}-{size}" + f"-of-{of}" * (of > 0)
 
 
-def measure(dataset: str, graph: Graph, sizes: Iterable[int] = SIZES) -> dict[str, Any]:
+def measure(dataset: str, graph: Graph, sizes: Iterable[int] = SIZES, other: Cell | None = None) -> dict[str, Any]:
     """Evaluate everything untrained that is missing; the file is rewritten after each.
 
-    The teachers have been trained. What was measured of another teacher is measured again.
+    The teachers have been trained. What was measured of another teacher is measured again. With `other`, a teacher, it
+    is this one that is rounded to each size, beside the ones that sizes have: its rows say `of` how many bytes.
     """
-    teachers = {size: run(config(teacher_cell(dataset, size)), graph, progress=False) for size in sizes}
+    chosen = {size: other or teacher_cell(dataset, size) for size in sizes}
+    teachers, of = {size: run(config(cell), graph, progress=False) for size, cell in chosen.items()}, 0
+    if other is not None:
+        of = other.bytes
     rows = [
         row
         for row in (read(dataset) or {"rows": []})["rows"]
-        if row["bytes"] not in teachers or row.get("teacher") == teachers[row["bytes"]].id
+        if row["bytes"] not in teachers or row.get("of", 0) != of or row.get("teacher") == teachers[row["bytes"]].id
     ]
     known = KnownTriples(graph.known, graph.num_relations)
     for size, found in teachers.items():
         teacher = found.load(graph)
         its = evaluate(teacher, graph, known=known).metrics()["both"]["mrr"]  # other processors train other last digits
-        for method in possible(UNTRAINED, size, teacher_cell(dataset, size).bytes):
+        for method in possible(UNTRAINED, size, chosen[size].bytes):
             if graph.num_entities > MOST_ENTITIES.get(method, graph.num_entities):
                 continue
-            if any((row["method"], row["bytes"]) == (method, size) for row in rows):
+            if any((row["method"], row["bytes"], row.get("of", 0)) == (method, size, of) for row in rows):
                 continue
             with torch.no_grad():
                 model = with_entities(teacher, UNTRAINED[method](teacher.entities.data, size, teacher.paired))
             ranks = {split: evaluate(model, graph, split, known=known) for split in ("valid", "test")}
-            name = ranks_name(dataset, method, size)
+            name = ranks_name(dataset, method, size, of)
             records.write_ranks(name, ranks["test"])
             rows.append(
                 {
                     "method": method,
                     "bytes": size,
+                    **({"of": of} if of else {}),
                     "teacher": found.id,
                     "teacher_mrr": its,
                     "commit": records.provenance()["commit"],
@@ -377,8 +383,10 @@ def mean_path(dataset: str, of: str = "mean") -> Path:
 
 
 # ---- all of it in one table -----------------------------------------------------------------------------------------
-def points(dataset: str) -> pd.DataFrame:
+def points(dataset: str, others: bool = True) -> pd.DataFrame:
     """Everything that was measured: method, bytes, trained, mrr, hits@10, valid_mrr, ranks (those kept), run.
+
+    Of several teachers that were rounded alike the best on validation is there; with `others` False a size's own.
 
     Where several seeds have run the metrics are their means, `run` that of seed 0, and `deviation` that of the MRRs.
     And `weights`, the bytes of a trained student's file, which holds relations, codebooks and a map besides.
@@ -407,17 +415,15 @@ def points(dataset: str) -> pd.DataFrame:
             rows.append(row)
         elif row["valid_mrr"] > same[0]["valid_mrr"]:
             rows[rows.index(same[0])] = row
-    for row in (read(dataset) or {"rows": []})["rows"]:
-        rows.append(
-            {
-                "method": row["method"],
-                "bytes": row["bytes"],
-                "trained": False,
-                "ranks": row["ranks"],
-                "run": f"frontier/{dataset}.json",
-                **_metrics(row),
-            }
-        )
+    untrained = dict[tuple[str, int], dict[str, Any]]()
+    for made in (read(dataset) or {"rows": []})["rows"]:
+        key = made["method"], made["bytes"]
+        row = {"method": key[0], "bytes": key[1], "trained": False, "ranks": made["ranks"]}
+        row |= {"run": f"frontier/{dataset}.json", **_metrics(made)}
+        better = key not in untrained or row["valid_mrr"] > untrained[key]["valid_mrr"]
+        if better and (others or not made.get("of")):
+            untrained[key] = row
+    rows += untrained.values()
     return pd.DataFrame(rows)
 
 
@@ -453,7 +459,7 @@ def kept(dataset: str) -> pd.DataFrame:
     dim, group, rank, bytes; kept, the share with a teacher or without one, whichever is better; rounded, that of a
     rounded teacher.
     """
-    frame, rows, measured = points(dataset), [], read(dataset)
+    frame, rows, measured = points(dataset, others=False), [], read(dataset)
     if measured is None or frame.empty:
         return pd.DataFrame()
     best = frame[frame["method"] == "teacher"]["mrr"].max()
@@ -610,6 +616,8 @@ def main(arguments: list[str] | None = None) -> int:
     add_jobs(parser)
     parser.add_argument("--plan", action="store_true", help="say what is left and what it costs, and stop")
     parser.add_argument("--mean", type=parse, metavar="CELL", help="rank by the mean of a student's teachers, and stop")
+    rounded_of = "round this teacher, besides, to each size, and stop"
+    parser.add_argument("--rounded", type=parse, metavar="CELL", help=rounded_of)
     parser.add_argument("--device", default="cpu", help="that --mean ranks on (default: %(default)s)")
     options = parser.parse_args(arguments)
     log_to_terminal()
@@ -618,6 +626,10 @@ def main(arguments: list[str] | None = None) -> int:
         what = "its path model and" if options.mean.method == PATHS else "the mean of"
         mrr = (found["test"]["both"] if options.mean.method == PATHS else found["test"])["both"]["mrr"]
         print(f"{options.mean}: {what} {len(found['members'])} teacher(s), test MRR {mrr:.4f}")
+        return 0
+    if (cell := options.rounded) is not None:
+        work([cell], "cpu", options.jobs, options.ray)
+        measure(cell.dataset, load(cell.dataset), map(int, options.sizes), cell)
         return 0
     for dataset in options.graph:
         if options.plan:
