@@ -169,9 +169,7 @@ def distil(
         notes.append(f"taught by {len(lists.keys):,} lists of {Path(teacher_lists).name}, sha256 {lists.sha256}")
     coded = precision in GROUPS and dim == (teacher_dim if given is None else given.dim)
     check_shape(coded, rank, whole, given)
-    free = model is None
-    drawn = scale.drawn(graph) if epochs is None else 0  # who asks for passes gets as many
-    epochs = scale.epochs(graph, epochs, coded)
+    free, passes = model is None, scale.epochs(graph, epochs, coded)
     if model is None:
         kind = ((rule.kind(graph) if lists is None else None) or "ComplEx") if coded else "RotatE"
         model = kind if given is None else recipes.family(given)
@@ -182,22 +180,14 @@ def distil(
         "seed": seed,
         "device": device,
         "teacher": "" if teacher is None else str(teacher),
-        **({} if epochs is None else {"epochs": epochs}),
+        **({} if passes is None else {"epochs": passes}),
     }
     if coded:
-        size = min(scale.BATCH, batch_size(graph))
-        more = scale.settings(graph, model, dim, "softmax")
-        shared |= {"batch_size": size, "fitted": {} if lists else rule.defaults(graph, model, dim, epochs, rank)}
         taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
-        count = whole_count_of(graph, model, (dim, precision, rank)) if whole else 0
-        made: dict[str, Any] = {
-            "group": GROUPS[precision],
-            "rank": rank,
-            "whole": count,
-            "lists": taught,
-            "drawn": drawn,
-        }
-        recipe = recipes.few_bits(**shared, **made, listed=0 if lists else scale.listed(graph), more=more)
+        made = few_bits_of(graph, model, (dim, precision, rank), epochs, taught)
+        made |= {"whole": whole_count_of(graph, model, (dim, precision, rank))} if whole else {}
+        recipe = recipes.few_bits(**shared | made)
+        shared |= {name: made[name] for name in ("batch_size", "fitted")}  # of any shape that a search tries
     else:
         own = None if graph.name in recipes.SMALL_GRAPHS else batch_size(graph)
         more = scale.settings(graph, model, teacher_dim, "cross-entropy")
@@ -307,6 +297,23 @@ def by_paths(distilled: Run, teacher: Run | None, graph: Graph, progress: bool |
             return {}
         replace(made, sha256=total).save(kept, place.name)
     return {PATHS: run(config, graph, progress=progress)}
+
+
+def few_bits_of(graph: Graph, model: str, shape: Shape, epochs: int | None = None, lists: str = "") -> dict[str, Any]:
+    """Arguments of `recipes.few_bits` for a shape, as the rule and the size of the graph have them.
+
+    Args:
+        epochs: of the teacher, where somebody asked for so many.
+        lists: as `recipes.few_bits`.
+    """
+    (dim, precision, rank), passes = shape, scale.epochs(graph, epochs, True)
+    given: dict[str, Any] = {"dataset": dataset_of(graph), "model": model, "dim": dim, "rank": rank, "lists": lists}
+    given |= {"group": GROUPS[precision], "batch_size": min(scale.BATCH, batch_size(graph))}
+    given |= {} if passes is None else {"epochs": passes}
+    given["fitted"] = {} if lists else rule.defaults(graph, model, dim, passes, rank)
+    given["drawn"] = scale.drawn(graph) if epochs is None else 0  # who asks for passes gets as many
+    given["listed"] = 0 if lists else scale.listed(graph)
+    return {**given, "more": scale.settings(graph, model, dim, "softmax")}
 
 
 def whole_count_of(graph: Graph, model: str, shape: Shape) -> int:

@@ -17,9 +17,9 @@ from kgdistil import records
 from kgdistil.checkpoint import load_model
 from kgdistil.compress.size import GROUPS
 from kgdistil.config import RunConfig
-from kgdistil.distillation import recipes, rule, scale
+from kgdistil.distillation import recipes, rule
 from kgdistil.distillation.budget import whole_of
-from kgdistil.distillation.distil import batch_size, dataset_of
+from kgdistil.distillation.distil import few_bits_of
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import evaluate
@@ -39,16 +39,9 @@ def students(graph: Graph, teacher: str, precision: str, whole: bool, pairs: Pai
     """A row for each pair, and the teacher's MRR."""
     model = load_model(resolve(teacher), graph)
     kind, dim = recipes.family(model), model.dim
-    given: dict[str, Any] = {
-        "dataset": dataset_of(graph),
-        "model": kind,
-        "dim": dim,
-        "group": GROUPS[precision],
-        "teacher": teacher,
-    }
-    given |= {"batch_size": min(scale.BATCH, batch_size(graph)), "fitted": rule.defaults(graph, kind, dim)}
-    given |= {"whole": whole_of(graph, kind, (dim, precision, 0)) if whole else 0}
-    given["more"] = scale.settings(graph, kind, dim, "softmax") | {"final_sample": sample, "protocol": "candidates"}
+    given = few_bits_of(graph, kind, (dim, precision, 0)) | {"teacher": teacher, "listed": 0}
+    given |= {"whole": whole_of(graph, kind, (dim, precision, 0))} if whole else {}
+    given["more"] |= {"final_sample": sample, "protocol": "candidates"}
     rows = compared(graph, recipes.few_bits(**given).stage1, pairs, sample)
     of_teacher = evaluate(model, graph, "test", sample=sample).reciprocal()
     return {"precision": precision, "teacher_mrr": float(of_teacher.mean()), "ranked": len(of_teacher), "rows": rows}
@@ -57,9 +50,8 @@ def students(graph: Graph, teacher: str, precision: str, whole: bool, pairs: Pai
 def teachers(graph: Graph, dim: int, pairs: Pairs, sample: int) -> dict[str, Any]:
     """A row for each pair, of teachers of that dimension."""
     kind = rule.kind(graph) or "ComplEx"
-    more = scale.settings(graph, kind, dim, "softmax") | {"final_sample": sample, "protocol": "candidates"}
-    given: dict[str, Any] = {"dataset": dataset_of(graph), "model": kind, "dim": dim, "more": more}
-    given |= {"batch_size": min(scale.BATCH, batch_size(graph)), "fitted": rule.defaults(graph, kind, dim)}
+    given = few_bits_of(graph, kind, (dim, "1bit", 0)) | {"drawn": 0}
+    given["more"] |= {"final_sample": sample, "protocol": "candidates"}
     config = recipes.few_bits(**given).teacher
     assert config is not None
     return {

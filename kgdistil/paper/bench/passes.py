@@ -24,11 +24,11 @@ from typing import Any
 import torch
 
 from kgdistil import records
-from kgdistil.compress.size import GROUPS, floats
+from kgdistil.compress.size import floats
 from kgdistil.config import RunConfig
-from kgdistil.distillation import recipes, rule, scale
+from kgdistil.distillation import recipes, scale
 from kgdistil.distillation.budget import Plan, plan, whole_of
-from kgdistil.distillation.distil import batch_size, dataset_of
+from kgdistil.distillation.distil import few_bits_of
 from kgdistil.errors import KgdistilError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.files import write_json
@@ -48,15 +48,10 @@ def path_of(name: str) -> Path:
 
 def configs_of(graph: Graph, bought: Plan) -> tuple[dict[str, RunConfig], dict[str, RunConfig]]:
     """The recipe's runs, and what is trained of them here."""
-    kind, dim, rank = bought.model, bought.dim, bought.rank
-    epochs = scale.epochs(graph, None, True)
-    given: dict[str, Any] = {"dataset": dataset_of(graph), "model": kind, "dim": dim, "rank": rank}
-    given |= {} if epochs is None else {"epochs": epochs}
-    given |= {"group": GROUPS[bought.precision], "batch_size": min(scale.BATCH, batch_size(graph))}
-    given |= {"fitted": rule.defaults(graph, kind, dim, epochs, rank), "drawn": scale.drawn(graph)}
-    given |= {"whole": whole_of(graph, kind, (dim, bought.precision, rank)) if bought.whole else 0}
-    more = scale.settings(graph, kind, dim, "softmax")
-    whole = recipes.few_bits(**given, listed=scale.listed(graph), more=more).configs
+    shape = bought.dim, bought.precision, bought.rank
+    given = few_bits_of(graph, bought.model, shape)
+    given |= {"whole": whole_of(graph, bought.model, shape)} if bought.whole else {}
+    whole = recipes.few_bits(**given).configs
     few, teacher = dict[str, RunConfig](), ""
     for name, config in whole.items():
         change: dict[str, Any] = {"epochs": PASSES[name], "check_every": PASSES[name], "protocol": "passes"}
