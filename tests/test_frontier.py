@@ -250,6 +250,7 @@ def test_quantisers_are_tried_for_what_they_can_do() -> None:
     assert frontier.possible(frontier.BY_FAISS, 64, 1024) == ["FAISS", "OPQ", "RQ"]
     assert frontier.possible(frontier.BY_FAISS, 32, 1024) == [*frontier.BY_FAISS]
     assert frontier.possible([*frontier.BY_FAISS, "PCA"], 64, 256) == ["PCA"]
+    assert frontier.possible(frontier.BY_FAISS, 64, 10240) == ["FAISS"]
     mixed = torch.randn(300, 32, generator=torch.Generator().manual_seed(0))
     mixed = mixed @ torch.randn(32, 32, generator=torch.Generator().manual_seed(1))
     lost = {m: float((frontier.UNTRAINED[m](mixed, 4, True) - mixed).square().mean()) for m in frontier.BY_FAISS}

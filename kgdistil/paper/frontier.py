@@ -113,6 +113,9 @@ BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # wh
 BOTH_WAYS |= {name: "reciprocal-low-rank" + ALONE * name.endswith(ALONE) for name in LOW_RANK}
 BY_FAISS = ("FAISS", "OPQ", "RQ", "LSQ")
 MOST = {"LSQ": 32}  # bytes of an entity that a method is tried for: its search takes the square of the codes
+# Bytes of a teacher's entity up to which a method is tried: of 10,240 a rotation of 256 bytes had not ended after ten
+# minutes, and residual codes compare as many numbers for each code.
+WIDEST = {"OPQ": 4096, "RQ": 4096, "LSQ": 4096}
 MOST_ENTITIES = {"LSQ": 10_000}  # with 41,000, as WN18RR has, that of 16 bytes had not ended after nine minutes
 USUAL_RANK = ("low-rank", "low-rank-alone")
 FINER = {f"low-rank-4bit{end}": f"low-rank{end}" for end in ("", ALONE)}  # and what they are called
@@ -171,7 +174,8 @@ def reciprocal_cells(dataset: str) -> list[Cell]:
 def possible(methods: Iterable[str], size: int, teacher: int) -> list[str]:
     """Those of the methods that make `size` bytes of a teacher's row of so many: four bits a float is the most."""
     coded = (*CODED, "rounded", *BY_FAISS)
-    return [m for m in methods if (size * 8 <= teacher if m in coded else size < teacher) and size <= MOST.get(m, size)]
+    there = [m for m in methods if size <= MOST.get(m, size) and teacher <= WIDEST.get(m, teacher)]
+    return [m for m in there if (size * 8 <= teacher if m in coded else size < teacher)]
 
 
 # ---- what is not ----------------------------------------------------------------------------------------------------
