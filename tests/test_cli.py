@@ -132,6 +132,20 @@ def test_a_finished_command_shows_what_it_made(student: Path, triples: Path) -> 
         assert "holds a model already" in refused("distill", triples, *QUICK, *more, "-o", student)
 
 
+def test_what_is_refused_leaves_no_folder_behind(triples: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "lists.tsv"
+    wrong.write_text("a\tb\tc\n")
+    before = sorted(tmp_path.iterdir())
+    given = ["--dim", 4, "--precision", "4bit", "--teacher-lists", wrong, "-o", tmp_path / "s"]
+    done = call("distill", triples, *given)
+    assert done.exit_code == 1
+    assert "lists.tsv is no Parquet file; lists are one, with the columns head, relation, side" in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+    (tmp_path / "s.training" / "models").mkdir(parents=True)  # of a run that was stopped
+    assert call("distill", triples, *given).exit_code == 1
+    assert (tmp_path / "s.training" / "models").is_dir()
+
+
 def test_the_former_name_of_an_option(triples: Path, tmp_path: Path) -> None:
     one, other = (
         call("distill", triples, *QUICK, name, 2, "-o", tmp_path / "s") for name in ("--lists", "--softmax-epochs")
@@ -244,6 +258,12 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advice, "KEPT", tmp_path / "frontier.csv")
 
 
+def few_floats_kept(folder: Path, share: float) -> None:
+    """What few floats kept on the small graph of `measured`."""
+    path = folder / "frontier.csv"
+    path.write_text(re.sub("(?<=,8,0,0,64,)[0-9.]+", str(share), path.read_text()))
+
+
 def test_the_budget(tiny_graph: Graph) -> None:
     assert [parse_size(x) for x in ("2MB", "500 kB", "1.5GiB", 1234)] == [2_000_000, 500_000, 3 << 29, 1234]
     for limit in (200, 1000, 4000, 10**9):
@@ -253,25 +273,37 @@ def test_the_budget(tiny_graph: Graph) -> None:
     assert (bought.dim, bought.precision, bought.teacher_dim) == (64, "float32", 64)
     next_larger = re.search("takes ([0-9,]+) bytes", plan(tiny_graph, 1000, "RotatE").why)
     assert next_larger is not None and int(next_larger[1].replace(",", "")) > 1000
-    with pytest.raises(ConfigError, match="the smallest RotatE of this graph takes"):
+    with pytest.raises(
+        ConfigError, match="the smallest student of this graph, .* takes .* bytes; give ([0-9]+)B or more"
+    ) as no:
         plan(tiny_graph, 50)
+    assert plan(tiny_graph, str(no.value).split("give ")[1].split(" ")[0]).bytes > 50
+    with pytest.raises(ConfigError, match="; give ([0-9]+)B/entity or more") as no:
+        plan(tiny_graph, "1B/entity", "RotatE")
+    assert plan(tiny_graph, str(no.value).split("give ")[1].split(" ")[0], "RotatE").bytes > tiny_graph.num_entities
     with pytest.raises(ConfigError, match="model is 'Rotate3D': choose one of"):
         plan(tiny_graph, 5000, "Rotate3D")
 
 
-def test_the_budget_chooses_from_the_frontier(tiny_graph: Graph, measured: None, monkeypatch) -> None:
+def test_the_budget_chooses_from_the_frontier(tiny_graph: Graph, measured: None, tmp_path: Path, monkeypatch) -> None:
     whole = plan(tiny_graph, "1MB")
     assert (whole.model, whole.dim, whole.precision, whole.teacher_dim) == ("ComplEx", 8, "float32", 64)
     assert "on small, the measured graph most like this one, a student of 64 bytes" in whole.expected
     assert "kept 95% of" in whole.expected
-    for limit, precision in ((whole.bytes - 1, "4bit"), (800, "2bit")):
-        bought = plan(tiny_graph, limit)
-        assert (bought.dim, bought.precision, bought.teacher_dim) == (8, precision, 8) and bought.bytes <= limit
-        model = build_model("ComplEx", tiny_graph.num_entities, tiny_graph.num_relations, 8)
-        assert size(model, precision) == bought.bytes
+    model = build_model("ComplEx", tiny_graph.num_entities, tiny_graph.num_relations, 8)
+    chain = [(0.95, "float16", 64), (0.95, "int8", 64), (0.7, "4bit", 8), (0.7, "2bit", 8), (0.7, "int8", 64)]
+    limit = whole.bytes - 1
+    for kept, precision, teacher in chain:  # few floats that do not fit are rounded, before few bits if they kept more
+        few_floats_kept(tmp_path, kept)
+        bought = plan(tiny_graph, limit := whole.bytes if precision == "4bit" else limit)
+        assert (bought.dim, bought.precision, bought.teacher_dim) == (8, precision, teacher)
+        assert size(model, precision) == bought.bytes <= limit
+        assert ("it was measured in float32" in bought.why) == (teacher == 64)
+        limit = bought.bytes - 1
     assert plan(tiny_graph, bought.bytes - 1).model == "RotatE"  # nothing of the frontier fits
     assert plan(tiny_graph, "1MB", "TransE").model == "TransE"
-    waits = {"float32": 0.5, "4bit": 1e-3, "2bit": 1e-4}
+    few_floats_kept(tmp_path, 0.95)
+    waits = {"float32": 0.5, "float16": 0.5, "int8": 0.5, "4bit": 1e-3, "2bit": 1e-4}
     monkeypatch.setattr(budget, "query_seconds", lambda graph, model, dim, precision, rank: waits[precision])
     assert [plan(tiny_graph, limit).precision for limit in ("1s", "2ms", "200us")] == ["float32", "4bit", "2bit"]
     monkeypatch.undo()
@@ -304,7 +336,8 @@ def test_a_budget_says_why_it_buys_no_more(triples: Path, tmp_path: Path, measur
 def test_a_budget_may_buy_a_low_rank(tiny_graph: Graph, tmp_path: Path, measured: None) -> None:
     with (tmp_path / "frontier.csv").open("a") as file:
         file.write("small,20,2,3,ComplEx,8,2,4,1,0.92,0.6\n")
-    low = plan(tiny_graph, plan(tiny_graph, "1MB").bytes - 1)
+    few_floats_kept(tmp_path, 0.7)
+    low = plan(tiny_graph, "1MB")
     assert (low.dim, low.precision, low.rank, low.teacher_dim) == (8, "2bit", 4, 8) and "and rank 4" in str(low)
     model = build_model("ComplEx", tiny_graph.num_entities, tiny_graph.num_relations, 8, rank=4)
     assert size(model, "2bit") == low.bytes
@@ -340,6 +373,7 @@ def test_what_was_never_trained_is_asked_on_request_and_never_suggested(tmp_path
 
 
 def test_a_student_of_few_bits_in_one_command(triples: Path, tmp_path: Path, measured: None) -> None:
+    few_floats_kept(tmp_path, 0.7)
     result = call("distill", triples, "--budget", "650B", "--epochs", 2, "-o", tmp_path / "s", "--json")
     told = json.loads(result.stdout)
     assert (told["dim"], told["precision"]) == (8, "2bit") and "kept 80% of" in told["expected"]

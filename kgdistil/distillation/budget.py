@@ -30,6 +30,7 @@ FINEST, COARSEST = (PRECISION_OF[choose(GROUPS.values())] for choose in (min, ma
 HUBS: tuple[str, Shape] = ("ComplEx", (64, FINEST, 32))  # the student whose room for whole entities says if there are
 WIDEST = 256  # floats of an entity up to which a student beside whole ones takes fewer bits for more of them
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}
+ROUNDED = ("float16", "int8")  # that numbers of 32 bits are in at little cost, where they do not fit
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -62,9 +63,9 @@ def plan(
     """The student for a budget.
 
     The one that kept most of its teacher's MRR on the measured frontier, of those that fit; the largest, where they
-    kept the same to a hundredth. Where none of them fits, or a model is asked for, it has float, half or int8 numbers:
-    the largest dimension whose weights or answers fit, and for it the finest precision, since int8 costs little, which
-    `distil` measures, and halving the dimension costs much.
+    kept the same to a hundredth; few floats that do not fit in halves or in int8. Where none of them fits, or a model
+    is asked for, it has float, half or int8 numbers: the largest dimension whose weights or answers fit, and for it the
+    finest precision, since int8 costs little, which `distil` measures, and halving the dimension costs much.
 
     Args:
         budget: bytes, or a text such as "2MB", "500 kB" or "1GiB"; bytes of an entity, as "16B/entity", to which what
@@ -102,12 +103,15 @@ def plan(
     sizes = {
         (dim, precision): bytes_of(graph, name, dim, precision)
         for dim in dims
-        for precision in ("int8", "float16", "float32")  # the finest that fits stays
+        for precision in (*reversed(ROUNDED), "float32")  # the finest that fits stays
     }
     spared = {key: shared_bytes(graph, name, *key) if each else 0 for key in sizes}
     fitting = [key for key, size in sizes.items() if limit is None or size - spared[key] <= limit]
     if not fitting:
-        raise ConfigError(f"budget is {budget}: the smallest {name} of this graph takes {min(sizes.values()):,} bytes")
+        least, at = min((size - spared[key], key) for key, size in sizes.items())
+        give = f"{-(-least // graph.num_entities)}B/entity" if each else f"{least}B"
+        takes = f"the smallest student of this graph, {name} of dimension {at[0]} in {at[1]}, takes {sizes[at]:,} bytes"
+        raise ConfigError(f"budget is {budget}: {takes}; give {give} or more")
     dim, precision = fitting[-1]
     told = "the budget holds a model as large as the teacher, so no student is needed"
     if dim < teacher_dim:
@@ -130,18 +134,19 @@ def on_frontier(
     `each`: the limit is the entities' alone.
     """
     for row in advice.frontier(graph, limit is not None and hubs(graph)).itertuples():
-        precision, wait = PRECISION_OF.get(row.group), None
-        if precision is None:
+        if (measured := PRECISION_OF.get(row.group)) is None:
             continue
-        made = {"model": row.model, "dim": row.dim, "precision": precision, "rank": row.rank}
-        size = bytes_of(graph, **made)
-        if limit is not None and size - (shared_bytes(graph, **made) if each else 0) > limit:
-            continue
-        if seconds is not None and (wait := patiently(graph, seconds, **made)) > seconds:
-            continue
-        large = row.dim if row.group else teacher_dim
-        why = "of the measured students that fit the budget, this one kept most: a larger one would not be better"
-        return Plan(**made, teacher_dim=large, bytes=size, expected=row.told, seconds=wait, why=why)
+        for precision in (measured, *ROUNDED) if measured == "float32" else (measured,):
+            made = {"model": row.model, "dim": row.dim, "precision": precision, "rank": row.rank}
+            size, wait = bytes_of(graph, **made), None
+            if limit is not None and size - (shared_bytes(graph, **made) if each else 0) > limit:
+                continue
+            if seconds is not None and (wait := patiently(graph, seconds, **made)) > seconds:
+                continue
+            large = row.dim if row.group else teacher_dim
+            why = "of the measured students that fit the budget, this one kept most: a larger one would not be better"
+            why += f"; it was measured in {measured}" if precision != measured else ""
+            return Plan(**made, teacher_dim=large, bytes=size, expected=row.told, seconds=wait, why=why)
     return None
 
 
