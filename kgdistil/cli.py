@@ -12,7 +12,7 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,8 +24,6 @@ from kgdistil.answer.rendering import finite, plain, printable
 from kgdistil.errors import BusyError, ConfigError, DataError, KgdistilError, needs
 
 if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
-    import filelock
-
     from kgdistil.answer.labels import Labels
     from kgdistil.answer.student import Student
 
@@ -451,8 +449,9 @@ def check_output(output: Path) -> None:
         raise ConfigError(f"{output} is no folder; name a new or an empty one")
 
 
-def only_one(folder: Path) -> filelock.AcquireReturnProxy:
-    """A lock on a folder, made where it is not there.
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """A lock on a folder, made where it is not there and gone again at the end where nothing was put there.
 
     Raises:
         BusyError: another process holds it.
@@ -461,11 +460,20 @@ def only_one(folder: Path) -> filelock.AcquireReturnProxy:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(folder / ".lock", timeout=0).acquire()
+        lock = filelock.FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
     except filelock.Timeout:
         raise BusyError(f"{folder}: another process is at work here; wait for it or name another folder") from None
     except OSError as error:
         raise KgdistilError(f"cannot write {folder}: {error.strerror or error}; name another folder") from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if os.listdir(folder) == [".lock"]:  # refused before anything was trained
+                (folder / ".lock").unlink()
+                folder.rmdir()
+        lock.release()
 
 
 # ---- asking ---------------------------------------------------------------------------------------------------------

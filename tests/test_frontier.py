@@ -311,7 +311,7 @@ def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
     assert frontier.path("umls").read_bytes() == before
 
 
-def test_another_teacher_is_rounded_besides(quick: None) -> None:
+def test_another_teacher_is_rounded_besides(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
     frontier.complete("umls", "16")
     kept, own = frontier.kept("umls"), frontier.points("umls").set_index("method")
@@ -330,6 +330,23 @@ def test_another_teacher_is_rounded_besides(quick: None) -> None:
     pd.testing.assert_frame_equal(frontier.kept("umls"), kept)  # what a budget chooses by is of a size's own teacher
     frontier.measure("umls", load("umls"), [16])
     assert frontier.read("umls")["rows"] == rows
+    assert frontier.main(["--rounded", "frontier/umls/ComplEx/teacher/128", "--plan"]) == 0
+    assert "frontier/umls/ComplEx/teacher/128" in capsys.readouterr().out and frontier.read("umls")["rows"] == rows
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["--rounded", "frontier/umls/ComplEx/small/16/512"], "that is no teacher; name one, as frontier/wn18rr/"),
+        (["--rounded", "tuned/wn18rr/RotatE/DS/8"], "that is no teacher"),
+        (["--mean", "frontier/umls/ComplEx/distilled/16/512", "--plan"], "--mean trains nothing"),
+    ],
+)
+def test_what_cannot_be_rounded_or_planned_is_refused(given, said, quick: None, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        frontier.main(given)
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+    assert not records.results_folder().exists()
 
 
 def test_rivals_of_few_floats_are_the_best_on_validation() -> None:

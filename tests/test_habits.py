@@ -73,3 +73,11 @@ def test_what_pytorch_reads_is_set_where_it_is_loaded_after_us(
     own, seen = {} if given is None else {name: given}, str(given or (None if first else ours))
     ran = subprocess.run([sys.executable, "-c", code], env=kept | own, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == seen
+
+
+def test_a_folder_called_like_the_package_does_not_hide_it(tmp_path: Path):
+    """As the clone itself does in the folder that it was made in."""
+    (tmp_path / "kgdistil").mkdir()
+    code = "import kgdistil; print(kgdistil.load.__name__)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ran.stdout == "load\n"

@@ -124,7 +124,7 @@ class Arrays(Mapping[str, np.ndarray]):
         while at >= 0:
             block = memoryview(self.map)[at * BLOCK : (at + 1) * BLOCK]
             if xxhash.xxh3_64_hexdigest(block) != self.sums[at]:
-                raise CheckpointError(f"{self.path} is damaged, {CHANGED} (bytes {at * BLOCK} and on): {MEND}")
+                raise CheckpointError(f"{self.path}: {CHANGED} (in bytes {at * BLOCK} to {(at + 1) * BLOCK}): {MEND}")
             self.unread[at] = 0
             at = self.unread.find(1, at, last)
 

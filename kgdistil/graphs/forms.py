@@ -239,7 +239,9 @@ def reading(path: Path, *more: type[Exception]) -> Iterator[None]:
         raise DataError(f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8; {mend}") from None
     except kinds as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"cannot read {path}: {reason[:200]}") from None
+        packed = isinstance(error, EOFError | zlib.error | lzma.LZMAError | gzip.BadGzipFile)
+        mend = "; fetch or make it anew, or name it as what it is" if packed else ""
+        raise DataError(f"cannot read {path}: {reason[:200]}{mend}") from None
 
 
 def is_utf8(line: bytes) -> bool:

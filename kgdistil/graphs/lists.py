@@ -129,6 +129,9 @@ def read_lists(path: str | Path, graph: Graph) -> Lists:
     ids: list[np.ndarray] = []
     scores: list[np.ndarray] = []
     row = 0
+    with reading(path), path.open("rb") as raw:
+        if raw.read(4) != b"PAR1":
+            raise DataError(f"{path} is no Parquet file; lists are one, with the columns {', '.join(SCHEMA.names)}")
     with reading(path, pa.ArrowException), pyarrow.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
         if missing := [name for name in SCHEMA.names if name not in names]:

@@ -624,6 +624,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounded", type=parse, metavar="CELL", help=rounded_of)
     parser.add_argument("--device", default="cpu", help="that --mean ranks on (default: %(default)s)")
     options = parser.parse_args(arguments)
+    if options.rounded and (options.rounded.protocol, options.rounded.method) != (FRONTIER, "teacher"):
+        parser.error(
+            f"--rounded {options.rounded}: that is no teacher; name one, as {FRONTIER}/wn18rr/{MODEL}/teacher/2048"
+        )
+    if options.mean and options.plan:
+        parser.error("--mean trains nothing, so that there is no --plan of it")
     log_to_terminal()
     if options.mean:
         found = measure_mean(options.mean, options.device)
@@ -632,8 +638,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.mean}: {what} {len(found['members'])} teacher(s), test MRR {mrr:.4f}")
         return 0
     if (cell := options.rounded) is not None:
-        work([cell], "cpu", options.jobs, options.ray)
-        measure(cell.dataset, load(cell.dataset), map(int, options.sizes), cell)
+        if options.plan:
+            print_plan([cell], "cpu", torch.get_num_threads(), options.jobs)
+        else:
+            work([cell], "cpu", options.jobs, options.ray)
+            measure(cell.dataset, load(cell.dataset), map(int, options.sizes), cell)
         return 0
     for dataset in options.graph:
         if options.plan:
