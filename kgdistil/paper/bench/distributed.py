@@ -79,17 +79,18 @@ def ranks_of(world: int, arguments: Sequence[str], restarts: int = 0) -> list[st
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", *how, *arguments]
 
 
+PASSIVE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+
+
 def started(
-    command: list[str], folder: Path, threads: int = 1, variables: dict[str, str] | None = None
+    command: list[str], folder: Path, threads: int = 1, variables: dict[str, str] = PASSIVE
 ) -> subprocess.Popen:
     """A process whose runs and records lie in a folder; what it says goes to `log` there."""
     folder.mkdir(parents=True, exist_ok=True)
     places = {"KGDISTIL_RUNS": str(folder / "runs"), "KGDISTIL_RESULTS": str(folder / "results")}
-    quiet = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "TQDM_DISABLE": "1"}
+    quiet = {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
     with (folder / "log").open("ab") as log:
-        return subprocess.Popen(
-            command, env={**os.environ, **places, **quiet, **(variables or {})}, stdout=log, stderr=log
-        )
+        return subprocess.Popen(command, env={**os.environ, **places, **quiet, **variables}, stdout=log, stderr=log)
 
 
 def record_in(folder: Path) -> dict[str, Any]:
@@ -104,8 +105,8 @@ def record_in(folder: Path) -> dict[str, Any]:
     return json.loads(found[0].read_text(encoding="utf-8"))
 
 
-def done(command: list[str], folder: Path, threads: int = 1) -> dict[str, Any]:
-    started(command, folder, threads).wait()
+def done(command: list[str], folder: Path, threads: int = 1, variables: dict[str, str] = PASSIVE) -> dict[str, Any]:
+    started(command, folder, threads, variables).wait()
     return record_in(folder)
 
 
@@ -294,7 +295,7 @@ def on_hosts(names: list[str], arguments: list[str], folder: Path) -> list[subpr
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "10.213.7.1", "MASTER_PORT": "29511", "GLOO_SOCKET_IFNAME": "cable"}
     command = [sys.executable, *arguments]
     return [
-        started(["ip", "netns", "exec", name, *command], folder, variables={"RANK": str(i), **shared})
+        started(["ip", "netns", "exec", name, *command], folder, variables={**PASSIVE, "RANK": str(i), **shared})
         for i, name in enumerate(names)
     ]
 
@@ -339,7 +340,7 @@ def use_hosts(folder: Path) -> dict[str, Any]:
 # ---- speed and quality -----------------------------------------------------------------------------------------------
 def speed(folder: Path, graph: str, queries: int, rounds: int = 3) -> dict[str, Any]:
     """Training triples a second with batches of so many queries, from the time that three further epochs take: medians
-    over rounds that take turns."""
+    over rounds that take turns. Two threads wait for each other as they do for whoever trains; a rank has one."""
     rates: dict[str, list[int]] = {"one process of two threads": [], "two ranks of one thread": []}
     products = ""
     for round_, (name, rate) in ((i, x) for i in range(rounds) for x in rates.items()):
@@ -354,8 +355,10 @@ def speed(folder: Path, graph: str, queries: int, rounds: int = 3) -> dict[str, 
                 "final_sample": 1,
             }
             arguments, here = flags(graph, settings), folder / f"{name[:3]}{epochs}-{round_}"
-            command = [sys.executable, *arguments] if name.startswith("one") else ranks_of(2, arguments)
-            record = done(command, here, 2 if name.startswith("one") else 1)
+            if name.startswith("one"):
+                record = done([sys.executable, *arguments], here, 2, {})
+            else:
+                record = done(ranks_of(2, arguments), here)
             times.append(record["seconds"])
             train, products = record["graph"]["train"], record["arithmetic"]["products"]
         rate.append(round(3 * train / (times[1] - times[0])))
