@@ -9,7 +9,7 @@ JOBS ?= 2
 NOTEBOOK ?= notebooks/03_distill.ipynb
 PORT ?= 8000
 TESTS := -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=20
-TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder
+TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
 BIN := .venv/bin
 DEMO := runs/03_distill$(if $(DATASET),_$(DATASET))_dim$(DIM).ipynb

@@ -196,9 +196,10 @@ def test_speed_is_the_median_of_rounds_that_take_turns(tmp_path: Path, monkeypat
     """Three further epochs of 100 triples: 1, 2 and 3 s for one process, 2 s always for two ranks."""
     order = list[tuple[str, str]]()
 
-    def done(command: list[str], folder: Path, threads: int = 1) -> dict:
+    def done(command: list[str], folder: Path, threads: int = 1, variables: dict[str, str] = bench.PASSIVE) -> dict:
         ranks, epochs = "torch.distributed.run" in command, command[command.index("--epochs") + 1]
         order.append(("two" if ranks else "one", epochs))
+        assert ranks or (threads, variables) == (2, {})  # as whoever trains has them
         assert command[command.index("--batch-size") + 1] == "2048"
         took = 2.0 if ranks else 1.0 + order.count(("one", "4")) - 1
         found = {"seconds": 5.0 + took * (epochs == "4"), "graph": {"train": 100}}
