@@ -16,9 +16,9 @@ from ._version import __version__
 
 
 def _spins() -> str:
-    """How often a thread looks for work before it sleeps: long where nobody else wants the cores now, since to wake it
-    takes longer than most pieces of a step (results/bench/waits.json). What ran a minute ago, as a first run of two
-    did, is in the machine's load still, and says nothing of now."""
+    """How often a thread looks for work before it sleeps: long where nobody else wants the cores now, or no more than
+    an eighth of them, since to wake it takes longer than most pieces of a step (results/bench/waits.json). What ran a
+    minute ago, as a first run of two did, is in the machine's load still, and says nothing of now."""
     looks = []
     try:
         for _ in range(3):  # in one of which nobody else, a short piece of work, is at it

@@ -124,7 +124,8 @@ class Arrays(Mapping[str, np.ndarray]):
         while at >= 0:
             block = memoryview(self.map)[at * BLOCK : (at + 1) * BLOCK]
             if xxhash.xxh3_64_hexdigest(block) != self.sums[at]:
-                raise CheckpointError(f"{self.path}: {CHANGED} (in bytes {at * BLOCK} to {(at + 1) * BLOCK}): {MEND}")
+                where = f"in bytes {at * BLOCK} to {at * BLOCK + len(block)}"
+                raise CheckpointError(f"{self.path}: {CHANGED} ({where}): {MEND}")
             self.unread[at] = 0
             at = self.unread.find(1, at, last)
 
