@@ -184,7 +184,7 @@ def distil(
     }
     if coded:
         taught = "" if lists is None else str(lists.save(records.runs_folder(records.is_own(graph.name)) / "teachers"))
-        made = few_bits_of(graph, model, (dim, precision, rank), epochs, taught)
+        made = few_bits_arguments(graph, model, (dim, precision, rank), epochs, taught)
         made |= {"whole": whole_count_of(graph, model, (dim, precision, rank))} if whole else {}
         recipe = recipes.few_bits(**shared | made)
         shared |= {name: made[name] for name in ("batch_size", "fitted")}  # of any shape that a search tries
@@ -299,7 +299,9 @@ def by_paths(distilled: Run, teacher: Run | None, graph: Graph, progress: bool |
     return {PATHS: run(config, graph, progress=progress)}
 
 
-def few_bits_of(graph: Graph, model: str, shape: Shape, epochs: int | None = None, lists: str = "") -> dict[str, Any]:
+def few_bits_arguments(
+    graph: Graph, model: str, shape: Shape, epochs: int | None = None, lists: str = ""
+) -> dict[str, Any]:
     """Arguments of `recipes.few_bits` for a shape, as the rule and the size of the graph have them.
 
     Args:

@@ -113,8 +113,8 @@ BOTH_WAYS = {"distilled": "reciprocal", "coded-alone": "reciprocal-alone"}  # wh
 BOTH_WAYS |= {name: "reciprocal-low-rank" + ALONE * name.endswith(ALONE) for name in LOW_RANK}
 BY_FAISS = ("FAISS", "OPQ", "RQ", "LSQ")
 MOST = {"LSQ": 32}  # bytes of an entity that a method is tried for: its search takes the square of the codes
-# Bytes of a teacher's entity up to which a method is tried: of 10,240 a rotation of 256 bytes had not ended after ten
-# minutes, and residual codes compare as many numbers for each code.
+# Bytes of a teacher's entity up to which a method is tried: of 10,240 a rotation of 256 bytes had not ended after nine
+# minutes beside other work, and residual codes compare as many numbers for each code.
 WIDEST = {"OPQ": 4096, "RQ": 4096, "LSQ": 4096}
 MOST_ENTITIES = {"LSQ": 10_000}  # with 41,000, as WN18RR has, that of 16 bytes had not ended after nine minutes
 USUAL_RANK = ("low-rank", "low-rank-alone")
@@ -261,9 +261,8 @@ def measure(dataset: str, graph: Graph, sizes: Iterable[int] = SIZES, other: Cel
     is this one that is rounded to each size, beside the ones that sizes have: its rows say `of` how many bytes.
     """
     chosen = {size: other or teacher_cell(dataset, size) for size in sizes}
-    teachers, of = {size: run(config(cell), graph, progress=False) for size, cell in chosen.items()}, 0
-    if other is not None:
-        of = other.bytes
+    teachers = {size: run(config(cell), graph, progress=False) for size, cell in chosen.items()}
+    of = other.bytes if other is not None else 0
     rows = [
         row
         for row in (read(dataset) or {"rows": []})["rows"]

@@ -19,7 +19,7 @@ from kgdistil.compress.size import GROUPS
 from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes, rule
 from kgdistil.distillation.budget import whole_of
-from kgdistil.distillation.distil import few_bits_of
+from kgdistil.distillation.distil import few_bits_arguments
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import evaluate
@@ -39,7 +39,7 @@ def students(graph: Graph, teacher: str, precision: str, whole: bool, pairs: Pai
     """A row for each pair, and the teacher's MRR."""
     model = load_model(resolve(teacher), graph)
     kind, dim = recipes.family(model), model.dim
-    given = few_bits_of(graph, kind, (dim, precision, 0)) | {"teacher": teacher, "listed": 0}
+    given = few_bits_arguments(graph, kind, (dim, precision, 0)) | {"teacher": teacher, "listed": 0}
     given |= {"whole": whole_of(graph, kind, (dim, precision, 0))} if whole else {}
     given["more"] |= {"final_sample": sample, "protocol": "candidates"}
     rows = compared(graph, recipes.few_bits(**given).stage1, pairs, sample)
@@ -50,7 +50,7 @@ def students(graph: Graph, teacher: str, precision: str, whole: bool, pairs: Pai
 def teachers(graph: Graph, dim: int, pairs: Pairs, sample: int) -> dict[str, Any]:
     """A row for each pair, of teachers of that dimension."""
     kind = rule.kind(graph) or "ComplEx"
-    given = few_bits_of(graph, kind, (dim, "1bit", 0)) | {"drawn": 0}
+    given = few_bits_arguments(graph, kind, (dim, "1bit", 0)) | {"drawn": 0}
     given["more"] |= {"final_sample": sample, "protocol": "candidates"}
     config = recipes.few_bits(**given).teacher
     assert config is not None

@@ -28,7 +28,7 @@ from kgdistil.compress.size import floats
 from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes, scale
 from kgdistil.distillation.budget import Plan, plan, whole_of
-from kgdistil.distillation.distil import few_bits_of
+from kgdistil.distillation.distil import few_bits_arguments
 from kgdistil.errors import KgdistilError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.files import write_json
@@ -49,7 +49,7 @@ def path_of(name: str) -> Path:
 def configs_of(graph: Graph, bought: Plan) -> tuple[dict[str, RunConfig], dict[str, RunConfig]]:
     """The recipe's runs, and what is trained of them here."""
     shape = bought.dim, bought.precision, bought.rank
-    given = few_bits_of(graph, bought.model, shape)
+    given = few_bits_arguments(graph, bought.model, shape)
     given |= {"whole": whole_of(graph, bought.model, shape)} if bought.whole else {}
     whole = recipes.few_bits(**given).configs
     few, teacher = dict[str, RunConfig](), ""
