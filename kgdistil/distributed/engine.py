@@ -1,11 +1,12 @@
-"""Sampled softmax on N ranks: the step of one process, of which each rank scores a share of the queries.
+"""Sampled softmax on N ranks: the step of one process, each rank scoring all queries against its own candidates.
 
-Queries, their order and the candidates follow from seed, epoch and step, so every rank knows them all. It scores every
-N-th query of the batch against all candidates; a loss counts by the rank's share of the batch's triples, so that sums
-over ranks are the means of one process. Gradients of entities are added by who holds the row, in the ranks' order. In a
-step N ranks send together (`shards`; |C| different candidates, X_j the other anchors of rank j's queries)
+Queries, their order and the candidates follow from seed, epoch and step, so every rank knows them all. The rows of the
+queries' anchors go to every rank, where each query meets the candidates that the rank holds; of each query the ranks
+tell one another the log-sum-exp of its scores, so that each knows its part of the softmax over all candidates. An
+answer's triples count where its row is. Gradients of anchors are added by who holds the row, in the ranks' order. In a
+step of B queries of |X| different anchors N ranks send together (`shards`)
 
-    Σ over models: rows(C, X) · (2 where it learns, else 1)  +  Σ over models that learn: sums(F)
+    Σ over models: rows(X) · (2 where it learns, else 1)  +  Σ over models that learn: sums(F) + 12 N (N − 1) B
 
 with F the numbers of relations, codebooks and map, and for the first model the five losses and a flag.
 """
@@ -16,15 +17,20 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil import kernels
 from kgdistil.compress.product import FITTED, exact, fitted, grouped, ungrouped
 from kgdistil.config import RunConfig
-from kgdistil.distributed.shards import Shards, Wanted
+from kgdistil.distributed.shards import Guests, Shards
 from kgdistil.errors import ConfigError
+from kgdistil.graphs.queries import Batch
+from kgdistil.kernels.softmax import Beyond, softmax_sums
 from kgdistil.models import KGEModel
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, View
+
+NOTHING = -1e4  # added to a score that counts nothing
 
 
 class ShardedEngine(SampledSoftmaxEngine):
@@ -47,46 +53,81 @@ class ShardedEngine(SampledSoftmaxEngine):
         return {**super().arithmetic, "ranks": self.shards.world, "backend": dist.get_backend()}
 
     def step(self, batch: Tensor, base: Tensor, rates: dict[str, float]) -> Tensor:
-        """One batch, of which this rank takes its share; returns what one process does."""
-        asked = self.batch_of(batch)
-        batch, row = asked.ids, asked.row
-        candidates, place, shift = super().candidates(asked.answers, base)
-        world, rank = self.shards.world, self.shards.rank
-        reader = torch.arange(max(len(batch), world), device=self.device)
-        queries = reader * (reader < len(batch))  # a rank that is left without takes the first, which counts nothing
-        self.found = candidates, place[torch.isin(row, queries[rank::world])], shift
-        self.share = 0.0 if rank >= len(batch) else len(self.found[1]) / len(row)
-        self.wanted = Wanted(self.shards, candidates, asked.anchor[queries], reader % world)
-        super().step(batch[queries[rank::world]], base, rates)
-        return len(row) * self.losses
+        """One batch, of which this rank scores its candidates; returns what one process does."""
+        super().step(batch, base, rates)
+        return len(self.asked_all.row) * self.losses
+
+    def batch_of(self, ids: Tensor) -> Batch:
+        """All queries, each with those of its answers whose rows are held here."""
+        every = self.asked_all = super().batch_of(ids)
+        self.held = (every.answers >= self.shards.low) & (every.answers < self.shards.high)
+        row, answers = every.row[self.held], every.answers[self.held]
+        counts = torch.bincount(row, minlength=len(ids))
+        self.share = len(row) / len(every.row)
+        self.guests = Guests(self.shards, every.anchor)
+        return every._replace(counts=counts, begins=F.pad(counts.cumsum(0), (1, 0)), row=row, answers=answers)
 
     def candidates(self, answers: Tensor, base: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Those of the whole batch, and the places of this rank's answers."""
-        return self.found
+        """Of those of the whole batch the ones that are held here, and the places of this rank's answers."""
+        ids, place, shift = super().candidates(self.asked_all.answers, base)
+        held = (ids >= self.shards.low) & (ids < self.shards.high)
+        here, shift = ids[held], shift[held]
+        if not len(here):  # a rank that has none takes its first, which counts nothing
+            here, shift = ids.new_full((1,), self.shards.low), shift.new_full((1,), NOTHING)
+        self.own = here - self.shards.low
+        return here, (held.cumsum(0) - 1)[place[self.held]], shift
 
     def table(self, role: str, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """What is read of it, from those who hold it: of entities that begin with the candidates."""
-        others = ids[len(self.wanted.candidates) :]
-        places = torch.cat([self.wanted.candidates, self.wanted.places(others)])
-        return self.wanted.fetch(self.models[role].entities.data), places
+        """What is read of it: own candidates, with which entities [n] begin, and anchors, from those who hold them."""
+        m, entities = len(self.own), self.models[role].entities.data
+        rows = entities.new_empty(m + len(self.guests.ids), entities.shape[1])
+        torch.index_select(entities, 0, self.own, out=rows[:m])
+        self.guests.fetch(entities, rows[m:])
+        return rows, torch.cat([torch.arange(m, device=self.device), m + self.guests.place])
+
+    def losses_of(self, role: str, scores: list[Tensor], shift: Tensor, batch: Batch, place: Tensor) -> list[Tensor]:
+        """What is here of those of all ranks, whose sum they are."""
+        if self.shards.world > 1:
+            other = scores[1] if len(scores) > 1 else None
+            sums = self.shards.gathered(softmax_sums(scores[0], other, shift, self.config.temperature))
+            others = torch.cat([sums[: self.shards.rank], sums[self.shards.rank + 1 :]])
+            self.beyond = Beyond(self.asked_all.counts, others.logsumexp(0))
+        return super().losses_of(role, scores, shift, batch, place)
+
+    def readable(self, scores: list[Tensor], batch: Batch, place: Tensor) -> list[Tensor]:
+        """`losses_of` in PyTorch: gradients are those of all ranks' losses, values what is here of them."""
+        if self.beyond is None:
+            return super().readable(scores, batch, place)
+        (own, *others), t, (counts, sums) = scores, self.config.temperature, self.beyond
+        lse = torch.logaddexp(own.logsumexp(1), sums[0])
+        elsewhere = ((counts - batch.counts) * lse).sum()
+        hard = (lse[batch.row] - own[batch.row, place]).sum() + elsewhere - elsewhere.detach()
+        losses = [hard / counts.sum()]
+        for other in others:
+            label = (other / t - torch.logaddexp((other / t).logsumexp(1), sums[2])[:, None]).exp()
+            lse, here = torch.logaddexp((own / t).logsumexp(1), sums[1]), label.sum(1)
+            each = lse - (1 - here) * lse.detach() - (label * own / t).sum(1)
+            losses.append(t**2 * (each * self.labels(counts)).sum())
+        return losses
 
     def add(self, soft: Mapping[str, Tensor], hard: Mapping[str, Tensor], penalty: Tensor) -> tuple[Tensor, Tensor]:
-        """This rank's share of them."""
-        total, parts = super().add(soft, hard, penalty)
-        self.further = [(self.share * parts).float(), torch.tensor([self.stop], device=self.device)]
-        return self.share * total, parts
+        """This rank's part of them."""
+        total, parts = super().add(soft, hard, self.share * penalty)
+        self.further = [parts.float(), torch.tensor([self.stop], device=self.device)]
+        return total, parts
 
     def gradients(self, view: View) -> kernels.Gradients:
         """Of the rows that are held here, from all ranks; what every rank has of its own is summed as well."""
         leaves = [x.grad for x in (view.relations, view.book, view.map) if x is not None]
         added = self.shards.adding(leaves + self.further)  # on its way while rows are summed and sent
-        sums = super().gradients(view).summed()  # of all rows that were fetched, since a step uses what it reads
-        ids, gradient = self.wanted.push(sums)
+        rows, anchors, *answers = view.parts
+        ids, sums = self.guests.push(kernels.Gradients(self.guests.place, [anchors]).summed())
+        places = [self.own, ids, *(self.own[view.places[len(rows) + len(anchors) :]] for _ in answers)]
         for x, total in zip(leaves + self.further, added(), strict=True):
             x.copy_(total)
         if self.further:
             self.losses, self.stopped, self.further = self.further[0].double(), bool(self.further[1] > 0), []
-        return kernels.Gradients(ids, [gradient])
+        return kernels.Gradients(torch.cat(places), [rows, sums, *answers])
 
 
 def codebook(shards: Shards, rows: Tensor, group: int, paired: bool) -> Tensor:
@@ -101,5 +142,4 @@ def codebook(shards: Shards, rows: Tensor, group: int, paired: bool) -> Tensor:
             return book
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(shards.size, generator=generator).to(rows.device)[:FITTED]
-    wanted = Wanted(shards, order, order[:0], order[:0])
-    return fitted(grouped(wanted.fetch(rows)[wanted.places(order)], group, paired), generator)
+    return fitted(grouped(Guests(shards, order).rows(rows), group, paired), generator)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kgdistil import kernels
-from kgdistil.distributed.shards import Shards, Wanted
+from kgdistil.distributed.shards import Guests, Shards
 from kgdistil.errors import KgdistilError
 from kgdistil.evaluation import LARGEST, MEMORY_LIMIT, KnownTriples, Ranks, score_all
 from kgdistil.models import SIDES, KGEModel, with_entities
@@ -28,16 +28,15 @@ def rank(model: KGEModel, triples: Tensor, known: KnownTriples, *, shards: Shard
         raise KgdistilError("the model's embeddings hold NaN or very large numbers: lower the learning rate")
     native = kernels.usable(model) and kernels.rank_library(model) is not None if native is None else native
     size = max(1024, shards.block // 8) if native else max(1, min(256, MEMORY_LIMIT // 2 // (12 * shards.block)))
-    counts, none = [], torch.empty(0, dtype=torch.int64, device=model.entities.device)
+    counts = []
     for side, anchor, target in SIDES:
         for part in triples.split(size):
             left_out = within(shards, known.spans(part[:, anchor], part[:, 1], side))
             given = part.to(model.entities.device)
-            wanted = Wanted(shards, given[:, [0, 2]].flatten(), none, none)
-            rows = wanted.fetch(model.entities.data)
-            queries = model.query(rows[wanted.places(given[:, anchor])], model.relations[given[:, 1]], side)
+            ends = Guests(shards, given[:, [0, 2]].flatten()).rows(model.entities.data).view(len(given), 2, -1)
+            queries = model.query(ends[:, anchor // 2], model.relations[given[:, 1]], side)
             count = count_native if native else count_readable
-            counts.append(count(model, queries, rows[wanted.places(given[:, target])], left_out))
+            counts.append(count(model, queries, ends[:, target // 2].contiguous(), left_out))
     totals = shards.add([torch.cat([torch.stack(x, 1) for x in counts])])[0].view(len(SIDES), -1, 2).cpu().numpy()
     return Ranks(totals[..., 0].T.copy(), totals[..., 1].T.copy())
 

@@ -1,10 +1,10 @@
 """Tables of entities in blocks of rows, one for each rank, and how rows and gradients get from rank to rank.
 
-Who reads which rows is known to all ranks alike, so nobody asks: the owner of a row sends it, and nothing else moves.
-Where a step reads candidates C, which every rank takes, and rank j other entities X_j besides (the anchors of its share
-of the queries), all N ranks together send, for each table of W float32 numbers a row,
+Who reads which rows is known to all ranks alike, so nobody asks: the owner of a row sends it to every other rank, and
+nothing else moves. Where a step reads |X| different entities that every rank takes, the anchors of its queries, all N
+ranks together send, for each table of W float32 numbers a row,
 
-    rows(C, X) = 4 W ((N − 1) |C| + Σ_j |X_j that j does not own|)  bytes of rows,
+    rows(X) = 4 W (N − 1) |X|  bytes of rows,
 
 and as many of gradients on their way back where the table learns. F numbers are summed over all ranks, in gloo's and
 NCCL's ring, by
@@ -50,12 +50,17 @@ class Shards:
         starts = torch.arange(self.world + 1, device=ids.device) * self.block
         return torch.searchsorted(ids, starts)
 
-    def exchange(self, out: list[int], into: list[int], rows: Tensor) -> Tensor:
-        """out[j] of the rows to each rank j, into[j] from it, in the ranks' order."""
-        found = rows.new_empty(sum(into), *rows.shape[1:])
+    def exchange(self, out: list[int], into: list[int], rows: Tensor, found: Tensor) -> None:
+        """out[j] of the rows to each rank j, into[j] from it, in the ranks' order, put into `found`."""
         dist.all_to_all_single(found, rows.contiguous(), into, out)
         self.sent += (len(rows) - out[self.rank]) * rows[:1].nbytes if len(rows) else 0
-        return found
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """That of each rank, [N, ...]."""
+        found = x.new_empty(self.world * x.numel())
+        dist.all_gather_into_tensor(found, x.flatten())
+        self.sent += (self.world - 1) * x.nbytes
+        return found.view(self.world, *x.shape)
 
     def adding(self, tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
         """Begins to add up over all ranks, in one message; what it returns waits for each tensor's sum, which has the
@@ -88,47 +93,36 @@ def lost(error: BaseException) -> bool:
     return LOST.search(str(error)) is not None
 
 
-class Wanted:
-    """What a step reads of tables of one size: candidates, which every rank takes, and entities of single ranks.
+class Guests:
+    """Entities that every rank reads of tables of one size.
 
     Args:
-        candidates: int64 [m], the same on every rank.
-        others, readers: int64 [n], entities and the rank that reads each; the same on every rank.
+        entities: int64 [n], the same on every rank, some of them several times.
+    Attributes:
+        ids: int64 [u], each once, ascending.
+        place: int64 [n], where entities stand among them.
     """
 
-    def __init__(self, shards: Shards, candidates: Tensor, others: Tensor, readers: Tensor):
+    def __init__(self, shards: Shards, entities: Tensor):
         self.shards = shards
-        rank, size, world = shards.rank, shards.size, shards.world
-        self.all, _, _, place = kernels.grouped(candidates)
-        keys = (readers * size + others)[~torch.isin(others, self.all)].unique()
-        begins = torch.searchsorted(keys, torch.arange(world + 1, device=keys.device) * size).tolist()
-        by_rank = [keys[begins[j] : begins[j + 1]] - j * size for j in range(world)]
-        self.own = by_rank[rank]
-        edges, own_edges = shards.edges(self.all), shards.edges(self.own)
-        mine = self.all[edges[rank] : edges[rank + 1]]
-        parts = [x[(x >= shards.low) & (x < shards.high)] for x in by_rank]
-        self.given = torch.cat([y for x in parts for y in (mine, x)]) - shards.low  # rows that are read here, by rank
-        self.out = [len(mine) + len(x) for x in parts]
-        self.into = (edges.diff() + own_edges.diff()).tolist()
-        self.edges, self.own_edges = edges, own_edges
-        self.candidates = place + own_edges[candidates // shards.block]  # where they stand among what `fetch` returns
+        self.ids, _, _, self.place = kernels.grouped(entities)
+        edges = shards.edges(self.ids)
+        self.own = self.ids[edges[shards.rank] : edges[shards.rank + 1]] - shards.low  # rows that are read here
+        self.into, self.out = edges.diff().tolist(), [len(self.own)] * shards.world
 
-    def places(self, ids: Tensor) -> Tensor:
-        """Where entities [n], each a candidate or one that this rank reads, stand among what `fetch` returns."""
-        ids = ids.contiguous()
-        place = torch.searchsorted(self.all, ids).clamp_max(len(self.all) - 1)
-        common = self.all[place] == ids
-        owner = ids // self.shards.block
-        # a rank sends its candidates first, then what is read here alone
-        return torch.where(
-            common, place + self.own_edges[owner], torch.searchsorted(self.own, ids) + self.edges[owner + 1]
-        )
+    def fetch(self, table: Tensor, into: Tensor) -> None:
+        """Their rows [u, W], of a table of which each rank holds its block."""
+        self.shards.exchange(self.out, self.into, table.index_select(0, self.own).repeat(self.shards.world, 1), into)
 
-    def fetch(self, table: Tensor) -> Tensor:
-        """The rows [u, W] that this rank reads, of a table of which each rank holds its block."""
-        return self.shards.exchange(self.out, self.into, table.index_select(0, self.given))
+    def rows(self, table: Tensor) -> Tensor:
+        """The rows [n, W] of all entities."""
+        found = table.new_empty(len(self.ids), table.shape[1])
+        self.fetch(table, found)
+        return found[self.place]
 
     def push(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients [u, W] of what `fetch` returned to those who hold the rows: here, rows of the own block int64 [v],
-        several times where several ranks read one, and the gradients [v, W], in the ranks' order."""
-        return self.given, self.shards.exchange(self.into, self.out, gradient)
+        """Gradients [u, W] of what `fetch` gave to those who hold the rows: here, rows of the own block int64 [v], each
+        once for every rank, and the gradients [v, W], in the ranks' order."""
+        found = gradient.new_empty(sum(self.out), gradient.shape[1])
+        self.shards.exchange(self.into, self.out, gradient, found)
+        return self.own.repeat(self.shards.world), found

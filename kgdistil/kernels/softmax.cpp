@@ -23,11 +23,15 @@ static inline float power(float x) {
     return p * scale;
 }
 
-// x[j] = (scores[j] + shift[j]) / T; returns its log-sum-exp, and leaves e^(x - largest) in e
+// x[j] = (scores[j] + shift[j]) / T, e[j] = e^(x[j] - largest), `here` the sum of e, `sum` that of all candidates and
+// `log_sum` its logarithm, with e^beyond of those that other processes have
 struct Row {
     std::vector<float> x, e;
-    float largest = 0, sum = 0;
-    float log_sum() const { return largest + std::log(sum); }
+    float largest = 0, here = 0, sum = 0, log_sum = 0;
+    void with(float beyond) {
+        const float low = std::min(log_sum, beyond), high = std::max(log_sum, beyond);
+        sum += std::exp(std::min(80.0f, beyond - largest)), log_sum = high + std::log1p(std::exp(low - high));
+    }
     void read(const Score *scores, const float *shift, int64_t m, float cold) {
         float high = -INFINITY, total = 0;
         float *to = x.data(), *powers = e.data();
@@ -40,7 +44,7 @@ struct Row {
             powers[j] = p;
             total += p;
         }
-        largest = high, sum = total;
+        largest = high, here = sum = total, log_sum = high + std::log(total);
     }
 };
 
@@ -49,7 +53,10 @@ struct Softmax {
     const float *shift;           // [m], added to both
     const int64_t *start, *place; // [n + 1] and [a]: the answers of query i are place[start[i] .. start[i + 1]]
     const float *labels;          // [n], what each query counts in the soft loss
-    int64_t n, m, stride;
+    const int64_t *counts;        // [n], answers of each query where other processes have some of them, or null
+    const float *beyond;          // [3, n], log-sums of what those score: of scores, of scores / T, of other / T; or null
+    float *sums;                  // [3, n], where these are wanted and nothing else, or null
+    int64_t n, m, stride, total;  // total: answers of all queries, with those
     float temperature, hard, soft;  // of the soft label; what each loss counts in the gradient
     int32_t threads;
     Score *gradient;   // [n, stride] of hard * (mean over answers) + soft * (sum of what queries count), or null
@@ -61,7 +68,7 @@ extern "C" void kgd_sizes(int64_t *sizes) { sizes[0] = sizeof(Softmax); }
 // Returns 0, or 1 where memory ran out.
 extern "C" int32_t kgd_softmax(const Softmax *job) {
     const Softmax &J = *job;
-    const float cold = 1 / J.temperature, all = 1.0f / std::max<int64_t>(1, J.start[J.n]);
+    const float cold = 1 / J.temperature, all = 1.0f / std::max<int64_t>(1, J.total);
     const bool tempered = J.other && J.temperature != 1;
     Memory memory;
 #pragma omp parallel num_threads(J.threads)
@@ -74,20 +81,28 @@ extern "C" int32_t kgd_softmax(const Softmax *job) {
         for (int64_t i = 0; i < J.n; i++) {
             if (!ready) continue;
             const int64_t first = J.start[i], last = J.start[i + 1];
-            const float count = float(last - first);
-            own.read(J.scores + i * J.stride, J.shift, J.m, 1);
+            const float count = float(J.counts ? J.counts[i] : last - first);
             double hard = 0, soft = 0;
-            const float lse = own.log_sum();
-            for (int64_t a = first; a < last; a++) hard += double(lse) - own.x[J.place[a]];
             const Row &mine = tempered ? cool : own;
+            own.read(J.scores + i * J.stride, J.shift, J.m, 1);
+            if (tempered) cool.read(J.scores + i * J.stride, J.shift, J.m, cold);
+            if (J.other) label.read(J.other + i * J.stride, J.shift, J.m, cold);
+            if (J.sums) {
+                J.sums[i] = own.log_sum, J.sums[J.n + i] = mine.log_sum, J.sums[2 * J.n + i] = label.log_sum;
+                continue;
+            }
+            if (J.beyond) {
+                own.with(J.beyond[i]);
+                if (tempered) cool.with(J.beyond[J.n + i]);
+                if (J.other) label.with(J.beyond[2 * J.n + i]);
+            }
+            for (int64_t a = first; a < last; a++) hard += double(own.log_sum) - own.x[J.place[a]];
             if (J.other) {
-                if (tempered) cool.read(J.scores + i * J.stride, J.shift, J.m, cold);
-                label.read(J.other + i * J.stride, J.shift, J.m, cold);
                 double met = 0;
                 const float *e = label.e.data(), *x = mine.x.data();
 #pragma omp simd reduction(+ : met)
                 for (int64_t j = 0; j < J.m; j++) met += e[j] * x[j];
-                soft = J.temperature * J.temperature * J.labels[i] * (double(mine.log_sum()) - met / label.sum);
+                soft = J.temperature * J.temperature * J.labels[i] * (double(mine.log_sum) * (label.here / label.sum) - met / label.sum);
             }
             J.losses[2 * i] = hard * all, J.losses[2 * i + 1] = soft;
             if (!J.gradient) continue;

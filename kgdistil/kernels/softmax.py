@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,12 +20,25 @@ if TYPE_CHECKING:
 ROUNDED = 1e-7  # weights as near as that are the same
 
 
+class Beyond(NamedTuple):
+    """What other processes have of queries whose candidates are shared out.
+
+    Attributes:
+        counts: int64 [n], the answers of each query, those of other processes among them.
+        sums: float32 [3, n], log-sum-exp of their scores of each query, of scores / T, and of the other model's / T.
+    """
+
+    counts: Tensor
+    sums: Tensor
+
+
 class Job(ctypes.Structure):
     """Mirrors `Softmax` of softmax.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("scores", "other", "shift", "start", "place", "labels")),
-        *((name, ctypes.c_int64) for name in ("n", "m", "stride")),
+        *((name, ctypes.c_void_p) for name in ("counts", "beyond", "sums")),
+        *((name, ctypes.c_int64) for name in ("n", "m", "stride", "total")),
         *((name, ctypes.c_float) for name in ("temperature", "hard", "soft")),
         ("threads", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("gradient", "losses")),
@@ -75,6 +88,7 @@ def softmax_losses(
     temperature: float,
     weights: tuple[float, float],
     gradient: Tensor | None = None,
+    beyond: Beyond | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """`softmax_hard_loss` and `softmax_soft_loss` of `kgdistil.losses`, the soft one 0 without `other`; None where they
     cannot be compiled.
@@ -87,6 +101,7 @@ def softmax_losses(
         weights: what the two are expected to count in what is minimised, so that one pass finds their gradient as well;
             where they count otherwise it is found again.
         gradient: as scores, which are then without autograd: there it is put, by those weights.
+        beyond: what other processes have; losses are then what is here of those of all, whose sum they are.
     """
     library = softmax_library(scores)
     if library is None:
@@ -95,10 +110,26 @@ def softmax_losses(
     given = scores.contiguous(), other, shift, start, place, None if labels is None else labels.float().contiguous()
     if gradient is not None:
         losses = torch.empty(len(scores), 2, dtype=torch.float64)
-        call(library, given, temperature, losses, *weights, gradient)
+        call(library, given, temperature, losses, beyond, *weights, gradient)
         hard, soft = losses.sum(0).float()
         return hard, soft
-    return SoftmaxLosses.apply(*given, temperature, weights, library)
+    return SoftmaxLosses.apply(*given, temperature, weights, library, beyond)
+
+
+def softmax_sums(scores: Tensor, other: Tensor | None, shift: Tensor, temperature: float) -> Tensor:
+    """Log-sum-exp float32 [3, n] of scores [n, m], of scores / T, and of the other model's / T (0 without one), for
+    `Beyond` of other processes. Args as `softmax_losses`."""
+    scores, other = scores.detach(), None if other is None else other.detach()
+    sums = torch.zeros(3, len(scores), device=scores.device)
+    if (library := softmax_library(scores)) is not None:
+        other, start = None if other is None else other.contiguous(), torch.zeros(len(scores) + 1, dtype=torch.int64)
+        given = scores.contiguous(), other, shift, start, start[:0], None
+        call(library, given, temperature, torch.empty(0, dtype=torch.float64), sums=sums)
+        return sums
+    for i, (x, t) in enumerate(((scores, 1.0), (scores, temperature), (other, temperature))):
+        if x is not None:
+            sums[i] = ((x[:, : len(shift)].float() + shift) / t).logsumexp(1)
+    return sums
 
 
 class SoftmaxLosses(torch.autograd.Function):
@@ -116,24 +147,26 @@ class SoftmaxLosses(torch.autograd.Function):
         temperature: float,
         weights: tuple[float, float],
         library: ctypes.CDLL,
+        beyond: Beyond | None,
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.empty_like(scores) if ctx.needs_input_grad[0] else None
-        ctx.given = library, temperature, weights
+        ctx.given = library, temperature, weights, beyond
         given = scores, other, shift, start, place, labels
         ctx.save_for_backward(*given, gradient)
         losses = torch.empty(len(scores), 2, dtype=torch.float64)
-        call(library, given, temperature, losses, *weights, gradient)
+        call(library, given, temperature, losses, beyond, *weights, gradient)
         hard, soft = losses.sum(0).float()
         return hard, soft
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, hard: Tensor, soft: Tensor) -> tuple[Tensor | None, ...]:
-        (library, temperature, expected), (*given, gradient) = ctx.given, ctx.saved_tensors
+        (library, temperature, expected, beyond), (*given, gradient) = ctx.given, ctx.saved_tensors
         weights = float(hard), float(soft)
         if any(abs(a - b) > ROUNDED for a, b in zip(weights, expected, strict=True)):
-            call(library, given, temperature, torch.empty(len(gradient), 2, dtype=torch.float64), *weights, gradient)
-        return gradient, *[None] * 8
+            losses = torch.empty(len(gradient), 2, dtype=torch.float64)
+            call(library, given, temperature, losses, beyond, *weights, gradient)
+        return gradient, *[None] * 9
 
 
 def call(
@@ -141,19 +174,27 @@ def call(
     given: Sequence[Tensor | None],
     temperature: float,
     losses: Tensor,
+    beyond: Beyond | None = None,
     hard: float = 0.0,
     soft: float = 0.0,
     gradient: Tensor | None = None,
+    sums: Tensor | None = None,
 ) -> None:
-    """Fill in what each query adds to the losses, float64 [n, 2], and the gradient of hard · one + soft · the other."""
-    scores, _, shift, *_ = given
-    assert scores is not None and shift is not None
+    """Fill in what each query adds to the losses, float64 [n, 2], and the gradient of hard · one + soft · the other; or
+    `sums` alone."""
+    scores, _, shift, _, place, _ = given
+    assert scores is not None and shift is not None and place is not None
+    counts, others = (None, None) if beyond is None else beyond
     names = ("scores", "other", "shift", "start", "place", "labels")
     job = Job(
         **{name: pointer(x) for name, x in zip(names, given, strict=True)},
         n=len(scores),
         m=len(shift),
         stride=scores.shape[1],
+        total=len(place) if counts is None else int(counts.sum()),
+        counts=pointer(counts),
+        beyond=pointer(others),
+        sums=pointer(sums),
         temperature=temperature,
         hard=hard,
         soft=soft,

@@ -29,7 +29,7 @@ from kgdistil.config import RunConfig
 from kgdistil.graphs.queries import Batch, batch_of, best_of, candidates, like_known, queries_of
 from kgdistil.graphs.remembered import Remembered
 from kgdistil.kernels import pairs
-from kgdistil.kernels.softmax import arithmetic, softmax_losses
+from kgdistil.kernels.softmax import Beyond, arithmetic, softmax_losses
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import ComplEx, KGEModel, with_entities
 from kgdistil.sampling import MADE_UP_STREAM, NEGATIVE_STREAM, epoch_order, stream
@@ -44,7 +44,8 @@ class SampledSoftmaxEngine(Engine):
         config: loss softmax; `negatives` is k, `group` the floats that share a codebook, of the student alone.
     """
 
-    share = 1.0  # of the batch's triples, that this process takes
+    share = 1.0  # of the batch's triples, whose answers are here
+    beyond: Beyond | None = None  # what other processes have of a batch's queries
     depth = 1  # of the codes of the student that a step trains
     said: Remembered | None = None  # in place of a wide teacher
 
@@ -119,7 +120,7 @@ class SampledSoftmaxEngine(Engine):
             hard[role], *found = self.losses_of(role, [scores[role], *others], shift, queries, place)
             soft |= {role: found[0]} if found else {}
         penalty, weight = torch.zeros((), device=self.device), self.config.relation_weight
-        for view in (views[role] for role in self.trained):
+        for view in (views[role] for role in self.trained if self.share):
             penalty = penalty + (self.config.penalty * view.penalty(queries) if self.config.penalty else 0)
             penalty = penalty + (weight * view.relation_loss(queries) if weight else 0)
         total, parts = self.add(soft, hard, penalty)
@@ -146,12 +147,16 @@ class SampledSoftmaxEngine(Engine):
         of what `add` makes of them, of scores without autograd."""
         own, other, t = scores[0], scores[1] if len(scores) > 1 else None, self.config.temperature
         soft = 0.0 if other is None else self.weights[role] or 0.0
-        weights = self.share * (1 - soft), self.share * soft  # as `add` will count them
-        labels = None if other is None else self.labels(batch.counts)
+        labels = None if other is None else self.labels(batch.counts if self.beyond is None else self.beyond.counts)
         slopes = self.slopes[role] = None if own.requires_grad else torch.empty_like(own)
-        if (found := softmax_losses(own, other, shift, batch.begins, place, labels, t, weights, slopes)) is not None:
+        given = own, other, shift, batch.begins, place, labels, t, (1 - soft, soft)  # counted as `add` will
+        if (found := softmax_losses(*given, slopes, self.beyond)) is not None:
             return [*found][: len(scores)]
-        own, *others = (x[:, : len(shift)].float() + shift for x in scores)
+        return self.readable([x[:, : len(shift)].float() + shift for x in scores], batch, place)
+
+    def readable(self, scores: list[Tensor], batch: Batch, place: Tensor) -> list[Tensor]:
+        """`losses_of` in PyTorch, of scores [n, m] that are shifted."""
+        (own, *others), t = scores, self.config.temperature
         hard = softmax_hard_loss(own, batch.row, place)
         return [hard, *(softmax_soft_loss(own, x, self.labels(batch.counts), t) for x in others)]
 

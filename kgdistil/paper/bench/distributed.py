@@ -45,7 +45,7 @@ from kgdistil.errors import ConfigError, run_command
 from kgdistil.files import write_json
 from kgdistil.graphs.datasets import load
 from kgdistil.models import build_model
-from kgdistil.sampling import NEGATIVE_STREAM, epoch_order, stream
+from kgdistil.sampling import epoch_order
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, queries_of
 
 SMALL: dict[str, Any] = {
@@ -116,26 +116,18 @@ def metrics(record: dict[str, Any]) -> dict[str, Any]:
 
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
-def step_bytes(engine: SampledSoftmaxEngine, batch: Tensor, base: Tensor, world: int) -> int:
+def step_bytes(engine: SampledSoftmaxEngine, batch: Tensor, world: int) -> int:
     """The bytes that `distributed.engine` says a step of queries takes on `world` ranks, worked out on one process."""
-    block = -(-engine.size // world)
-    batch = torch.tensor(sorted(batch.tolist(), key=lambda i: bool(engine.is_head[i])))
-    answers = torch.cat([engine.answers[s : s + c] for s, c in zip(engine.start[batch], engine.count[batch])])
-    candidates = set(engine.candidates(answers, base)[0].tolist())
-    others = 0
-    for rank in range(world):
-        share = batch[rank::world] if rank < len(batch) else batch[:1]
-        own = set(engine.anchor[share].tolist()) - candidates
-        others += sum(e // block != rank for e in own)
+    anchors, each = len(set(engine.anchor[batch].tolist())), 12 * world * (world - 1) * len(batch)
     total = 0
     for role, model in engine.models.items():
-        rows = 4 * model.entities.shape[1] * ((world - 1) * len(candidates) + others)
+        rows = 4 * model.entities.shape[1] * (world - 1) * anchors
         total += 2 * rows if role in engine.trained else rows
         if role in engine.trained:
             tables = [x.numel() for name, x in model.named_parameters() if name != "entities"]
             book = engine.moments.get(f"{role}.codebook")
             numbers = sum(tables) + (0 if book is None else book.numel()) + (6 if role == "student" else 0)
-            total += 8 * (world - 1) * numbers
+            total += 8 * (world - 1) * numbers + each
     return total
 
 
@@ -145,8 +137,7 @@ def epoch_bytes(config: RunConfig, world: int) -> tuple[int, int]:
     model = build_model(config.model, graph.num_entities, graph.num_relations, config.dim, **config.model_options)
     engine = SampledSoftmaxEngine(model, None, graph.train, config)
     batches = epoch_order(config.seed, 0, engine.samples).split(config.batch_size)
-    bases = [stream(config.seed, NEGATIVE_STREAM, i) for i in range(len(batches))]
-    return sum(step_bytes(engine, x, base, world) for x, base in zip(batches, bases, strict=True)), len(batches)
+    return sum(step_bytes(engine, x, world) for x in batches), len(batches)
 
 
 def count_bytes(folder: Path) -> list[dict[str, Any]]:
