@@ -64,7 +64,8 @@ class ShardedEngine(SampledSoftmaxEngine):
         row, answers = every.row[self.held], every.answers[self.held]
         counts = torch.bincount(row, minlength=len(ids))
         self.share = len(row) / len(every.row)
-        self.guests = Guests(self.shards, every.anchor)
+        self.guests = Guests(self.shards, every.anchor)  # on their way while candidates are drawn
+        self.coming = {role: self.guests.fetching(model.entities.data) for role, model in self.models.items()}
         return every._replace(counts=counts, begins=F.pad(counts.cumsum(0), (1, 0)), row=row, answers=answers)
 
     def candidates(self, answers: Tensor, base: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,17 +80,15 @@ class ShardedEngine(SampledSoftmaxEngine):
 
     def table(self, role: str, ids: Tensor) -> tuple[Tensor, Tensor]:
         """What is read of it: own candidates, with which entities [n] begin, and anchors, from those who hold them."""
-        m, entities = len(self.own), self.models[role].entities.data
-        rows = entities.new_empty(m + len(self.guests.ids), entities.shape[1])
-        torch.index_select(entities, 0, self.own, out=rows[:m])
-        self.guests.fetch(entities, rows[m:])
-        return rows, torch.cat([torch.arange(m, device=self.device), m + self.guests.place])
+        rows = self.models[role].entities.data.index_select(0, self.own)
+        places = torch.cat([torch.arange(len(rows), device=self.device), len(rows) + self.guests.place])
+        return torch.cat([rows, self.coming.pop(role)()]), places
 
     def losses_of(self, role: str, scores: list[Tensor], shift: Tensor, batch: Batch, place: Tensor) -> list[Tensor]:
         """What is here of those of all ranks, whose sum they are."""
         if self.shards.world > 1:
             other = scores[1] if len(scores) > 1 else None
-            sums = self.shards.gathered(softmax_sums(scores[0], other, shift, self.config.temperature))
+            sums = self.shards.gathering(softmax_sums(scores[0], other, shift, self.config.temperature))()
             others = torch.cat([sums[: self.shards.rank], sums[self.shards.rank + 1 :]])
             self.beyond = Beyond(self.asked_all.counts, others.logsumexp(0))
         return super().losses_of(role, scores, shift, batch, place)

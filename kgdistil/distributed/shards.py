@@ -14,7 +14,9 @@ NCCL's ring, by
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor
 from kgdistil import kernels
 from kgdistil.errors import ConfigError
 
+AWAKE = 0.005  # seconds
 LOST = re.compile("gloo|nccl|store|timed? ?out|connection", re.IGNORECASE)  # what losing a rank is called
 
 
@@ -50,34 +53,42 @@ class Shards:
         starts = torch.arange(self.world + 1, device=ids.device) * self.block
         return torch.searchsorted(ids, starts)
 
-    def exchange(self, out: list[int], into: list[int], rows: Tensor, found: Tensor) -> None:
-        """out[j] of the rows to each rank j, into[j] from it, in the ranks' order, put into `found`."""
-        dist.all_to_all_single(found, rows.contiguous(), into, out)
+    def exchanging(self, out: list[int], into: list[int], rows: Tensor) -> Callable[[], Tensor]:
+        """Begins to send out[j] of the rows to each rank j; what it returns waits for into[j] from it, in the ranks'
+        order."""
+        found, rows = rows.new_empty(sum(into), *rows.shape[1:]), rows.contiguous()
+        work = dist.all_to_all_single(found, rows, into, out, async_op=True)
         self.sent += (len(rows) - out[self.rank]) * rows[:1].nbytes if len(rows) else 0
 
-    def gathered(self, x: Tensor) -> Tensor:
-        """That of each rank, [N, ...]."""
-        found = x.new_empty(self.world * x.numel())
-        dist.all_gather_into_tensor(found, x.flatten())
-        self.sent += (self.world - 1) * x.nbytes
-        return found.view(self.world, *x.shape)
+        def exchanged() -> Tensor:
+            wait(work, rows)
+            return found
+
+        return exchanged
+
+    def gathering(self, x: Tensor) -> Callable[[], Tensor]:
+        """Begins to send x to every rank; what it returns waits for those of all, [N, ...]. One message to each, which
+        takes gloo half the time of its all-gather."""
+        each = [1] * self.world
+        return self.exchanging(each, each, x.expand(self.world, *x.shape))
 
     def adding(self, tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
         """Begins to add up over all ranks, in one message; what it returns waits for each tensor's sum, which has the
         same bits everywhere."""
-        flat, n = torch.cat([x.flatten() for x in tensors]), sum(x.numel() for x in tensors)
+        flat = torch.cat([x.flatten() for x in tensors])
         if self.world == 2:  # in one turn, of as many bytes
-            both = flat.new_empty(2 * n)
-            work = dist.all_gather_into_tensor(both, flat, async_op=True)
+            both = self.gathering(flat)
         else:
-            both, work = flat, dist.all_reduce(flat, async_op=True) if self.world > 2 else None
-        total = 2 * flat.nbytes * (self.world - 1)
-        self.sent += total * (self.rank + 1) // self.world - total * self.rank // self.world
+            work = dist.all_reduce(flat, async_op=True) if self.world > 2 else None
+            total = 2 * flat.nbytes * (self.world - 1)
+            self.sent += total * (self.rank + 1) // self.world - total * self.rank // self.world
 
         def added() -> list[Tensor]:
-            if work is not None:
-                work.wait()
-            sums = both[:n] + both[n:] if self.world == 2 else both
+            if self.world == 2:
+                sums = both().sum(0)
+            else:
+                wait(work, flat)
+                sums = flat
             parts = sums.split([x.numel() for x in tensors])
             return [part.view(x.shape) for part, x in zip(parts, tensors, strict=True)]
 
@@ -86,6 +97,16 @@ class Shards:
     def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Each tensor's sum over all ranks."""
         return self.adding(tensors)()
+
+
+def wait(work: dist.Work | None, sent: Tensor) -> None:
+    """Wait for what a message brings. On a CPU the core stays awake for as long as messages of a step take, since one
+    that sleeps wakes late; it gives way to whoever has work."""
+    end = time.monotonic() + AWAKE
+    while work is not None and sent.device.type == "cpu" and not work.is_completed() and time.monotonic() < end:
+        os.sched_yield()
+    if work is not None:
+        work.wait()
 
 
 def lost(error: BaseException) -> bool:
@@ -110,19 +131,17 @@ class Guests:
         self.own = self.ids[edges[shards.rank] : edges[shards.rank + 1]] - shards.low  # rows that are read here
         self.into, self.out = edges.diff().tolist(), [len(self.own)] * shards.world
 
-    def fetch(self, table: Tensor, into: Tensor) -> None:
-        """Their rows [u, W], of a table of which each rank holds its block."""
-        self.shards.exchange(self.out, self.into, table.index_select(0, self.own).repeat(self.shards.world, 1), into)
+    def fetching(self, table: Tensor) -> Callable[[], Tensor]:
+        """Begins to send their rows, of a table of which each rank holds its block; what it returns waits for them, [u,
+        W]."""
+        rows = table.index_select(0, self.own).repeat(self.shards.world, 1)
+        return self.shards.exchanging(self.out, self.into, rows)
 
     def rows(self, table: Tensor) -> Tensor:
         """The rows [n, W] of all entities."""
-        found = table.new_empty(len(self.ids), table.shape[1])
-        self.fetch(table, found)
-        return found[self.place]
+        return self.fetching(table)()[self.place]
 
     def push(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients [u, W] of what `fetch` gave to those who hold the rows: here, rows of the own block int64 [v], each
-        once for every rank, and the gradients [v, W], in the ranks' order."""
-        found = gradient.new_empty(sum(self.out), gradient.shape[1])
-        self.shards.exchange(self.into, self.out, gradient, found)
-        return self.own.repeat(self.shards.world), found
+        """Gradients [u, W] of what `fetching` gave to those who hold the rows: here, rows of the own block int64 [v],
+        each once for every rank, and the gradients [v, W], in the ranks' order."""
+        return self.own.repeat(self.shards.world), self.shards.exchanging(self.into, self.out, gradient)()
