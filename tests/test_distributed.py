@@ -44,11 +44,15 @@ def a_config(**values: object) -> RunConfig:
     return make_config(**{**shared, **settings, "accumulator": 1e-2, **values})
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_ranks_give_what_one_process_gives(tiny_graph: Graph, world: int) -> None:
+@pytest.mark.parametrize(("world", "native"), [(1, "1"), (2, "1"), (3, "1"), (4, "1"), (2, "0"), (3, "0")])
+def test_ranks_give_what_one_process_gives(
+    tiny_graph: Graph, world: int, native: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KGDISTIL_NATIVE", native)  # read by the ranks
     configs = [a_config(**values) for values in CASES.values()]
-    batches = [torch.arange(0, 40), torch.arange(60, 100), torch.tensor([5, 3])]  # two queries leave ranks without
+    batches = [torch.arange(0, 40), torch.arange(60, 100), torch.tensor([5, 3])]  # two leave ranks without
     found = on_ranks(world, sharded_steps, configs, 30, tiny_graph.train, batches)
+    monkeypatch.undo()
     for name, config, *ranks in zip(CASES, configs, *found, strict=True):
         student, teacher = models(config, 30)
         engine = SampledSoftmaxEngine(student, teacher, tiny_graph.train, config)

@@ -26,7 +26,7 @@ from kgdistil.config import RunConfig
 from kgdistil.distributed.shards import Guests, Shards
 from kgdistil.errors import ConfigError
 from kgdistil.graphs.queries import Batch
-from kgdistil.kernels.softmax import Beyond, softmax_sums
+from kgdistil.kernels.softmax import Beyond, softmax_library, softmax_sums
 from kgdistil.models import KGEModel
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, View
 
@@ -60,7 +60,7 @@ class ShardedEngine(SampledSoftmaxEngine):
     def batch_of(self, ids: Tensor) -> Batch:
         """All queries, each with those of its answers whose rows are held here."""
         every = self.asked_all = super().batch_of(ids)
-        self.held = (every.answers >= self.shards.low) & (every.answers < self.shards.high)
+        self.held = self.shards.held(every.answers)
         row, answers = every.row[self.held], every.answers[self.held]
         counts = torch.bincount(row, minlength=len(ids))
         self.share = len(row) / len(every.row)
@@ -71,12 +71,12 @@ class ShardedEngine(SampledSoftmaxEngine):
     def candidates(self, answers: Tensor, base: Tensor, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Of those of the whole batch the ones that are held here, and the places of this rank's answers."""
         ids, place, shift = super().candidates(self.asked_all.answers, base)
-        held = (ids >= self.shards.low) & (ids < self.shards.high)
+        held = self.shards.held(ids)
         here, shift = ids[held], shift[held]
         if not len(here):  # a rank that has none takes its first, which counts nothing
             here, shift = ids.new_full((1,), self.shards.low), shift.new_full((1,), NOTHING)
         self.own = here - self.shards.low
-        return here, (held.cumsum(0) - 1)[place[self.held]], shift
+        return here, torch.searchsorted(held, place[self.held]), shift
 
     def table(self, role: str, ids: Tensor) -> tuple[Tensor, Tensor]:
         """What is read of it: own candidates, with which entities [n] begin, and anchors, from those who hold them."""
@@ -86,23 +86,27 @@ class ShardedEngine(SampledSoftmaxEngine):
 
     def losses_of(self, role: str, scores: list[Tensor], shift: Tensor, batch: Batch, place: Tensor) -> list[Tensor]:
         """What is here of those of all ranks, whose sum they are."""
-        if self.shards.world > 1:
-            other = scores[1] if len(scores) > 1 else None
-            sums = self.shards.gathering(softmax_sums(scores[0], other, shift, self.config.temperature))()
-            others = torch.cat([sums[: self.shards.rank], sums[self.shards.rank + 1 :]])
-            self.beyond = Beyond(self.asked_all.counts, others.logsumexp(0))
-        return super().losses_of(role, scores, shift, batch, place)
+        if self.shards.world == 1:
+            return super().losses_of(role, scores, shift, batch, place)
+        (own, *others), t, room = scores, self.config.temperature, None
+        if not own.requires_grad and not others:
+            room = self.slopes[role] = torch.empty_like(own)
+        here = softmax_sums(own, others[0] if others else None, shift, t, room)
+        every = self.shards.gathering(here)()
+        every[self.shards.rank] = -torch.inf
+        self.beyond = Beyond(self.asked_all.counts, every.logsumexp(0), None if room is None else here)
+        if softmax_library(own) is not None:
+            return super().losses_of(role, scores, shift, batch, place)
+        return self.readable([x[:, : len(shift)].float() + shift for x in scores], batch, place, self.beyond)
 
-    def readable(self, scores: list[Tensor], batch: Batch, place: Tensor) -> list[Tensor]:
+    def readable(self, scores: list[Tensor], batch: Batch, place: Tensor, beyond: Beyond) -> list[Tensor]:
         """`losses_of` in PyTorch: gradients are those of all ranks' losses, values what is here of them."""
-        if self.beyond is None:
-            return super().readable(scores, batch, place)
-        (own, *others), t, (counts, sums) = scores, self.config.temperature, self.beyond
+        (own, *others), t, (counts, sums, _) = scores, self.config.temperature, beyond
         lse = torch.logaddexp(own.logsumexp(1), sums[0])
         elsewhere = ((counts - batch.counts) * lse).sum()
         hard = (lse[batch.row] - own[batch.row, place]).sum() + elsewhere - elsewhere.detach()
         losses = [hard / counts.sum()]
-        for other in others:
+        for other in (x.detach() for x in others):
             label = (other / t - torch.logaddexp((other / t).logsumexp(1), sums[2])[:, None]).exp()
             lse, here = torch.logaddexp((own / t).logsumexp(1), sums[1]), label.sum(1)
             each = lse - (1 - here) * lse.detach() - (label * own / t).sum(1)
@@ -118,14 +122,14 @@ class ShardedEngine(SampledSoftmaxEngine):
     def gradients(self, view: View) -> kernels.Gradients:
         """Of the rows that are held here, from all ranks; what every rank has of its own is summed as well."""
         leaves = [x.grad for x in (view.relations, view.book, view.map) if x is not None]
-        added = self.shards.adding(leaves + self.further)  # on its way while rows are summed and sent
         rows, anchors, *answers = view.parts
-        ids, sums = self.guests.push(kernels.Gradients(self.guests.place, [anchors]).summed())
-        places = [self.own, ids, *(self.own[view.places[len(rows) + len(anchors) :]] for _ in answers)]
-        for x, total in zip(leaves + self.further, added(), strict=True):
+        own = kernels.Gradients(self.guests.place, [anchors]).summed()
+        ids, sums, totals = self.guests.push(own, leaves + self.further)
+        for x, total in zip(leaves + self.further, totals, strict=True):
             x.copy_(total)
         if self.further:
             self.losses, self.stopped, self.further = self.further[0].double(), bool(self.further[1] > 0), []
+        places = [self.own, ids, *(self.own[view.places[len(rows) + len(anchors) :]] for _ in answers)]
         return kernels.Gradients(torch.cat(places), [rows, sums, *answers])
 
 

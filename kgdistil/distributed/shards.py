@@ -48,6 +48,10 @@ class Shards:
             raise ConfigError(f"{size} entities leave one of {self.world} ranks without any: take {fits}")
         self.sent = 0
 
+    def held(self, ids: Tensor) -> Tensor:
+        """The places, ascending, of those of ids [n] whose rows are here."""
+        return ((ids >= self.low) & (ids < self.high)).nonzero()[:, 0]
+
     def edges(self, ids: Tensor) -> Tensor:
         """Where each rank's part of ascending ids begins, and the last one ends: int64 [N + 1]."""
         starts = torch.arange(self.world + 1, device=ids.device) * self.block
@@ -76,27 +80,25 @@ class Shards:
         """Begins to add up over all ranks, in one message; what it returns waits for each tensor's sum, which has the
         same bits everywhere."""
         flat = torch.cat([x.flatten() for x in tensors])
-        if self.world == 2:  # in one turn, of as many bytes
-            both = self.gathering(flat)
-        else:
-            work = dist.all_reduce(flat, async_op=True) if self.world > 2 else None
-            total = 2 * flat.nbytes * (self.world - 1)
-            self.sent += total * (self.rank + 1) // self.world - total * self.rank // self.world
+        work = dist.all_reduce(flat, async_op=True) if self.world > 1 else None
+        total = 2 * flat.nbytes * (self.world - 1)
+        self.sent += total * (self.rank + 1) // self.world - total * self.rank // self.world
 
         def added() -> list[Tensor]:
-            if self.world == 2:
-                sums = both().sum(0)
-            else:
-                wait(work, flat)
-                sums = flat
-            parts = sums.split([x.numel() for x in tensors])
-            return [part.view(x.shape) for part, x in zip(parts, tensors, strict=True)]
+            wait(work, flat)
+            return as_those(flat, tensors)
 
         return added
 
     def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Each tensor's sum over all ranks."""
         return self.adding(tensors)()
+
+
+def as_those(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Numbers in a row in the shapes of tensors."""
+    parts = flat.split([x.numel() for x in tensors])
+    return [part.view(x.shape) for part, x in zip(parts, tensors, strict=True)]
 
 
 def wait(work: dist.Work | None, sent: Tensor) -> None:
@@ -141,7 +143,17 @@ class Guests:
         """The rows [n, W] of all entities."""
         return self.fetching(table)()[self.place]
 
-    def push(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def push(self, gradient: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Gradients [u, W] of what `fetching` gave to those who hold the rows: here, rows of the own block int64 [v],
-        each once for every rank, and the gradients [v, W], in the ranks' order."""
-        return self.own.repeat(self.shards.world), self.shards.exchanging(self.into, self.out, gradient)()
+        each once for every rank, and the gradients [v, W], in the ranks' order. And each other tensor's sum over all
+        ranks: of two ranks in the same message."""
+        ids, world = self.own.repeat(self.shards.world), self.shards.world
+        if world != 2:
+            added = self.shards.adding(others)
+            return ids, self.shards.exchanging(self.into, self.out, gradient)(), added()
+        flat, width = torch.cat([x.flatten() for x in others]), gradient.shape[1]
+        out, into = ([n * width + len(flat) for n in sizes] for sizes in (self.into, self.out))
+        message = torch.cat([x for part in gradient.split(self.into) for x in (part.flatten(), flat)])
+        found = self.shards.exchanging(out, into, message)().view(world, -1)
+        rows, sums = found.split([self.out[0] * width, len(flat)], 1)
+        return ids, rows.reshape(-1, width), as_those(sums[0] + sums[1], others)

@@ -55,15 +55,35 @@ struct Softmax {
     const float *labels;          // [n], what each query counts in the soft loss
     const int64_t *counts;        // [n], answers of each query where other processes have some of them, or null
     const float *beyond;          // [3, n], log-sums of what those score: of scores, of scores / T, of other / T; or null
-    float *sums;                  // [3, n], where these are wanted and nothing else, or null
+    float *sums;                  // [3, n], those of what is here, or null: with `beyond` given, else wanted alone
     int64_t n, m, stride, total;  // total: answers of all queries, with those
     float temperature, hard, soft;  // of the soft label; what each loss counts in the gradient
     int32_t threads;
-    Score *gradient;   // [n, stride] of hard * (mean over answers) + soft * (sum of what queries count), or null
+    Score *gradient;   // [n, stride] of hard * (mean over answers) + soft * (sum of what queries count), or null; where
+                       // sums alone are wanted, and there is no other, the softmax over what is here
     double *losses;    // [n, 2] of each query, what it adds to each of the two
 };
 
 extern "C" void kgd_sizes(int64_t *sizes) { sizes[0] = sizeof(Softmax); }
+
+// The hard loss of query i and its gradient, of the softmax over what is here that `gradient` holds.
+static double from_softmax(const Softmax &J, int64_t i, float all) {
+    const Score *scores = J.scores + i * J.stride;
+    Score *to = J.gradient + i * J.stride;
+    Row row;
+    row.log_sum = J.sums[i];
+    row.with(J.beyond[i]);
+    const float weight = J.hard * J.counts[i] * all, scale = weight * std::exp(J.sums[i] - row.log_sum);
+#pragma omp simd
+    for (int64_t j = 0; j < J.m; j++) put(scale * wide(to[j]), to[j]);
+    double hard = 0;
+    for (int64_t k = J.start[i]; k < J.start[i + 1]; k++) {  // whose difference would be rounded twice
+        const int64_t j = J.place[k];
+        const float x = wide(scores[j]) + J.shift[j] - row.log_sum;
+        hard -= x, put(weight * std::exp(x) - J.hard * all, to[j]);
+    }
+    return hard * all;
+}
 
 // Returns 0, or 1 where memory ran out.
 extern "C" int32_t kgd_softmax(const Softmax *job) {
@@ -81,14 +101,25 @@ extern "C" int32_t kgd_softmax(const Softmax *job) {
         for (int64_t i = 0; i < J.n; i++) {
             if (!ready) continue;
             const int64_t first = J.start[i], last = J.start[i + 1];
+            if (J.beyond && J.sums && !J.other) {
+                J.losses[2 * i] = from_softmax(J, i, all), J.losses[2 * i + 1] = 0;
+                continue;
+            }
             const float count = float(J.counts ? J.counts[i] : last - first);
             double hard = 0, soft = 0;
             const Row &mine = tempered ? cool : own;
             own.read(J.scores + i * J.stride, J.shift, J.m, 1);
             if (tempered) cool.read(J.scores + i * J.stride, J.shift, J.m, cold);
             if (J.other) label.read(J.other + i * J.stride, J.shift, J.m, cold);
-            if (J.sums) {
+            if (!J.beyond && J.sums) {
                 J.sums[i] = own.log_sum, J.sums[J.n + i] = mine.log_sum, J.sums[2 * J.n + i] = label.log_sum;
+                if (J.gradient) {
+                    Score *to = J.gradient + i * J.stride;
+                    const float *e = own.e.data(), part = 1 / own.here;
+#pragma omp simd
+                    for (int64_t j = 0; j < J.m; j++) put(part * e[j], to[j]);
+                    std::fill(to + J.m, to + J.stride, Score(0));
+                }
                 continue;
             }
             if (J.beyond) {

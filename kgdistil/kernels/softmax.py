@@ -26,10 +26,12 @@ class Beyond(NamedTuple):
     Attributes:
         counts: int64 [n], the answers of each query, those of other processes among them.
         sums: float32 [3, n], log-sum-exp of their scores of each query, of scores / T, and of the other model's / T.
+        here: as `sums`, of the scores here, where `softmax_sums` has put their softmax into the gradient.
     """
 
     counts: Tensor
     sums: Tensor
+    here: Tensor | None = None
 
 
 class Job(ctypes.Structure):
@@ -116,15 +118,22 @@ def softmax_losses(
     return SoftmaxLosses.apply(*given, temperature, weights, library, beyond)
 
 
-def softmax_sums(scores: Tensor, other: Tensor | None, shift: Tensor, temperature: float) -> Tensor:
+def softmax_sums(
+    scores: Tensor, other: Tensor | None, shift: Tensor, temperature: float, gradient: Tensor | None = None
+) -> Tensor:
     """Log-sum-exp float32 [3, n] of scores [n, m], of scores / T, and of the other model's / T (0 without one), for
-    `Beyond` of other processes. Args as `softmax_losses`."""
+    `Beyond` of other processes.
+
+    Args:
+        gradient: as scores: there their softmax is put, for `softmax_losses` to go on from (`Beyond.here`).
+        the others: as there.
+    """
     scores, other = scores.detach(), None if other is None else other.detach()
     sums = torch.zeros(3, len(scores), device=scores.device)
     if (library := softmax_library(scores)) is not None:
         other, start = None if other is None else other.contiguous(), torch.zeros(len(scores) + 1, dtype=torch.int64)
         given = scores.contiguous(), other, shift, start, start[:0], None
-        call(library, given, temperature, torch.empty(0, dtype=torch.float64), sums=sums)
+        call(library, given, temperature, torch.empty(0, dtype=torch.float64), gradient=gradient, sums=sums)
         return sums
     for i, (x, t) in enumerate(((scores, 1.0), (scores, temperature), (other, temperature))):
         if x is not None:
@@ -184,7 +193,7 @@ def call(
     `sums` alone."""
     scores, _, shift, _, place, _ = given
     assert scores is not None and shift is not None and place is not None
-    counts, others = (None, None) if beyond is None else beyond
+    counts, others, here = (None, None, None) if beyond is None else beyond
     names = ("scores", "other", "shift", "start", "place", "labels")
     job = Job(
         **{name: pointer(x) for name, x in zip(names, given, strict=True)},
@@ -194,7 +203,7 @@ def call(
         total=len(place) if counts is None else int(counts.sum()),
         counts=pointer(counts),
         beyond=pointer(others),
-        sums=pointer(sums),
+        sums=pointer(sums if here is None else here),
         temperature=temperature,
         hard=hard,
         soft=soft,

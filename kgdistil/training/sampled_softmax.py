@@ -143,20 +143,15 @@ class SampledSoftmaxEngine(Engine):
         return None if self.top is None else self.top[batch]
 
     def losses_of(self, role: str, scores: list[Tensor], shift: Tensor, batch: Batch, place: Tensor) -> list[Tensor]:
-        """The hard loss of the first scores, and the soft one where there are the other model's; `slopes` are gradients
-        of what `add` makes of them, of scores without autograd."""
+        """Hard loss of the first scores, soft one by the other model's; `slopes` are gradients where autograd is off."""
         own, other, t = scores[0], scores[1] if len(scores) > 1 else None, self.config.temperature
         soft = 0.0 if other is None else self.weights[role] or 0.0
         labels = None if other is None else self.labels(batch.counts if self.beyond is None else self.beyond.counts)
-        slopes = self.slopes[role] = None if own.requires_grad else torch.empty_like(own)
+        slopes = self.slopes[role] = self.slopes.get(role, None if own.requires_grad else torch.empty_like(own))
         given = own, other, shift, batch.begins, place, labels, t, (1 - soft, soft)  # counted as `add` will
         if (found := softmax_losses(*given, slopes, self.beyond)) is not None:
             return [*found][: len(scores)]
-        return self.readable([x[:, : len(shift)].float() + shift for x in scores], batch, place)
-
-    def readable(self, scores: list[Tensor], batch: Batch, place: Tensor) -> list[Tensor]:
-        """`losses_of` in PyTorch, of scores [n, m] that are shifted."""
-        (own, *others), t = scores, self.config.temperature
+        own, *others = (x[:, : len(shift)].float() + shift for x in scores)
         hard = softmax_hard_loss(own, batch.row, place)
         return [hard, *(softmax_soft_loss(own, x, self.labels(batch.counts), t) for x in others)]
 
