@@ -6,7 +6,7 @@ tell one another the log-sum-exp of its scores, so that each knows its part of t
 answer's triples count where its row is. Gradients of anchors are added by who holds the row, in the ranks' order. In a
 step of B queries of |X| different anchors N ranks send together (`shards`)
 
-    Σ over models: rows(X) · (2 where it learns, else 1)  +  Σ over models that learn: sums(F) + 12 N (N − 1) B
+    Σ over models: rows(X) · (2 where it learns, else 1)  +  Σ over models that learn: sums(F) + 24 (N − 1) B
 
 with F the numbers of relations, codebooks and map, and for the first model the five losses and a flag.
 """
@@ -26,7 +26,7 @@ from kgdistil.config import RunConfig
 from kgdistil.distributed.shards import Guests, Shards
 from kgdistil.errors import ConfigError
 from kgdistil.graphs.queries import Batch
-from kgdistil.kernels.softmax import Beyond, softmax_library, softmax_sums
+from kgdistil.kernels.softmax import Everywhere, softmax_library, softmax_sums
 from kgdistil.models import KGEModel
 from kgdistil.training.sampled_softmax import SampledSoftmaxEngine, View
 
@@ -92,23 +92,22 @@ class ShardedEngine(SampledSoftmaxEngine):
         if not own.requires_grad and not others:
             room = self.slopes[role] = torch.empty_like(own)
         here = softmax_sums(own, others[0] if others else None, shift, t, room)
-        every = self.shards.gathering(here)()
-        every[self.shards.rank] = -torch.inf
-        self.beyond = Beyond(self.asked_all.counts, every.logsumexp(0), None if room is None else here)
+        sums = self.shards.log_sums(here)
+        self.everywhere = Everywhere(self.asked_all.counts, sums, None if room is None else here)
         if softmax_library(own) is not None:
             return super().losses_of(role, scores, shift, batch, place)
-        return self.readable([x[:, : len(shift)].float() + shift for x in scores], batch, place, self.beyond)
+        return self.readable([x[:, : len(shift)].float() + shift for x in scores], batch, place, self.everywhere)
 
-    def readable(self, scores: list[Tensor], batch: Batch, place: Tensor, beyond: Beyond) -> list[Tensor]:
+    def readable(self, scores: list[Tensor], batch: Batch, place: Tensor, all_: Everywhere) -> list[Tensor]:
         """`losses_of` in PyTorch: gradients are those of all ranks' losses, values what is here of them."""
-        (own, *others), t, (counts, sums, _) = scores, self.config.temperature, beyond
-        lse = torch.logaddexp(own.logsumexp(1), sums[0])
+        (own, *others), t, (counts, sums, _) = scores, self.config.temperature, all_
+        lse = of_all(own, sums[0])
         elsewhere = ((counts - batch.counts) * lse).sum()
         hard = (lse[batch.row] - own[batch.row, place]).sum() + elsewhere - elsewhere.detach()
         losses = [hard / counts.sum()]
         for other in (x.detach() for x in others):
-            label = (other / t - torch.logaddexp((other / t).logsumexp(1), sums[2])[:, None]).exp()
-            lse, here = torch.logaddexp((own / t).logsumexp(1), sums[1]), label.sum(1)
+            label = (other / t - sums[2][:, None]).exp()
+            lse, here = of_all(own / t, sums[1]), label.sum(1)
             each = lse - (1 - here) * lse.detach() - (label * own / t).sum(1)
             losses.append(t**2 * (each * self.labels(counts)).sum())
         return losses
@@ -131,6 +130,12 @@ class ShardedEngine(SampledSoftmaxEngine):
             self.losses, self.stopped, self.further = self.further[0].double(), bool(self.further[1] > 0), []
         places = [self.own, ids, *(self.own[view.places[len(rows) + len(anchors) :]] for _ in answers)]
         return kernels.Gradients(torch.cat(places), [rows, sums, *answers])
+
+
+def of_all(scores: Tensor, sums: Tensor) -> Tensor:
+    """The log-sum-exp over all ranks [n], with the gradient that the scores here [n, m] have by it."""
+    here = (scores.logsumexp(1) - sums).exp()
+    return sums + here - here.detach()
 
 
 def codebook(shards: Shards, rows: Tensor, group: int, paired: bool) -> Tensor:

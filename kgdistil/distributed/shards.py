@@ -76,6 +76,17 @@ class Shards:
         each = [1] * self.world
         return self.exchanging(each, each, x.expand(self.world, *x.shape))
 
+    def log_sums(self, sums: Tensor) -> Tensor:
+        """Log-sum-exp over all ranks of [k, n]: each adds up a share of the columns and sends that to all, so that they
+        send 8 k n (N − 1) bytes together; of two ranks, each all of them, which is as many."""
+        if self.world == 2:
+            return self.gathering(sums)().logsumexp(0)
+        k, n = sums.shape
+        shares = [(n * (j + 1)) // self.world - n * j // self.world for j in range(self.world)]
+        own = [shares[self.rank]] * self.world
+        parts = self.exchanging(shares, own, sums.T)().view(self.world, -1, k)
+        return self.exchanging(own, shares, parts.logsumexp(0).repeat(self.world, 1))().T.contiguous()
+
     def adding(self, tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
         """Begins to add up over all ranks, in one message; what it returns waits for each tensor's sum, which has the
         same bits everywhere."""

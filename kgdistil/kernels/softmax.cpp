@@ -24,13 +24,12 @@ static inline float power(float x) {
 }
 
 // x[j] = (scores[j] + shift[j]) / T, e[j] = e^(x[j] - largest), `here` the sum of e, `sum` that of all candidates and
-// `log_sum` its logarithm, with e^beyond of those that other processes have
+// `log_sum` its logarithm, where other processes have some of them as well
 struct Row {
     std::vector<float> x, e;
     float largest = 0, here = 0, sum = 0, log_sum = 0;
-    void with(float beyond) {
-        const float low = std::min(log_sum, beyond), high = std::max(log_sum, beyond);
-        sum += std::exp(std::min(80.0f, beyond - largest)), log_sum = high + std::log1p(std::exp(low - high));
+    void of_all(float everywhere) {
+        log_sum = everywhere, sum = std::exp(std::min(80.0f, everywhere - largest));
     }
     void read(const Score *scores, const float *shift, int64_t m, float cold) {
         float high = -INFINITY, total = 0;
@@ -54,8 +53,8 @@ struct Softmax {
     const int64_t *start, *place; // [n + 1] and [a]: the answers of query i are place[start[i] .. start[i + 1]]
     const float *labels;          // [n], what each query counts in the soft loss
     const int64_t *counts;        // [n], answers of each query where other processes have some of them, or null
-    const float *beyond;          // [3, n], log-sums of what those score: of scores, of scores / T, of other / T; or null
-    float *sums;                  // [3, n], those of what is here, or null: with `beyond` given, else wanted alone
+    const float *everywhere;      // [3, n], log-sums of all processes: of scores, of scores / T, of other / T; or null
+    float *sums;                  // [3, n], those of what is here, or null: with `everywhere` given, else wanted alone
     int64_t n, m, stride, total;  // total: answers of all queries, with those
     float temperature, hard, soft;  // of the soft label; what each loss counts in the gradient
     int32_t threads;
@@ -70,16 +69,13 @@ extern "C" void kgd_sizes(int64_t *sizes) { sizes[0] = sizeof(Softmax); }
 static double from_softmax(const Softmax &J, int64_t i, float all) {
     const Score *scores = J.scores + i * J.stride;
     Score *to = J.gradient + i * J.stride;
-    Row row;
-    row.log_sum = J.sums[i];
-    row.with(J.beyond[i]);
-    const float weight = J.hard * J.counts[i] * all, scale = weight * std::exp(J.sums[i] - row.log_sum);
+    const float lse = J.everywhere[i], weight = J.hard * J.counts[i] * all, scale = weight * std::exp(J.sums[i] - lse);
 #pragma omp simd
     for (int64_t j = 0; j < J.m; j++) put(scale * wide(to[j]), to[j]);
     double hard = 0;
     for (int64_t k = J.start[i]; k < J.start[i + 1]; k++) {  // whose difference would be rounded twice
         const int64_t j = J.place[k];
-        const float x = wide(scores[j]) + J.shift[j] - row.log_sum;
+        const float x = wide(scores[j]) + J.shift[j] - lse;
         hard -= x, put(weight * std::exp(x) - J.hard * all, to[j]);
     }
     return hard * all;
@@ -101,7 +97,7 @@ extern "C" int32_t kgd_softmax(const Softmax *job) {
         for (int64_t i = 0; i < J.n; i++) {
             if (!ready) continue;
             const int64_t first = J.start[i], last = J.start[i + 1];
-            if (J.beyond && J.sums && !J.other) {
+            if (J.everywhere && J.sums && !J.other) {
                 J.losses[2 * i] = from_softmax(J, i, all), J.losses[2 * i + 1] = 0;
                 continue;
             }
@@ -111,7 +107,7 @@ extern "C" int32_t kgd_softmax(const Softmax *job) {
             own.read(J.scores + i * J.stride, J.shift, J.m, 1);
             if (tempered) cool.read(J.scores + i * J.stride, J.shift, J.m, cold);
             if (J.other) label.read(J.other + i * J.stride, J.shift, J.m, cold);
-            if (!J.beyond && J.sums) {
+            if (!J.everywhere && J.sums) {
                 J.sums[i] = own.log_sum, J.sums[J.n + i] = mine.log_sum, J.sums[2 * J.n + i] = label.log_sum;
                 if (J.gradient) {
                     Score *to = J.gradient + i * J.stride;
@@ -122,10 +118,10 @@ extern "C" int32_t kgd_softmax(const Softmax *job) {
                 }
                 continue;
             }
-            if (J.beyond) {
-                own.with(J.beyond[i]);
-                if (tempered) cool.with(J.beyond[J.n + i]);
-                if (J.other) label.with(J.beyond[2 * J.n + i]);
+            if (J.everywhere) {
+                own.of_all(J.everywhere[i]);
+                if (tempered) cool.of_all(J.everywhere[J.n + i]);
+                if (J.other) label.of_all(J.everywhere[2 * J.n + i]);
             }
             for (int64_t a = first; a < last; a++) hard += double(own.log_sum) - own.x[J.place[a]];
             if (J.other) {

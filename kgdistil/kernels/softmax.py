@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 ROUNDED = 1e-7  # weights as near as that are the same
 
 
-class Beyond(NamedTuple):
-    """What other processes have of queries whose candidates are shared out.
+class Everywhere(NamedTuple):
+    """What all processes have of queries whose candidates are shared out among them.
 
     Attributes:
-        counts: int64 [n], the answers of each query, those of other processes among them.
-        sums: float32 [3, n], log-sum-exp of their scores of each query, of scores / T, and of the other model's / T.
+        counts: int64 [n], the answers of each query.
+        sums: float32 [3, n], log-sum-exp of the scores of each query, of scores / T, and of the other model's / T.
         here: as `sums`, of the scores here, where `softmax_sums` has put their softmax into the gradient.
     """
 
@@ -39,7 +39,7 @@ class Job(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("scores", "other", "shift", "start", "place", "labels")),
-        *((name, ctypes.c_void_p) for name in ("counts", "beyond", "sums")),
+        *((name, ctypes.c_void_p) for name in ("counts", "everywhere", "sums")),
         *((name, ctypes.c_int64) for name in ("n", "m", "stride", "total")),
         *((name, ctypes.c_float) for name in ("temperature", "hard", "soft")),
         ("threads", ctypes.c_int32),
@@ -90,20 +90,20 @@ def softmax_losses(
     temperature: float,
     weights: tuple[float, float],
     gradient: Tensor | None = None,
-    beyond: Beyond | None = None,
+    everywhere: Everywhere | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """`softmax_hard_loss` and `softmax_soft_loss` of `kgdistil.losses`, the soft one 0 without `other`; None where they
     cannot be compiled.
 
     Args:
-        scores, other: [n, m or more], float32 or bfloat16; columns beyond `shift` count nothing.
+        scores, other: [n, m or more], float32 or bfloat16; columns everywhere `shift` count nothing.
         shift: float32 [m], added to the scores of both.
         start: int64 [n + 1], where the answers of each query begin in `place` int64 [a], their candidates, and end.
         labels: float32 [n], what each query counts in the soft loss; None without `other`.
         weights: what the two are expected to count in what is minimised, so that one pass finds their gradient as well;
             where they count otherwise it is found again.
         gradient: as scores, which are then without autograd: there it is put, by those weights.
-        beyond: what other processes have; losses are then what is here of those of all, whose sum they are.
+        everywhere: what all processes have; losses are then what is here of theirs, whose sum they are.
     """
     library = softmax_library(scores)
     if library is None:
@@ -112,20 +112,20 @@ def softmax_losses(
     given = scores.contiguous(), other, shift, start, place, None if labels is None else labels.float().contiguous()
     if gradient is not None:
         losses = torch.empty(len(scores), 2, dtype=torch.float64)
-        call(library, given, temperature, losses, beyond, *weights, gradient)
+        call(library, given, temperature, losses, everywhere, *weights, gradient)
         hard, soft = losses.sum(0).float()
         return hard, soft
-    return SoftmaxLosses.apply(*given, temperature, weights, library, beyond)
+    return SoftmaxLosses.apply(*given, temperature, weights, library, everywhere)
 
 
 def softmax_sums(
     scores: Tensor, other: Tensor | None, shift: Tensor, temperature: float, gradient: Tensor | None = None
 ) -> Tensor:
     """Log-sum-exp float32 [3, n] of scores [n, m], of scores / T, and of the other model's / T (0 without one), for
-    `Beyond` of other processes.
+    `Everywhere`.
 
     Args:
-        gradient: as scores: there their softmax is put, for `softmax_losses` to go on from (`Beyond.here`).
+        gradient: as scores: there their softmax is put, for `softmax_losses` to go on from (`Everywhere.here`).
         the others: as there.
     """
     scores, other = scores.detach(), None if other is None else other.detach()
@@ -156,25 +156,25 @@ class SoftmaxLosses(torch.autograd.Function):
         temperature: float,
         weights: tuple[float, float],
         library: ctypes.CDLL,
-        beyond: Beyond | None,
+        everywhere: Everywhere | None,
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.empty_like(scores) if ctx.needs_input_grad[0] else None
-        ctx.given = library, temperature, weights, beyond
+        ctx.given = library, temperature, weights, everywhere
         given = scores, other, shift, start, place, labels
         ctx.save_for_backward(*given, gradient)
         losses = torch.empty(len(scores), 2, dtype=torch.float64)
-        call(library, given, temperature, losses, beyond, *weights, gradient)
+        call(library, given, temperature, losses, everywhere, *weights, gradient)
         hard, soft = losses.sum(0).float()
         return hard, soft
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, hard: Tensor, soft: Tensor) -> tuple[Tensor | None, ...]:
-        (library, temperature, expected, beyond), (*given, gradient) = ctx.given, ctx.saved_tensors
+        (library, temperature, expected, everywhere), (*given, gradient) = ctx.given, ctx.saved_tensors
         weights = float(hard), float(soft)
         if any(abs(a - b) > ROUNDED for a, b in zip(weights, expected, strict=True)):
             losses = torch.empty(len(gradient), 2, dtype=torch.float64)
-            call(library, given, temperature, losses, beyond, *weights, gradient)
+            call(library, given, temperature, losses, everywhere, *weights, gradient)
         return gradient, *[None] * 9
 
 
@@ -183,7 +183,7 @@ def call(
     given: Sequence[Tensor | None],
     temperature: float,
     losses: Tensor,
-    beyond: Beyond | None = None,
+    everywhere: Everywhere | None = None,
     hard: float = 0.0,
     soft: float = 0.0,
     gradient: Tensor | None = None,
@@ -193,7 +193,7 @@ def call(
     `sums` alone."""
     scores, _, shift, _, place, _ = given
     assert scores is not None and shift is not None and place is not None
-    counts, others, here = (None, None, None) if beyond is None else beyond
+    counts, sums_of_all, here = (None, None, None) if everywhere is None else everywhere
     names = ("scores", "other", "shift", "start", "place", "labels")
     job = Job(
         **{name: pointer(x) for name, x in zip(names, given, strict=True)},
@@ -202,7 +202,7 @@ def call(
         stride=scores.shape[1],
         total=len(place) if counts is None else int(counts.sum()),
         counts=pointer(counts),
-        beyond=pointer(others),
+        everywhere=pointer(sums_of_all),
         sums=pointer(sums if here is None else here),
         temperature=temperature,
         hard=hard,

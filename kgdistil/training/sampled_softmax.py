@@ -29,7 +29,7 @@ from kgdistil.config import RunConfig
 from kgdistil.graphs.queries import Batch, batch_of, best_of, candidates, like_known, queries_of
 from kgdistil.graphs.remembered import Remembered
 from kgdistil.kernels import pairs
-from kgdistil.kernels.softmax import Beyond, arithmetic, softmax_losses
+from kgdistil.kernels.softmax import Everywhere, arithmetic, softmax_losses
 from kgdistil.losses import PARTS, softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import ComplEx, KGEModel, with_entities
 from kgdistil.sampling import MADE_UP_STREAM, NEGATIVE_STREAM, epoch_order, stream
@@ -45,7 +45,7 @@ class SampledSoftmaxEngine(Engine):
     """
 
     share = 1.0  # of the batch's triples, whose answers are here
-    beyond: Beyond | None = None  # what other processes have of a batch's queries
+    everywhere: Everywhere | None = None  # what all processes have of a batch's queries
     depth = 1  # of the codes of the student that a step trains
     said: Remembered | None = None  # in place of a wide teacher
 
@@ -143,13 +143,13 @@ class SampledSoftmaxEngine(Engine):
         return None if self.top is None else self.top[batch]
 
     def losses_of(self, role: str, scores: list[Tensor], shift: Tensor, batch: Batch, place: Tensor) -> list[Tensor]:
-        """Hard loss of the first scores, soft one by the other model's; `slopes` are gradients where autograd is off."""
+        """Hard loss of the first scores, soft one by the other model's; `slopes`: gradients where autograd is off."""
         own, other, t = scores[0], scores[1] if len(scores) > 1 else None, self.config.temperature
         soft = 0.0 if other is None else self.weights[role] or 0.0
-        labels = None if other is None else self.labels(batch.counts if self.beyond is None else self.beyond.counts)
+        labels = None if other is None else self.labels((self.everywhere or batch).counts)
         slopes = self.slopes[role] = self.slopes.get(role, None if own.requires_grad else torch.empty_like(own))
         given = own, other, shift, batch.begins, place, labels, t, (1 - soft, soft)  # counted as `add` will
-        if (found := softmax_losses(*given, slopes, self.beyond)) is not None:
+        if (found := softmax_losses(*given, slopes, self.everywhere)) is not None:
             return [*found][: len(scores)]
         own, *others = (x[:, : len(shift)].float() + shift for x in scores)
         hard = softmax_hard_loss(own, batch.row, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -54,15 +55,17 @@ def memory(entities: int, triples: int, accumulators: str = "number") -> tuple[f
 
 
 def step(machines: int) -> tuple[float, float]:
-    """Of a step of `QUERIES` queries a machine, bytes that a machine sends, and the seconds of the least arithmetic.
+    """Of a step of `QUERIES` queries, bytes that a machine sends, and the seconds of the least arithmetic of one.
 
-    Sent: what `distributed.shards` says of one model that learns, anchors all different and spread over the machines.
-    Arithmetic: for each score and number of a row a multiplication and an addition, and twice that for its gradients.
+    Sent: what `distributed.engine` says of one model that learns, anchors all different and spread over the machines.
+    Arithmetic: for each score and number of a row a multiplication and an addition, and twice that for its gradients;
+    candidates are those that are drawn and an answer of each query.
     """
     given = told("scale.json")
     width = floats(given["model"], given["dim"])
-    sent = 2 * 4 * width * (machines - 1) * (CANDIDATES + QUERIES) / machines
-    return sent, 6 * width * CANDIDATES * QUERIES / told("bench/bench.json")["matmul_flops"]
+    sent = (2 * 4 * width + 24) * (machines - 1) * QUERIES / machines
+    scores = QUERIES * (CANDIDATES + QUERIES) / machines
+    return sent, 6 * width * scores / told("bench/bench.json")["matmul_flops"]
 
 
 def scale_table(shown: Shown) -> str:
@@ -73,7 +76,7 @@ def scale_table(shown: Shown) -> str:
         for machines in given["machines"]:
             (sent, arithmetic), held = step(machines), shared / machines + each
             wire = 8 * sent / given["bits_per_second"]
-            steps = 2 * triples / (machines * QUERIES)
+            steps = 2 * triples / QUERIES
             limit = "memory" if held > given["memory_bytes"] else "network" if wire > arithmetic else "arithmetic"
             times = [f"{sent / 1e6:.1f}", f"{1e3 * wire:.2f}", f"{1e3 * arithmetic:.2f}"]
             minutes = f"{steps * (wire + arithmetic) / 60:,.1f}"
@@ -95,8 +98,9 @@ def scale_constants(shown: Shown) -> str:
     given, bench = told("scale.json"), told("bench/bench.json")
     sizes = "; ".join(f"{name}: {entities:,} entities and {triples:,} triples" for name, entities, triples in graphs())
     return (
-        f"{given['model']} of dimension {given['dim']}, float32, Adagrad; {QUERIES} queries a machine and "
-        f"{CANDIDATES:,} candidates a step, both sides of each triple asked once an epoch; machines of "
+        f"{given['model']} of dimension {given['dim']}, float32, Adagrad; {QUERIES} queries a step, as on one "
+        f"machine, {CANDIDATES:,} drawn candidates and an answer of each query, both sides of each triple asked once "
+        f"an epoch; machines of "
         f"{given['memory_bytes'] / GIB:.0f} GiB and {bench['threads']} threads of {bench['device'].split(',')[0]}, "
         f"whose matrix products were measured at {bench['matmul_flops'] / 1e9:,.0f} GFLOP/s; "
         f"{given['bits_per_second'] / 1e9:.0f} Gb/s each way. {sizes}."
@@ -110,8 +114,7 @@ def scale_limits(shown: Shown) -> str:
     # bytes of an entity, by what the optimiser keeps of it
     fits = [(memory(2_000_000, 1, kept)[0] - memory(1_000_000, 1, kept)[0]) / 1e6 for kept in ("number", "row")]
     of_triple = memory(1, 2_000_000)[1] - memory(1, 1_000_000)[1]  # of a million triples
-    sent, arithmetic = step(2)
-    most = arithmetic / (8 * 2 * sent / given["bits_per_second"])  # N of N − 1 / N, as many machines as one likes
+    wire, arithmetic = 8 * 2 * step(2)[0] / given["bits_per_second"], step(1)[1]  # of N machines (N - 1) / N and 1 / N
     dense = {name: triples / entities for name, entities, triples in graphs()}
     reached = " and ".join(
         f"{room / of_triple / dense[x['name']]:,.0f} million as in {x['name']}"
@@ -124,10 +127,11 @@ def scale_limits(shown: Shown) -> str:
         f"- **Triples.** Every machine holds all of them, with their queries {of_triple / 1e6:,.0f} bytes each: from "
         f"{room / of_triple:,.0f} million on no number of machines is enough. Entities with as many triples each "
         f"reach that at {reached}.\n"
-        f"- **Network.** With as many machines as one likes, rows and gradients on the wire take {1 / most:.0%} of the "
-        f"arithmetic's time: machines more than {most:.1f} times as fast wait for the network, unless a step asks more "
-        f"queries of more candidates, since arithmetic grows with their product and traffic with their sum.\n"
-        f"- **Relations** are summed over all machines in each step, all of them: from {CANDIDATES + QUERIES:,} "
+        f"- **Network.** N machines send (N − 1) / N of {1e3 * wire:.2f} ms each a step and do 1 / N of its "
+        f"{1e3 * arithmetic:.2f} ms of arithmetic: from {1 + math.ceil(arithmetic / wire)} machines on the wire takes "
+        "longer, and more of them gain little. What is sent grows with the queries of a step and arithmetic with "
+        "queries times candidates, so a step of more candidates pays for more machines.\n"
+        f"- **Relations** are summed over all machines in each step, all of them: from {QUERIES:,} "
         f"relations of {width} numbers on that is more than all rows. It is not in the table.\n"
     )
 

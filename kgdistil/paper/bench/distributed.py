@@ -118,7 +118,7 @@ def metrics(record: dict[str, Any]) -> dict[str, Any]:
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 def step_bytes(engine: SampledSoftmaxEngine, batch: Tensor, world: int) -> int:
     """The bytes that `distributed.engine` says a step of queries takes on `world` ranks, worked out on one process."""
-    anchors, each = len(set(engine.anchor[batch].tolist())), 12 * world * (world - 1) * len(batch)
+    anchors, each = len(set(engine.anchor[batch].tolist())), 24 * (world - 1) * len(batch)
     total = 0
     for role, model in engine.models.items():
         rows = 4 * model.entities.shape[1] * (world - 1) * anchors
