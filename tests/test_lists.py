@@ -24,7 +24,7 @@ from kgdistil.graph import Graph
 from kgdistil.graphs import remembered
 from kgdistil.graphs.queries import like_known, queries_of, scores_of
 from kgdistil.kernels import bfloat16_where_fast
-from kgdistil.kernels.softmax import softmax_library, softmax_losses
+from kgdistil.kernels.softmax import Everywhere, softmax_library, softmax_losses, softmax_sums
 from kgdistil.losses import softmax_hard_loss, softmax_soft_loss
 from kgdistil.models import build_model
 from kgdistil.sampling import MADE_UP_STREAM, stream
@@ -187,6 +187,41 @@ def test_compiled_losses_equal_the_readable_ones(
     assert not found["compiled"][2][:, m:].any()
     near = {"rtol": 1e-4, "atol": 1e-8} if dtype == torch.float32 else {"rtol": 1 / 128, "atol": 1e-8}
     torch.testing.assert_close(found["compiled"][2], found["readable"][2], **near)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("taught", "temperature"), [(False, 1.0), (True, 1.0), (True, 2.0)])
+def test_parts_of_the_candidates_add_up(dtype: torch.dtype, taught: bool, temperature: float) -> None:
+    """Losses and gradients of processes that have some candidates each, one of them none of the likely ones."""
+    draw = torch.Generator().manual_seed(0)
+    n, m, cut = 17, 40, 23
+    scores, other = (8 * torch.randn(n, m, generator=draw).to(dtype) for _ in range(2))
+    scores[3, :cut] = -200.0
+    shift, labels = torch.rand(m, generator=draw), torch.rand(n, generator=draw).softmax(0)
+    known = torch.rand(n, m, generator=draw) < 0.1
+    known[:, 5] = True
+    counts, weights = known.sum(1), (0.3, 0.7)
+    if softmax_library(scores) is None:
+        pytest.skip("no compiler")
+
+    def found(low: int, high: int, sums: torch.Tensor | None, kept: bool) -> tuple:
+        x, given = scores[:, low:high].contiguous(), other[:, low:high].contiguous() if taught else None
+        here, slopes = known[:, low:high], torch.full_like(x, torch.nan)
+        own = softmax_sums(x, given, shift[low:high], temperature, slopes if kept else None)
+        place, start = here.nonzero()[:, 1].contiguous(), F.pad(here.sum(1).cumsum(0), (1, 0))
+        everywhere = None if sums is None else Everywhere(counts, sums, own if kept else None)
+        asked = x, given, shift[low:high], start, place, labels, temperature, weights, slopes, everywhere
+        return own, *softmax_losses(*asked), slopes.float()
+
+    _, hard, soft, whole = found(0, m, None, False)
+    parts = [(0, cut), (cut, m)]
+    sums = torch.stack([found(*part, None, False)[0] for part in parts]).logsumexp(0)
+    for kept in {False, not taught}:
+        first, second = (found(*part, sums, kept)[1:] for part in parts)
+        assert float(first[0] + second[0]) == pytest.approx(float(hard), rel=1e-5)
+        assert float(first[1] + second[1]) == pytest.approx(float(soft), rel=1e-4, abs=1e-6)
+        near = {"rtol": 1e-4, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 1 / 64, "atol": 1e-7}
+        torch.testing.assert_close(torch.cat([first[2], second[2]], 1), whole, **near)
 
 
 def test_losses_against_their_definition() -> None:

@@ -98,9 +98,9 @@ class ShardedEngine(SampledSoftmaxEngine):
             return super().losses_of(role, scores, shift, batch, place)
         return self.readable([x[:, : len(shift)].float() + shift for x in scores], batch, place, self.everywhere)
 
-    def readable(self, scores: list[Tensor], batch: Batch, place: Tensor, all_: Everywhere) -> list[Tensor]:
+    def readable(self, scores: list[Tensor], batch: Batch, place: Tensor, everywhere: Everywhere) -> list[Tensor]:
         """`losses_of` in PyTorch: gradients are those of all ranks' losses, values what is here of them."""
-        (own, *others), t, (counts, sums, _) = scores, self.config.temperature, all_
+        (own, *others), t, (counts, sums, _) = scores, self.config.temperature, everywhere
         lse = of_all(own, sums[0])
         elsewhere = ((counts - batch.counts) * lse).sum()
         hard = (lse[batch.row] - own[batch.row, place]).sum() + elsewhere - elsewhere.detach()

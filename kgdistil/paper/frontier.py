@@ -290,6 +290,7 @@ def measure(dataset: str, graph: Graph, sizes: Iterable[int] = SIZES, other: Cel
                     "teacher": found.id,
                     "teacher_mrr": its,
                     "commit": records.provenance()["commit"],
+                    "command": records.command(),
                     "ranks": name,
                     **{split: r.metrics() for split, r in ranks.items()},
                 }
