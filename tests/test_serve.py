@@ -180,6 +180,7 @@ def test_a_wrong_query_is_one_line(client: TestClient, asked: dict[str, Any], wo
         (b'{"head": "a b"', 422, "json"),
         (b'{"head": "a b", "relation": "r1", "k": "5"}', 422, "k: "),
         (b'{"head": "\\ud800", "relation": "r1"}', 422, "json"),
+        (b'{"head": "a b", "relation": "r1", "head": "e07"}', 422, "head is given 2 times; give it once"),
         (b"[" * 1900, 422, ""),
         (b'{"head": ["a b", "e07", "e08", "e09", "e10"], "relation": "r1"}', 422, "up to 4"),
         (b'{"head": ["a b", "e07"], "relation": ["r1"]}', 422, "different lengths"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -73,6 +74,13 @@ class Beginning(Asked):
     k: Annotated[int, Field(ge=1, description="How many labels.")] = 10
 
 
+def once(pairs: list[tuple[str, Any]]) -> None:
+    """ConfigError where a JSON object names a field twice, of which a reader takes the last."""
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"{twice[0]} is given {names.count(twice[0])} times; give it once, or a list")
+
+
 def parse(model: type[Asked], given: QueryParams | bytes) -> dict[str, Any]:
     """What a request asks.
 
@@ -83,7 +91,9 @@ def parse(model: type[Asked], given: QueryParams | bytes) -> dict[str, Any]:
     """
     try:
         if isinstance(given, bytes):
-            return model.model_validate_json(given, strict=True).model_dump()
+            asked = model.model_validate_json(given, strict=True).model_dump()
+            json.loads(given, object_pairs_hook=once)
+            return asked
         values: dict[str, Any] = dict(given)
         if len(values) < len(given.multi_items()) or "candidates" in values:
             for name in values:
