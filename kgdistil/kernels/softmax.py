@@ -22,8 +22,8 @@ ROUNDED = 1e-7  # weights as near as that are the same
 
 class Everywhere(NamedTuple):
     """What all processes have of queries whose candidates are shared out among them: the answers of each query, int64
-    [n]; log-sum-exp float32 [3, n] of the scores of each query, of scores / T, and of the other model's / T; and the same
-    of the scores here, where `softmax_sums` has put their softmax into the gradient."""
+    [n]; log-sum-exp float32 [3, n] of the scores of each query, of scores / T, and of the other model's / T; and as
+    much of the scores here, where `softmax_sums` has put their softmax into the gradient."""
 
     counts: Tensor
     sums: Tensor
