@@ -50,7 +50,7 @@ def test_ranks_give_what_one_process_gives(
 ) -> None:
     monkeypatch.setenv("KGDISTIL_NATIVE", native)  # read by the ranks
     configs = [a_config(**values) for values in CASES.values()]
-    batches = [torch.arange(0, 40), torch.arange(60, 100), torch.tensor([5, 3])]  # two leave ranks without
+    batches = [torch.arange(0, 40), torch.arange(60, 100), torch.tensor([5, 3])]  # few answers
     found = on_ranks(world, sharded_steps, configs, 30, tiny_graph.train, batches)
     monkeypatch.undo()
     for name, config, *ranks in zip(CASES, configs, *found, strict=True):

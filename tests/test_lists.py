@@ -200,6 +200,8 @@ def test_parts_of_the_candidates_add_up(dtype: torch.dtype, taught: bool, temper
     shift, labels = torch.rand(m, generator=draw), torch.rand(n, generator=draw).softmax(0)
     known = torch.rand(n, m, generator=draw) < 0.1
     known[:, 5] = True
+    known[0, :cut] = torch.arange(cut) == 5
+    known[0, 7] = True  # in whose place `found` puts the fifth once more
     counts, weights = known.sum(1), (0.3, 0.7)
     if softmax_library(scores) is None:
         pytest.skip("no compiler")
@@ -209,6 +211,8 @@ def test_parts_of_the_candidates_add_up(dtype: torch.dtype, taught: bool, temper
         here, slopes = known[:, low:high], torch.full_like(x, torch.nan)
         own = softmax_sums(x, given, shift[low:high], temperature, slopes if kept else None)
         place, start = here.nonzero()[:, 1].contiguous(), F.pad(here.sum(1).cumsum(0), (1, 0))
+        if low == 0:
+            place[1] = place[0]  # one candidate may stand for two answers
         everywhere = None if sums is None else Everywhere(counts, sums, own if kept else None)
         asked = x, given, shift[low:high], start, place, labels, temperature, weights, slopes, everywhere
         return own, *softmax_losses(*asked), slopes.float()

@@ -72,11 +72,12 @@ static double from_softmax(const Softmax &J, int64_t i, float all) {
     const float lse = J.everywhere[i], weight = J.hard * J.counts[i] * all, scale = weight * std::exp(J.sums[i] - lse);
 #pragma omp simd
     for (int64_t j = 0; j < J.m; j++) put(scale * wide(to[j]), to[j]);
-    double hard = 0;
-    for (int64_t k = J.start[i]; k < J.start[i + 1]; k++) {  // whose difference would be rounded twice
+    double hard = 0;  // answers anew, whose difference would be rounded twice; one may stand there twice
+    for (int64_t k = J.start[i]; k < J.start[i + 1]; k++) put(0, to[J.place[k]]);
+    for (int64_t k = J.start[i]; k < J.start[i + 1]; k++) {
         const int64_t j = J.place[k];
-        const float x = wide(scores[j]) + J.shift[j] - lse;
-        hard -= x, put(weight * std::exp(x) - J.hard * all, to[j]);
+        const float x = wide(scores[j]) + J.shift[j] - lse, before = wide(to[j]);
+        hard -= x, put((before == 0 ? weight * std::exp(x) : before) - J.hard * all, to[j]);
     }
     return hard * all;
 }
