@@ -171,7 +171,7 @@ def test_seconds_that_are_none_are_refused(wrong: tuple[str, str], capsys: pytes
 
 def test_a_killed_rank_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun starts both ranks again, and they end where they would have."""
-    few = {"dim": 4, "epochs": 3, "check_every": 1, "batch_size": 256}  # all is kept after each batch
+    few = {"dim": 4, "epochs": 2, "check_every": 1, "batch_size": 512}  # all is kept after each batch
     monkeypatch.setattr(bench, "KILLED", {**bench.SMALL, **few})
     monkeypatch.setattr(bench, "EVERY", ("--keep-every", "0"))
     found = bench.kill_ranks(tmp_path, 1)
