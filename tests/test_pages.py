@@ -373,7 +373,7 @@ def test_the_opening_follows_the_records(shown):
     told = lead(lambda run, text: f"[{text}]({run})")
     for mrr in ("[0.450]", "[0.480]", "[0.528]", "0.218", "[0.268]"):
         assert mrr in told, "few bits of 16 and of 64 bytes, the teacher, and the paper's student beside ours"
-    failed = told[told.index("**What") :]
+    failed = told[told.index("- **What") :]
     assert re.findall(r"Of (\d+) distilled students (\d+) .*?, (\d+) worse", failed) == [("1", "0", "1")]
     path = records.results_folder() / "tables" / "frontier.csv"
     frame = pd.read_csv(path)

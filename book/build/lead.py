@@ -21,8 +21,8 @@ SURE = 0.05  # p below which a difference is called significant
 
 
 def lead(link: Link) -> str:
-    """Three paragraphs of Markdown; a part whose runs are not recorded is left out."""
-    return "\n\n".join(filter(None, (gained(link), at_size(), failed(link))))
+    """Three points of a Markdown list; a part whose runs are not recorded is left out."""
+    return "\n".join(f"- {point}" for point in (gained(link), at_size(), failed(link)) if point)
 
 
 def at_size() -> str:
@@ -73,10 +73,9 @@ def gained(link: Link) -> str:
         f"**On WN18RR a student of {small} bytes an entity reaches a test MRR of {shown(few.loc[small], 'mrr')}, one "
         f"of {size} bytes {shown(few.loc[size], 'mrr')}.** A RotatE teacher of {large} bytes has "
         f"{shown(teacher, 'ours')}. The paper's distilled student of {size} bytes has {ours['paper']:.3f}; ours, "
-        f"distilled as in the paper, {shown(ours, 'ours')}. The small students keep as many dimensions as a ComplEx "
-        "teacher and spend fewer bits on each: product quantisation with learned codebooks, trained through the codes "
-        "(straight-through estimator) on the teacher's answers to whole lists of candidates (sampled softmax). Their "
-        f"own teachers have {' and '.join(own)}." + from_paths(by_paths, [small, size], link)
+        f"distilled as in the paper, {shown(ours, 'ours')}. The small students spend fewer bits on each dimension "
+        "in place of having fewer dimensions (product quantisation, learned through the rounding). Their own teachers "
+        f"have {' and '.join(own)}." + from_paths(by_paths, [small, size], link)
     )
 
 

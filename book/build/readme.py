@@ -96,8 +96,17 @@ def lead_block() -> str:
     return lead(lambda run, text: f"[{text}]({place(run)})")
 
 
+def picture_block() -> str:
+    """The README's first picture: MRR by bytes of an entity, the paper's, the tuned reproduction, and few bits."""
+    from kgdistil.paper import tables
+
+    frame = tables.quality()
+    words = words_of_quality(frame[frame["kind"] != "published"].astype({"bytes": int}))
+    return f"![Test MRR on WN18RR against bytes per entity. {words}.](results/{QUALITY})"
+
+
 def quality_block() -> str:
-    """The README's first screen: MRR by bytes of an entity, the paper's, the tuned reproduction, and few bits."""
+    """The numbers of that picture, and those of the other graphs."""
     from kgdistil.paper import story, tables
 
     frame, speed = tables.quality(), tables.frontier_speed("wn18rr")
@@ -111,10 +120,9 @@ def quality_block() -> str:
             rows.append([line, *(cell.get(size, "") for size in sizes)])
     table = markdown(["WN18RR, test MRR", *(f"{size} bytes" for size in sizes)], rows)
     table += f"\n\n{few_bits_table()}{of_ones_own()}{without_its_search()}"
-    words = f"Test MRR on WN18RR against bytes per entity. {words_of_quality(frame)}."
     cost = "" if speed.empty else f"\n\n{story.of_speed(speed, 'WN18RR')} [The record](results/bench/scan.json)."
     return (
-        f"![{words}](results/{QUALITY})\n\n{table}\n\n"
+        f"{table}\n\n"
         "Bytes of one entity; filtered ranks of both sides, realistic ties; one seed, or the mean of several where "
         "they have run. Each of our numbers links to its record, a mean to that of seed 0." + cost
     )
@@ -231,8 +239,8 @@ def reproduction_block() -> str:
 
 def update(text: str) -> str:
     """README.md's text with its marked blocks made anew."""
-    blocks = {"lead": lead_block, "quality": quality_block, "result": result_block, "bench": bench_block}
-    blocks["reproduction"] = reproduction_block
+    blocks = {"picture": picture_block, "lead": lead_block, "quality": quality_block, "result": result_block}
+    blocks |= {"bench": bench_block, "reproduction": reproduction_block}
     for name, block in blocks.items():
         start, end = f"<!-- {name}: start -->\n", f"<!-- {name}: end -->"
         before, found, rest = text.partition(start)
