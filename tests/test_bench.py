@@ -444,6 +444,31 @@ def test_a_stranger_has_one_command_and_the_rule_of_others(results_in_tmp, monke
     assert f"{mrr[found['chosen']]:.3f} ({kept})" in page
 
 
+def test_small_budgets_are_spent_in_three_ways(results_in_tmp, monkeypatch):
+    from book.build.pages import rules
+    from kgdistil.paper.bench import budgets
+
+    assert "bench.budgets" in rules.small_budgets(None)
+    made = budgets.distil
+    monkeypatch.setattr(budgets, "distil", lambda graph, **how: made(graph, **how, epochs=2))
+    for name in ("KGDISTIL_RUNS", "KGDISTIL_RESULTS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # the bench sets both
+    assert budgets.main(["umls", "--budgets", "8B/entity", "1kB"]) == 0
+    found = json.loads((results_in_tmp / "bench" / "budgets.json").read_text())
+    by_way = {(row["budget"], row["way"]): row for row in found["rows"]}
+    codes = [by_way[budget, "codes"] for budget in ("8B/entity", "1kB")]
+    assert [(row["dim"], row["precision"], row["teacher_dim"]) for row in codes] == [(32, "1bit", 32), (2, "4bit", 2)]
+    assert by_way["1kB", "rounded"]["dim"] == 2 and by_way["1kB", "rounded"]["teacher_dim"] == 64
+    assert {row["config"]["group"] for row in codes} == {1, 4} and by_way["1kB", "floats"]["model"] == "RotatE"
+    assert all(row["bytes"] <= 1000 for row in found["rows"] if row["budget"] == "1kB")
+    monkeypatch.setattr(budgets, "path", lambda: results_in_tmp / "bench" / "budgets.json")
+    page = rules.small_budgets(None)
+    best = max(found["rows"][:3], key=lambda row: row["mrr"]["valid"])
+    assert f"<strong>{best['mrr']['test']:.3f}</strong>" in page and "umls, 1kB" in page
+    with pytest.raises(ConfigError, match="--budgets 2ms: give sizes"):
+        budgets.main(["umls", "--budgets", "2ms"])
+
+
 def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypatch):
     """After one step from the same numbers, both have the same rows and relations, whatever the kind of step."""
     from kgdistil.paper.bench import step

@@ -300,7 +300,11 @@ def test_the_budget_chooses_from_the_frontier(tiny_graph: Graph, measured: None,
         assert size(model, precision) == bought.bytes <= limit
         assert ("it was measured in float32" in bought.why) == (teacher == 64)
         limit = bought.bytes - 1
-    assert plan(tiny_graph, bought.bytes - 1).model == "RotatE"  # nothing of the frontier fits
+    for small, dim, precision, teacher in (("400B", 3, "4bit", 64), ("3B/entity", 12, "1bit", 12)):
+        below = plan(tiny_graph, small)
+        found = (below.model, below.dim, below.precision, below.teacher_dim)
+        assert found == ("ComplEx", dim, precision, teacher), "nothing so small was measured"
+    assert plan(tiny_graph, "400B", few_bits=True).teacher_dim == 3, "a search has codes that are learned"
     assert plan(tiny_graph, "1MB", "TransE").model == "TransE"
     few_floats_kept(tmp_path, 0.95)
     waits = {"float32": 0.5, "float16": 0.5, "int8": 0.5, "4bit": 1e-3, "2bit": 1e-4}

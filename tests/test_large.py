@@ -21,7 +21,7 @@ from kgdistil.answer.labels import Labels
 from kgdistil.checkpoint import load_model
 from kgdistil.config import make_config
 from kgdistil.distillation import scale
-from kgdistil.distillation.budget import bytes_of, plan
+from kgdistil.distillation.budget import Plan, bytes_of, plan
 from kgdistil.errors import CheckpointError, ConfigError, DataError
 from kgdistil.graph import Graph
 from kgdistil.graphs import cache, checks, forms, numbering, readers, text
@@ -333,7 +333,7 @@ def test_a_graph_of_100_000_entities_becomes_a_student_in_one_command(
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [(["--ask", "r9"], "--ask 'r9': .* has no such relation"), (["--budget", "8B/entity"], "buys .*; give one that")],
+    [(["--ask", "r9"], "--ask 'r9': .* has no such relation"), (["--budget", "9B"], "buys .*; give one that")],
 )
 def test_the_bench_refuses_before_it_trains(
     tiny_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], said: str
@@ -341,6 +341,8 @@ def test_the_bench_refuses_before_it_trains(
     lines = ["\t".join((f"e{h}", f"r{r}", f"e{t}")) for h, r, t in tiny_graph.known.tolist()]
     (tmp_path / "g.tsv").write_text("\n".join(lines))
     monkeypatch.setattr(large, "distil", None)
+    if "--budget" in more:
+        monkeypatch.setattr(large, "plan", lambda *_, **__: Plan("RotatE", 2, "int8", 64, 9, "no few bits fit"))
     with pytest.raises(ConfigError, match=said):
         large.main([str(tmp_path / "g.tsv"), *more])
 

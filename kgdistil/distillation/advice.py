@@ -40,9 +40,9 @@ def frontier(graph: Graph, hubs: bool = False) -> pd.DataFrame:
     """What `frontier.kept` found of graphs like this one, the best first; empty where nothing ran.
 
     Of each size, the students of the graph whose figures are nearest (`rule.distance`), of those where it was
-    measured. Sizes compare as on the nearest graph of most sizes, whose best students keep `order`, and students of a
-    size by the share of its best one; of those alike the largest comes first, whose teacher is larger, too. A column
-    `told` says it in words.
+    measured; few floats only where no few bits of that size kept as much on the same graph. Sizes compare as on the
+    nearest graph of most sizes, whose best students keep `order`, and students of a size by the share of its best one;
+    of those alike the largest comes first, whose teacher is larger, too. A column `told` says it in words.
 
     Args:
         hubs: a few of very many entities stand in many triples; what was measured on such a graph, beside entities
@@ -54,6 +54,8 @@ def frontier(graph: Graph, hubs: bool = False) -> pd.DataFrame:
         return pd.DataFrame(columns=["kept", "bytes"])
     if "hubs" in table and not hubs:
         table = table[table["hubs"] != 1]
+    few = table["kept"].where(table["group"] > 0).groupby([table["graph"], table["bytes"]]).transform("max")
+    table = table[(table["group"] > 0) | ~(table["kept"] <= few)]
     own, known = rule.figures(graph), rule.rule()
     scale = known["scale"] if known else dict.fromkeys(own, 1.0)
     table = table.assign(far=[rule.distance(own, row, scale) for row in table.to_dict("records")])

@@ -25,9 +25,11 @@ from kgdistil.students.predict import top
 Shape = tuple[int, str, int]  # of a student: dimension, precision, rank
 SHAPES = 4  # that a search chooses from at most, since each is trained once as ever before anything is drawn
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+STEPS = tuple(sorted({*DIMENSIONS, *(3 * d // 2 for d in DIMENSIONS[1:])}))  # of students of few bits
 FREQUENT = 0.25  # of training triples' places, from which on the entities there are worth a sixteenth of the bytes
 FINEST, COARSEST = (PRECISION_OF[choose(GROUPS.values())] for choose in (min, max))  # most and fewest bits a number
 HUBS: tuple[str, Shape] = ("ComplEx", (64, FINEST, 32))  # the student whose room for whole entities says if there are
+NARROW = 16  # complex numbers of a student up to which few floats, rounded to 4 bits, keep more than learned codes
 WIDEST = 256  # floats of an entity up to which a student beside whole ones takes fewer bits for more of them
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}
 ROUNDED = ("float16", "int8")  # that numbers of 32 bits are in at little cost, where they do not fit
@@ -63,9 +65,10 @@ def plan(
     """The student for a budget.
 
     The one that kept most of its teacher's MRR on the measured frontier, of those that fit; the largest, where they
-    kept the same to a hundredth; few floats that do not fit in halves or in int8. Where none of them fits, or a model
-    is asked for, it has float, half or int8 numbers: the largest dimension whose weights or answers fit, and for it the
-    finest precision, since int8 costs little, which `distil` measures, and halving the dimension costs much.
+    kept the same to a hundredth. Of few bits, where such a student fits at all, though none so small was measured: few
+    floats keep less (`paper.bench.budgets`). Where none fits, or a model is asked for, it has float, half or int8
+    numbers: the largest dimension whose weights or answers fit, and for it the finest precision, since int8 costs
+    little, which `distil` measures, and halving the dimension costs much.
 
     Args:
         budget: bytes, or a text such as "2MB", "500 kB" or "1GiB"; bytes of an entity, as "16B/entity", to which what
@@ -79,6 +82,8 @@ def plan(
     (limit, seconds), each = parse_budget(budget), "/" in str(budget)
     limit = limit and limit * graph.num_entities if each else limit
     best = on_frontier(graph, limit, seconds, teacher_dim, each) if model is None else None
+    if model is None and limit and best is None:
+        best = below_the_measured(graph, limit, each, 0 if few_bits else teacher_dim)
     if best and (best.precision in GROUPS or not few_bits):
         return of_the_rule(graph, best, limit, each)
     kind = MODELS.get(model or "RotatE")
@@ -150,13 +155,28 @@ def on_frontier(
     return None
 
 
+def below_the_measured(graph: Graph, limit: int, each: bool, teacher_dim: int) -> Plan | None:
+    """The student of few bits for a budget that is too small for all on the frontier; None where none was measured.
+
+    Codes that are learned begin as their teacher's numbers, which then are as few. Of 4 bits and at most `NARROW`
+    complex numbers, a student of a teacher of `teacher_dim` that is rounded when it is trained keeps more; 0: such a
+    one is not wanted.
+    """
+    found = None if advice.frontier(graph).empty else of_few_bits(graph, limit, "ComplEx", each)
+    if found and found.precision == FINEST and found.dim <= min(NARROW, teacher_dim - 1):
+        return replace(
+            found, teacher_dim=teacher_dim, why=f"{found.why}; so small a one has floats until it is trained"
+        )
+    return found
+
+
 def of_the_rule(graph: Graph, found: Plan, limit: int | None, each: bool) -> Plan:
     """The same student as the kind of model that a rule of the graph's figures takes, where that fits as well, one of
     low rank with fewer numbers of four bits; on graphs with hubs one `with_whole` entities.
 
     Of as many bytes four bits a number were the best in the one search of low ranks (FB15k-237).
     """
-    kind = rule.kind(graph) if found.precision in GROUPS else None
+    kind = rule.kind(graph) if found.precision in GROUPS and found.teacher_dim == found.dim else None
     if kind is None or limit is None:
         return found
     shape = (found.dim, found.precision, found.rank)
@@ -226,7 +246,7 @@ def of_few_bits(graph: Graph, limit: int, model: str, each: bool = False) -> Pla
     """The student of most bytes an entity that fits, of those the one of most floats; None where none does."""
     fitting = []
     for precision, group in GROUPS.items():
-        for dim in (d for d in DIMENSIONS if MODELS[model].entity_factor * d % group == 0):
+        for dim in (d for d in STEPS if MODELS[model].entity_factor * d % group == 0):
             size = bytes_of(graph, model, dim, precision)
             if size - (shared_bytes(graph, model, dim, precision) if each else 0) <= limit:
                 fitting.append((row_bytes(model, dim, group), dim, precision, size))

@@ -10,11 +10,16 @@ import pandas as pd
 from book.build.html import html_table, number
 from book.build.pages.shown import Shown, none_yet, picture
 from kgdistil.paper import fitting, plots
-from kgdistil.paper.bench import stranger
+from kgdistil.paper.bench import budgets, stranger
 
 PARTS = {"teacher": "teacher", "stage 1": "student, distilled", "no-DS": "student alone"}
 CHOSEN = {"stage 1": "distilled", "no-DS": "alone", "paths": "taught by paths"}  # what `distil` keeps
 AIM = 0.97  # of the searched MRR is what the rule is to reach
+WAYS = {
+    "floats": "few floats of RotatE",
+    "rounded": "few floats of ComplEx, rounded",
+    "codes": "codes that are learned",
+}
 CLOSE = 0.05  # the share that a student keeps is to be foretold so closely
 
 
@@ -119,6 +124,29 @@ def strangers(shown: Shown) -> str:
     head += ["share told", "share kept"]
     title = "A graph that the rule does not know, by one command, test MRR"
     return html_table(title, [*head, "minutes in all"], rows)
+
+
+def small_budgets(shown: Shown) -> str:
+    """What is kept of budgets so small that the frontier measured none of them, in three ways."""
+    if not budgets.path().is_file():
+        return none_yet(budgets.COMMAND)
+    frame = pd.DataFrame(json.loads(budgets.path().read_text(encoding="utf-8"))["rows"])
+    rows = []
+    for (graph, budget), mine in frame.groupby(["graph", "budget"], sort=False):
+        by_way = mine.set_index("way")
+        best = max(row["mrr"]["valid"] for _, row in mine.iterrows())
+        cells = []
+        for way in WAYS:
+            if way not in by_way.index:
+                cells.append("–")
+                continue
+            row = by_way.loc[way]
+            mrr = number(row["mrr"]["test"])
+            shape = f"{row['dim']}, {row['precision']}"
+            cells.append(f"{f'<strong>{mrr}</strong>' if row['mrr']['valid'] == best else mrr} ({shape})")
+        rows.append([f"{graph}, {budget}", *cells])
+    title = "Budgets below what was measured, test MRR (dimension, precision); bold: the best on validation"
+    return html_table(title, ["graph, budget", *WAYS.values()], rows)
 
 
 def kept(found: dict[str, Any]) -> float:

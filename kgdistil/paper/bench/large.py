@@ -199,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := [name for name in options.ask if name not in graph.relations]:
         few = ", ".join(map(short, graph.relations[:5]))
         raise ConfigError(f"--ask {short(unknown[0])}: {options.graph} has no such relation; it has {few}")
-    bought = plan(graph, options.budget)
+    bought = plan(graph, options.budget, few_bits=True)
     if options.shape:
         bought = of_shape(graph, bought, options.shape)
     if bought.precision not in GROUPS:
