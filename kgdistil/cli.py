@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+from click.core import ParameterSource
 
 from kgdistil._version import __version__
 from kgdistil.answer.answers import Answers
@@ -150,6 +151,7 @@ def graph_options(command: Any) -> Any:
     return with_options(command, options)
 
 
+READ, SUM = ("teacher", "teacher_lists", "names", "labels"), " sum"  # what is read beside the graph, and of it is kept
 TEACHER = ("trust_pickle", "convention", "norm", "gamma", "labels")  # what `teacher_options` adds
 
 
@@ -292,7 +294,7 @@ def distill(
     With --time a third of it goes into trials of the teacher, a third into those of its student, and as much as that
     into the student alone, on the validation triples; OUTPUT/search.jsonl has a line for each trial. Some trials are
     not cut short, so that it may take longer: the first, and those of the student alone that give it what its teacher
-    had. The same command goes on where it was stopped, and with more time where it ended.
+    had. The same command goes on where it was stopped, and with more --time where it ended.
 
     Teacher, checkpoints and records go to a folder beside the student, OUTPUT.training, which you may delete when you
     have what you want; until then the same command goes on where it was stopped. Once it is finished, the same command
@@ -300,9 +302,11 @@ def distill(
     """
     from kgdistil.answer.student import half_saved, holds_student
     from kgdistil.compress.packing import GROUPS, check_precision
-    from kgdistil.distillation.budget import alike, parse_budget, plan, search_seconds
-    from kgdistil.distillation.distil import distil
+    from kgdistil.distillation.budget import parse_budget, plan, search_seconds, searched
+    from kgdistil.distillation.distil import SEARCHED, distil
+    from kgdistil.distillation.recipes import family
     from kgdistil.files import write_text
+    from kgdistil.graphs.importers import import_teacher
     from kgdistil.records import kept_in
 
     check_output(output)
@@ -315,9 +319,7 @@ def distill(
     asked = as_asked(dim=dim, precision=precision, budget=budget, model=model, teacher=teacher, **options)
     no_paths = options.pop("no_paths") or None
     asked |= as_asked(teacher_lists=teacher_lists, time=time_, no_paths=no_paths)
-    if holds_student(output) and not replace:
-        if made(output) != {"graph": read(graph, options).sha256, **asked}:
-            raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
+    if holds_student(output) and not replace and is_done(output, {"graph": read(graph, options).sha256, **asked}):
         student = opened(output)
         if not as_json:
             say(f"{output} holds what this command made: nothing is left to do.")
@@ -330,35 +332,48 @@ def distill(
         found = read(graph, options)
         if not as_json:
             say(str(found))
+        how = {name: options[name] for name in TEACHER if options[name]}
+        brought = teacher and import_teacher(teacher, found, **{"model": model, **how})
+        teacher_dim = brought.model.dim if brought else options["teacher_dim"]
         expected = None
         if budget is not None:
-            kind = model if teacher is None else model or "RotatE"  # a teacher's students have few floats
+            kind = model or (family(brought.model) if brought else None)
             few = time_ is not None or teacher_lists is not None
-            expected = plan(found, budget, kind, options["teacher_dim"], few_bits=few)
+            expected = plan(found, budget, kind, teacher_dim, few_bits=few)
             if not as_json:
                 say(f"the budget of {budget} buys {expected}\n{expected.why}\n{expected.expected}")
-        names = ("teacher_dim", "stages", "epochs", "seed", "device", "rank", "softmax_epochs")
-        wanted = {name: options[name] for name in names}
-        wanted |= {
-            "paths": not no_paths,
-            "model": model,
-            "dim": 8 if dim is None else dim,
-            "precision": precision or "int8",
-        }
+        names = ("stages", "epochs", "seed", "device", "rank", "softmax_epochs")
+        wanted = {name: options[name] for name in names} | {"teacher_dim": teacher_dim, "model": model}
+        wanted |= {"paths": not no_paths, "dim": 8 if dim is None else dim, "precision": precision or "int8"}
         if expected:
-            wanted |= {name: getattr(expected, name) for name in ("dim", "precision", "teacher_dim", "rank", "whole")}
-            open_ = time_ is not None and expected.precision in GROUPS  # the search's to decide
-            wanted["model"] = model if teacher or open_ else expected.model
-            if time_ is not None and expected.precision in GROUPS:
-                shape = (expected.dim, expected.precision, expected.rank)
-                wanted["shapes"] = alike(found, expected.model, shape)[1:] if expected.seconds is None else ()
-        how = {name: options[name] for name in TEACHER if options[name]}
-        done = distil(found, teacher=teacher, teacher_lists=teacher_lists, teacher_options=how, time=time_, **wanted)
+            shape = ("dim", "precision", "teacher_dim", "rank", "whole", "model")
+            wanted |= {name: getattr(expected, name) for name in shape}
+            if budget and time_ and expected.precision in GROUPS:
+                kinds = SEARCHED if model is None else ()
+                wanted["models"], wanted["shapes"] = searched(found, expected, budget, kinds)
+        alike = wanted["precision"] in GROUPS and (time_ or teacher_lists)  # student and teacher, in dimension
+        wanted["teacher_dim"] = wanted["dim"] if alike else wanted["teacher_dim"]
+        check_unread(options, wanted, coded=wanted["precision"] in GROUPS and wanted["dim"] == wanted["teacher_dim"])
+        wanted |= {"teacher": brought, "teacher_options": None if brought else how}
+        done = distil(found, teacher_lists=teacher_lists, time=time_, **wanted)
         done.student.about |= {"expected": expected and expected.expected, "asked": {"graph": found.sha256, **asked}}
         done.student.save(output)
         if done.trials:
             write_text(output / "search.jsonl", "".join(json.dumps(row) + "\n" for row in done.trials))
     report(opened(output), output, as_json)
+
+
+def check_unread(options: dict[str, Any], wanted: dict[str, Any], coded: bool) -> None:
+    """ConfigError where an option is given that the training of this student, `coded` or not, would not read."""
+    context, floats = click.get_current_context(), ("stages", "softmax_epochs")
+    given = [x for x in ("teacher_dim", *floats) if context.get_parameter_source(x) is ParameterSource.COMMANDLINE]
+    if "teacher_dim" in given and options["teacher_dim"] != (dim := wanted["teacher_dim"]):
+        raise ConfigError(
+            f"--teacher-dim is {options['teacher_dim']}, but this student's teacher has {dim}: leave it out"
+        )
+    if unread := [name for name in floats if coded and name in given]:
+        option = f"--{unread[0].replace('_', '-')}"
+        raise ConfigError(f"{option} is for few floats: {wanted['precision']} is trained in one stage; leave it out")
 
 
 def opened(folder: Path) -> Student:
@@ -375,9 +390,43 @@ def opened(folder: Path) -> Student:
 
 
 def as_asked(**values: Any) -> dict[str, str]:
-    """What a command was asked, as a student's folder keeps it; whether a pickle is trusted changes nothing."""
+    """What a command was asked, as a student's folder keeps it, and the sums of what it reads beside the graph; whether
+    a pickle is trusted changes nothing."""
     given = {key: x for key, x in values.items() if x is not None and key != "trust_pickle"}
-    return {key: str(os.path.realpath(x) if isinstance(x, Path) else x) for key, x in given.items()}
+    asked = {key: str(os.path.realpath(x) if isinstance(x, Path) else x) for key, x in given.items()}
+    return asked | {f"{key}{SUM}": sum_of_all(x) for key, x in given.items() if key in READ and os.path.exists(x)}
+
+
+def sum_of_all(path: Path) -> str:
+    """XXH3 of a file, or of all that lies in a folder but what is hidden."""
+    import xxhash
+
+    from kgdistil.graphs.cache import sum_of
+
+    inside = (found for found in sorted(path.rglob("*")) if not found.name.startswith("."))
+    files = [found for found in inside if found.is_file()] if path.is_dir() else [path]
+    told = "".join(f"{os.path.relpath(found, path)} {sum_of(found)}\n" for found in files)
+    return xxhash.xxh3_128_hexdigest(told.encode(errors="surrogatepass"))
+
+
+def is_done(output: Path, asked: dict[str, str]) -> bool:
+    """Whether the student in a folder is what a command asks for; not where a search has more time than it had.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    from kgdistil.distillation.budget import parse_time
+
+    before = made(output) or {}
+    now = {key: value for key, value in asked.items() if key in before or not key.endswith(SUM)}  # as before there were
+    if before == now:
+        return True
+    timed = "time" in before and "time" in now and before == {**now, "time": before["time"]}
+    if timed and parse_time(before["time"]) < parse_time(now["time"]):
+        return False
+    what = next((key.removesuffix(SUM) for key in now if key in before and now[key] != before[key]), "")
+    changed = f" (of another {what.replace('_', ' ')})" if what else ""
+    raise ConfigError(f"{output} holds a model already{changed}; name another folder, or add --replace")
 
 
 def made(output: Path) -> Any:
@@ -508,6 +557,7 @@ def only_one(folder: Path) -> Iterator[None]:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File for the answers to a batch."
 )
+@click.option("--replace", is_flag=True, help="Write over that file where it is there already.")
 @click.option(
     "--skip-errors",
     is_flag=True,
@@ -522,10 +572,13 @@ def predict(
     batch: Path | None,
     format_: str | None,
     output: Path | None,
+    replace: bool,
     skip_errors: bool,
     **query: Any,
 ) -> None:
     """Ask a STUDENT for what is missing: give two of head, relation and tail.
+
+    The query's own entity is no answer, unless training has the relation from entities to themselves.
 
     A batch is a file with a query a line: head, relation and tail with tabs between them, where what is asked for is
     left empty, or "?". Its answers have the line's number, the triple, the rank and the score.
@@ -543,8 +596,8 @@ def predict(
     from kgdistil.answer.lines import entities_of, number_of
 
     places = {place: query.pop(place) for place in ("head", "relation", "tail")}
-    if batch is None and (format_ or output or skip_errors):
-        raise ConfigError("--format, --output and --skip-errors are of a batch: add --batch FILE")
+    if batch is None and (format_ or output or skip_errors or replace):
+        raise ConfigError("--format, --output, --replace and --skip-errors are of a batch: add --batch FILE")
     if batch is not None and (as_json or any(x is not None for x in places.values())):
         raise ConfigError("--batch comes without --head, --relation, --tail and --json; --format jsonl gives JSON")
     if ids:
@@ -560,7 +613,7 @@ def predict(
         if query.get("candidates") is not None:
             query["candidates"] = find_all(who, query["candidates"], "entity", by).tolist()
         try:
-            answer_batch(who, batch, format_ or "tsv", output, ids, skip_errors=skip_errors, **query)
+            answer_batch(who, batch, format_ or "tsv", output, ids, replace, skip_errors=skip_errors, **query)
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
@@ -579,7 +632,15 @@ def predict(
             say(f"({name}: {words})")
 
 
-def answer_batch(who: Student, file: Path, format_: str, output: Path | None, ids: bool, **options: Any) -> None:
+def check_empty(output: Path, replace: bool) -> None:
+    """ConfigError where a file, or a folder that holds something, is there and may not be written over."""
+    if not replace and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
+        raise ConfigError(f"{output} is there already; name another, or add --replace")
+
+
+def answer_batch(
+    who: Student, file: Path, format_: str, output: Path | None, ids: bool, replace: bool, **options: Any
+) -> None:
     """Answer the queries of a file, or of standard input, a thousand at a time."""
     from kgdistil.answer import lines
 
@@ -598,6 +659,8 @@ def answer_batch(who: Student, file: Path, format_: str, output: Path | None, id
             asked, size, name = stack.enter_context(file.open("rb")), file.stat().st_size, str(file)
         assert asked is not None
         found = lines.answer_lines(who, asked, name, ids=ids, **options)
+        if output is not None:
+            check_empty(output, replace)
         begun, queries, answers = time.monotonic(), 0, 0
         shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
         first = list(itertools.islice(found, 1))  # before an earlier file is overwritten
@@ -695,7 +758,8 @@ def evaluate(student: Path, split: str, as_json: bool) -> None:
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="File for npz and faiss, folder for others."
 )
-def export(student: Path, form: str, output: Path) -> None:
+@click.option("--replace", is_flag=True, help="Write over what is there.")
+def export(student: Path, form: str, output: Path, replace: bool) -> None:
     """Write STUDENT for other programs.
 
     \b
@@ -713,7 +777,9 @@ def export(student: Path, form: str, output: Path) -> None:
     from kgdistil.students.export import export as write
     from kgdistil.students.labelled import load_labelled
 
-    for path in write(load_labelled(student), form, output):
+    found = load_labelled(student)
+    check_empty(output, replace)
+    for path in write(found, form, output):
         say(f"{path}  {path.stat().st_size:,} bytes")
 
 
@@ -872,8 +938,8 @@ def import_(
     check_output(output)
     found = read(graph, options)
     asked = as_asked(teacher=teacher, **options) | {"graph": found.sha256}
-    if holds_student(output) and not replace and made(output) != asked:
-        raise ConfigError(f"{output} holds a model already; name another folder, or add --replace")
+    if holds_student(output) and not replace:
+        is_done(output, asked)
     brought = import_teacher(teacher, found, **{name: options[name] for name in ("model", *TEACHER)})
     about = {"source": brought.source, "asked": asked, "notes": [*found.notes, *brought.notes]}
     student = Labelled(brought.model, found, about=about)

@@ -1,5 +1,6 @@
 """The command line as a user meets it: tables, JSON, exit codes, one line for each error, and nothing lost."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -130,6 +131,52 @@ def test_a_finished_command_shows_what_it_made(student: Path, triples: Path) -> 
     assert {path.name: path.read_bytes() for path in student.iterdir()} == before
     for more in (["--seed", 1], ["--precision", "float16"], ["--held-out", 0.2], ["--softmax-epochs", 3]):
         assert "holds a model already" in refused("distill", triples, *QUICK, *more, "-o", student)
+
+
+def test_a_teacher_or_names_that_changed_are_no_finished_command(triples: Path, tmp_path: Path) -> None:
+    teacher, names = tmp_path / "teacher", tmp_path / "names.tsv"
+    names.write_text("Aïsha O'Brien\tthe first\n")
+    asked = [triples, "--names", names, "-o", tmp_path / "s", "--teacher", teacher, "--dim", 2, "--epochs", 1]
+    asked += ["--softmax-epochs", 0]
+    for model in ("ComplEx", "TransE"):
+        made = ["--model", model, "--dim", 4, "--teacher-dim", 4, "--epochs", 1, "--softmax-epochs", 0, "--replace"]
+        assert call("distill", triples, *made, "-o", teacher).exit_code == 0
+        if model == "ComplEx":
+            assert call("distill", *asked).exit_code == 0
+            assert "nothing is left to do" in call("distill", *asked).stdout
+    assert "holds a model already (of another teacher); name" in refused("distill", *asked)
+    assert call("distill", *asked, "--replace").exit_code == 0 and load_student(tmp_path / "s").model == "TransE"
+    names.write_text("Aïsha O'Brien\tanother\n")
+    assert "holds a model already (of another names); name" in refused("distill", *asked)
+
+
+def test_options_that_nothing_would_read_are_refused(triples: Path, tmp_path: Path, measured: None) -> None:
+    out = ["-o", tmp_path / "s"]
+    few = ["--precision", "2bit", "--dim", 8, "--teacher-dim", 8]
+    for more, why in (
+        ([*few, "--stages", 2], "--stages is for few floats: 2bit is trained in one stage; leave it out"),
+        ([*few, "--softmax-epochs", 3], "--softmax-epochs is for few floats"),
+        (
+            ["--time", "1s", *few[:4], "--teacher-dim", 16],
+            "--teacher-dim is 16, but this student's teacher has 8: leave",
+        ),
+    ):
+        done = call("distill", triples, *more, *out)
+        assert done.exit_code == 1 and why in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "s.training" / "models").exists()
+
+
+def test_an_export_and_a_batch_write_over_nothing(student: Path, tmp_path: Path) -> None:
+    (mine := tmp_path / "mine.npz").write_text("my only copy")
+    (folder := tmp_path / "folder").mkdir()
+    (folder / "labels.tsv").write_text("mine")
+    for form, output in (("npz", mine), ("arrays", folder)):
+        assert "is there already; name another, or add --replace" in refused(
+            "export", student, "--to", form, "-o", output
+        )
+    assert mine.read_text() == "my only copy" and (folder / "labels.tsv").read_text() == "mine"
+    assert call("export", student, "--to", "npz", "-o", mine, "--replace").exit_code == 0
+    assert np.load(mine)["entities"].size
 
 
 def test_what_is_refused_leaves_no_folder_behind(triples: Path, tmp_path: Path) -> None:
@@ -335,6 +382,34 @@ def test_a_budget_says_why_it_buys_no_more(triples: Path, tmp_path: Path, measur
         said = call("distill", triples, "--budget", "1MB", *options, "-o", tmp_path / "s").stdout
         assert re.search(r"the budget of 1MB buys \w+ of dimension \d+, \w+: [\d,]+ bytes of weights", said)
         assert why in said
+
+
+def test_a_search_may_choose_what_fits_the_budget_alone(tiny_graph: Graph, measured: None) -> None:
+    """A vector for each direction of many relations takes more than the budget of a student that has one."""
+    many = dataclasses.replace(tiny_graph, relations=tuple(f"r{i}" for i in range(150)))
+    for limit in ("12kB", "30kB", "16B/entity"):
+        bought = plan(many, limit, few_bits=True)
+        kinds, shapes = budget.searched(many, bought, limit, ("ComplEx", "ReciprocalComplEx"))
+        each = "/" in limit
+        assert kinds == (["ReciprocalComplEx"] if each else []), "relations do not count of an entity's bytes"
+        for kind, shape in itertools.product((bought.model, *kinds), shapes):
+            size = budget.bytes_of(many, kind, *shape) - (budget.shared_bytes(many, kind, *shape) if each else 0)
+            assert size <= parse_size(limit.removesuffix("/entity")) * (many.num_entities if each else 1)
+    assert budget.searched(many, bought, limit, ())[0] == []
+
+
+def test_a_budget_with_a_teacher_is_of_its_kind(triples: Path, tmp_path: Path) -> None:
+    made = ["--model", "TransH", "--dim", 8, "--teacher-dim", 8, "--epochs", 1, "--softmax-epochs", 0, "--stages", 1]
+    assert call("distill", triples, *made, "-o", tmp_path / "teacher").exit_code == 0
+    asked = ["--teacher", tmp_path / "teacher", "--budget", "200B", "--epochs", 1, "--softmax-epochs", 0]
+    done = call("distill", triples, *asked, "-o", tmp_path / "s")
+    assert done.exit_code == 0, done.output
+    told = re.search(r"the budget of 200B buys (\w+) of dimension (\d+), (\w+): ([0-9,]+) bytes", done.stdout)
+    student = load_student(tmp_path / "s")
+    assert told and told.groups()[:3] == (student.model, str(student.dim), student.precision) and told[1] == "TransH"
+    assert int(told[4].replace(",", "")) <= 200 and student.dim < 8
+    done = call("distill", triples, *asked, "--teacher-dim", 16, "-o", tmp_path / "t")
+    assert done.exit_code == 1 and "--teacher-dim is 16, but this student's teacher has 8" in done.stderr
 
 
 def test_a_budget_may_buy_a_low_rank(tiny_graph: Graph, tmp_path: Path, measured: None) -> None:

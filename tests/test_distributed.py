@@ -1,6 +1,7 @@
 """Training and ranking on several ranks: what one process gives, and what is sent for it."""
 
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -222,10 +223,18 @@ def test_one_process_needs_no_torchrun(umls: Graph, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KGDISTIL_RESULTS", str(tmp_path / "results"))
     monkeypatch.delenv("RANK", raising=False)
-    assert main(["umls", *bench.flags("umls", {**bench.SMALL, "dim": 4, "epochs": 1, "group": 4})[3:]]) == 0
-    record = bench.record_in(tmp_path)
+    monkeypatch.setattr("kgdistil.distributed.run.LINE_SECONDS", 0)
+    given = ["umls", *bench.flags("umls", {**bench.SMALL, "dim": 4, "epochs": 2, "group": 4})[3:]]
+    assert main(given) == 0
+    record, said = bench.record_in(tmp_path), capsys.readouterr()
     assert record["config"]["group"] == 4  # of a few numbers, which are not read from text
-    assert f"{record['id']}: test MRR {record['test']['both']['mrr']:.4f}" in capsys.readouterr().out
+    assert f"{record['id']}: test MRR {record['test']['both']['mrr']:.4f}" in said.out
+    assert f"weights in {tmp_path / 'runs' / 'models' / record['id']}, record {tmp_path}" in said.out
+    assert re.findall(r"epoch (\d) of 2, about [0-9:]+ left", said.err) == ["1", "2"], "where there is no terminal"
+    for option in ("--keep-every", "--timeout"):
+        with pytest.raises(SystemExit):
+            main([*given, option, "5"])
+        assert f"{option} is of several ranks: start them with torchrun" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="softmax"):
         on_ranks_of_torchrun(make_config(dataset="umls"), umls, 1, 1)
     with pytest.raises(ConfigError, match="a model as teacher"):

@@ -109,6 +109,24 @@ def test_an_answer_set_has_as_many_answers_as_one_request_may(student: Student, 
     assert error(client.get("/predict", params=asked | {"coverage": 1}), 422).startswith("coverage: ")
 
 
+def test_sets_that_are_cut_are_counted_in_a_header(student: Student, client: TestClient) -> None:
+    asked = {"head": ["e07", "é/ü?"], "relation": "r1", "coverage": 0.9}
+    sizes = [len(student.predict(head=head, relation="r1", coverage=0.9)) for head in asked["head"]]
+    cut = sum(size > 20 for size in sizes)
+    assert cut and student.predict(**asked, k=20).cut == cut and student.predict(**asked).cut == 0
+    assert client.post("/predict", json=asked).headers["Cut-Sets"] == str(cut)
+    assert "Cut-Sets" not in client.post("/predict", json=asked | {"coverage": 0.01}).headers
+    assert "Cut-Sets" in client.get("/docs").text or "Cut-Sets" in json.dumps(client.get("/openapi.json").json())
+
+
+def test_a_server_of_few_answers_gives_as_many_where_nobody_says(student: Student) -> None:
+    with TestClient(application(student, Limits(k=5)), base_url="http://localhost") as few:
+        assert len(few.get("/predict", params={"head": "e07", "relation": "r1"}).json()) == 5
+        assert len(few.get("/similar", params={"entity": "e07"}).json()) == 5
+        assert len(few.get("/labels", params={"prefix": "e"}).json()) == 5
+        assert error(few.get("/predict", params={"head": "e07", "relation": "r1", "k": 6}), 422).startswith("k is 6;")
+
+
 def test_the_shell_says_the_same(client: TestClient, folder: Path) -> None:
     asked = ["predict", str(folder), "--head", "é/ü?", "--relation", "r1", "--json", "-k", "4"]
     shell = json.loads(CliRunner().invoke(main, asked).stdout)
@@ -318,6 +336,8 @@ def test_a_folder_without_a_student_and_a_port_that_is_taken_are_one_line(folder
     assert refused.exit_code == 1 and port in refused.output and "--port" in refused.output
     with pytest.raises(ConfigError, match="--host"):
         run.listen("no.such.host.invalid", 0)
+    with pytest.raises(ConfigError, match=r"cannot listen at port 0 of foo\.\.bar: .*--host"):
+        run.listen("foo..bar", 0)
 
 
 def test_without_the_extra_it_says_what_to_install(folder: Path) -> None:

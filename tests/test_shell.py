@@ -334,7 +334,7 @@ def test_answers_of_no_query_have_their_columns(student: Path, tmp_path: Path) -
         for content in ("7\t1\t\n" if options else "e01\tr0\t\n", "no\tline\n" * 3):
             path.write_text(content)
             asked = ["predict", student, "--batch", path, "--skip-errors", *options]
-            assert call(*asked, "--format", "parquet", "-o", into).exit_code == 0
+            assert call(*asked, "--format", "parquet", "-o", into, "--replace").exit_code == 0
             kinds.append(pyarrow.parquet.read_table(into).schema)
             assert table(call(*asked).stdout)[0] == kinds[0].names
         assert kinds[0].equals(kinds[1])
@@ -353,7 +353,8 @@ def test_a_batch_that_cannot_be(student: Path, tmp_path: Path) -> None:
     path.write_text("e01\t\te02\n")
     assert "line 1: the relation is asked for" in refused(*asked, "--typed")
     (tmp_path / "earlier.tsv").write_text("mine")
-    assert "k is 0" in refused(*asked, "-k", 0, "-o", tmp_path / "earlier.tsv")
+    assert "k is 0" in refused(*asked, "-k", 0, "-o", tmp_path / "earlier.tsv", "--replace")
+    assert "is there already; name another, or add --replace" in refused(*asked, "-o", tmp_path / "earlier.tsv")
     assert (tmp_path / "earlier.tsv").read_text() == "mine"  # nothing is overwritten by nothing
     assert "name a file with -o" in refused(*asked, "--format", "parquet")
     assert f"cannot write {tmp_path}/no/a.tsv: No such file" in refused(*asked, "-o", tmp_path / "no" / "a.tsv")
@@ -462,7 +463,7 @@ def test_answers_need_neither_torch_nor_pandas(labelled: Labelled, tmp_path: Pat
 def test_a_closed_standard_input_is_one_line(labelled: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(DataError, match="standard input is closed"):
-        cli.answer_batch(labelled.student(), Path("-"), "jsonl", None, False)
+        cli.answer_batch(labelled.student(), Path("-"), "jsonl", None, False, False)
 
 
 def test_an_export_to_pykeen_says_nothing_of_its_own(student: Path, tmp_path: Path) -> None:

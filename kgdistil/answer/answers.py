@@ -9,7 +9,12 @@ from kgdistil.answer.rendering import html_table, plain, text
 
 
 class Answers(Sequence[dict[str, Any]]):
-    """A table by columns: a sequence of rows, `answers["entity"]` a column, `to_pandas()` a DataFrame."""
+    """A table by columns: a sequence of rows, `answers["entity"]` a column, `to_pandas()` a DataFrame.
+
+    `cut`: of how many queries a set with a `coverage` had more answers than k, so that it covers less.
+    """
+
+    cut: int = 0
 
     def __init__(self, columns: dict[str, list[Any]]):
         self.by_name = columns

@@ -77,12 +77,13 @@ class Calibration:
         at = bisect_left(self.levels, coverage - 1e-9)
         return lambda relation, side: float(self.tables[self.of[side][relation]]["sets"][at])
 
-    def judge(self, who: Any, probability: bool, coverage: float | None, most: int) -> Judge:
+    def judge(self, who: Any, probability: bool, coverage: float | None, most: int, cuts: list[int]) -> Judge:
         """What `asking.ask` hands its answers to: columns to add, and −1 in place of those outside the set.
 
         Args:
             who: the student, with its triples.
             most: answers of a set that are given; a log line says so where there are more.
+            cuts: takes the number of such sets.
         """
         least = None if coverage is None else self.least(coverage)
 
@@ -95,7 +96,8 @@ class Calibration:
             if least is not None:
                 bound = np.array([least(int(r), side) for r in relation])[:, None]
                 answer = np.where(x >= bound, answer, -1)
-                if cut := int((answer[:, most:] >= 0).any(1).sum()):
+                cuts.append(cut := int((answer[:, most:] >= 0).any(1).sum()))
+                if cut:
                     log.warning(
                         "%s of %s answer sets have more than %s answers and are cut there, so that they cover less "
                         "than %s; a larger k gives them whole",

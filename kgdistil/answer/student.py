@@ -92,7 +92,7 @@ class Student:
                 graph. What is true but not in the graph counted as false (`answer.calibration`).
             coverage: as many answers as a set needs that holds the missing one of a query with that probability, for
                 the relation where validation had enough triples, else for the side. At most k, or 1,000 where k is left
-                out; a log line tells of sets that are larger.
+                out; a log line, and `Answers.cut`, tell of sets that are larger.
             typed: only entities that were seen in that role of that relation in training.
             candidates: only these entities, labels or with by="id" ids.
         Raises:
@@ -100,12 +100,13 @@ class Student:
                 its triples; the latter two where it was never calibrated, or where the relation is asked for.
         """
         self.check()
+        cuts: list[int] = []
         if probability or coverage is not None:
             if query.get("relation") is None:
                 raise ConfigError("the relation is asked for: probability and coverage are of entities, leave them out")
             most = query.get("k", 10 if coverage is None else calibration.MOST)
             asking.check_count(most)
-            query["judge"] = calibration.of(self).judge(self, probability, coverage, most)
+            query["judge"] = calibration.of(self).judge(self, probability, coverage, most, cuts)
             query["k"] = most + (coverage is not None)  # one more, to see what is cut
             _ = self.triples  # refuses at once
         allowed = None
@@ -122,7 +123,9 @@ class Student:
             allowed = lambda relation, side: self._allowed(relation, side, typed, listed)
         if query.get("new"):
             _ = self.triples  # refuses at once
-        return asking.ask(self, allowed=allowed, **query)
+        found = asking.ask(self, allowed=allowed, **query)
+        found.cut = sum(cuts)
+        return found
 
     def vectors(self, *, relation: Any, head: Any = None, tail: Any = None, by: asking.By = "label") -> Array:
         """Query vectors float32 [n, width] of (head, relation, ?) or (?, relation, tail), for an exported FAISS index.

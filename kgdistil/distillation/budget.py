@@ -6,6 +6,7 @@ import importlib
 import re
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -257,6 +258,22 @@ def of_few_bits(graph: Graph, limit: int, model: str, each: bool = False) -> Pla
     return Plan(
         model, dim, precision, dim, size, told, why="of the students of few bits, this is the largest that fits"
     )
+
+
+def searched(graph: Graph, found: Plan, budget: str | int, kinds: Sequence[str]) -> tuple[list[str], list[Shape]]:
+    """What a search may choose from beside the plan: of those kinds of model, and of the shapes that are `alike`, all
+    whose students fit the budget as well. Of a time no other shape, since it was measured for the plan's alone."""
+    (limit, _), each = parse_budget(budget), "/" in str(budget)
+    limit = limit and limit * graph.num_entities if each else limit
+
+    def fit(kind: str, shape: Shape) -> bool:
+        size = bytes_of(graph, kind, *shape, whole_of(graph, kind, shape) if found.whole else 0)
+        return limit is None or size - (shared_bytes(graph, kind, *shape) if each else 0) <= limit
+
+    shape = found.dim, found.precision, found.rank
+    others = [kind for kind in kinds if kind != found.model and fit(kind, shape)]
+    shapes = alike(graph, found.model, shape)[1:] if limit is not None else []
+    return others, [x for x in shapes if all(fit(kind, x) for kind in (found.model, *others))]
 
 
 def alike(graph: Graph, model: str, shape: Shape) -> list[Shape]:

@@ -34,7 +34,7 @@ from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, Ranks, rank, sampled
 from kgdistil.files import write_json
 from kgdistil.graph import NAMES, Graph
-from kgdistil.graphs.importers import import_teacher
+from kgdistil.graphs.importers import Imported, import_teacher
 from kgdistil.graphs.lists import KEPT, Lists, read_lists
 from kgdistil.graphs.queries import queries_of
 from kgdistil.models import ComplEx, KGEModel, RotatE
@@ -45,6 +45,7 @@ from kgdistil.training.loop import Run, resolve, run
 
 log = logging.getLogger("kgdistil")
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
+SEARCHED = "ComplEx", "ReciprocalComplEx"  # kinds of model that a search may take
 PATHS = "paths"  # the run of a student that paths taught
 TRIED, WORTH = 2000, 0.005  # validation triples that say whether paths help, and MRR that they have to add
 PATH_EPOCHS = 12  # of a student that they teach, at least
@@ -95,7 +96,7 @@ def distil(
     dim: int = 8,
     precision: str = "int8",
     model: str | None = None,
-    teacher: str | Path | KGEModel | None = None,
+    teacher: str | Path | KGEModel | Imported | None = None,
     teacher_lists: str | Path | None = None,
     teacher_dim: int = 64,
     stages: int = 2,
@@ -110,6 +111,7 @@ def distil(
     teacher_options: Mapping[str, Any] | None = None,
     time: str | float | None = None,
     shapes: Sequence[Shape] = (),
+    models: Sequence[str] | None = None,
     progress: bool | None = None,
 ) -> Distilled:
     """A small student of a graph, with a teacher and without one; the one with the best validation MRR is kept.
@@ -122,8 +124,8 @@ def distil(
     Args:
         model: the kind of student; that of the teacher where left out, else RotatE, and for few bits that of the rule,
             or ComplEx.
-        teacher: a model of this graph, or what `importers.import_teacher` reads; trained here with `teacher_dim` where
-            None. One that was trained elsewhere may have seen triples that are held out here.
+        teacher: a model of this graph, what `importers.import_teacher` reads, or gave; trained here with `teacher_dim`
+            where None. One that was trained elsewhere may have seen triples that are held out here.
         rank: floats of an entity of low rank, for few bits; 0: as many as the teacher's.
         whole: leave the entities of most triples whole, for a fifteenth more of the codes' bytes (`compress.whole`).
         softmax_epochs: of sampled softmax after those of the paper; 0: the paper alone. Few bits have no others.
@@ -139,6 +141,7 @@ def distil(
         time: seconds, or a text as "30min", for a search for the settings of teacher and students, few bits only
             (`search`); None: none. What was spent counts, so that the same call goes on, and more time adds to it.
         shapes: dimension, precision and rank of other students that the search may choose.
+        models: kinds beside `model` that it may choose; None: ComplEx or ReciprocalComplEx where `model` is left out.
         progress: True or False for a bar of all runs and one of each; None: in a terminal, else lines of the log.
     Raises:
         KgdistilError: one line that says what to do.
@@ -147,17 +150,7 @@ def distil(
     seconds = search_seconds(time, precision, teacher, teacher_lists)
     teacher_dim = teacher_dim if seconds is None else dim
     notes = list(graph.notes)
-    if isinstance(teacher, str | Path) and os.path.exists(teacher):  # Path.exists raises for long names
-        how: dict[str, Any] = {"model": model, "trust_pickle": trust_pickle, **(teacher_options or {})}
-        brought = import_teacher(teacher, graph, **how)
-        for note in brought.notes:
-            log.warning("%s: %s", brought.source, note)
-        notes += brought.notes
-        teacher = _keep(brought.model, graph)
-    elif teacher_options:
-        raise ConfigError(f"{', '.join(teacher_options)}: this says how a teacher's file is read; name it as teacher")
-    elif isinstance(teacher, KGEModel):
-        teacher = _keep(teacher, graph)
+    teacher = _brought(teacher, graph, notes, {"model": model, "trust_pickle": trust_pickle}, teacher_options or {})
     given = None if teacher is None else load_model(resolve(str(teacher)), graph)
     lists = None
     if teacher_lists is not None:
@@ -196,7 +189,7 @@ def distil(
     if seconds is not None:
         from kgdistil.distillation.search import search
 
-        others = [kind for kind in ("ComplEx", "ReciprocalComplEx") if free and kind != model]
+        others = [kind for kind in SEARCHED if free and kind != model] if models is None else models
         shared |= {"whole": True} if whole else {}
         searched = search(graph, shared, [(dim, precision, rank), *shapes], seconds, progress, others)
         recipe = searched.recipe
@@ -297,6 +290,30 @@ def by_paths(distilled: Run, teacher: Run | None, graph: Graph, progress: bool |
             return {}
         replace(made, sha256=total).save(kept, place.name)
     return {PATHS: run(config, graph, progress=progress)}
+
+
+def _brought(
+    teacher: str | Path | KGEModel | Imported | None,
+    graph: Graph,
+    notes: list[str],
+    how: dict[str, Any],
+    options: Mapping[str, Any],
+) -> str | Path | None:
+    """A folder or a run of this package, where what was given is kept; what is to be known of it joins the notes.
+
+    Raises:
+        ConfigError: options of a file, and there is none.
+    """
+    if isinstance(teacher, str | Path) and os.path.exists(teacher):  # Path.exists raises for long names
+        teacher = import_teacher(teacher, graph, **how, **options)
+    elif options:
+        raise ConfigError(f"{', '.join(options)}: this says how a teacher's file is read; name it as teacher")
+    if isinstance(teacher, Imported):
+        for note in teacher.notes:
+            log.warning("%s: %s", teacher.source, note)
+        notes += teacher.notes
+        return _keep(teacher.model, graph)
+    return _keep(teacher, graph) if isinstance(teacher, KGEModel) else teacher
 
 
 def few_bits_arguments(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
+import logging
 import os
 import resource
 import shutil
@@ -25,6 +26,7 @@ import filelock
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint import CheckpointException
+from tqdm import tqdm
 
 from kgdistil import records
 from kgdistil.answer.format1 import WEIGHTS
@@ -39,8 +41,22 @@ from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.graphs.lists import KEPT
 from kgdistil.graphs.readers import read_graph
-from kgdistil.training.loop import CHECKPOINT_SECONDS, Progress, advance, load_weights, record_of, run, validate
+from kgdistil.training.loop import (
+    BAR,
+    CHECKPOINT_SECONDS,
+    Progress,
+    advance,
+    load_weights,
+    record_of,
+    run,
+    validate,
+)
 
+OF_RANKS = {  # options, in seconds: the default, the least, and what they are
+    "timeout": (60.0, 1e-3, "seconds after which a silent one is given up"),
+    "keep-every": (CHECKPOINT_SECONDS, 0.0, "seconds between checkpoints"),
+}
+LINE_SECONDS = 30.0  # between two lines where there is no terminal
 COUNTS = "group", "depth"  # one of a few numbers each, which a config does not read from text
 
 
@@ -55,21 +71,54 @@ def main(arguments: list[str] | None = None) -> int:
     for name in FLAT:
         if name != "dataset":
             parser.add_argument(f"--{name.replace('_', '-')}")
-    parser.add_argument("--timeout", type=float, default=60, help="seconds after which a silent rank is given up")
-    parser.add_argument("--keep-every", type=float, default=CHECKPOINT_SECONDS, help="seconds between checkpoints")
+    for name, (seconds, _, what) in OF_RANKS.items():
+        parser.add_argument(f"--{name}", type=float, help=f"of several ranks: {what}  [default: {seconds:g}]")
     options = vars(parser.parse_args(arguments))
-    for name, least in ("timeout", 1e-3), ("keep_every", 0.0):
-        if not least <= options[name] <= 1e9:
-            parser.error(f"--{name.replace('_', '-')} is {options[name]}: give seconds, {least:g} or more")
-    source, timeout, every = options.pop("graph"), options.pop("timeout"), options.pop("keep_every")
+    ranks, number = "RANK" in os.environ, int(os.environ.get("RANK", "0"))
+    source, (timeout, every) = options.pop("graph"), (seconds_of(parser, options, name, ranks) for name in OF_RANKS)
+    logging.getLogger("kgdistil").setLevel(logging.ERROR if number else logging.WARNING)  # the first speaks for all
     given = {name: value for name, value in options.items() if value is not None}
     given |= {name: int(given[name]) for name in COUNTS if given.get(name, "").isdecimal()}
     config = make_config(dataset=source, **given)
     graph = load(source) if source.lower() in NAMES or os.path.isdir(source) else read_graph(source)
-    record = on_ranks(config, graph, timeout, every) if "RANK" in os.environ else run(config, graph).record
-    if int(os.environ.get("RANK", "0")) == 0:
+    if ranks:
+        record = on_ranks(config, graph, timeout, every)
+    else:
+        record = run(config, graph, progress=lambda _, __, **bar: Epochs(**bar)).record
+    if number == 0:
+        own = records.is_own(config.dataset)
         print(f"{record['id']}: test MRR {record['test']['both']['mrr']:.4f}, epoch {record['best_epoch']}")
+        print(f"weights in {records.model_folder(record['id'], own)}, record {records.record_path(record['id'], own)}")
     return 0
+
+
+def seconds_of(parser: argparse.ArgumentParser, options: dict[str, Any], name: str, ranks: bool) -> float:
+    """What was given of `OF_RANKS`, or its default; an error of the parser where it is no time or nothing reads it."""
+    usual, least, _ = OF_RANKS[name]
+    given = options.pop(name.replace("-", "_"))
+    if given is not None and not least <= given <= 1e9:
+        parser.error(f"--{name} is {given}: give seconds, {least:g} or more")
+    if given is not None and not ranks:
+        parser.error(f"--{name} is of several ranks: start them with torchrun, or leave it out")
+    return usual if given is None else given
+
+
+class Epochs(tqdm):
+    """The bar of a run; where there is no terminal, a line at times says how far it is and how long the rest takes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"disable": None, "bar_format": BAR} | options)
+        self.done = self.first = options["initial"]
+        self.told = self.began = time.monotonic()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self.done, now = self.done + n, time.monotonic()
+        if self.disable and now - self.told >= LINE_SECONDS:
+            left = (now - self.began) / (self.done - self.first) * (self.total - self.done)
+            line = f"epoch {self.done} of {self.total}, about {self.format_interval(left)} left"
+            print(line, file=sys.stderr, flush=True)
+            self.told = now
+        return super().update(n)
 
 
 def on_ranks(config: RunConfig, graph: Graph, timeout: float, every: float) -> dict[str, Any]:
@@ -176,12 +225,17 @@ def train(config: RunConfig, graph: Graph, folder: Path, shards: Shards, every: 
         engine.stop = float(shards.rank == 0 and time.monotonic() - saved >= every)
 
     engine.between = keep
+    hidden = True if shards.rank else None
+    bar = Epochs(total=config.epochs, initial=state.epoch, desc=f"{shards.world} ranks", disable=hidden)
     while not state.finished:
         losses = advance(engine, state)
+        if not shards.rank:
+            bar.update()
         if state.epoch % config.check_every == 0 or state.epoch == config.epochs:
             validate(engine, graph, known, state, losses, ranking)
         state.finished = state.epoch == config.epochs or 0 < config.patience <= state.bad_checks
         keep(state.finished)
+    bar.close()
     return finish(folder, engine, graph, ranking, known, state, sent())
 
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -27,10 +27,12 @@ from kgdistil.answer.rendering import finite
 from kgdistil.answer.student import Student, load_student
 from kgdistil.errors import CheckpointError, ConfigError, DataError, KgdistilError
 from kgdistil.serve.asked import Batch, Beginning, Likeness, Query, parse
-from kgdistil.serve.openapi import describe, documentation
+from kgdistil.serve.openapi import CUT, describe, documentation
 
+T = TypeVar("T")
 log = logging.getLogger("kgdistil")
 AT_ONCE = 1 << 20  # bytes that the event loop itself reads for an answer, about 0.1 ms; more goes to a thread
+FEW = 10  # answers where nobody says how many
 ROWS = 100_000  # answers of one request
 BITS = 1 << 28  # bytes of bitmaps for one request: a bit for each entity and query, where only some may come
 HEADERS = 16 << 10  # bytes of a request's first line and headers
@@ -110,22 +112,34 @@ class Service:
         lists = [len(x) for place in ("head", "relation", "tail") if isinstance(x := asked[place], list)]
         count, some = max(lists, default=1), asked["typed"] or asked["candidates"] is not None
         if asked["k"] is None:
-            asked["k"] = 10 if asked["coverage"] is None else max(1, min(MOST, self.limits.k, ROWS // max(count, 1)))
+            usual = FEW if asked["coverage"] is None else min(MOST, ROWS // max(count, 1))
+            asked["k"] = max(1, min(usual, self.limits.k))
         self.bound(asked["k"], count)
         if some and count * len(self.student.entities) > 8 * BITS:
             most = 8 * BITS // len(self.student.entities)
             raise ConfigError(f"{count:,} queries with typed or candidates; this student takes {most:,} at a time")
-        work = lambda: dump(self.student.predict(ids=True, **asked).rows())
+        work = lambda: self.answers(asked)
         small = count * self.bytes <= AT_ONCE and count * asked["k"] <= 1000 and not some
-        return answer(work() if small else await self.away(work))
+        body, cut = work() if small else await self.away(work)
+        told = answer(body)
+        if cut:
+            told.headers[CUT] = str(cut)
+        return told
+
+    def answers(self, asked: dict[str, Any]) -> tuple[bytes, int]:
+        """As JSON, and of how many queries the sets cover less than they should, since k is too small for them."""
+        found = self.student.predict(ids=True, **asked)
+        return dump(found.rows()), found.cut
 
     async def similar(self, request: Request) -> Response:
         asked = parse(Likeness, request.query_params)
+        asked["k"] = asked["k"] or min(FEW, self.limits.k)
         self.bound(asked["k"])
         return answer(await self.away(lambda: dump(self.student.similar(**asked).rows())))
 
     async def labels(self, request: Request) -> Response:
         asked = parse(Beginning, request.query_params)
+        asked["k"] = asked["k"] or min(FEW, self.limits.k)
         self.bound(asked["k"])
         student, prefix, k = self.student, asked["prefix"], asked["k"]
         if asked["kind"] == "relation":
@@ -174,7 +188,7 @@ class Service:
         if k * count > max(ROWS, self.limits.k):
             raise ConfigError(f"k = {k:,} for {count:,} queries; one request gives up to {ROWS:,} answers")
 
-    async def away(self, work: Callable[[], bytes]) -> bytes:
+    async def away(self, work: Callable[[], T]) -> T:
         """Work in a thread, of which as many run as there are cores, so that others are answered meanwhile."""
         if self.waiting >= WAITING:
             raise HTTPException(503, "too many are waiting; ask again in a second", {"Retry-After": "1"})

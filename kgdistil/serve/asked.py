@@ -12,7 +12,7 @@ from kgdistil.errors import ConfigError
 
 Label = str | int
 By = Annotated[Literal["label", "id"], Field(description="Whether labels or numbers are given.")]
-Count = Annotated[int, Field(ge=1, description="How many answers.")]
+MANY = "How many, at most; else 10, or the server's limit."
 Unseen = Annotated[bool, Field(description="Answer about what stands in no training triple, too.")]
 
 
@@ -29,7 +29,7 @@ class Asked(BaseModel):
 class Choice(Asked):
     """Which answers may come, and how many."""
 
-    k: int | None = Field(default=None, ge=1, description="How many answers, at most; 10 where coverage is left out.")
+    k: int | None = Field(default=None, ge=1, description=MANY)
     by: By = "label"
     new: bool = Field(default=False, description="Leave out what the graph says already.")
     typed: bool = Field(default=False, description="Only entities that training saw in that place of that relation.")
@@ -61,7 +61,7 @@ class Likeness(Asked):
     """An entity, whose likes are asked for."""
 
     entity: Label
-    k: Count = 10
+    k: int | None = Field(default=None, ge=1, description=MANY)
     by: By = "label"
     unseen: Unseen = False
 
@@ -71,7 +71,7 @@ class Beginning(Asked):
 
     prefix: str = Field(default="", description="How it begins; upper and lower case differ.")
     kind: Literal["entity", "relation"] = "entity"
-    k: Annotated[int, Field(ge=1, description="How many labels.")] = 10
+    k: int | None = Field(default=None, ge=1, description=MANY)
 
 
 def once(pairs: list[tuple[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from kgdistil.serve.asked import Asked, Batch, Beginning, Likeness, Query
 if TYPE_CHECKING:
     from kgdistil.serve.app import Limits
 
+CUT = "Cut-Sets"  # a header of answers
 TEXT, WHOLE, FLAG, SOME = ({"type": kind} for kind in ("string", "integer", "boolean", ["number", "null"]))
 SHAPES: dict[str, Any] = {
     "Problem": {
@@ -90,8 +91,8 @@ def describe(limits: Limits) -> dict[str, Any]:
             "/health": {"get": operation("Whether it answers.", {"$ref": place("Health")})},
             "/student": {"get": operation("What the student is.", {"$ref": place("Student")})},
             "/predict": {
-                "get": operation("The best answers to a query.", listed("Answer"), parameters(Query, models)),
-                "post": operation("The best answers to a query or to many.", listed("Answer"), body=batch),
+                "get": cut(operation("The best answers to a query.", listed("Answer"), parameters(Query, models))),
+                "post": cut(operation("The best answers to a query or to many.", listed("Answer"), body=batch)),
             },
             "/similar": {"get": operation("The most similar entities.", listed("Like"), parameters(Likeness, models))},
             "/labels": {
@@ -127,6 +128,13 @@ def operation(
     }
     found: dict[str, Any] = {"summary": what, "responses": told}
     return found | ({"parameters": parameters} if parameters else {}) | ({"requestBody": body} if body else {})
+
+
+def cut(found: dict[str, Any]) -> dict[str, Any]:
+    """An operation whose answer may have that header."""
+    what = "Of how many queries the sets hold fewer answers than coverage asks for; a larger k gives them whole."
+    found["responses"]["200"]["headers"] = {CUT: {"description": what, "schema": {"type": "integer"}}}
+    return found
 
 
 def parameters(model: type[Asked], models: dict[str, Any]) -> list[dict[str, Any]]:

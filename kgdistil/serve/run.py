@@ -78,8 +78,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=512)
-    except OSError as error:
-        why = f"{error.strerror or error}; name another with --port or --host (--port 0: any port that is free)"
+    except (OSError, UnicodeError) as error:  # the latter of a name that can be no host's
+        what = getattr(error, "strerror", None) or error
+        why = f"{what}; name another with --port or --host (--port 0: any port that is free)"
         raise ConfigError(f"cannot listen at port {port} of {host}: {why}") from None
 
 
