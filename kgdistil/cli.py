@@ -632,17 +632,12 @@ def predict(
             say(f"({name}: {words})")
 
 
-def check_empty(output: Path, replace: bool) -> None:
-    """ConfigError where a file, or a folder that holds something, is there and may not be written over."""
-    if not replace and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
-        raise ConfigError(f"{output} is there already; name another, or add --replace")
-
-
 def answer_batch(
     who: Student, file: Path, format_: str, output: Path | None, ids: bool, replace: bool, **options: Any
 ) -> None:
     """Answer the queries of a file, or of standard input, a thousand at a time."""
     from kgdistil.answer import lines
+    from kgdistil.files import check_free
 
     if output is None and format_ == "parquet":
         raise ConfigError("Parquet is no text: name a file with -o")
@@ -660,7 +655,7 @@ def answer_batch(
         assert asked is not None
         found = lines.answer_lines(who, asked, name, ids=ids, **options)
         if output is not None:
-            check_empty(output, replace)
+            check_free(output, replace)
         begun, queries, answers = time.monotonic(), 0, 0
         shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
         first = list(itertools.islice(found, 1))  # before an earlier file is overwritten
@@ -777,9 +772,7 @@ def export(student: Path, form: str, output: Path, replace: bool) -> None:
     from kgdistil.students.export import export as write
     from kgdistil.students.labelled import load_labelled
 
-    found = load_labelled(student)
-    check_empty(output, replace)
-    for path in write(found, form, output):
+    for path in write(load_labelled(student), form, output, replace):
         say(f"{path}  {path.stat().st_size:,} bytes")
 
 
@@ -932,6 +925,7 @@ def import_(
       kgdistil import transe.ckpt --model TransE --graph benchmarks/FB15K237/ --labels benchmarks/FB15K237/ -o teacher/
     """
     from kgdistil.answer.student import holds_student
+    from kgdistil.distillation.recipes import family
     from kgdistil.graphs.importers import import_teacher
     from kgdistil.students.labelled import Labelled
 
@@ -941,6 +935,8 @@ def import_(
     if holds_student(output) and not replace:
         is_done(output, asked)
     brought = import_teacher(teacher, found, **{name: options[name] for name in ("model", *TEACHER)})
+    if options["model"] not in (None, kind := family(brought.model)):
+        raise ConfigError(f"--model is {options['model']}, and {teacher} holds a {kind}: leave --model out")
     about = {"source": brought.source, "asked": asked, "notes": [*found.notes, *brought.notes]}
     student = Labelled(brought.model, found, about=about)
     metrics = student.evaluate()["both"]

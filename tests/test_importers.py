@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -24,6 +25,7 @@ from kgdistil.graph import Graph
 from kgdistil.graphs.importers import Imported, from_arrays, from_pykeen, import_teacher
 from kgdistil.graphs.readers import read_graph
 from kgdistil.models import KGEModel, build_model
+from kgdistil.students.labelled import Labelled
 
 pykeen = pytest.importorskip("pykeen")
 MODELS = ("TransE", "TransH", "ComplEx", "RotatE", "DistMult")
@@ -851,3 +853,21 @@ def test_a_damaged_teacher_is_one_line_or_still_a_model(whole: dict, nations: Gr
         assert torch.isfinite(found.model.score_triples(nations.test)).any()
     finally:
         victim.write_bytes(content)
+
+
+def test_what_a_teacher_says_itself_is_not_said_again(tiny_graph: Graph, tmp_path: Path) -> None:
+    labelled = Labelled(build_model("ComplEx", tiny_graph.num_entities, tiny_graph.num_relations, 4), tiny_graph)
+    labelled.save(tmp_path / "s")
+    for more in ({"convention": "nonsense"}, {"norm": 2}, {"gamma": 3.0}, {"labels": str(tmp_path)}):
+        (name, value), *_ = more.items()
+        with pytest.raises(ConfigError, match=re.escape(f"{name} is {value!r}: {tmp_path}/s says it itself; leave")):
+            import_teacher(tmp_path / "s", tiny_graph, **more)
+    lines = [
+        "\t".join((tiny_graph.entities[h], tiny_graph.relations[r], tiny_graph.entities[t]))
+        for h, r, t in tiny_graph.known.tolist()
+    ]
+    (tmp_path / "g.tsv").write_text("\n".join(lines))
+    asked = ["import", str(tmp_path / "s"), "--graph", str(tmp_path / "g.tsv"), "-o", str(tmp_path / "t")]
+    told = CliRunner().invoke(cli.main, [*asked, "--model", "TransE"])
+    assert told.exit_code == 1 and "--model is TransE, and" in told.output and "holds a ComplEx: leave" in told.output
+    assert CliRunner().invoke(cli.main, [*asked, "--model", "ComplEx"]).exit_code == 0

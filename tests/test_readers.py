@@ -4,6 +4,7 @@ import bz2
 import gzip
 import logging
 import lzma
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -1000,3 +1001,32 @@ def test_reading_takes_little_memory_for_each_triple(tmp_path: Path) -> None:
     triples, relations, kib = map(int, done.stdout.split())
     assert triples > 399_000 and relations == 10_000
     assert kib * 1024 / triples < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("a\tA\na\tB\n", "line 2: 'a' is called 'A' and 'B'; give it one name"), ("", "is empty: it must have a label")],
+)
+def test_names_that_are_two_or_none(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "g.tsv").write_text("".join(f"{a}\tr\t{b}\n" for a in "abcd" for b in "abcd"))
+    (tmp_path / "names.tsv").write_text(content)
+    with pytest.raises(DataError, match=re.escape(said)):
+        read_graph(tmp_path / "g.tsv", names=tmp_path / "names.tsv")
+    (tmp_path / "names.tsv").write_text("a\tA\na\tA\n")
+    assert read_graph(tmp_path / "g.tsv", names=tmp_path / "names.tsv").descriptions == {"a": "A"}
+
+
+def test_options_that_nothing_would_read(tmp_path: Path) -> None:
+    """Known graphs are read as they were published, and what has its parts is not split."""
+    for more in ({"columns": (7, 8, 9)}, {"order": "trh"}, {"seed": 5}, {"held_out": 0.3}, {"drop_overlap": True}):
+        (name, value), *_ = more.items()
+        with pytest.raises(DataError, match=re.escape(f"{name} is {value!r}: umls is read as it was published; leave")):
+            read_graph("umls", **more)
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"{part}.tsv").write_text("a\tr\tb\nb\tr\tc\nc\tr\ta\n")
+    for more in ({"seed": 5}, {"held_out": 0.3}):
+        with pytest.raises(DataError, match="what has valid and test is not split here; leave it out"):
+            read_graph(tmp_path, **more)
+    one = tmp_path / "valid.tsv"
+    with pytest.raises(DataError, match=f"valid is .*: {re.escape(str(tmp_path))} is a folder, of which all three are"):
+        read_graph(tmp_path, one, one)

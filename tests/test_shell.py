@@ -1,5 +1,6 @@
 """What people ask of answers from the shell: a few answers only, folders of earlier releases, without PyTorch."""
 
+import gzip
 import io
 import json
 import os
@@ -350,6 +351,8 @@ def test_a_batch_that_cannot_be(student: Path, tmp_path: Path) -> None:
     path.write_bytes(b"e01\tr0\t\ne\xff\tr0\t\n")
     told = call(*asked, "-k", 1)
     assert told.exit_code == 1 and "line 2: byte 0xff is not UTF-8" in told.stderr and len(table(told.stdout)) == 2
+    path.write_bytes(gzip.compress(b"e01\tr0\t\n"))
+    assert "line 1: it is packed; unpack it first" in refused(*asked)
     path.write_text("e01\t\te02\n")
     assert "line 1: the relation is asked for" in refused(*asked, "--typed")
     (tmp_path / "earlier.tsv").write_text("mine")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kgdistil")
 LONGEST = 1 << 20  # bytes of a line
+PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")  # gzip, bzip2, xz, zstd, zip
 TOGETHER, MOST = 1000, 100_000  # queries that are asked at a time, and the answers they may have
 BITMAPS = 1 << 26  # bytes of who may come, one bit for each entity and query
 GROUP = 1 << 17  # rows of Parquet that are written at a time
@@ -43,7 +44,9 @@ def read_lines(
         try:
             text = "" if fault else line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            fault = f"byte 0x{line[error.start]:02x} is not UTF-8; save it as UTF-8"
+            packed = number == 1 and line.startswith(PACKED)
+            fault = "it is packed; unpack it first" if packed else ""
+            fault = fault or f"byte 0x{line[error.start]:02x} is not UTF-8; save it as UTF-8"
         if not fault:
             yield number, text.removesuffix("\n").removesuffix("\r")
             continue

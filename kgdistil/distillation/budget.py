@@ -340,21 +340,23 @@ def parse_budget(budget: str | int) -> tuple[int | None, float | None]:
     """
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(us|µs|ms|s)", str(budget).strip())
     if found is None:
-        return parse_size(str(budget).strip().removesuffix("/entity")), None
+        return parse_size(str(budget).strip().removesuffix("/entity"), budget), None
     if float(found[1]) == 0:
         raise ConfigError(f"budget is {budget!r}: it must be more than no time at all")
     return None, float(found[1]) * SECONDS[found[2]]
 
 
-def parse_size(budget: str | int) -> int:
-    """Bytes of "2MB", "500 kB", "1GiB" or a number.
+def parse_size(budget: str | int, given: str | int | None = None) -> int:
+    """Bytes of "2MB", "500 kB", "1GiB" or a number; `given`: what an error is to show.
 
     Raises:
         ConfigError: not a size.
     """
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]{0,3})", str(budget).strip())
     if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
-        raise ConfigError(f"budget is {str(budget)[:80]!r}: it must be a size, as 2MB or 16B/entity, or a time, as 2ms")
+        raise ConfigError(
+            f"budget is {str(given or budget)[:80]!r}: it must be a size, as 2MB or 16B/entity, or a time, as 2ms"
+        )
     return int(float(found[1]) * UNITS[found[2].lower()])
 
 

@@ -100,15 +100,21 @@ def read_graph(
         raise DataError(f"seed is {short(seed)}: it must be a whole number from 0")
     form = Form(None if columns is None else tuple(columns), order, header, keep_labels)
     sources: list[Any] = [train] if valid is None else [train, valid, test]
+    split = {"held_out": held_out, "seed": seed or None}  # None: not given
+    sides = {"valid": valid, "test": test}
+    if isinstance(train, str | os.PathLike) and os.path.isdir(os.path.expanduser(train)):
+        _refuse(f"{train} is a folder, of which all three are read", **sides)
     if valid is None and isinstance(train, str | os.PathLike):
         whole = os.fspath(train)
-        if whole.lower() in NAMES:
-            return load(whole)
-        if whole.lower().startswith("pykeen:"):
-            return _from_pykeen(whole.split(":", 1)[1])
+        more = {"columns": columns, "order": order, "header": header, "names": names}
+        more |= {"keep_labels": keep_labels or None, "drop_overlap": drop_overlap or None}
+        if (published := _published(whole, **split, **more)) is not None:
+            return published
         if os.path.isdir(folder := os.path.expanduser(whole)):
             parts = find_parts(Path(folder))
             sources = list(read_parts(Path(folder), parts) if parts else _in_folder(Path(folder)))
+    if len(sources) > 1:
+        _refuse("what has valid and test is not split here", **split)
     if name is None and isinstance(train, str | os.PathLike):
         name = stem(Path(os.path.abspath(os.path.expanduser(train))))
     name = name or "graph"
@@ -585,11 +591,31 @@ def _of_factory(name: str, factory: Any) -> Numbered:
     return Numbered(f"PyKEEN's {name}", labels[0], labels[1], triples)
 
 
+def _published(name: str, **options: Any) -> Graph | None:
+    """A known graph, or one of PyKEEN's; None for any other name."""
+    if name.lower() not in NAMES and not name.lower().startswith("pykeen:"):
+        return None
+    _refuse(f"{name} is read as it was published", **options)
+    return load(name) if name.lower() in NAMES else _from_pykeen(name.split(":", 1)[1])
+
+
+def _refuse(why: str, **options: Any) -> None:
+    """DataError where an option is given that nothing would read."""
+    if given := [f"{name} is {short(value)}" for name, value in options.items() if value is not None]:
+        raise DataError(f"{given[0]}: {why}; leave it out")
+
+
 def _two_columns(path: Path, form: Form) -> dict[str, str]:
     with reading(path), opened(path) as file:
         lines = file.read().decode("utf-8-sig").removesuffix("\n").split("\n")
     rows = [line.removesuffix("\r").split("\t") for line in lines]
+    if lines == [""]:
+        raise DataError(f"{path} is empty: it must have a label, a tab and a name a line")
     if wrong := next((i for i, row in enumerate(rows, 1) if len(row) != 2), None):
         raise DataError(f"{path}, line {wrong}: {len(rows[wrong - 1])} column(s) in place of 2: label and name")
-    clean = str if form.keep_labels else unquoted
-    return {clean(label): clean(text) for label, text in rows}
+    clean, found = str if form.keep_labels else unquoted, dict[str, str]()
+    for number, (label, text) in enumerate(rows, 1):
+        if found.setdefault(clean(label), clean(text)) != clean(text):
+            before = f"{show(found[clean(label)])} and {show(clean(text))}"
+            raise DataError(f"{path}, line {number}: {show(label)} is called {before}; give it one name")
+    return found

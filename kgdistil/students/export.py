@@ -21,7 +21,7 @@ from kgdistil.answer.format import FILES
 from kgdistil.answer.student import holds_student
 from kgdistil.compress import packing, whole
 from kgdistil.errors import ConfigError, KgdistilError, needs
-from kgdistil.files import write_bytes, write_json
+from kgdistil.files import check_free, write_bytes, write_json
 from kgdistil.graphs.importers.arrays import label_array, sealed_npz
 from kgdistil.graphs.importers.pykeen import PYKEEN_MODEL, PYKEEN_TRIPLES
 from kgdistil.kernels import said
@@ -32,22 +32,24 @@ FORMS = ("onnx", "npz", "arrays", "pykeen", "faiss", "browser")
 AGREE = 1e-4  # of scores in onnxruntime and PyTorch, relative to the largest
 
 
-def export(student: Labelled, form: str, output: str | os.PathLike) -> list[Path]:
+def export(student: Labelled, form: str, output: str | os.PathLike, replace: bool = True) -> list[Path]:
     """Write a student in one of `FORMS`; returns the files.
 
     Raises:
-        ConfigError: no such form, or none for this student.
+        ConfigError: no such form, or none for this student, or something is there and not to be replaced.
         KgdistilError: a package is missing, the file cannot be written, or the written ONNX answers otherwise.
     """
     if form not in FORMS:
         raise ConfigError(f"export knows no form {form!r}: choose one of {', '.join(FORMS)}")
     output = Path(output).expanduser()
     if form in ("npz", "faiss"):
+        check_free(output, replace)
         return export_npz(student, output) if form == "npz" else export_faiss(student, output)
     if os.path.lexists(output) and not output.is_dir():  # a file, a device, or a link that leads nowhere
         raise ConfigError(f"{output} is no folder: {form} needs one; name a new or an empty one")
     if holds_student(output):
         raise ConfigError(f"{output} holds a student: {form} needs a folder of its own; name another one")
+    check_free(output, replace)
     writers = {"onnx": export_onnx, "arrays": export_arrays, "pykeen": export_pykeen, "browser": export_browser}
     return writers[form](student, output)
 
