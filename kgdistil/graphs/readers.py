@@ -75,7 +75,7 @@ def read_graph(
         held_out: the share of the triples for valid, and again for test, where the graph is split here. Left out, a
             tenth, but at most 50,000 triples each. Every entity and relation stays in train, so fewer are held out
             where the graph is thin.
-        seed: of that split; the same triples and seed give the same split, in whatever order or form they come.
+        seed: of that split, where there is one; the same triples and seed give the same split, in whatever order or form they come.
         columns: names of the head, relation and tail columns, or their numbers, counted from 1. Left out, a first row
             or column names like "head,relation,tail" or "subject,predicate,object" are recognised, else there must be
             three columns.
@@ -100,7 +100,7 @@ def read_graph(
         raise DataError(f"seed is {short(seed)}: it must be a whole number from 0")
     form = Form(None if columns is None else tuple(columns), order, header, keep_labels)
     sources: list[Any] = [train] if valid is None else [train, valid, test]
-    split = {"held_out": held_out, "seed": seed or None}  # None: not given
+    split = {"held_out": held_out}
     sides = {"valid": valid, "test": test}
     if isinstance(train, str | os.PathLike) and os.path.isdir(os.path.expanduser(train)):
         _refuse(f"{train} is a folder, of which all three are read", **sides)
