@@ -75,7 +75,8 @@ def read_graph(
         held_out: the share of the triples for valid, and again for test, where the graph is split here. Left out, a
             tenth, but at most 50,000 triples each. Every entity and relation stays in train, so fewer are held out
             where the graph is thin.
-        seed: of that split, where there is one; the same triples and seed give the same split, in whatever order or form they come.
+        seed: of that split, where there is one; the same triples and seed give the same split, in whatever order or
+            form they come.
         columns: names of the head, relation and tail columns, or their numbers, counted from 1. Left out, a first row
             or column names like "head,relation,tail" or "subject,predicate,object" are recognised, else there must be
             three columns.
