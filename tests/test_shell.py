@@ -266,6 +266,10 @@ def test_names_and_what_was_never_trained_have_columns(labelled: Labelled, tmp_p
     second = {row[3]: row[6:] for row in rows if row[0] == "2"}
     assert {x for x, (_, unseen) in second.items() if unseen == "true"} == {"e04"}
     assert second["e01"][0] == "Zoë, a person" and second["e02"][0] == "a\\tb\\u001b"
+    assert told.stderr.count("are escaped as in JSON; jsonl has them as they are") == 1
+    told = call("predict", tmp_path / "s", "--batch", tmp_path / "q.tsv", "--unseen", "--format", "jsonl", "-k", 30)
+    assert "escaped" not in told.stderr
+    assert "a\tb\x1b" in {json.loads(line)["name"] for line in told.stdout.splitlines()}
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="no /dev/stdin")

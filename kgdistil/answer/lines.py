@@ -349,11 +349,18 @@ class Text:
     """Answers as `tsv` or `json_lines`, at once."""
 
     def __init__(self, file: BinaryIO, render: Callable[[Columns], bytes]):
-        self.file, self.render, self.begun = file, render, False
+        self.file, self.render, self.begun, self.told = file, render, False, render is not tsv
 
     def write(self, columns: Columns) -> None:
         if not self.begun and self.render is tsv:
             self.file.write("\t".join(columns).encode() + b"\n")
+        if not self.told and any(
+            isinstance(x, str) and not x.isprintable() for column in columns.values() for x in column
+        ):
+            log.warning(
+                "labels with ends of lines, tabs and the like are escaped as in JSON; jsonl has them as they are"
+            )
+            self.told = True
         self.begun = True
         self.file.write(self.render(columns))
         self.file.flush()
