@@ -394,7 +394,12 @@ def as_asked(**values: Any) -> dict[str, str]:
     a pickle is trusted changes nothing."""
     given = {key: x for key, x in values.items() if x is not None and key != "trust_pickle"}
     asked = {key: str(os.path.realpath(x) if isinstance(x, Path) else x) for key, x in given.items()}
-    return asked | {f"{key}{SUM}": sum_of_all(x) for key, x in given.items() if key in READ and os.path.exists(x)}
+    return asked | {f"{key}{SUM}": sum_of_all(x) for key, x in given.items() if key in READ and kept_still(x)}
+
+
+def kept_still(path: Path) -> bool:
+    """Whether it can be read twice, as a pipe cannot."""
+    return path.is_file() or path.is_dir()
 
 
 def sum_of_all(path: Path) -> str:
