@@ -642,7 +642,7 @@ def answer_batch(
 ) -> None:
     """Answer the queries of a file, or of standard input, a thousand at a time."""
     from kgdistil.answer import lines
-    from kgdistil.files import check_free
+    from kgdistil.answer.folder import check_free
 
     if output is None and format_ == "parquet":
         raise ConfigError("Parquet is no text: name a file with -o")

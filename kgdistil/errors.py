@@ -46,9 +46,6 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         sys.exit(main())
     except KgdistilError as error:
         sys.exit(str(error))
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 @contextlib.contextmanager

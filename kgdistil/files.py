@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import platformdirs
 
-from kgdistil.errors import ConfigError, KgdistilError
+from kgdistil.errors import KgdistilError
 
 SUM = "sum"  # CRC-32, as in zip and PNG, of everything else that a file holds
 CHANGED = "it was damaged or changed since it was written"
@@ -57,12 +57,6 @@ def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     finally:
         if scratch is not None:
             scratch.unlink(missing_ok=True)
-
-
-def check_free(output: Path, replace: bool) -> None:
-    """ConfigError where a file, or a folder that holds something, is there and may not be written over."""
-    if not replace and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
-        raise ConfigError(f"{output} is there already; name another, or add --replace")
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:

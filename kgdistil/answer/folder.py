@@ -11,9 +11,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kgdistil.errors import KgdistilError
+from kgdistil.errors import ConfigError, KgdistilError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h, renameat2(2)
+
+
+def check_free(output: Path, replace: bool) -> None:
+    """ConfigError where a file, or a folder that holds something, is there and may not be written over."""
+    if not replace and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
+        raise ConfigError(f"{output} is there already; name another, or add --replace")
 
 
 def replace_folder(folder: Path, write: Callable[[Path], object], names: Sequence[str]) -> None:

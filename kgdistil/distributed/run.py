@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Train a run, or find it finished, and print its test metrics.
 
     Returns:
-        0.
+        0; 130 where it was stopped.
     """
     parser = argparse.ArgumentParser(prog="python -m kgdistil.train", description=__doc__.split("\n")[0])
     parser.add_argument("graph", help="a known graph, a folder of train, valid and test, or a file of triples")
@@ -81,10 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
     given |= {name: int(given[name]) for name in COUNTS if given.get(name, "").isdecimal()}
     config = make_config(dataset=source, **given)
     graph = load(source) if source.lower() in NAMES or os.path.isdir(source) else read_graph(source)
-    if ranks:
-        record = on_ranks(config, graph, timeout, every)
-    else:
-        record = run(config, graph, progress=lambda _, __, **bar: Epochs(**bar)).record
+    try:
+        if ranks:
+            record = on_ranks(config, graph, timeout, every)
+        else:
+            record = run(config, graph, progress=lambda _, __, **bar: Epochs(**bar)).record
+    except KeyboardInterrupt:
+        print("kgdistil: stopped; the same command goes on where its last checkpoint stands", file=sys.stderr)
+        return 130
     if number == 0:
         own = records.is_own(config.dataset)
         print(f"{record['id']}: test MRR {record['test']['both']['mrr']:.4f}, epoch {record['best_epoch']}")
