@@ -1,9 +1,9 @@
 """Functions of several ranks, each a process, for tests: gloo on this machine."""
 
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ from kgdistil.models import KGEModel, build_model, with_entities
 RATES = {"student": 0.1, "teacher": 0.05}
 
 
+PRELOADED = ["kgdistil.distributed.run", "kgdistil.compress.low_rank"]  # imported once: a rank begins at once
+
+
 def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What a function of this module returns on each rank."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.set_forkserver_preload(
-            ["kgdistil.distributed.run", "kgdistil.compress.low_rank"]
-        )  # imported once: a rank begins at once
+        if forkserver._forkserver._preload_modules != PRELOADED:  # another test's, which imported something else
+            forkserver._forkserver._stop()
+            forkserver.set_forkserver_preload(PRELOADED)
         mp.start_processes(
             one_rank, (world, folder, dict(os.environ), function, arguments), world, start_method="forkserver"
         )

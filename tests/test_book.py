@@ -26,7 +26,10 @@ pytestmark = pytest.mark.book
 pytest.importorskip("jupyter_book", reason="needs the extra book")
 WIDTHS = {"desktop": 1280, "phone": 360}
 # What one template makes, rows of a table and entries of the reference, axe reads the first of: it takes minutes else.
-MORE = "tbody tr:nth-child(n+12), section section ~ section ~ section ~ section ~ section dl.py"
+MORE = (
+    "tbody tr:nth-child(n+12), .indextable li:nth-child(n+12), "
+    "section section ~ section ~ section ~ section ~ section dl.py"
+)
 LEFTOVERS = re.compile(
     r"<t[dh][^>]*>\s*(?:nan|NaN|None)\s*</t[dh]>|&lt;&lt; ?\w+\(|&lt;% "
 )  # of a template, or of a gap
