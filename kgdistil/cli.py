@@ -151,6 +151,7 @@ def graph_options(command: Any) -> Any:
     return with_options(command, options)
 
 
+TRAINING = ".training"  # after a student's folder: that of its teacher, checkpoints and records
 READ, SUM = ("teacher", "teacher_lists", "names", "labels"), " sum"  # what is read beside the graph, and of it is kept
 TEACHER = ("trust_pickle", "convention", "norm", "gamma", "labels")  # what `teacher_options` adds
 
@@ -316,9 +317,9 @@ def distill(
     search_seconds(time_, "4bit" if budget else precision or "int8", teacher, teacher_lists)
     if (lists := options.pop("lists")) is not None:
         options["softmax_epochs"] = lists
-    asked = as_asked(dim=dim, precision=precision, budget=budget, model=model, teacher=teacher, **options)
+    asked = as_asked(output, dim=dim, precision=precision, budget=budget, model=model, teacher=teacher, **options)
     no_paths = options.pop("no_paths") or None
-    asked |= as_asked(teacher_lists=teacher_lists, time=time_, no_paths=no_paths)
+    asked |= as_asked(output, teacher_lists=teacher_lists, time=time_, no_paths=no_paths)
     if holds_student(output) and not replace and is_done(output, {"graph": read(graph, options).sha256, **asked}):
         student = opened(output)
         if not as_json:
@@ -327,7 +328,7 @@ def distill(
         return
     if output.exists() and not holds_student(output) and not half_saved(output):
         raise ConfigError(f"{output} holds other files; name a new or empty folder")
-    training = Path(f"{os.path.realpath(output)}.training")
+    training = Path(f"{os.path.realpath(output)}{TRAINING}")
     with only_one(training), kept_in(training):
         found = read(graph, options)
         if not as_json:
@@ -389,12 +390,12 @@ def opened(folder: Path) -> Student:
         return open_own(folder)
 
 
-def as_asked(**values: Any) -> dict[str, str]:
+def as_asked(output: Path, **values: Any) -> dict[str, str]:
     """What a command was asked, as a student's folder keeps it, and the sums of what it reads beside the graph; whether
     a pickle is trusted changes nothing."""
     given = {key: x for key, x in values.items() if x is not None and key != "trust_pickle"}
     asked = {key: str(os.path.realpath(x) if isinstance(x, Path) else x) for key, x in given.items()}
-    return asked | {f"{key}{SUM}": sum_of_all(x) for key, x in given.items() if key in READ and kept_still(x)}
+    return asked | {f"{key}{SUM}": sum_of_all(x, output) for key, x in given.items() if key in READ and kept_still(x)}
 
 
 def kept_still(path: Path) -> bool:
@@ -402,13 +403,15 @@ def kept_still(path: Path) -> bool:
     return path.is_file() or path.is_dir()
 
 
-def sum_of_all(path: Path) -> str:
-    """XXH3 of a file, or of all that lies in a folder but what is hidden."""
+def sum_of_all(path: Path, output: Path) -> str:
+    """XXH3 of a file, or of all that lies in a folder but what is hidden, and what a command itself leaves there."""
     import xxhash
 
     from kgdistil.graphs.cache import sum_of
 
+    own = tuple(f"{os.path.realpath(output)}{end}{os.sep}" for end in ("", TRAINING))
     inside = (found for found in sorted(path.rglob("*")) if not found.name.startswith("."))
+    inside = (found for found in inside if not os.path.realpath(found).startswith(own))
     files = [found for found in inside if found.is_file()] if path.is_dir() else [path]
     told = "".join(f"{os.path.relpath(found, path)} {sum_of(found)}\n" for found in files)
     return xxhash.xxh3_128_hexdigest(told.encode(errors="surrogatepass"))
@@ -424,14 +427,17 @@ def is_done(output: Path, asked: dict[str, str]) -> bool:
 
     before = made(output) or {}
     now = {key: value for key, value in asked.items() if key in before or not key.endswith(SUM)}  # as before there were
+    had, has = (parse_time(told["time"]) if "time" in told else 0 for told in (before, now))
+    if had and before == {**now, "time": before["time"]}:
+        if had == has:
+            return True
+        if had < has and any(Path(f"{os.path.realpath(output)}{TRAINING}", "search").glob("*.log")):
+            return False
     if before == now:
         return True
-    timed = "time" in before and "time" in now and before == {**now, "time": before["time"]}
-    if timed and parse_time(before["time"]) < parse_time(now["time"]):
-        return False
-    what = next((key.removesuffix(SUM) for key in now if key in before and now[key] != before[key]), "")
-    changed = f" (of another {what.replace('_', ' ')})" if what else ""
-    raise ConfigError(f"{output} holds a model already{changed}; name another folder, or add --replace")
+    other = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    changed = f"; {other[0].removesuffix(SUM).replace('_', ' ')} differs" if before else ""
+    raise ConfigError(f"{output} holds a model already{changed}: name another folder, or add --replace")
 
 
 def made(output: Path) -> Any:
@@ -932,15 +938,17 @@ def import_(
     from kgdistil.answer.student import holds_student
     from kgdistil.distillation.recipes import family
     from kgdistil.graphs.importers import import_teacher
+    from kgdistil.models import MODELS
     from kgdistil.students.labelled import Labelled
 
     check_output(output)
     found = read(graph, options)
-    asked = as_asked(teacher=teacher, **options) | {"graph": found.sha256}
+    asked = as_asked(output, teacher=teacher, **options) | {"graph": found.sha256}
     if holds_student(output) and not replace:
         is_done(output, asked)
     brought = import_teacher(teacher, found, **{name: options[name] for name in ("model", *TEACHER)})
-    if options["model"] not in (None, kind := family(brought.model)):
+    asked_for = {name.lower(): name for name in MODELS}.get((options["model"] or "").lower())
+    if asked_for not in (None, kind := family(brought.model)):
         raise ConfigError(f"--model is {options['model']}, and {teacher} holds a {kind}: leave --model out")
     about = {"source": brought.source, "asked": asked, "notes": [*found.notes, *brought.notes]}
     student = Labelled(brought.model, found, about=about)

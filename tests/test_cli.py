@@ -144,10 +144,28 @@ def test_a_teacher_or_names_that_changed_are_no_finished_command(triples: Path, 
         if model == "ComplEx":
             assert call("distill", *asked).exit_code == 0
             assert "nothing is left to do" in call("distill", *asked).stdout
-    assert "holds a model already (of another teacher); name" in refused("distill", *asked)
+    assert "holds a model already; teacher differs: name" in refused("distill", *asked)
     assert call("distill", *asked, "--replace").exit_code == 0 and load_student(tmp_path / "s").model == "TransE"
     names.write_text("Aïsha O'Brien\tanother\n")
-    assert "holds a model already (of another names); name" in refused("distill", *asked)
+    assert "holds a model already; names differs: name" in refused("distill", *asked)
+    inside = [*asked[:4], teacher / "student", *asked[5:]]  # what it leaves there is not of the teacher
+    assert call("distill", *inside).exit_code == 0 and "nothing is left to do" in call("distill", *inside).stdout
+
+
+def test_more_time_goes_on_only_where_the_search_still_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, asked = tmp_path / "s", {"graph": "g", "time": "1s"}
+    monkeypatch.setattr(cli, "made", lambda output: dict(asked))
+    assert cli.is_done(output, dict(asked)) and cli.is_done(output, {**asked, "time": "1.0s"})
+    for other in ({"time": "2s"}, {"time": "0.5s"}, {"seed": "1"}):
+        with pytest.raises(
+            ConfigError, match=f"already; {next(iter(other))} differs: name another folder, or add --re"
+        ):
+            cli.is_done(output, {**asked, **other})
+    (tmp_path / "s.training" / "search").mkdir(parents=True)
+    (tmp_path / "s.training" / "search" / "0123.log").touch()
+    assert not cli.is_done(output, {**asked, "time": "2s"})
+    with pytest.raises(ConfigError, match="already; time differs"):
+        cli.is_done(output, {**asked, "time": "0.5s"})
 
 
 def test_options_that_nothing_would_read_are_refused(triples: Path, tmp_path: Path, measured: None) -> None:
@@ -338,20 +356,30 @@ def test_the_budget_chooses_from_the_frontier(tiny_graph: Graph, measured: None,
     assert "on small, the measured graph most like this one, a student of 64 bytes" in whole.expected
     assert "kept 95% of" in whole.expected
     model = build_model("ComplEx", tiny_graph.num_entities, tiny_graph.num_relations, 8)
-    chain = [(0.95, "float16", 64), (0.95, "int8", 64), (0.7, "4bit", 8), (0.7, "2bit", 8), (0.7, "int8", 64)]
+    chain = [(0.95, "float16", 64), (0.95, "int8", 64), (0.7, "4bit", 64), (0.7, "2bit", 8), (0.7, "int8", 64)]
     limit = whole.bytes - 1
     for kept, precision, teacher in chain:  # few floats that do not fit are rounded, before few bits if they kept more
         few_floats_kept(tmp_path, kept)
         bought = plan(tiny_graph, limit := whole.bytes if precision == "4bit" else limit)
         assert (bought.dim, bought.precision, bought.teacher_dim) == (8, precision, teacher)
         assert size(model, precision) == bought.bytes <= limit
-        assert ("it was measured in float32" in bought.why) == (teacher == 64)
+        assert ("it was measured in float32" in bought.why) == (precision in ("float16", "int8"))
+        assert ("and a larger teacher, until" in bought.why) == (precision == "4bit")
         limit = bought.bytes - 1
     for small, dim, precision, teacher in (("400B", 3, "4bit", 64), ("3B/entity", 12, "1bit", 12)):
         below = plan(tiny_graph, small)
         found = (below.model, below.dim, below.precision, below.teacher_dim)
         assert found == ("ComplEx", dim, precision, teacher), "nothing so small was measured"
     assert plan(tiny_graph, "400B", few_bits=True).teacher_dim == 3, "a search has codes that are learned"
+    finest = [plan(tiny_graph, limit) for limit in range(130, 401, 10)]
+    assert {(x.precision, x.teacher_dim) for x in finest} == {("4bit", 64)}, "a larger budget has a better teacher, too"
+    rows = advice.frontier(tiny_graph, sized=False)
+    assert len(rows) == len(advice.frontier(tiny_graph)), "where few floats kept more than few bits they stay"
+    few_floats_kept(tmp_path, 0.5)
+    with (tmp_path / "frontier.csv").open("a") as file:
+        file.write("small,20,2,3,ComplEx,32,2,0,64,0.6,0.6\n")
+    sized, timed = (advice.frontier(tiny_graph, sized=x)["group"].tolist() for x in (True, False))
+    assert 0 not in sized and 0 in timed, "of as many bytes, and perhaps faster"
     assert plan(tiny_graph, "1MB", "TransE").model == "TransE"
     few_floats_kept(tmp_path, 0.95)
     waits = {"float32": 0.5, "float16": 0.5, "int8": 0.5, "4bit": 1e-3, "2bit": 1e-4}

@@ -36,17 +36,18 @@ def kept(share: float) -> str:
     )
 
 
-def frontier(graph: Graph, hubs: bool = False) -> pd.DataFrame:
+def frontier(graph: Graph, hubs: bool = False, sized: bool = True) -> pd.DataFrame:
     """What `frontier.kept` found of graphs like this one, the best first; empty where nothing ran.
 
     Of each size, the students of the graph whose figures are nearest (`rule.distance`), of those where it was
-    measured; few floats only where no few bits of that size kept as much on the same graph. Sizes compare as on the
+    measured. Sizes compare as on the
     nearest graph of most sizes, whose best students keep `order`, and students of a size by the share of its best one;
     of those alike the largest comes first, whose teacher is larger, too. A column `told` says it in words.
 
     Args:
         hubs: a few of very many entities stand in many triples; what was measured on such a graph, beside entities
             that are whole, counts for such graphs only.
+        sized: for a budget of bytes: few floats only where no few bits of that size kept as much on the same graph.
     """
     try:
         table = pd.read_csv(KEPT)
@@ -54,8 +55,9 @@ def frontier(graph: Graph, hubs: bool = False) -> pd.DataFrame:
         return pd.DataFrame(columns=["kept", "bytes"])
     if "hubs" in table and not hubs:
         table = table[table["hubs"] != 1]
-    few = table["kept"].where(table["group"] > 0).groupby([table["graph"], table["bytes"]]).transform("max")
-    table = table[(table["group"] > 0) | ~(table["kept"] <= few)]
+    if sized:
+        few = table["kept"].where(table["group"] > 0).groupby([table["graph"], table["bytes"]]).transform("max")
+        table = table[(table["group"] > 0) | ~(table["kept"] <= few)]
     own, known = rule.figures(graph), rule.rule()
     scale = known["scale"] if known else dict.fromkeys(own, 1.0)
     table = table.assign(far=[rule.distance(own, row, scale) for row in table.to_dict("records")])

@@ -67,8 +67,8 @@ def plan(
 
     The one that kept most of its teacher's MRR on the measured frontier, of those that fit; the largest, where they
     kept the same to a hundredth. Of few bits, where such a student fits at all, though none so small was measured: few
-    floats keep less (`paper.bench.budgets`). Where none fits, or a model is asked for, it has float, half or int8
-    numbers: the largest dimension whose weights or answers fit, and for it the finest precision, since int8 costs
+    floats mostly keep less (`paper.bench.budgets`). Where none fits, or a model is asked for, it has float, half or
+    int8 numbers: the largest dimension whose weights or answers fit, and for it the finest precision, since int8 costs
     little, which `distil` measures, and halving the dimension costs much.
 
     Args:
@@ -84,7 +84,9 @@ def plan(
     limit = limit and limit * graph.num_entities if each else limit
     best = on_frontier(graph, limit, seconds, teacher_dim, each) if model is None else None
     if model is None and limit and best is None:
-        best = below_the_measured(graph, limit, each, 0 if few_bits else teacher_dim)
+        best = below_the_measured(graph, limit, each, few_bits)
+    if best and limit and not (each or few_bits):
+        best = with_a_wider_teacher(best, teacher_dim)
     if best and (best.precision in GROUPS or not few_bits):
         return of_the_rule(graph, best, limit, each)
     kind = MODELS.get(model or "RotatE")
@@ -139,7 +141,8 @@ def on_frontier(
 
     `each`: the limit is the entities' alone.
     """
-    for row in advice.frontier(graph, limit is not None and hubs(graph)).itertuples():
+    sized = limit is not None
+    for row in advice.frontier(graph, sized and hubs(graph), sized).itertuples():
         if (measured := PRECISION_OF.get(row.group)) is None:
             continue
         for precision in (measured, *ROUNDED) if measured == "float32" else (measured,):
@@ -156,19 +159,28 @@ def on_frontier(
     return None
 
 
-def below_the_measured(graph: Graph, limit: int, each: bool, teacher_dim: int) -> Plan | None:
+def below_the_measured(graph: Graph, limit: int, each: bool, coded: bool) -> Plan | None:
     """The student of few bits for a budget that is too small for all on the frontier; None where none was measured.
 
-    Codes that are learned begin as their teacher's numbers, which then are as few. Of 4 bits and at most `NARROW`
-    complex numbers, a student of a teacher of `teacher_dim` that is rounded when it is trained keeps more; 0: such a
-    one is not wanted.
+    Of few complex numbers in all, those of most bits, unless codes are to be learned: see `with_a_wider_teacher`.
     """
     found = None if advice.frontier(graph).empty else of_few_bits(graph, limit, "ComplEx", each)
-    if found and found.precision == FINEST and found.dim <= min(NARROW, teacher_dim - 1):
-        return replace(
-            found, teacher_dim=teacher_dim, why=f"{found.why}; so small a one has floats until it is trained"
-        )
+    if found and found.dim <= NARROW and not (each or coded):
+        return of_few_bits(graph, limit, "ComplEx", each, (FINEST,)) or found
     return found
+
+
+def with_a_wider_teacher(found: Plan, teacher_dim: int) -> Plan:
+    """The same student, of 4 bits and at most `NARROW` complex numbers, from a teacher of more, rounded when trained.
+
+    Codes that are learned begin as their teacher's numbers, which then are as few; such a student keeps less
+    (`paper.bench.budgets`). Any other student stays.
+    """
+    if found.precision != FINEST or found.rank or found.dim > min(NARROW, teacher_dim - 1):
+        return found
+    told = "what such a student keeps was not measured on other graphs; what it is on this one is measured below"
+    why = f"{found.why}; so small a one has floats, and a larger teacher, until it is trained"
+    return replace(found, teacher_dim=teacher_dim, expected=told, why=why)
 
 
 def of_the_rule(graph: Graph, found: Plan, limit: int | None, each: bool) -> Plan:
@@ -243,10 +255,13 @@ def whole_of(graph: Graph, model: str, shape: Shape) -> int:
     return whole_count(graph.num_entities, width, row_bytes(model, dim, GROUPS[precision], rank))
 
 
-def of_few_bits(graph: Graph, limit: int, model: str, each: bool = False) -> Plan | None:
+def of_few_bits(
+    graph: Graph, limit: int, model: str, each: bool = False, precisions: Sequence[str] = tuple(GROUPS)
+) -> Plan | None:
     """The student of most bytes an entity that fits, of those the one of most floats; None where none does."""
     fitting = []
-    for precision, group in GROUPS.items():
+    for precision in precisions:
+        group = GROUPS[precision]
         for dim in (d for d in STEPS if MODELS[model].entity_factor * d % group == 0):
             size = bytes_of(graph, model, dim, precision)
             if size - (shared_bytes(graph, model, dim, precision) if each else 0) <= limit:

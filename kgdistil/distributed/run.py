@@ -87,7 +87,10 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             record = run(config, graph, progress=lambda _, __, **bar: Epochs(**bar)).record
     except KeyboardInterrupt:
-        print("kgdistil: stopped; the same command goes on where its last checkpoint stands", file=sys.stderr)
+        if dist.is_initialized():  # its threads would end with a line of their own
+            dist.destroy_process_group()
+        if number == 0:
+            print("kgdistil: stopped; the same command goes on at its last checkpoint, if it has one", file=sys.stderr)
         return 130
     if number == 0:
         own = records.is_own(config.dataset)

@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--one", nargs=2, metavar=("RUN", "FOLDER"), help=one_of)
     options = parser.parse_args(arguments)
     graph = read_graph(options.graph)
-    bought = plan(graph, options.budget)
+    bought = plan(graph, options.budget, few_bits=True)
     if options.one:
         name, folder = options.one
         with records.kept_in(Path(folder)):
