@@ -40,9 +40,9 @@ def frontier(graph: Graph, hubs: bool = False, sized: bool = True) -> pd.DataFra
     """What `frontier.kept` found of graphs like this one, the best first; empty where nothing ran.
 
     Of each size, the students of the graph whose figures are nearest (`rule.distance`), of those where it was
-    measured. Sizes compare as on the
-    nearest graph of most sizes, whose best students keep `order`, and students of a size by the share of its best one;
-    of those alike the largest comes first, whose teacher is larger, too. A column `told` says it in words.
+    measured. Sizes compare as on the nearest graph of most sizes, whose best students keep `order`, and students of a
+    size by the share of its best one; of those alike the largest comes first, whose teacher is larger, too. A column
+    `told` says it in words.
 
     Args:
         hubs: a few of very many entities stand in many triples; what was measured on such a graph, beside entities

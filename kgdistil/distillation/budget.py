@@ -34,6 +34,7 @@ NARROW = 16  # complex numbers of a student up to which few floats, rounded to 4
 WIDEST = 256  # floats of an entity up to which a student beside whole ones takes fewer bits for more of them
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}
 ROUNDED = ("float16", "int8")  # that numbers of 32 bits are in at little cost, where they do not fit
+UNMEASURED = "what such a student keeps was not measured on other graphs; what it is on this one is measured below"
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -80,8 +81,7 @@ def plan(
     Raises:
         ConfigError: neither a size nor a time, or too small for any student.
     """
-    (limit, seconds), each = parse_budget(budget), "/" in str(budget)
-    limit = limit and limit * graph.num_entities if each else limit
+    limit, seconds, each = room(graph, budget)
     best = on_frontier(graph, limit, seconds, teacher_dim, each) if model is None else None
     if model is None and limit and best is None:
         best = below_the_measured(graph, limit, each, few_bits)
@@ -113,10 +113,10 @@ def plan(
         for dim in dims
         for precision in (*reversed(ROUNDED), "float32")  # the finest that fits stays
     }
-    spared = {key: shared_bytes(graph, name, *key) if each else 0 for key in sizes}
-    fitting = [key for key, size in sizes.items() if limit is None or size - spared[key] <= limit]
+    counted = {key: spent(graph, each, name, *key) for key in sizes}
+    fitting = [key for key, size in counted.items() if limit is None or size <= limit]
     if not fitting:
-        least, at = min((size - spared[key], key) for key, size in sizes.items())
+        least, at = min((size, key) for key, size in counted.items())
         give = f"{-(-least // graph.num_entities)}B/entity" if each else f"{least}B"
         takes = f"the smallest student of this graph, {name} of dimension {at[0]} in {at[1]}, takes {sizes[at]:,} bytes"
         raise ConfigError(f"budget is {budget}: {takes}; give {give} or more")
@@ -148,7 +148,7 @@ def on_frontier(
         for precision in (measured, *ROUNDED) if measured == "float32" else (measured,):
             made = {"model": row.model, "dim": row.dim, "precision": precision, "rank": row.rank}
             size, wait = bytes_of(graph, **made), None
-            if limit is not None and size - (shared_bytes(graph, **made) if each else 0) > limit:
+            if limit is not None and spent(graph, each, **made) > limit:
                 continue
             if seconds is not None and (wait := patiently(graph, seconds, **made)) > seconds:
                 continue
@@ -178,9 +178,8 @@ def with_a_wider_teacher(found: Plan, teacher_dim: int) -> Plan:
     """
     if found.precision != FINEST or found.rank or found.dim > min(NARROW, teacher_dim - 1):
         return found
-    told = "what such a student keeps was not measured on other graphs; what it is on this one is measured below"
     why = f"{found.why}; so small a one has floats, and a larger teacher, until it is trained"
-    return replace(found, teacher_dim=teacher_dim, expected=told, why=why)
+    return replace(found, teacher_dim=teacher_dim, expected=UNMEASURED, why=why)
 
 
 def of_the_rule(graph: Graph, found: Plan, limit: int | None, each: bool) -> Plan:
@@ -196,7 +195,7 @@ def of_the_rule(graph: Graph, found: Plan, limit: int | None, each: bool) -> Pla
     finer = (found.dim, FINEST, found.rank * GROUPS[FINEST] // GROUPS[found.precision]) if found.rank else shape
     for dim, precision, rank in dict.fromkeys((finer, shape)):
         size = bytes_of(graph, kind, dim, precision, rank)
-        if size - (shared_bytes(graph, kind, dim, precision, rank) if each else 0) <= limit:
+        if spent(graph, each, kind, dim, precision, rank) <= limit:
             made: dict[str, Any] = {"model": kind, "precision": precision, "rank": rank, "bytes": size}
             return with_whole(graph, replace(found, **made), limit, each)
     return with_whole(graph, found, limit, each)
@@ -226,11 +225,10 @@ def with_whole(graph: Graph, found: Plan, limit: int, each: bool) -> Plan:
         if MODELS[made].distance or not count or frequency(graph, count) < FREQUENT:
             continue
         size = bytes_of(graph, made, dim, precision, rank, count)
-        if size - (shared_bytes(graph, made, dim, precision, rank) if each else 0) > limit:
+        if spent(graph, each, made, dim, precision, rank, count) > limit:
             continue
         why = f"{count:,} entities stand in so many triples that they stay whole, and the others share what is left"
-        told = "what such a student keeps was not measured on other graphs; what it is on this one is measured below"
-        told = found.expected if found.rank else told
+        told = found.expected if found.rank else UNMEASURED
         shape: dict[str, Any] = {"dim": dim, "precision": precision, "rank": rank, "bytes": size, "whole": True}
         teacher_dim = dim if found.teacher_dim == found.dim else found.teacher_dim
         return replace(found, **shape, teacher_dim=teacher_dim, why=why, expected=told)
@@ -263,27 +261,23 @@ def of_few_bits(
     for precision in precisions:
         group = GROUPS[precision]
         for dim in (d for d in STEPS if MODELS[model].entity_factor * d % group == 0):
-            size = bytes_of(graph, model, dim, precision)
-            if size - (shared_bytes(graph, model, dim, precision) if each else 0) <= limit:
-                fitting.append((row_bytes(model, dim, group), dim, precision, size))
+            if spent(graph, each, model, dim, precision) <= limit:
+                fitting.append((row_bytes(model, dim, group), dim, precision))
     if not fitting:
         return None
-    _, dim, precision, size = max(fitting)
-    told = "what such a student keeps was not measured on other graphs; what it is on this one is measured below"
-    return Plan(
-        model, dim, precision, dim, size, told, why="of the students of few bits, this is the largest that fits"
-    )
+    _, dim, precision = max(fitting)
+    size, why = bytes_of(graph, model, dim, precision), "of the students of few bits, this is the largest that fits"
+    return Plan(model, dim, precision, dim, size, UNMEASURED, why=why)
 
 
 def searched(graph: Graph, found: Plan, budget: str | int, kinds: Sequence[str]) -> tuple[list[str], list[Shape]]:
     """What a search may choose from beside the plan: of those kinds of model, and of the shapes that are `alike`, all
     whose students fit the budget as well. Of a time no other shape, since it was measured for the plan's alone."""
-    (limit, _), each = parse_budget(budget), "/" in str(budget)
-    limit = limit and limit * graph.num_entities if each else limit
+    limit, _, each = room(graph, budget)
 
     def fit(kind: str, shape: Shape) -> bool:
-        size = bytes_of(graph, kind, *shape, whole_of(graph, kind, shape) if found.whole else 0)
-        return limit is None or size - (shared_bytes(graph, kind, *shape) if each else 0) <= limit
+        whole = whole_of(graph, kind, shape) if found.whole else 0
+        return limit is None or spent(graph, each, kind, *shape, whole) <= limit
 
     shape = found.dim, found.precision, found.rank
     others = [kind for kind in kinds if kind != found.model and fit(kind, shape)]
@@ -308,6 +302,12 @@ def alike(graph: Graph, model: str, shape: Shape) -> list[Shape]:
 def bytes_of(graph: Graph, model: str, dim: int, precision: str, rank: int = 0, whole: int = 0) -> int:
     """Bytes of the weights of such a model of a graph."""
     return model_bytes(graph.num_entities, graph.num_relations, model, dim, precision, rank, whole)
+
+
+def spent(graph: Graph, each: bool, model: str, dim: int, precision: str, rank: int = 0, whole: int = 0) -> int:
+    """What of them counts for a budget: all, or `each`, what is not shared."""
+    shared = shared_bytes(graph, model, dim, precision, rank) if each else 0
+    return bytes_of(graph, model, dim, precision, rank, whole) - shared
 
 
 def shared_bytes(graph: Graph, model: str, dim: int, precision: str, rank: int = 0) -> int:
@@ -345,6 +345,16 @@ def fastest(model: KGEModel, precision: str) -> kernels.Ranker | CodedRanker | N
     if precision in GROUPS:
         return CodedRanker(model, *encode(model, precision))
     return kernels.Ranker(model) if kernels.usable(model) and kernels.rank_library(model) else None
+
+
+def room(graph: Graph, budget: str | int) -> tuple[int | None, float | None, bool]:
+    """Bytes or seconds of a budget, the other one None, and whether the bytes are those of the entities alone.
+
+    Raises:
+        ConfigError: neither.
+    """
+    (limit, seconds), each = parse_budget(budget), "/" in str(budget)
+    return limit and limit * graph.num_entities if each else limit, seconds, each
 
 
 def parse_budget(budget: str | int) -> tuple[int | None, float | None]:

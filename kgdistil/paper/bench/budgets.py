@@ -13,13 +13,14 @@ import json
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kgdistil import records
-from kgdistil.distillation.budget import FINEST, STEPS, Plan, bytes_of, of_few_bits, parse_budget, plan, shared_bytes
+from kgdistil.distillation.budget import FINEST, Plan, of_few_bits, plan, room
 from kgdistil.distillation.distil import distil
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, rank
@@ -39,15 +40,12 @@ def path() -> Path:
 
 def ways(graph: Graph, budget: str) -> dict[str, Plan]:
     """The students that a budget has room for, by way."""
-    (limit, _), each = parse_budget(budget), "/" in budget
+    limit, _, each = room(graph, budget)
     if limit is None:
         raise ConfigError(f"--budgets {budget}: give sizes, as 8B/entity or 2kB")
-    limit *= graph.num_entities if each else 1
     found = {}
-    for dim in STEPS:
-        size = bytes_of(graph, "ComplEx", dim, FINEST)
-        if size - (shared_bytes(graph, "ComplEx", dim, FINEST) if each else 0) <= limit and dim < TEACHER:
-            found["rounded"] = Plan("ComplEx", dim, FINEST, TEACHER, size, "")
+    if (finest := of_few_bits(graph, limit, "ComplEx", each, (FINEST,))) and finest.dim < TEACHER:
+        found["rounded"] = replace(finest, teacher_dim=TEACHER)
     if codes := of_few_bits(graph, limit, "ComplEx", each):
         found["codes"] = codes
     return {"floats": plan(graph, budget, "RotatE"), **found}
