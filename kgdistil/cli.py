@@ -393,28 +393,17 @@ def opened(folder: Path) -> Student:
 def as_asked(output: Path, **values: Any) -> dict[str, str]:
     """What a command was asked, as a student's folder keeps it, and the sums of what it reads beside the graph; whether
     a pickle is trusted changes nothing."""
+    from kgdistil.graphs.cache import sum_of_all
+
     given = {key: x for key, x in values.items() if x is not None and key != "trust_pickle"}
+    own = [f"{os.path.realpath(output)}{end}" for end in ("", TRAINING)]
     asked = {key: str(os.path.realpath(x) if isinstance(x, Path) else x) for key, x in given.items()}
-    return asked | {f"{key}{SUM}": sum_of_all(x, output) for key, x in given.items() if key in READ and kept_still(x)}
+    return asked | {f"{key}{SUM}": sum_of_all(x, own) for key, x in given.items() if key in READ and kept_still(x)}
 
 
 def kept_still(path: Path) -> bool:
     """Whether it can be read twice, as a pipe cannot."""
     return path.is_file() or path.is_dir()
-
-
-def sum_of_all(path: Path, output: Path) -> str:
-    """XXH3 of a file, or of all that lies in a folder but what is hidden, and what a command itself leaves there."""
-    import xxhash
-
-    from kgdistil.graphs.cache import sum_of
-
-    own = tuple(f"{os.path.realpath(output)}{end}{os.sep}" for end in ("", TRAINING))
-    inside = (found for found in sorted(path.rglob("*")) if not found.name.startswith("."))
-    inside = (found for found in inside if not os.path.realpath(found).startswith(own))
-    files = [found for found in inside if found.is_file()] if path.is_dir() else [path]
-    told = "".join(f"{os.path.relpath(found, path)} {sum_of(found)}\n" for found in files)
-    return xxhash.xxh3_128_hexdigest(told.encode(errors="surrogatepass"))
 
 
 def is_done(output: Path, asked: dict[str, str]) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kgdistil")
 LONGEST = 1 << 20  # bytes of a line
-PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")  # gzip, bzip2, xz, zstd, zip
+MAGIC = {b"\x1f\x8b": ".gz", b"BZh91AY&SY": ".bz2", b"\xfd7zXZ\0": ".xz", b"(\xb5/\xfd": ".zst"}  # no text begins so
 TOGETHER, MOST = 1000, 100_000  # queries that are asked at a time, and the answers they may have
 BITMAPS = 1 << 26  # bytes of who may come, one bit for each entity and query
 GROUP = 1 << 17  # rows of Parquet that are written at a time
@@ -44,7 +44,7 @@ def read_lines(
         try:
             text = "" if fault else line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            packed = number == 1 and line.startswith(PACKED)
+            packed = number == 1 and line.startswith(tuple(MAGIC))
             fault = "it is packed; unpack it first" if packed else ""
             fault = fault or f"byte 0x{line[error.start]:02x} is not UTF-8; save it as UTF-8"
         if not fault:

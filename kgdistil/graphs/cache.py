@@ -48,6 +48,15 @@ def sum_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sum_of_all(path: Path, but: Sequence[str] = ()) -> str:
+    """XXH3 of a file, or of all files in a folder but hidden ones, and those in some folders below."""
+    leave = tuple(f"{folder}{os.sep}" for folder in but)
+    inside = (found for found in sorted(path.rglob("*")) if not found.name.startswith(".") and found.is_file())
+    files = [found for found in inside if not os.path.realpath(found).startswith(leave)] if path.is_dir() else [path]
+    told = "".join(f"{os.path.relpath(found, path)} {sum_of(found)}\n" for found in files)
+    return xxhash.xxh3_128_hexdigest(told.encode(errors="surrogatepass"))
+
+
 @functools.cache
 def reader() -> str:
     """What the same bytes depend on, to become the same graph: the code that reads, and two libraries' tables."""

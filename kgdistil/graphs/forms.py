@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from kgdistil.answer.lines import MAGIC
 from kgdistil.config import short
 from kgdistil.errors import DataError, KgdistilError
 from kgdistil.graphs.labels import show, text_of, tidy, unquoted
@@ -38,7 +39,6 @@ SURE = {
 }  # hardly ever a relation
 PLACES = ("head", "relation", "tail")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
-MAGIC = {b"\x1f\x8b": ".gz", b"BZh91AY&SY": ".bz2", b"\xfd7zXZ\0": ".xz", b"(\xb5/\xfd": ".zst"}  # no text begins so
 OTHERS = {  # what a file that is no text begins with, and what to do
     b"\xff\xfe": "it looks like UTF-16; save it as UTF-8",
     b"\xfe\xff": "it looks like UTF-16; save it as UTF-8",
@@ -249,3 +249,9 @@ def is_utf8(line: bytes) -> bool:
         return line.decode() is not None
     except UnicodeDecodeError:
         return False
+
+
+def refuse(error: type[KgdistilError], why: str, **options: object) -> None:
+    """That error where an option is given (not None) which nothing would read."""
+    if given := [f"{name} is {short(value)}" for name, value in options.items() if value is not None]:
+        raise error(f"{given[0]}: {why}; leave it out")

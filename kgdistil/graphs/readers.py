@@ -26,7 +26,7 @@ from kgdistil.graph import NAMES, SPLITS, Graph
 from kgdistil.graphs import checks
 from kgdistil.graphs.cache import Copy
 from kgdistil.graphs.datasets import load
-from kgdistil.graphs.forms import PACKED, PLACES, SURE, Form, Source, ending, opened, reading, stem, word
+from kgdistil.graphs.forms import PACKED, PLACES, SURE, Form, Source, ending, opened, reading, refuse, stem, word
 from kgdistil.graphs.labels import DOUBTFUL, find_tables, nearly_alike, show, tidy, unquoted
 from kgdistil.graphs.numbering import TEXT as STRINGS
 from kgdistil.graphs.numbering import Numbered, Numbering, Pool, Read, encoded, feed, kept, ranked
@@ -104,7 +104,7 @@ def read_graph(
     split = {"held_out": held_out}
     sides = {"valid": valid, "test": test}
     if isinstance(train, str | os.PathLike) and os.path.isdir(os.path.expanduser(train)):
-        _refuse(f"{train} is a folder, of which all three are read", **sides)
+        refuse(DataError, f"{train} is a folder, of which all three are read", **sides)
     if valid is None and isinstance(train, str | os.PathLike):
         whole = os.fspath(train)
         more = {"columns": columns, "order": order, "header": header, "names": names}
@@ -115,7 +115,7 @@ def read_graph(
             parts = find_parts(Path(folder))
             sources = list(read_parts(Path(folder), parts) if parts else _in_folder(Path(folder)))
     if len(sources) > 1:
-        _refuse("what has valid and test is not split here", **split)
+        refuse(DataError, "what has valid and test is not split here", **split)
     if name is None and isinstance(train, str | os.PathLike):
         name = stem(Path(os.path.abspath(os.path.expanduser(train))))
     name = name or "graph"
@@ -596,14 +596,8 @@ def _published(name: str, **options: Any) -> Graph | None:
     """A known graph, or one of PyKEEN's; None for any other name."""
     if name.lower() not in NAMES and not name.lower().startswith("pykeen:"):
         return None
-    _refuse(f"{name} is read as it was published", **options)
+    refuse(DataError, f"{name} is read as it was published", **options)
     return load(name) if name.lower() in NAMES else _from_pykeen(name.split(":", 1)[1])
-
-
-def _refuse(why: str, **options: Any) -> None:
-    """DataError where an option is given that nothing would read."""
-    if given := [f"{name} is {short(value)}" for name, value in options.items() if value is not None]:
-        raise DataError(f"{given[0]}: {why}; leave it out")
 
 
 def _two_columns(path: Path, form: Form) -> dict[str, str]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-from pathlib import Path
-from typing import Any
 
 from kgdistil.answer.format import HEADER
 from kgdistil.answer.student import holds_student
@@ -18,6 +16,7 @@ from kgdistil.checkpoint import read_labelled
 from kgdistil.config import short
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.graph import Graph
+from kgdistil.graphs.forms import refuse
 from kgdistil.graphs.importers.arrays import from_arrays, is_arrays, read_folder, read_npz
 from kgdistil.graphs.importers.biggraph import is_biggraph, read_biggraph
 from kgdistil.graphs.importers.checkpoints import read_checkpoint
@@ -61,7 +60,8 @@ def import_teacher(
     check_gamma(gamma)
     if not os.path.exists(path):  # False for a name that is too long, too
         raise CheckpointError(f"{short(str(path))} is not there; name the teacher's file or folder")
-    unread = functools.partial(refuse, path, convention=convention, norm=norm, gamma=gamma)
+    told = functools.partial(refuse, ConfigError, f"{path} says it itself")
+    unread = functools.partial(told, convention=convention, norm=norm, gamma=gamma)
     if holds_student(path):
         unread(labels=labels)
         found, _, words = read_labelled(path)
@@ -81,7 +81,7 @@ def import_teacher(
     if is_dglke(path):
         return read_dglke(path, graph, model, convention, norm, gamma, beside)
     if path.suffix.lower() == ".npz" and path.is_file():
-        refuse(path, labels=labels)
+        told(labels=labels)
         return read_npz(path, graph, model, convention, norm, gamma)
     if path.suffix.lower() in CHECKPOINTS and path.is_file():
         return read_checkpoint(path, graph, model, convention, norm, gamma, beside)
@@ -90,9 +90,3 @@ def import_teacher(
         f"embeddings_*.h5 (PyTorch-BigGraph) or {HEADER} (kgdistil), a file {', '.join(CHECKPOINTS)} (LibKGE, OpenKE, "
         "TorchKGE), or an .npz"
     )
-
-
-def refuse(path: Path, **options: Any) -> None:
-    """ConfigError where an option is given that this kind of teacher says itself, and that nothing would read."""
-    if given := [f"{name} is {short(value)}" for name, value in options.items() if value is not None]:
-        raise ConfigError(f"{given[0]}: {path} says it itself; leave it out")
