@@ -12,7 +12,7 @@ from kgdistil.errors import ConfigError
 
 Label = str | int
 By = Annotated[Literal["label", "id"], Field(description="Whether labels or numbers are given.")]
-MANY = "How many, at most; else 10, or the server's limit."
+MANY = "How many, at most; 10 where it is left out, and no more than the server gives."
 Unseen = Annotated[bool, Field(description="Answer about what stands in no training triple, too.")]
 
 
@@ -29,7 +29,7 @@ class Asked(BaseModel):
 class Choice(Asked):
     """Which answers may come, and how many."""
 
-    k: int | None = Field(default=None, ge=1, description=MANY)
+    k: int | None = Field(default=None, ge=1, description=f"{MANY} With coverage as many as a set has.")
     by: By = "label"
     new: bool = Field(default=False, description="Leave out what the graph says already.")
     typed: bool = Field(default=False, description="Only entities that training saw in that place of that relation.")

@@ -163,6 +163,8 @@ def documentation(description: dict[str, Any]) -> str:
                     (name, x.get("description", ""), x)
                     for name, x in description["components"]["schemas"]["Batch"]["properties"].items()
                 ]
+            headers = told["responses"].get("200", {}).get("headers", {})
+            rows += [(f"{name} (a header of the answer)", x["description"], x["schema"]) for name, x in headers.items()]
             listed = "".join(
                 tag("dt", tag("code", html.escape(name))) + tag("dd", html.escape(f"{what} {details(x)}".strip()))
                 for name, what, x in rows
