@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kgdistil.answer import format1
+from kgdistil.answer.files import SUM, write_atomically
 from kgdistil.answer.format import HEADER
 from kgdistil.answer.format1 import BLANK, VERSION, WEIGHTS, sum_place
 from kgdistil.answer.student import load_student
 from kgdistil.compress import nested, packing, whole
 from kgdistil.errors import CheckpointError, ConfigError, short
-from kgdistil.files import SUM, write_atomically
 from kgdistil.graph import Graph
 from kgdistil.models import KGEModel, RotatE, class_of
 

@@ -301,12 +301,12 @@ def distill(
     have what you want; until then the same command goes on where it was stopped. Once it is finished, the same command
     shows what it made.
     """
+    from kgdistil.answer.files import write_text
     from kgdistil.answer.student import half_saved, holds_student
     from kgdistil.compress.packing import GROUPS, check_precision
     from kgdistil.distillation.budget import parse_budget, plan, search_seconds, searched
     from kgdistil.distillation.distil import SEARCHED, distil
     from kgdistil.distillation.recipes import family
-    from kgdistil.files import write_text
     from kgdistil.graphs.importers import import_teacher
     from kgdistil.records import kept_in
 

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 from kgdistil._version import __version__
+from kgdistil.answer.files import sealed, unsealed, user_folder, write_atomically, write_json
 from kgdistil.config import RunConfig
 from kgdistil.errors import CheckpointError, KgdistilError
 from kgdistil.evaluation import Ranks
-from kgdistil.files import sealed, unsealed, user_folder, write_atomically, write_json
 from kgdistil.graph import NAMES, Graph
 from kgdistil.kernels.free import describe_device as describe_device
 

@@ -9,9 +9,9 @@ import torch
 import kgdistil
 from kgdistil.answer import format as layout
 from kgdistil.answer.equations import equation
+from kgdistil.answer.files import sealed, write_json
 from kgdistil.compress.size import GROUPS, PRECISIONS
 from kgdistil.errors import CheckpointError, ConfigError
-from kgdistil.files import sealed, write_json
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, build_model
 

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 
 import kgdistil
 from kgdistil import checkpoint, files
+from kgdistil.answer.files import write_atomically, write_json
 from kgdistil.answer.format1 import DESCRIPTION
 from kgdistil.checkpoint import VERSION, WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from kgdistil.errors import CheckpointError, KgdistilError
-from kgdistil.files import write_atomically, write_json
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, build_model
 
@@ -174,7 +174,7 @@ import resource, sys, torch
 from pathlib import Path
 from kgdistil.checkpoint import read_tensors, write_tensors
 from kgdistil.errors import KgdistilError
-from kgdistil.files import write_json
+from kgdistil.answer.files import write_json
 folder = Path(sys.argv[1])
 if sys.argv[2] == "limit":
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))

@@ -7,10 +7,10 @@ import torch
 from test_reproduce import cell
 
 from kgdistil import load, records
+from kgdistil.answer.files import sealed, write_json
 from kgdistil.checkpoint import load_model
 from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples
-from kgdistil.files import sealed, write_json
 from kgdistil.graph import Graph
 from kgdistil.paper import constrained, tasks
 from kgdistil.paper.cells import parse

@@ -527,7 +527,7 @@ def no_home_and_newer_platformdirs(cache, monkeypatch) -> None:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("KGDISTIL_CACHE")
-    monkeypatch.setattr("kgdistil.files.platformdirs.user_cache_path", fail)
+    monkeypatch.setattr("kgdistil.answer.files.platformdirs.user_cache_path", fail)
 
 
 @needs_compiler

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kgdistil
+from kgdistil.answer.files import sealed, unsealed
 from kgdistil.answer.format import CARD, HEADER, TRIPLES
 from kgdistil.answer.student import load_student
 from kgdistil.checkpoint import VERSION, WEIGHTS, read_tensors, write_tensors
 from kgdistil.compress.packing import PRECISIONS, pack, quantised, size, unpack
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.evaluation import evaluate
-from kgdistil.files import sealed, unsealed
 from kgdistil.graph import Graph
 from kgdistil.models import MODELS, build_model
 from kgdistil.students.labelled import Labelled, load_labelled

@@ -168,7 +168,7 @@ def test_a_graph_at_hand_needs_no_home(home: str, tmp_path: Path, monkeypatch: p
     if home == "missing":
         monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     else:
-        monkeypatch.setattr("kgdistil.files.platformdirs.user_cache_path", fail)
+        monkeypatch.setattr("kgdistil.answer.files.platformdirs.user_cache_path", fail)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KGDISTIL_DATA", raising=False)
     with pytest.raises(kgdistil.KgdistilError, match="set HOME, or name folders in KGDISTIL_DATA"):

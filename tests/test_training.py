@@ -20,7 +20,8 @@ import pytest
 import torch
 
 import kgdistil
-from kgdistil import files, kernels, records
+from kgdistil import kernels, records
+from kgdistil.answer import files
 from kgdistil.answer.format1 import DESCRIPTION
 from kgdistil.checkpoint import WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from kgdistil.config import RunConfig, make_config

@@ -14,11 +14,11 @@ import pandas as pd
 
 from book.build.lead import lead
 from kgdistil import records
+from kgdistil.answer.files import write_atomically, write_text
 from kgdistil.answer.rendering import markdown
 from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes
 from kgdistil.errors import KgdistilError, run_command
-from kgdistil.files import write_atomically, write_text
 from kgdistil.paper import fitting, reading
 from kgdistil.paper.bench import large, readable, told
 from kgdistil.paper.cells import ENTITIES

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.answer.format import read_header
 from kgdistil.checkpoint import WEIGHTS, load_model
 from kgdistil.distillation import recipes
 from kgdistil.distillation.distil import batch_size
 from kgdistil.errors import DataError
-from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import MODELS

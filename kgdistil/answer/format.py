@@ -24,8 +24,8 @@ import numpy as np
 import xxhash
 
 from kgdistil.answer import calibration
+from kgdistil.answer.files import CHANGED, SUM, sealed, unsealed, write_json
 from kgdistil.errors import CheckpointError, short
-from kgdistil.files import CHANGED, SUM, sealed, unsealed, write_json
 
 VERSION, WHOLE = 2, 3  # WHOLE: of a student that has whole entities
 HEADER, WEIGHTS, LABELS, TRIPLES, CARD = "student.json", "weights.bin", "labels.bin", "triples.bin", "README.md"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from kgdistil.answer import triples as sorted_triples
+from kgdistil.answer.files import CHANGED, SUM, sealed, unsealed, write_atomically, write_json
 from kgdistil.answer.format import LABELS, Arrays, write_arrays
 from kgdistil.answer.labels import Labels
 from kgdistil.errors import CheckpointError, short
-from kgdistil.files import CHANGED, SUM, sealed, unsealed, write_atomically, write_json
 
 BLANK = "00000000"
 LARGEST_HEADER = 1 << 24  # bytes: parsed as JSON, they may take a gigabyte

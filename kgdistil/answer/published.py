@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from kgdistil.answer.files import user_folder
 from kgdistil.answer.labels import Labels
 from kgdistil.answer.triples import SPLITS
 from kgdistil.answer.triples import arrays as triple_arrays
 from kgdistil.errors import CheckpointError, DataError, KgdistilError, short
-from kgdistil.files import user_folder
 
 log = logging.getLogger("kgdistil")
 DATA_VARIABLE = "KGDISTIL_DATA"

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from kgdistil import kernels, records
+from kgdistil.answer.files import write_json
 from kgdistil.checkpoint import load_model, save_model
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.packing import GROUPS, check_precision, quantised
@@ -32,7 +33,6 @@ from kgdistil.distillation.recipes import LISTS, Recipe
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, Ranks, rank, sampled
-from kgdistil.files import write_json
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.importers import Imported, import_teacher
 from kgdistil.graphs.lists import KEPT, Lists, read_lists

@@ -19,10 +19,10 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from kgdistil.answer.files import sealed, unsealed, write_json
 from kgdistil.distributed.engine import ShardedEngine
 from kgdistil.distributed.shards import lost
 from kgdistil.errors import CheckpointError
-from kgdistil.files import sealed, unsealed, write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.cache import sum_of
 from kgdistil.training.loop import Progress, weights_of

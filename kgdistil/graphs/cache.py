@@ -25,10 +25,10 @@ import numpy as np
 import torch
 import xxhash
 
+from kgdistil.answer.files import SUM, sealed, unsealed, write_json
 from kgdistil.answer.format import Arrays, write_arrays
 from kgdistil.answer.labels import Labels
 from kgdistil.errors import KgdistilError
-from kgdistil.files import SUM, sealed, unsealed, write_json
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.graphs.labels import TABLES
 from kgdistil.kernels.compile import own, own_folder

@@ -13,9 +13,9 @@ import pooch
 import torch
 from tqdm import tqdm
 
+from kgdistil.answer.files import user_folder
 from kgdistil.answer.published import DATA_VARIABLE, SHA256, at_hand, cache_folder, read, sha256, unpacked
 from kgdistil.errors import DataError
-from kgdistil.files import user_folder
 from kgdistil.graph import BUNDLED, NAMES, PUBLISHED, SPLITS, Graph
 from kgdistil.graphs import checks
 from kgdistil.graphs.labels import show, tidy

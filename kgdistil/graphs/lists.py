@@ -28,10 +28,10 @@ import pyarrow.parquet
 import torch
 from torch import Tensor
 
+from kgdistil.answer.files import write_atomically
 from kgdistil.answer.labels import Labels
 from kgdistil.checkpoint import read_tensors, write_tensors
 from kgdistil.errors import CheckpointError, DataError, short
-from kgdistil.files import write_atomically
 from kgdistil.graph import Graph
 from kgdistil.graphs.cache import sum_of
 from kgdistil.graphs.forms import reading

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kgdistil.answer.files import user_folder
 from kgdistil.errors import KgdistilError
-from kgdistil.files import user_folder
 
 log = logging.getLogger("kgdistil")
 HERE = Path(__file__).parent

@@ -26,11 +26,11 @@ from typing import Any
 import torch
 
 from kgdistil import records
+from kgdistil.answer.files import user_folder, write_bytes
 from kgdistil.checkpoint import WEIGHTS
 from kgdistil.errors import KgdistilError
 from kgdistil.errors import needs as extra
 from kgdistil.evaluation import Ranks
-from kgdistil.files import user_folder, write_bytes
 from kgdistil.graph import Graph
 from kgdistil.paper.tasks import Task, graph_of, train
 from kgdistil.training.loop import CHECKPOINT, Run

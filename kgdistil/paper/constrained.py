@@ -19,9 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kgdistil import evaluation, kernels, records
+from kgdistil.answer.files import write_json
 from kgdistil.errors import CheckpointError, run_command
 from kgdistil.evaluation import Counts, KnownTriples, Ranks, rank
-from kgdistil.files import write_json
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.models import SIDES, KGEModel, Side, with_entities
 from kgdistil.paper.cells import Cell, parse, table_cells

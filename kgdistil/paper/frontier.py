@@ -46,6 +46,7 @@ import torch
 from torch import Tensor
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.checkpoint import load_model
 from kgdistil.compress.product import codes_of, fit, grouped, rows_of, ungrouped
 from kgdistil.compress.size import GROUPS, PRECISION_OF, floats, model_bytes
@@ -54,7 +55,6 @@ from kgdistil.distillation import paths
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
-from kgdistil.files import write_json
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import with_entities

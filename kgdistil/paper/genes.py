@@ -13,8 +13,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from kgdistil.answer.files import write_text
 from kgdistil.errors import DataError, run_command
-from kgdistil.files import write_text
 
 KINDS = {"bp": "process", "mf": "function", "cc": "component"}
 NOTHING = "ND"  # evidence of a term that stands where nothing is known

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from kgdistil.answer.files import write_text
 from kgdistil.distillation.advice import MEASURED
 from kgdistil.distillation.distil import distil
-from kgdistil.files import write_text
 from kgdistil.graphs.datasets import load
 
 GRAPHS, DIMS, TEACHER_DIM = ("nations", "umls", "kinships"), (4, 8, 16, 32), 64

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from kgdistil import records
+from kgdistil.answer.files import CHANGED, unsealed
 from kgdistil.answer.rendering import plain
 from kgdistil.config import RunConfig, read_config
 from kgdistil.distillation.paths import Settings
 from kgdistil.errors import CheckpointError, run_command
-from kgdistil.files import CHANGED, unsealed
 from kgdistil.paper.cells import (
     ALONE,
     CODED,

@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 
 from kgdistil import records
+from kgdistil.answer.files import write_text
 from kgdistil.compress.product import SIXTEEN
 from kgdistil.compress.size import row_bytes
 from kgdistil.distillation import advice
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import run_command
-from kgdistil.files import write_text
 from kgdistil.paper import constrained, objectives
 from kgdistil.paper.bench.scan import scan_path
 from kgdistil.paper.cells import (

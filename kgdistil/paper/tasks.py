@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kgdistil import records
+from kgdistil.answer.files import sealed, write_text
 from kgdistil.answer.format import HEADER, read_header
 from kgdistil.answer.student import Student
 from kgdistil.checkpoint import WEIGHTS, load_model
@@ -18,7 +19,6 @@ from kgdistil.compress.packing import size
 from kgdistil.compress.size import PRECISION_OF
 from kgdistil.config import RunConfig
 from kgdistil.errors import ConfigError
-from kgdistil.files import sealed, write_text
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import KGEModel

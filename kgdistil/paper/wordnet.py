@@ -12,8 +12,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from kgdistil.answer.files import write_text
 from kgdistil.errors import DataError, run_command
-from kgdistil.files import write_text
 
 KINDS = {"n": "noun", "v": "verb", "a": "adj", "s": "adj", "r": "adv"}  # whose file has a part of speech
 RELATIONS = {

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kgdistil.answer.files import write_bytes, write_json
 from kgdistil.answer.folder import check_free
 from kgdistil.answer.format import FILES
 from kgdistil.answer.student import holds_student
 from kgdistil.compress import packing, whole
 from kgdistil.errors import ConfigError, KgdistilError, needs
-from kgdistil.files import write_bytes, write_json
 from kgdistil.graphs.importers.arrays import label_array, sealed_npz
 from kgdistil.graphs.importers.pykeen import PYKEEN_MODEL, PYKEEN_TRIPLES
 from kgdistil.kernels import said

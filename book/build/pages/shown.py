@@ -11,7 +11,7 @@ import pandas as pd
 
 from book.build.html import save_svg, tag
 from kgdistil import records
-from kgdistil.files import write_atomically
+from kgdistil.answer.files import write_atomically
 from kgdistil.paper.reading import written
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from kgdistil.answer.files import CHANGED, SUM
 from kgdistil.compress import packing, whole
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
-from kgdistil.files import CHANGED, SUM
 from kgdistil.graph import Graph
 from kgdistil.graphs.importers.conventions import choose
 from kgdistil.graphs.importers.tables import Imported, kind_named, reason_of

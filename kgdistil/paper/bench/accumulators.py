@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.config import make_config
 from kgdistil.distillation.recipes import few_bits
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import run_command
 from kgdistil.evaluation import evaluate
-from kgdistil.files import write_json
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.graphs.readers import read_graph

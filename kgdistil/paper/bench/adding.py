@@ -23,6 +23,7 @@ import torch
 
 from kgdistil import records
 from kgdistil.answer.adding import Fitter, Links
+from kgdistil.answer.files import write_json
 from kgdistil.answer.format import layout
 from kgdistil.answer.student import Student
 from kgdistil.answer.triples import arrays
@@ -31,7 +32,6 @@ from kgdistil.checkpoint import load_model
 from kgdistil.compress.size import PRECISION_OF
 from kgdistil.config import read_config
 from kgdistil.errors import run_command
-from kgdistil.files import write_json
 from kgdistil.graph import SPLITS, Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.paper import frontier

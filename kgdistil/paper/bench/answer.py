@@ -266,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     from kgdistil import records
-    from kgdistil.files import write_json
+    from kgdistil.answer.files import write_json
 
     load, rows = os.getloadavg()[0], []
     with tempfile.TemporaryDirectory() as name:

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.distillation.budget import FINEST, Plan, of_few_bits, plan, room
 from kgdistil.distillation.distil import distil
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, rank
-from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 

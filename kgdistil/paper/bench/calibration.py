@@ -18,12 +18,12 @@ import numpy as np
 from kgdistil import records
 from kgdistil.answer import asking
 from kgdistil.answer.calibration import Calibration, log_softmax
+from kgdistil.answer.files import write_json
 from kgdistil.answer.native import cores
 from kgdistil.answer.student import SIDES, Student, load_student
 from kgdistil.answer.triples import Triples
 from kgdistil.answer.triples import arrays as triple_arrays
 from kgdistil.errors import run_command
-from kgdistil.files import write_json
 from kgdistil.graphs.datasets import load
 from kgdistil.records import results_folder
 from kgdistil.students import calibration

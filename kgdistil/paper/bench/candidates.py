@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.checkpoint import load_model
 from kgdistil.compress.size import GROUPS
 from kgdistil.config import RunConfig
@@ -23,7 +24,6 @@ from kgdistil.distillation.distil import few_bits_arguments
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import evaluate
-from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.readers import read_graph
 from kgdistil.training.loop import resolve, run

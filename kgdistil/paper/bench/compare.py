@@ -24,9 +24,9 @@ import torch
 from tqdm import tqdm
 
 from kgdistil import kernels, records
+from kgdistil.answer.files import write_atomically, write_json
 from kgdistil.config import make_config
 from kgdistil.evaluation import KnownTriples, rank
-from kgdistil.files import write_atomically, write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.kernels.rank import Ranker

@@ -36,13 +36,13 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.config import RunConfig, make_config
 from kgdistil.distributed import keeping
 from kgdistil.distributed.engine import ShardedEngine
 from kgdistil.distributed.shards import Shards
 from kgdistil.distributed.tables import drawn
 from kgdistil.errors import ConfigError, run_command
-from kgdistil.files import write_json
 from kgdistil.graphs.datasets import load
 from kgdistil.models import build_model
 from kgdistil.sampling import epoch_order

@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.config import check_device, make_config
 from kgdistil.errors import KgdistilError
 from kgdistil.evaluation import KnownTriples, rank
-from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import build_model

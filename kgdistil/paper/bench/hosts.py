@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.errors import KgdistilError, run_command
-from kgdistil.files import write_json
 
 HOSTS = {"kgd-a": "10.231.7.1", "kgd-b": "10.231.7.2"}  # namespaces, and their ends of one cable
 CELLS = [f"frontier/umls/ComplEx/{method}/32" for method in ("teacher", "small")]

@@ -428,7 +428,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(steps[step](WAYS[library], *map(Path, places), *more)))
         return 0
     from kgdistil import records  # with PyTorch, which the steps do without
-    from kgdistil.files import write_json
+    from kgdistil.answer.files import write_json
 
     labels, rows = read(options.file), []
     if len(labels) < 2 or any(a >= b for a, b in itertools.pairwise(labels)):

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.compress.packing import quantised
 from kgdistil.compress.size import GROUPS, floats, row_bytes
 from kgdistil.compress.whole import keep_frequent
@@ -30,7 +31,6 @@ from kgdistil.distillation.scale import memory_needed
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command, short
 from kgdistil.evaluation import KnownTriples, rank, sampled
-from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.readers import read_graph
 from kgdistil.models import KGEModel

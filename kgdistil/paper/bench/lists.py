@@ -16,9 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kgdistil import kernels, records
+from kgdistil.answer.files import write_json
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError, run_command
-from kgdistil.files import write_json
 from kgdistil.kernels.pairs import compare
 from kgdistil.models import KGEModel, build_model
 from kgdistil.paper.bench.machine import GRADIENT_OPS, SCORE_OPS, peak_flops

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.compress.nested import DEPTHS, shorter
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
-from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.paper.cells import Cell, parse

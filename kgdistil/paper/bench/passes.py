@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.compress.size import floats
 from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes, scale
@@ -31,7 +32,6 @@ from kgdistil.distillation.budget import Plan, plan, whole_of
 from kgdistil.distillation.distil import few_bits_arguments
 from kgdistil.errors import KgdistilError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
-from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.readers import read_graph
 from kgdistil.training.loop import CHECKPOINT, run

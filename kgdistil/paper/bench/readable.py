@@ -16,10 +16,10 @@ import torch
 from tqdm import tqdm
 
 from kgdistil import kernels, records
+from kgdistil.answer.files import write_json
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, rank
-from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import build_model

@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(read(options.step)))
         return 0
     from kgdistil import records
-    from kgdistil.files import write_json
+    from kgdistil.answer.files import write_json
 
     load, rows = os.getloadavg()[0], []
     for file in options.files:

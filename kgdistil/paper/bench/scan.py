@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from kgdistil import kernels, records
+from kgdistil.answer.files import write_json
 from kgdistil.answer.student import holds_student
 from kgdistil.checkpoint import load_model
 from kgdistil.compress.product import SIXTEEN, codes_of, fit, grouped
@@ -26,7 +27,6 @@ from kgdistil.compress.scan import CodedRanker
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples
-from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.models import SIDES, KGEModel, build_model

@@ -24,10 +24,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.answer.native import cores
 from kgdistil.answer.student import Student, load_student
 from kgdistil.errors import KgdistilError, run_command
-from kgdistil.files import write_json
 
 QUERIES, K, WARM = 5000, 10, 5  # WARM: seconds of load before memory is looked at
 LIBRARIES = ("starlette", "uvicorn", "h11", "pydantic")

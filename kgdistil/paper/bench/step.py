@@ -26,11 +26,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kgdistil import kernels, records
+from kgdistil.answer.files import write_json
 from kgdistil.compress.product import assign, decode, grouped, ungrouped
 from kgdistil.config import RunConfig, make_config
 from kgdistil.distillation import scale
 from kgdistil.errors import run_command
-from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.graphs.readers import read_graph

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from kgdistil import records
+from kgdistil.answer.files import write_json
 from kgdistil.errors import KgdistilError, run_command
-from kgdistil.files import write_json
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.paper import fitting

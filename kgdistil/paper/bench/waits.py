@@ -19,8 +19,8 @@ from typing import Any
 from tqdm import tqdm
 
 from kgdistil import kernels, records
+from kgdistil.answer.files import write_json
 from kgdistil.errors import run_command
-from kgdistil.files import write_json
 from kgdistil.graphs.datasets import load
 from kgdistil.paper.bench.step import beside
 
