@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -12,7 +11,7 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -152,6 +151,7 @@ def graph_options(command: Any) -> Any:
 
 
 TRAINING = ".training"  # after a student's folder: that of its teacher, checkpoints and records
+PARTIAL = ".partial"  # after the name of a file of answers: those before a line that could not be answered
 READ, SUM = ("teacher", "teacher_lists", "names", "labels"), " sum"  # what is read beside the graph, and of it is kept
 TEACHER = ("trust_pickle", "convention", "norm", "gamma", "labels")  # what `teacher_options` adds
 
@@ -317,8 +317,11 @@ def distill(
     search_seconds(time_, "4bit" if budget else precision or "int8", teacher, teacher_lists)
     if (lists := options.pop("lists")) is not None:
         options["softmax_epochs"] = lists
+    if teacher is None and (unread := [name for name in TEACHER if options[name]]):
+        raise ConfigError(f"{', '.join(unread)}: this says how a teacher's file is read; name it as teacher")
     asked = as_asked(output, dim=dim, precision=precision, budget=budget, model=model, teacher=teacher, **options)
     no_paths = options.pop("no_paths") or None
+    few_bits("4bit" if budget else precision or "int8", no_paths)
     asked |= as_asked(output, teacher_lists=teacher_lists, time=time_, no_paths=no_paths)
     if holds_student(output) and not replace and is_done(output, {"graph": read(graph, options).sha256, **asked}):
         student = opened(output)
@@ -354,6 +357,7 @@ def distill(
                 wanted["models"], wanted["shapes"] = searched(found, expected, budget, kinds)
         alike = wanted["precision"] in GROUPS and (time_ or teacher_lists)  # student and teacher, in dimension
         wanted["teacher_dim"] = wanted["dim"] if alike else wanted["teacher_dim"]
+        few_bits(wanted["precision"], no_paths)
         check_unread(options, wanted, coded=wanted["precision"] in GROUPS and wanted["dim"] == wanted["teacher_dim"])
         wanted |= {"teacher": brought, "teacher_options": None if brought else how}
         done = distil(found, teacher_lists=teacher_lists, time=time_, **wanted)
@@ -362,6 +366,14 @@ def distill(
         if done.trials:
             write_text(output / "search.jsonl", "".join(json.dumps(row) + "\n" for row in done.trials))
     report(opened(output), output, as_json)
+
+
+def few_bits(precision: str, no_paths: bool | None) -> None:
+    """ConfigError where paths are refused of a student that they never teach."""
+    from kgdistil.compress.packing import GROUPS
+
+    if no_paths and precision not in GROUPS:
+        raise ConfigError(f"--no-paths is for few bits, and this student is {precision}: leave it out")
 
 
 def check_unread(options: dict[str, Any], wanted: dict[str, Any], coded: bool) -> None:
@@ -416,6 +428,8 @@ def is_done(output: Path, asked: dict[str, str]) -> bool:
 
     before = made(output) or {}
     now = {key: value for key, value in asked.items() if key in before or not key.endswith(SUM)}  # as before there were
+    if "budget" not in asked:  # said aloud or not
+        before, now = ({"dim": "8", "precision": "int8", **told} if told else {} for told in (before, now))
     had, has = (parse_time(told["time"]) if "time" in told else 0 for told in (before, now))
     if had and before == {**now, "time": before["time"]}:
         if had == has:
@@ -561,7 +575,7 @@ def only_one(folder: Path) -> Iterator[None]:
 @click.option(
     "--skip-errors",
     is_flag=True,
-    help="Say which lines of a batch cannot be answered, and go on; one of more than 1 MiB still ends it.",
+    help="Say which lines of a batch cannot be answered, and go on.",
 )
 def predict(
     student: Path,
@@ -637,41 +651,76 @@ def answer_batch(
 ) -> None:
     """Answer the queries of a file, or of standard input, a thousand at a time."""
     from kgdistil.answer import lines
-    from kgdistil.answer.folder import check_free
 
     if output is None and format_ == "parquet":
         raise ConfigError("Parquet is no text: name a file with -o")
     if str(file) == "-" and sys.stdin is None:
         raise DataError("standard input is closed; name a file, or let something stand there")
-    asked: BinaryIO | None = sys.stdin.buffer if str(file) == "-" else None
-    size, name, make = 0, "standard input", lines.writer(format_)
+    if str(file) != "-" and (not file.exists() or file.is_dir()):
+        raise DataError(f"{file} is missing or a folder; - is standard input")
+    if output is not None:
+        check_answers(output, file, who, replace)
+    shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
+    begun, told = time.monotonic(), {"queries": 0, "answers": 0}
     with contextlib.ExitStack() as stack:
-        if str(file) != "-":
-            if not file.exists() or file.is_dir():
-                raise DataError(f"{file} is missing or a folder; - is standard input")
-            if output is not None and output.exists() and output.samefile(file):
-                raise ConfigError(f"{output} holds the queries: name another file")
-            asked, size, name = stack.enter_context(file.open("rb")), file.stat().st_size, str(file)
-        assert asked is not None
+        asked = sys.stdin.buffer if str(file) == "-" else stack.enter_context(file.open("rb"))
+        size, name = (0, "standard input") if str(file) == "-" else (file.stat().st_size, str(file))
         found = lines.answer_lines(who, asked, name, ids=ids, **options)
-        if output is not None:
-            check_free(output, replace)
-        begun, queries, answers = time.monotonic(), 0, 0
-        shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
-        first = list(itertools.islice(found, 1))  # before an earlier file is overwritten
-        sink = make(sys.stdout.buffer if output is None else stack.enter_context(output.open("wb")))
-        stack.callback(sink.close)
+
+        def pour(into: BinaryIO) -> None:
+            with contextlib.closing(lines.writer(format_)(into)) as sink:
+                for count, columns in found:
+                    sink.write(columns)
+                    told["queries"], told["answers"] = told["queries"] + count, told["answers"] + len(columns["line"])
+                    if shown:
+                        done, spent = asked.tell() / size if size else 0, time.monotonic() - begun
+                        left = f"{done:4.0%}, about {spent / done - spent:.0f} s left, " if done else ""
+                        click.echo(f"\r\x1b[K{left}{told['queries']:,} queries", err=True, nl=False)
+
         if shown:
             stack.callback(click.echo, "\r\x1b[K", err=True, nl=False)
-        for count, columns in itertools.chain(first, found):
-            sink.write(columns)
-            queries, answers = queries + count, answers + len(columns["line"])
-            if shown:
-                done, spent = asked.tell() / size if size else 0, time.monotonic() - begun
-                left = f"{done:4.0%}, about {spent / done - spent:.0f} s left, " if done else ""
-                click.echo(f"\r\x1b[K{left}{queries:,} queries", err=True, nl=False)
+        if output is None:
+            pour(sys.stdout.buffer)
+        elif output.exists() and not output.is_file():  # a pipe
+            pour(stack.enter_context(output.open("wb")))
+        else:
+            all_or_apart(output, pour, told)
     if output is not None:
-        say(f"{output}  {queries:,} queries, {answers:,} answers, {output.stat().st_size:,} bytes")
+        say(f"{output}  {told['queries']:,} queries, {told['answers']:,} answers, {output.stat().st_size:,} bytes")
+
+
+def all_or_apart(output: Path, pour: Callable[[BinaryIO], None], told: dict[str, int]) -> None:
+    """Answers in their file when all are there; those before a line that has none, or before Ctrl-C, in one beside."""
+    from kgdistil.answer.files import write_atomically
+
+    def fill(scratch: str) -> None:
+        try:
+            with open(scratch, "wb") as into:
+                pour(into)
+        except (DataError, KeyboardInterrupt) as error:  # what was answered before it is kept
+            if not told["queries"]:
+                raise
+            os.replace(scratch, place := f"{output}{PARTIAL}")
+            if isinstance(error, DataError):
+                raise DataError(f"{error}; the answers before it are in {place}") from None
+            click.echo(f"kgdistil: the answers until now are in {place}", err=True)
+            raise
+
+    write_atomically(output, fill)
+
+
+def check_answers(output: Path, file: Path, who: Student, replace: bool) -> None:
+    """ConfigError where a file of answers would take the place of what it must not: queries, a student, or any other
+    unless it may."""
+    from kgdistil.answer.folder import check_free
+
+    if not output.parent.is_dir():
+        raise KgdistilError(f"cannot write {output}: No such file or directory; name a folder that is there")
+    if output.exists() and file.exists() and output.samefile(file):
+        raise ConfigError(f"{output} holds the queries: name another file")
+    if who.folder and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(who.folder)):
+        raise ConfigError(f"{output} lies in the student's own folder: name another place")
+    check_free(output, replace)
 
 
 @main.command()
@@ -857,14 +906,21 @@ def add(student: Path, triples: Path, keep_labels: bool, as_json: bool) -> None:
       kgdistil add student/ new.tsv
     """
     from kgdistil.answer.lines import triples_of
+    from kgdistil.graphs.forms import names_columns
 
     found, places = triples_of(triples)
     known = opened(student)
+    if found[0][1] not in known.relations and names_columns(found[0]):
+        found, places = found[1:], places[1:]
+        if not found:
+            raise DataError(f"{triples} holds the names of its columns and no triple")
     if not keep_labels:
-        from kgdistil.graphs.labels import tidy
+        from kgdistil.graphs.labels import tidy, unquoted
+
+        bare = (lambda x: x) if triples.suffix.lower() == ".csv" else unquoted  # as in graphs
 
         def tidied(label: str, there: Labels) -> str:
-            return label if label in there else tidy(label)
+            return label if label in there else tidy(bare(tidy(label)))
 
         given = [x for triple in found for x in triple]
         found = [
@@ -872,7 +928,9 @@ def add(student: Path, triples: Path, keep_labels: bool, as_json: bool) -> None:
         ]
         if count := sum(x != y for x, y in zip(given, (x for triple in found for x in triple))):
             logging.getLogger("kgdistil").warning(
-                "%s: %d labels were tidied (spaces, invisible characters, NFC); see --keep-labels", triples, count
+                "%s: %d labels were tidied (spaces, quotes, invisible characters, NFC); see --keep-labels",
+                triples,
+                count,
             )
     before = known.graph_sha256
     added = known.add(found, places=places)

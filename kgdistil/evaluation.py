@@ -53,6 +53,15 @@ class KnownTriples:
         return start, torch.searchsorted(self.keys[side], key, right=True), self.ids[side]
 
 
+@torch.no_grad()
+def sound(model: KGEModel) -> bool:
+    """Whether no number is NaN, nor so large that a score may be: of a low rank neither what the map makes of it."""
+    most = {name: float(torch.stack(torch.aminmax(x)).abs().max()) for name, x in model.named_parameters()}
+    if (shared := getattr(model, "map", None)) is not None:
+        most["mapped"] = most["entities"] * float(shared.abs().sum(0).max())
+    return all(x < LARGEST for x in most.values())  # NaN is not
+
+
 def rank(
     model: KGEModel,
     triples: Tensor,
@@ -71,8 +80,7 @@ def rank(
     Raises:
         KgdistilError: the model holds numbers that are not finite, so that it has no order to rank by.
     """
-    tables = [table.detach() for table in model.parameters()]  # a NaN is their minimum and their maximum
-    if not all(float(low) > -LARGEST and float(high) < LARGEST for low, high in map(torch.aminmax, tables)):
+    if not sound(model):
         raise KgdistilError(
             f"the model's embeddings hold NaN or numbers beyond {LARGEST:g}, so nothing can be ranked: the training "
             "diverged; lower its learning rate"

@@ -15,7 +15,7 @@ import time
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
@@ -119,6 +119,8 @@ def make_record(
     arithmetic: Mapping[str, str | int],
     metrics: dict[str, dict[str, dict[str, float]]],
     sampled: dict[str, dict[str, float]] | None = None,
+    sources: Mapping[str, str] | None = None,
+    turns: Sequence[int] = (),
 ) -> dict[str, Any]:
     """A record as plain JSON values: everything needed to make the run again and to judge it."""
     return {
@@ -135,6 +137,8 @@ def make_record(
         "command": command(),
         "device": describe_device(config.device),
         "threads": None if torch.device(config.device).type == "cuda" else torch.get_num_threads(),
+        **({"threads_in_turn": list(turns)} if len(turns) > 1 else {}),  # where cores became free, or were taken
+        **({"sources": dict(sources)} if sources else {}),  # sums of the teacher's file and of the student's beginning
         **provenance(),
         "valid": metrics["valid"],
         "test": metrics["test"],

@@ -13,7 +13,7 @@ from torch import Tensor
 ATTEMPTS = 8  # draws before a corruption is given up; it then counts nothing in the loss
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 ORDER_STREAM, NEGATIVE_STREAM, MADE_UP_STREAM = 1, 2, 3
-INDEX_BITS = 28  # a graph has fewer than 2**28 training triples
+INDEX_BITS = 28  # an epoch has fewer than 2**28 training triples or queries
 
 
 def shift_right(x: Tensor, bits: int) -> Tensor:

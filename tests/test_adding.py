@@ -426,3 +426,17 @@ def test_triples_that_are_not_sorted_are_refused() -> None:
 
 def test_every_model_is_measured() -> None:
     assert {*HOW} == {*MODELS}
+
+
+def test_labels_in_quotes_are_those_of_the_graph(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As in the graph's own file, and so are usual names of columns."""
+    (tmp_path / "g.tsv").write_text("".join(f"e{i}\tr\te{(i * 3 + k) % 20}\n" for i in range(20) for k in (1, 2)))
+    call = lambda *given: CliRunner().invoke(main, [str(x) for x in given])
+    student = tmp_path / "s"
+    assert call("distill", tmp_path / "g.tsv", "--dim", 4, "--epochs", 1, "-o", student).exit_code == 0
+    (tmp_path / "n.tsv").write_text('subject\tpredicate\tobject\n"e1"\tr\te5\n"e ""new"""\tr\te1\n')
+    found = call("add", student, tmp_path / "n.tsv", "--json")
+    assert found.exit_code == 0, found.output
+    assert [row["entity"] for row in json.loads(found.stdout)] == ['e "new"']
+    (tmp_path / "n.tsv").write_text("head\tlabel\ttail\n")
+    assert "holds the names of its columns and no triple" in call("add", student, tmp_path / "n.tsv").stderr

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import kgdistil
-from kgdistil import checkpoint, files
+from kgdistil import checkpoint
+from kgdistil.answer import files
 from kgdistil.answer.files import write_atomically, write_json
 from kgdistil.answer.format1 import DESCRIPTION
 from kgdistil.checkpoint import VERSION, WEIGHTS, load_model, read_tensors, save_model, write_tensors

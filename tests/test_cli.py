@@ -197,6 +197,20 @@ def test_an_export_and_a_batch_write_over_nothing(student: Path, tmp_path: Path)
     assert np.load(mine)["entities"].size
 
 
+def test_a_default_said_aloud_is_the_same_command(triples: Path, tmp_path: Path) -> None:
+    asked = ["distill", triples, "--epochs", 1, "--teacher-dim", 16, "-o", tmp_path / "s"]
+    assert call(*asked).exit_code == 0
+    for more in (["--precision", "int8"], ["--dim", 8], ["--dim", 8, "--precision", "int8"]):
+        assert "nothing is left to do" in call(*asked, *more).stdout
+    assert "dim differs" in refused(*asked, "--dim", 4)
+    assert "--no-paths is for few bits" in refused(*asked, "--no-paths", "--replace")
+    (huge := tmp_path / "huge").mkdir()
+    with (huge / "file").open("wb") as file:
+        file.truncate(1 << 40)  # which nothing may sum before it is refused
+    said = refused("distill", triples, "--labels", huge, "-o", tmp_path / "t")
+    assert "labels: this says how a teacher's file is read" in said
+
+
 def test_what_is_refused_leaves_no_folder_behind(triples: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "lists.tsv"
     wrong.write_text("a\tb\tc\n")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from ranks import agreed, models, on_ranks, sharded_ranks, sharded_run, sharded_steps, state, steps
 from torch.multiprocessing import ProcessRaisedException
 
-from kgdistil.checkpoint import load_model
+from kgdistil.checkpoint import WEIGHTS, load_model, save_model
 from kgdistil.config import RunConfig, make_config
 from kgdistil.distributed import keeping, tables
 from kgdistil.distributed.run import main
@@ -137,7 +137,10 @@ def test_a_run_goes_on_with_other_ranks_and_ends_as_one_process_does(
     assert not (folder / keeping.ABOUT).exists() and not (folder / keeping.FOLDER).exists()
 
 
-@pytest.mark.parametrize("harm", ["cut", "changed", "another", "no part", "another part"])
+HARMS = ["cut", "changed", "another", "no part", "another part"]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_checkpoint_that_cannot_be_is_said(umls: Graph, tmp_path: Path, harm: str) -> None:
     config = a_config(dataset="umls", epochs=2, check_every=1)
     assert on_ranks(1, sharded_run, config, umls, tmp_path, 2) == [None]
@@ -155,6 +158,44 @@ def test_a_checkpoint_that_cannot_be_is_said(umls: Graph, tmp_path: Path, harm: 
         about.write_text(text[:100] if harm == "cut" else text.replace('"epoch": 0', '"epoch": 1'))
     with pytest.raises(ProcessRaisedException, match=r"(?s)CheckpointError.*(damaged|belongs to another).*start over"):
         on_ranks(1, sharded_run, config, umls, tmp_path, 0)
+
+
+def test_ranks_go_on_with_the_kernels_and_the_teacher_that_they_began_with(
+    umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, sizes = tmp_path / "teacher", (umls.num_entities, umls.num_relations)
+    save_model(place, build_model("ComplEx", *sizes, 4, seed=1), umls)
+    before = (place / WEIGHTS).read_bytes()
+    config = a_config(dataset="umls", epochs=2, check_every=1, **{**TAUGHT, "teacher": str(place)})
+    assert on_ranks(1, sharded_run, config, umls, tmp_path / "run", 2) == [None]
+    save_model(place, build_model("ComplEx", *sizes, 4, seed=2), umls)
+    with pytest.raises(ProcessRaisedException, match="holds another model now than when .*checkpoint.json was written"):
+        on_ranks(1, sharded_run, config, umls, tmp_path / "run", 0)
+    (place / WEIGHTS).write_bytes(before)
+    monkeypatch.setenv("KGDISTIL_NATIVE", "0")
+    with pytest.raises(ProcessRaisedException, match="checkpoint.json was made with .*compiled.*readable"):
+        on_ranks(1, sharded_run, config, umls, tmp_path / "run", 0)
+    for at, said in ((-3, "changed since it was written"), (before.index(b"ComplEx"), "changed since")):
+        content = bytearray(before)
+        content[at] ^= 1
+        (place / WEIGHTS).write_bytes(content)
+        with pytest.raises(ProcessRaisedException, match=f"{WEIGHTS} is damaged .*{said}"):
+            on_ranks(1, sharded_run, config, umls, tmp_path / "run", 0)
+
+
+def test_a_graph_of_the_same_name_elsewhere_is_another_run(
+    tiny_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("RUNS", "RESULTS"):
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name.lower()))
+    monkeypatch.delenv("RANK", raising=False)
+    for number, folder in enumerate((tmp_path / "a", tmp_path / "b")):
+        folder.mkdir()
+        triples = [tiny_graph.label_triple(*x) for x in tiny_graph.known.tolist()[number:]]
+        (folder / "g.tsv").write_text("".join("\t".join(x) + "\n" for x in triples))
+        monkeypatch.chdir(folder)
+        assert main(["g.tsv", *bench.flags("g.tsv", {**bench.SMALL, "dim": 4, "epochs": 1})[3:]]) == 0
+    assert len(list((tmp_path / "results" / "runs").iterdir())) == 2
 
 
 def test_ranks_that_were_given_different_things_are_told(umls: Graph) -> None:

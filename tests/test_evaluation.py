@@ -1,5 +1,6 @@
 """Filtered ranks against a naive loop and PyKEEN, ties, top-k answers, and bounded memory."""
 
+import copy
 import functools
 import importlib.util
 import subprocess
@@ -14,6 +15,7 @@ from kgdistil import evaluation, kernels
 from kgdistil.config import make_config
 from kgdistil.errors import KgdistilError
 from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank
+from kgdistil.graph import Graph
 from kgdistil.models import MODELS, KGEModel, build_model
 from kgdistil.paper.constrained import rank_seen, roles
 from kgdistil.students.predict import top
@@ -412,3 +414,19 @@ def test_a_million_entities_rank_within_two_gibibytes():
     growth, peak = (int(line) / 2**20 for line in done.stdout.split())
     assert growth < 64  # the limit
     assert 500 < peak < 2048  # the embeddings alone are half a GiB
+
+
+def test_a_score_that_may_overflow_is_refused(tiny_graph: Graph) -> None:
+    """Of a low rank it multiplies five numbers, two of them of the map."""
+    known = KnownTriples(tiny_graph.known, tiny_graph.num_relations)
+    for kind, rank_ in (("ComplEx", 0), ("ComplEx", 6), ("ReciprocalComplEx", 6)):
+        model = build_model(kind, 30, 4, 8, seed=1, rank=rank_)
+        for factor, sound in ((1e3, True), (5e9, not rank_), (1e11, False)):
+            scaled = copy.deepcopy(model)
+            for table in scaled.parameters():
+                table.data.mul_(factor / float(table.data.abs().max()))
+            if sound:
+                rank(scaled, tiny_graph.test, known)
+                continue
+            with pytest.raises(KgdistilError, match="so nothing can be ranked"):
+                rank(scaled, tiny_graph.test, known)

@@ -1,5 +1,6 @@
 """Teachers of other libraries: their own scores and metrics, matched by label, and no file's code is ever run."""
 
+import copy
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 import kgdistil
 from kgdistil import cli
 from kgdistil.checkpoint import save_model
+from kgdistil.distillation.distil import _keep
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.evaluation import evaluate
 from kgdistil.graph import Graph
@@ -872,3 +874,17 @@ def test_what_a_teacher_says_itself_is_not_said_again(tiny_graph: Graph, tmp_pat
     assert told.exit_code == 1 and "--model is TransE, and" in told.output and "holds a ComplEx: leave" in told.output
     for spelling in ("complex", "ComplEx"):
         assert CliRunner().invoke(cli.main, [*asked, "--model", spelling, "--replace"]).exit_code == 0
+
+
+def test_teachers_that_differ_in_anything_are_kept_apart(nations: Graph, tmp_path: Path, monkeypatch) -> None:
+    """In a folder each, so that what one of them taught is not taken for what another did."""
+    monkeypatch.setenv("KGDISTIL_RUNS", str(tmp_path))
+    sizes = nations.num_entities, nations.num_relations
+    models = [
+        build_model("TransE", *sizes, 4, seed=1, norm=norm, offset=x) for norm, x in ((1, 3.0), (2, 3.0), (1, 4.0))
+    ]
+    low = build_model("ComplEx", *sizes, 8, seed=1, rank=4)
+    models += [low, turned := copy.deepcopy(low), build_model("DistMult", *sizes, 4, seed=1)]
+    turned.map.data = turned.map.data.flip(0)
+    assert len({_keep(model, nations) for model in models}) == len(models)
+    assert _keep(models[0], nations) == _keep(copy.deepcopy(models[0]), nations)

@@ -16,8 +16,9 @@ from papermill.exceptions import PapermillExecutionError
 import kgdistil
 from kgdistil import records
 from kgdistil.distillation import recipes
-from kgdistil.errors import KgdistilError
-from kgdistil.paper import frontier, notebooks, story
+from kgdistil.errors import ConfigError, KgdistilError
+from kgdistil.graph import Graph
+from kgdistil.paper import at_work, frontier, notebooks, story
 from kgdistil.paper.notebooks import check_parameters
 
 NOTEBOOKS = sorted((records.root() / "notebooks").glob("*.ipynb"))
@@ -301,3 +302,13 @@ def test_a_parameter_is_a_text_whatever_it_says(value, tmp_path, monkeypatch):
         with pytest.raises(KgdistilError):
             recipes.distillation(**{**QUICK, name: value})
     assert not (tmp_path / "marker").exists()
+
+
+def test_parameters_that_cannot_be_are_one_line(umls: Graph) -> None:
+    with pytest.raises(ConfigError, match="dims lists 4 twice: give each once"):
+        notebooks.by_teacher(dims=[4, 4])
+    at_work.check_newcomer(umls, "virus", "corona")
+    with pytest.raises(ConfigError, match="newcomer is 'bacterium', which umls has already: give a new name"):
+        at_work.check_newcomer(umls, "virus", "bacterium")
+    with pytest.raises(ConfigError, match="head is 'corona', no entity of umls"):
+        at_work.check_newcomer(umls, "corona", "x")

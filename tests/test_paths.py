@@ -355,3 +355,19 @@ def test_long_paths_are_only_for_graphs_that_have_few(own: Graph, monkeypatch: p
     assert paths.affordable(own) is None
     monkeypatch.setattr(paths, "LEAST", 10_000)
     assert paths.affordable(own) is None
+
+
+def test_lists_of_one_teacher_are_not_taken_for_anothers(own: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teachers from elsewhere share an id, but not a folder."""
+    monkeypatch.setattr("kgdistil.distillation.distil.WORTH", -1.0)
+    taught = set[str]()
+    for seed in (1, 2):
+        teacher = build_model("ComplEx", own.num_entities, own.num_relations, 8, seed=seed)
+        teacher.entities.data *= 100  # so that it is no better than its student
+        done = distil(own, dim=8, teacher=teacher, precision="4bit", epochs=2, progress=False)
+        before = max((done.runs["stage 1"], done.runs["teacher"]), key=lambda run: run.record["valid"]["both"]["mrr"])
+        lists = Path(str(done.runs["paths"].config.teacher))
+        assert lists.name.startswith(paths.sum_of(before.folder.name, Settings(length=4))[:12])
+        assert len({run.folder.name for run in done.runs.values()}) == len(done.runs)
+        taught.add(done.runs["teacher"].folder.name)
+    assert len(taught) == 2

@@ -1029,3 +1029,71 @@ def test_options_that_nothing_would_read(tmp_path: Path) -> None:
     one = tmp_path / "valid.tsv"
     with pytest.raises(DataError, match=f"valid is .*: {re.escape(str(tmp_path))} is a folder, of which all three are"):
         read_graph(tmp_path, one, one)
+
+
+@pytest.mark.parametrize("kind", ["bz2", "xz"])
+def test_what_follows_a_packed_part_is_read_or_refused(tmp_path: Path, kind: str) -> None:
+    """As `cat` and programs of many threads write them; Python's own readers end in silence there."""
+    pack = {"bz2": bz2.compress, "xz": lzma.compress}[kind]
+    text = lines(tmp_path / "g.tsv", KIN).read_bytes()
+    one, two = pack(text[:300]), pack(text[300:])
+    path, wanted = tmp_path / f"g.tsv.{kind}", read_graph(tmp_path / "g.tsv")
+    for whole in (one + two, one + pack(b"") + two, pack(text)) + ((one + bytes(8) + two + bytes(4),) * (kind == "xz")):
+        path.write_bytes(whole)
+        assert read_graph(path).sha256 == wanted.sha256
+    for harmed in (one + b"X" + two[1:], one + b"and more", one + two[:-9], one[:-9], two[: len(two) // 2] + two):
+        path.write_bytes(harmed)
+        with pytest.raises(DataError, match=rf"cannot read .*g.tsv.{kind}: .*fetch or make it anew"):
+            read_graph(path)
+
+
+def test_names_of_columns_that_may_be_a_triple_are_asked_about(tmp_path: Path) -> None:
+    rows = [("h", "r", "t"), *[(f"e{i}", "r", f"e{(i + 1) % 9}") for i in range(9)], ("h", "r", "e1"), ("e2", "r", "t")]
+    path = lines(tmp_path / "g.tsv", rows)
+    with pytest.raises(DataError, match=r"g.tsv: the first row \('h, r, t'\) may name the columns or be a triple"):
+        read_graph(path)
+    assert [len(read_graph(path, header=x).known) for x in (False, True)] == [12, 11]
+
+
+def test_a_header_that_stands_again_is_left_out_and_said(tmp_path: Path) -> None:
+    """As in files that `cat` put together."""
+    head = ("head", "relation", "tail")
+    wanted = read_graph(lines(tmp_path / "w.csv", [head, *KIN], glue=","), name="g")
+    for more in ({}, {"header": True}, {"columns": head}):
+        graph = read_graph(lines(tmp_path / "g.csv", [head, *KIN[:9], head, *KIN[9:], head], glue=","), **more)
+        assert graph.sha256 == wanted.sha256
+        assert "2 repetition(s) of the columns' names left out" in graph.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["struct", "list"])
+def test_a_column_of_parquet_that_is_no_text(tmp_path: Path, kind: str) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    cell = {"struct": {"a": "x"}, "list": ["a"]}[kind]
+    parquet.write_table(
+        pyarrow.table({"head": [cell] * 3, "relation": ["r"] * 3, "tail": ["y"] * 3}), tmp_path / "g.parquet"
+    )
+    with pytest.raises(DataError, match=f"g.parquet: the column 'head' is a '{kind}<.*give a text"):
+        read_graph(tmp_path / "g.parquet")
+
+
+def test_names_of_some_that_are_none_and_names_that_are_labels_are_said(tmp_path: Path) -> None:
+    names = {"p0": "Ada", "p1": "p2", "likes": "is fond of", "zz": "nobody"}
+    graph = read_graph(np.array(KIN), names=names)
+    assert graph.descriptions == {"p0": "Ada", "p1": "p2"}
+    said = " ".join(graph.notes)
+    assert "2 of the 4 names given are of no entity, such as that of 'likes'" in said
+    assert "1 name(s) are the label of another entity, such as 'p2' of 'p1'" in said
+
+
+def test_rdf_with_a_byte_order_mark_and_faults_with_their_line(tmp_path: Path) -> None:
+    good = "".join(f"<http://x/{h}> <http://x/{r}> <http://x/{t}> .\n" for h, r, t in KIN)
+    (path := tmp_path / "g.nt").write_bytes(b"\xef\xbb\xbf" + good.encode())
+    assert read_graph(path).num_entities == 12
+    path.write_text(good, encoding="utf-16")
+    with pytest.raises(DataError, match="g.nt: it looks like UTF-16; save it as UTF-8"):
+        read_graph(path)
+    path.write_text(good + "<http://x/a> <http://x/b> nonsense .\n")
+    with pytest.raises(DataError, match=r"at line 37 .*; that line is '<http://x/a> <http://x/b> nonsense \.'"):
+        read_graph(path)

@@ -13,7 +13,7 @@ import torch
 from conftest import SMALL
 
 from kgdistil import load, load_student, records
-from kgdistil.errors import BusyError, CheckpointError, ConfigError, KgdistilError
+from kgdistil.errors import BusyError, CheckpointError, ConfigError, DeviceError, KgdistilError
 from kgdistil.models import build_model
 from kgdistil.paper import cells, frontier, reproduce, tasks
 from kgdistil.paper import recipe as recipes
@@ -410,3 +410,24 @@ def test_what_is_recorded_is_trained_again_when_asked(small, monkeypatch, caplog
 def test_the_plan_says_what_all_would_cost(small, capsys):
     reproduce.print_plan([cell("no-DS")], "cpu", 1, 1, True)
     assert "0 of 1 cells are recorded.\nFrom nothing they would take about" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (["--jobs", "0"], "'0' is no number of runs at a time: give 1 to 1,000"),
+        (["--jobs", "-1"], "'-1' is no number of runs at a time"),
+        (["--seed", "3"], "--seed is of --table and --figure: a cell says it itself"),
+        (["--models", "RotatE"], "--models is of --table and --figure"),
+        (["--protocol", "tuned"], "--protocol is of --table and --figure"),
+    ],
+)
+def test_options_that_cannot_be_are_one_line(given: list[str], why: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        reproduce.main(["tuned/wn18rr/RotatE/DS/8", *given, "--plan"])
+    assert why in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_said_first() -> None:
+    with pytest.raises(DeviceError, match="device is 'foo'"):
+        reproduce.main(["tuned/wn18rr/RotatE/DS/8", "--device", "foo", "--plan"])

@@ -172,6 +172,16 @@ def test_a_large_graph_is_distilled_on_samples(umls: Graph, monkeypatch: pytest.
     assert list(small.comparison.index) == list(small.runs), "a teacher of other dimensions cannot be a student"
 
 
+def test_ranks_of_what_is_rounded_are_kept_by_its_shape(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "LARGE", 100)
+    monkeypatch.setattr(scale, "FEWEST", 50)
+    monkeypatch.setattr(scale, "FINAL", 60)
+    graph = replace(umls, name="own")
+    given = {"dim": 64, "precision": "4bit", "teacher_dim": 64, "epochs": 1, "progress": False}
+    rows = [distil(graph, **given, whole=n).comparison.loc["rounded", "MRR"] for n in (False, True, False)]
+    assert rows[0] == rows[2] != rows[1]
+
+
 def test_bytes_of_an_entity_are_a_budget(umls: Graph) -> None:
     bought = plan(umls, "16B/entity")
 

@@ -482,3 +482,15 @@ def test_the_page_asks_the_server_fits_a_phone_and_can_be_read_by_all(
             tab.goto(f"{address}/{page}")
             assert Axe().run(tab).response["violations"] == []
         tab.close()
+
+
+def test_a_post_is_asked_in_its_body_alone(client: TestClient) -> None:
+    """What stands in the address would be silently left out."""
+    query = {"head": "a b", "relation": "r 0"}
+    assert "'k' stands in the address" in error(client.post("/predict?k=1&foo=2", json=query), 422)
+    assert client.options("/predict").headers["allow"].replace(" ", "").split(",").count("POST") == 1
+    told = client.get("/openapi.json").json()["components"]["schemas"]
+    bounds = [x for s in told.values() for x in s.get("properties", {}).get("coverage", {}).get("anyOf", [])]
+    assert {x["maximum"] for x in bounds if "maximum" in x} == {0.99} and not any(
+        "exclusiveMaximum" in x for x in bounds
+    )

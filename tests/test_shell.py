@@ -310,7 +310,10 @@ def test_a_wrong_line_loses_no_answer(
     assert f"{tmp_path}/q.tsv, line 4: " in told.stderr and fault in told.stderr
     assert [row[0] for row in table(told.stdout)[1:]] == ["1", "1", "2", "2", "3", "3"]
     told = call(*asked, "--format", "parquet", "-o", tmp_path / "a.parquet")
-    assert told.exit_code == 1 and len(pyarrow.parquet.read_table(tmp_path / "a.parquet")) == 6
+    assert told.exit_code == 1 and f"the answers before it are in {tmp_path}/a.parquet.partial" in told.stderr
+    assert (
+        len(pyarrow.parquet.read_table(tmp_path / "a.parquet.partial")) == 6 and not (tmp_path / "a.parquet").exists()
+    )
     told = call(*asked, "--skip-errors")
     assert told.exit_code == 0 and "line 4: " in told.stderr
     assert [row[0] for row in table(told.stdout)[1:]] == ["1", "1", "2", "2", "3", "3", "5", "5"]
@@ -391,8 +394,10 @@ def test_ctrl_c_leaves_what_was_answered(student: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(lines, "answer_lines", stopped)
     asked = ["--batch", tmp_path / "q.tsv", "-k", 2, "--format", "parquet", "-o", tmp_path / "a.parquet"]
     told = call("predict", student, *asked)
-    assert told.exit_code == 130 and told.stderr == "kgdistil: stopped\n"
-    assert len(pyarrow.parquet.read_table(tmp_path / "a.parquet")) == 10
+    place = tmp_path / "a.parquet.partial"
+    assert told.exit_code == 130
+    assert told.stderr == f"kgdistil: the answers until now are in {place}\nkgdistil: stopped\n"
+    assert len(pyarrow.parquet.read_table(place)) == 10 and not (tmp_path / "a.parquet").exists()
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(student: Path, tmp_path: Path) -> None:
@@ -477,3 +482,24 @@ def test_an_export_to_pykeen_says_nothing_of_its_own(student: Path, tmp_path: Pa
     pytest.importorskip("pykeen")
     told = call("export", student, "--to", "pykeen", "-o", tmp_path / "p")
     assert told.exit_code == 0 and told.stderr == "" and "trained_model.pkl" in told.stdout
+
+
+@pytest.mark.parametrize("form", ["tsv", "jsonl", "parquet"])
+def test_earlier_answers_stay_until_all_new_ones_are_there(student: Path, tmp_path: Path, form: str) -> None:
+    (queries := tmp_path / "q.tsv").write_text("e01\tr0\t\nzz\tr0\t\ne02\tr0\t\n")
+    (answers := tmp_path / f"a.{form}").write_text("PRECIOUS")
+    asked = ["predict", student, "--batch", queries, "-k", 1, "--format", form, "-o", answers, "--replace"]
+    told = call(*asked)
+    assert told.exit_code == 1 and "line 2: no entity is called 'zz'" in told.stderr
+    assert answers.read_text() == "PRECIOUS"
+    queries.write_text("zz\tr0\t\n")  # nothing to keep
+    (tmp_path / f"a.{form}.partial").unlink()
+    assert call(*asked).exit_code == 1 and not (tmp_path / f"a.{form}.partial").exists()
+    queries.write_text("e01\tr0\t\n")
+    assert call(*asked).exit_code == 0 and answers.read_bytes() != b"PRECIOUS"
+    assert {path.name for path in tmp_path.iterdir() if path.name[0] == "."} == set()
+    before = {path.name: path.read_bytes() for path in student.iterdir() if path.is_file()}
+    for name in ("weights.bin", "answers.tsv"):
+        said = refused("predict", student, "--batch", queries, "-o", student / name, "--replace")
+        assert "lies in the student's own folder: name another place" in said
+    assert before == {path.name: path.read_bytes() for path in student.iterdir() if path.is_file()}

@@ -183,6 +183,29 @@ def test_a_student_learns_what_only_the_lists_say(tiny_graph: Graph, tmp_path: P
         distil(tiny_graph, teacher_lists=path, precision="int8", progress=False)
 
 
+def test_what_all_scores_of_a_list_share_says_nothing(tiny_graph: Graph, tmp_path: Path) -> None:
+    """Products may have 8 bits of precision: scores like log-likelihoods, all near −1000, would be the same there."""
+    rows, made = rows_of(tiny_graph), []
+    config = make_config(
+        dataset="tiny",
+        model="ComplEx",
+        dim=4,
+        loss="softmax",
+        role="stage1",
+        alpha=1.0,
+        negatives=10,
+        batch_size=40,
+        teacher="a",
+    )
+    for offset in (0.0, -1000.0):
+        write_lists(tmp_path / "a.parquet", [table([(*row[:4], row[4] + offset) for row in rows])])
+        student = build_model("ComplEx", 30, 4, 4, seed=1)
+        engine = ListsEngine(student, read_lists(tmp_path / "a.parquet", tiny_graph), tiny_graph.train, config)
+        engine.epoch(0, torch.full((engine.steps,), 0.1, dtype=torch.float64))
+        made.append(student.entities.detach().clone())
+    assert torch.equal(*made)
+
+
 def test_from_the_shell(tiny_graph: Graph, tmp_path: Path) -> None:
     triples = tmp_path / "triples.tsv"
     lines = [tiny_graph.label_triple(*x) for x in tiny_graph.known.tolist()]

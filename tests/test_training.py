@@ -22,12 +22,13 @@ import torch
 import kgdistil
 from kgdistil import kernels, records
 from kgdistil.answer import files
-from kgdistil.answer.format1 import DESCRIPTION
+from kgdistil.answer.format1 import DESCRIPTION, sum_of
 from kgdistil.checkpoint import WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from kgdistil.config import RunConfig, make_config
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.evaluation import evaluate
 from kgdistil.graph import Graph
+from kgdistil.kernels import free
 from kgdistil.models import KGEModel, build_model
 from kgdistil.training import loop, native
 from kgdistil.training.loop import CHECKPOINT, Progress, Run, learning_rates, run, train
@@ -623,6 +624,75 @@ def test_a_run_goes_on_with_as_many_threads_as_it_was_begun(
         "goes on with 2 thread(s), as it was begun: with 1 its numbers would differ"
     ]
     assert outcome(again) == whole
+
+
+def test_a_run_is_taught_by_one_teacher(tiny: Graph, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another model in the teacher's place is told, by a checkpoint and by a record that says whom it heard."""
+    place = folders / "teacher"
+    save_model(place, build_model("RotatE", 30, 4, 8, seed=7, offset=6.0), tiny)
+    config, first = tiny_config(role="stage1", teacher=str(place)), (place / WEIGHTS).read_bytes()
+    checkpoint = stopped(config, tiny, monkeypatch)
+    save_model(place, build_model("RotatE", 30, 4, 8, seed=8, offset=6.0), tiny)
+    with pytest.raises(CheckpointError, match=rf"{place} \(teacher\) holds another model now .*{CHECKPOINT}.* anew"):
+        run(config, tiny, progress=False)
+    (place / WEIGHTS).write_bytes(first)
+    done = run(config, tiny, progress=False)
+    assert done.record["sources"] == {"teacher": sum_of(place / WEIGHTS)} and not checkpoint.exists()
+    (place / WEIGHTS).rename(place / "away")
+    assert not was_trained(run(config, tiny, progress=False)), "a student outlives its teacher"
+    save_model(place, build_model("RotatE", 30, 4, 8, seed=8, offset=6.0), tiny)
+    with pytest.raises(CheckpointError, match="holds another model now than when .*json was written"):
+        run(config, tiny, progress=False)
+    anew = run(config, tiny, progress=False, again=True)
+    assert anew.record["sources"] != done.record["sources"] and not was_trained(run(config, tiny, progress=False))
+    path = records.record_path(config.run_id)
+    record = {key: x for key, x in records.read_record(path).items() if key != "sources"}
+    records.write_record(record)
+    (place / WEIGHTS).write_bytes(first)
+    assert not was_trained(run(config, tiny, progress=False))
+
+
+def test_what_ranks_left_is_said_and_gone_in_the_end(tiny: Graph, caplog: pytest.LogCaptureFixture) -> None:
+    folder = records.model_folder(tiny_config().run_id)
+    (folder / loop.PARTS_OF_RANKS / "1-0").mkdir(parents=True)
+    (folder / loop.OF_RANKS).write_text("{}")
+    with caplog.at_level(logging.WARNING):
+        run(tiny_config(), tiny, progress=False)
+    assert "checkpoint.json: torchrun goes on there; one process begins anew" in caplog.text
+    assert {path.name for path in folder.iterdir()} <= {WEIGHTS, DESCRIPTION, ".lock"}
+    (folder / CHECKPOINT).write_bytes(b"left by a process that was killed after its record was written")
+    assert not was_trained(run(tiny_config(), tiny, progress=False)) and not (folder / CHECKPOINT).exists()
+
+
+def test_too_many_queries_are_refused(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Softmax puts queries in order, of which there may be twice as many as triples."""
+    monkeypatch.setattr("kgdistil.training.base.INDEX_BITS", 10)
+    with pytest.raises(ConfigError, match=r"too many to train: give fewer than 2\^10"):
+        run(softmax_config(dataset="umls", epochs=1), umls, progress=False)
+
+
+def test_threads_that_changed_are_recorded_in_turn(umls: Graph, monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
+    """And a run that goes on keeps those it was left with."""
+    config = softmax_config(dataset="umls", model="ComplEx", dim=4, epochs=2, check_every=2, batch_size=256)
+    counts = iter([2, 2, 1])
+    monkeypatch.setattr(free, "free_threads", lambda most: next(counts, 1))
+    monkeypatch.setattr(free, "AGAIN", 0)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with kernels.with_free_threads():
+            assert run(config, umls, progress=False).record["threads_in_turn"] == [2, 1]
+        records.record_path(config.run_id).unlink()
+        counts = iter([2])
+        torch.set_num_threads(2)
+        with kernels.with_free_threads():
+            stopped(config, umls, monkeypatch)
+        with kernels.with_free_threads():
+            torch.set_num_threads(2)
+            record = run(config, umls, progress=False).record
+        assert record["threads"] == 1 == record["threads_in_turn"][-1]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_checkpoint_of_other_data_is_refused(tiny: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,12 @@ from kgdistil.answer.equations import Array, Side
 from kgdistil.errors import ConfigError
 
 log = logging.getLogger("kgdistil")
+LEVELS = tuple(round(0.01 * i, 2) for i in range(50, 100))
 MOST = 1000  # answers of a set, unless k says otherwise
-NONE = "this student's probabilities were never calibrated: kgdistil calibrate STUDENT fits them to its graph"
+NONE = (
+    "this student's probabilities were never calibrated: kgdistil calibrate STUDENT fits them to its graph, "
+    "which takes 30 validation triples"
+)
 Judge = Callable[[Array, Array, Side, Array, Array], tuple[Array, dict[str, Array]]]
 
 

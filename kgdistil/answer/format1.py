@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         except (LookupError, TypeError, ValueError, RecursionError):
             description = None
         if isinstance(description, dict) and SUM in description:  # files of earlier releases have none
-            found = str(description.pop(SUM))
-            at = sum_place(content, found)
-            before = zlib.crc32(BLANK.encode(), zlib.crc32(memoryview(content)[:at]))
-            if f"{zlib.crc32(memoryview(content)[at + len(found) :], before):08x}" != found:
-                raise ValueError(CHANGED)
+            check_sum(memoryview(content), [], str(description.pop(SUM)))
         arrays = {name: view(content, 8 + size, about) for name, about in header.items() if name != "__metadata__"}
         if 8 + size + sum(x.nbytes for x in arrays.values()) != len(content):
             raise ValueError(f"its arrays are not the {len(content) - 8 - size:,} bytes that follow its header")
@@ -81,6 +77,28 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not isinstance(description, dict):
         raise CheckpointError(f"{path} was not written by kgdistil; name a folder that it wrote")
     return arrays, description
+
+
+def check_sum(first: memoryview | bytes, rest: Iterable[bytes], found: str) -> None:
+    """Hold a file, its header in the first part of it, to the sum that it says. ValueError: changed."""
+    at = sum_place(getattr(first, "obj", first), found)
+    crc = zlib.crc32(first[at + len(found) :], zlib.crc32(BLANK.encode(), zlib.crc32(first[:at])))
+    for block in rest:
+        crc = zlib.crc32(block, crc)
+    if f"{crc:08x}" != found:
+        raise ValueError(CHANGED)
+
+
+def sum_of(path: Path) -> str:
+    """The sum that stands in a file of tensors, or of JSON, by which its content is told; "" where none does."""
+    try:
+        if path.suffix == ".json":
+            return str(json.loads(path.read_bytes()).get(SUM, ""))
+        with path.open("rb") as file:
+            header = json.loads(file.read(min(LARGEST_HEADER, int.from_bytes(file.read(8), "little"))))
+        return str(json.loads(header["__metadata__"]["kgdistil"]).get(SUM, ""))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""
 
 
 def view(content: bytearray, base: int, about: dict[str, Any]) -> np.ndarray:

@@ -34,6 +34,7 @@ from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError
 from kgdistil.evaluation import KnownTriples, Ranks, rank, sampled
 from kgdistil.graph import NAMES, Graph
+from kgdistil.graphs.datasets import dataset_of
 from kgdistil.graphs.importers import Imported, import_teacher
 from kgdistil.graphs.lists import KEPT, Lists, read_lists
 from kgdistil.graphs.queries import queries_of
@@ -267,7 +268,7 @@ def by_paths(distilled: Run, teacher: Run | None, graph: Graph, progress: bool |
         return {}
     own = records.is_own(distilled.config.dataset)
     beside = max((distilled, teacher or distilled), key=lambda run: run.record["valid"]["both"]["mrr"])
-    kept, total = records.runs_folder(own) / "teachers", path_model.sum_of(beside.id, settings)
+    kept, total = records.runs_folder(own) / "teachers", path_model.sum_of(beside.folder.name, settings)
     place = kept / f"{total[:12]}-{graph.sha256[:12]}{KEPT}"
     before = distilled.config
     change: dict[str, Any] = {"teacher": str(place), "unlabelled": 1.0, "alpha": 0.8, "alpha_last": None, "top": 0}
@@ -402,11 +403,6 @@ def found(low: float, high: float, triples: int) -> str:
     return "the teacher helped" if low > 0 else "a student trained without a teacher does better here"
 
 
-def dataset_of(graph: Graph) -> str:
-    """A graph's name in a run's config: one of one's own is told from others of that name."""
-    return graph.name if graph.name in NAMES else f"{graph.name or 'graph'}-{graph.sha256[:8]}"
-
-
 def batch_size(graph: Graph) -> int:
     """Enough steps an epoch on a small graph: a batch of 32 to 1,024, about 1/32 of the training triples."""
     return min(1024, max(32, 1 << round(math.log2(max(1, len(graph.train) / 32)))))
@@ -438,9 +434,10 @@ def _keep(teacher: KGEModel, graph: Graph) -> Path:
     """A model that did not come from a run, in the folder of runs, where `recipes` finds it."""
     if teacher.distance and teacher.loss == "cross-entropy" and teacher.offset == 0:
         teacher = calibrated(teacher, graph)
-    digest = hashlib.sha256(graph.sha256.encode())
-    for table in (teacher.entities, teacher.relations):  # another teacher is another folder, and so another run
-        digest.update(table.detach().cpu().numpy().tobytes())
+    options = [getattr(teacher, name) for name in ("norm", "offset", "epsilon", "rank")]
+    digest = hashlib.sha256(f"{graph.sha256} {options}".encode())
+    for name, table in teacher.state_dict().items():  # another teacher is another folder, and so another run
+        digest.update(name.encode() + table.cpu().numpy().tobytes())
     folder = (
         records.runs_folder(records.is_own(graph.name))
         / "teachers"
@@ -498,5 +495,7 @@ def rounded_ranks(
     teacher = runs["teacher"]
     # one from elsewhere may share its id with another, but not its folder
     base = teacher.id if teacher.config.final_sample else f"{kept.id}-{teacher.folder.name}"
-    name = f"{base}-rounded-{precision}-{kept.config.rank}"
+    shape = kept.config
+    more = f"-{shape.whole}" * (shape.whole > 0) + f"-s{shape.seed}" * (shape.rank > 0 and shape.seed > 0)
+    name = f"{base}-rounded-{precision}-{shape.rank}{more}"
     return ranks_of(kept, graph, "test", known, name=name, load=lambda: model, after=teacher.folder)

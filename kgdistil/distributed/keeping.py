@@ -7,6 +7,7 @@ and says what else the next step depends on.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,19 @@ from kgdistil.distributed.shards import lost
 from kgdistil.errors import CheckpointError
 from kgdistil.graph import Graph
 from kgdistil.graphs.cache import sum_of
-from kgdistil.training.loop import Progress, weights_of
+from kgdistil.training.loop import (
+    CHECKPOINT,
+    OF_RANKS,
+    PARTS_OF_RANKS,
+    Progress,
+    bits,
+    check_sources,
+    sources_of,
+    weights_of,
+)
 
-ABOUT, FOLDER = "checkpoint.json", "checkpoints"
+log = logging.getLogger("kgdistil")
+ABOUT, FOLDER = OF_RANKS, PARTS_OF_RANKS
 
 
 def mesh_of(device: str) -> DeviceMesh:
@@ -57,7 +68,7 @@ def save(folder: Path, engine: ShardedEngine, graph: Graph, state: Progress, sen
     name = f"{state.epoch}-{done}"
     path, first = folder / FOLDER / name, engine.shards.rank == 0
     about = {key: x for key, x in vars(state).items() if key != "best"}
-    about |= {"folder": name, "sent": sent, "config": engine.config.model_dump(exclude={"device"})}
+    about |= {"folder": name, "sent": sent, "config": engine.config.model_dump(exclude={"device"}), **kept(engine)}
     if first:  # what a killed run began with other ranks
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
@@ -74,6 +85,12 @@ def save(folder: Path, engine: ShardedEngine, graph: Graph, state: Progress, sen
                 shutil.rmtree(other, ignore_errors=True)
 
 
+def kept(engine: ShardedEngine) -> dict[str, Any]:
+    """What of `bits` stays the same on other ranks and threads."""
+    found = bits(engine)
+    return found | {"arithmetic": {k: x for k, x in found["arithmetic"].items() if k not in ("ranks", "threads")}}
+
+
 def share(path: Path, engine: ShardedEngine) -> list[Path]:
     """The files of a checkpoint that this rank sums."""
     return sorted(path.glob("*.safetensors"))[engine.shards.rank :: engine.shards.world]
@@ -83,11 +100,13 @@ def restore(folder: Path, engine: ShardedEngine, graph: Graph, mesh: DeviceMesh)
     """Where a run stands: what `save` wrote last, put in place, or its beginning; and the bytes sent until then.
 
     Raises:
-        CheckpointError: damaged, or of another config or graph.
+        CheckpointError: damaged, of another config, graph or teacher, or made by other kernels or products.
     """
     path = folder / ABOUT
     if not path.is_file():
-        return Progress(), 0
+        if (folder / CHECKPOINT).is_file():
+            log.warning("%s: one process goes on there; ranks begin anew", folder / CHECKPOINT)
+        return Progress(sources=sources_of(engine.config)), 0
     mend = f"delete it and {folder / FOLDER} to start over"
     try:
         about: dict[str, Any] = unsealed(json.loads(path.read_text(encoding="utf-8")))
@@ -96,6 +115,10 @@ def restore(folder: Path, engine: ShardedEngine, graph: Graph, mesh: DeviceMesh)
             raise CheckpointError(f"{path} belongs to another configuration; {mend}")
         if about.pop("graph_sha256") != graph.sha256:
             raise CheckpointError(f"{path} was made on another graph than {graph.name} is now; {mend}")
+        check_sources(path, engine.config, about.get("sources", {}))
+        mine = kept(engine)
+        if (theirs := {key: about.pop(key, mine[key]) for key in mine}) != mine:  # none before 0.3
+            raise CheckpointError(f"{path} was made with {theirs}, and here it is {mine}: go on with those, or {mend}")
         parts, sums = folder / FOLDER / Path(name).name, about.pop("sums", {})  # none before 0.3
         for file in share(parts, engine) if sums else ():
             if sum_of(file) != sums[file.name]:

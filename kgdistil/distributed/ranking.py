@@ -10,7 +10,7 @@ from torch import Tensor
 from kgdistil import kernels
 from kgdistil.distributed.shards import Guests, Shards
 from kgdistil.errors import KgdistilError
-from kgdistil.evaluation import LARGEST, MEMORY_LIMIT, KnownTriples, Ranks, score_all
+from kgdistil.evaluation import MEMORY_LIMIT, KnownTriples, Ranks, score_all, sound
 from kgdistil.models import SIDES, KGEModel, with_entities
 
 
@@ -23,8 +23,7 @@ def rank(model: KGEModel, triples: Tensor, known: KnownTriples, *, shards: Shard
     Raises:
         KgdistilError: numbers that are not finite, on any rank.
     """
-    sound = all(float(x.min()) > -LARGEST and float(x.max()) < LARGEST for x in model.parameters())
-    if int(shards.add([torch.tensor([int(not sound)], device=model.entities.device)])[0]):
+    if int(shards.add([torch.tensor([int(not sound(model))], device=model.entities.device)])[0]):
         raise KgdistilError("the model's embeddings hold NaN or very large numbers: lower the learning rate")
     native = kernels.usable(model) and kernels.rank_library(model) is not None if native is None else native
     size = max(1024, shards.block // 8) if native else max(1, min(256, MEMORY_LIMIT // 2 // (12 * shards.block)))

@@ -16,7 +16,6 @@ import functools
 import logging
 import os
 import resource
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -38,7 +37,7 @@ from kgdistil.distributed.shards import Shards, lost
 from kgdistil.errors import BusyError, ConfigError, KgdistilError
 from kgdistil.evaluation import KnownTriples, sampled
 from kgdistil.graph import NAMES, Graph
-from kgdistil.graphs.datasets import load
+from kgdistil.graphs.datasets import dataset_of, load
 from kgdistil.graphs.lists import KEPT
 from kgdistil.graphs.readers import read_graph
 from kgdistil.training.loop import (
@@ -46,6 +45,8 @@ from kgdistil.training.loop import (
     CHECKPOINT_SECONDS,
     Progress,
     advance,
+    check_sources,
+    forget,
     load_weights,
     record_of,
     run,
@@ -81,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     given |= {name: int(given[name]) for name in COUNTS if given.get(name, "").isdecimal()}
     config = make_config(dataset=source, **given)
     graph = load(source) if source.lower() in NAMES or os.path.isdir(source) else read_graph(source)
+    config = config.model_copy(update={"dataset": dataset_of(graph)})  # other files of that name are other graphs
     try:
         if ranks:
             record = on_ranks(config, graph, timeout, every)
@@ -198,6 +200,9 @@ def found_or_trained(config: RunConfig, graph: Graph, folder: Path, shards: Shar
     found = records.read_record(path)
     same = found is not None and found["graph"]["sha256"] == graph.sha256 and (folder / WEIGHTS).is_file()
     if int(shards.add([torch.tensor([int(same)], device=config.device)])[0]) == shards.world:
+        check_sources(path, config, found.get("sources", {}))
+        if not shards.rank:
+            forget(folder)
         return found
     if shards.rank:
         return train(config, graph, folder, shards, every)
@@ -269,6 +274,5 @@ def finish(
         tables.save_whole(into, model, graph, config.run_id, shards)
     if shards.rank == 0:
         records.write_record(record)
-        (folder / keeping.ABOUT).unlink(missing_ok=True)
-        shutil.rmtree(folder / keeping.FOLDER, ignore_errors=True)
+        forget(folder)
     return record

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kgdistil.answer.format1 import WEIGHTS
+from kgdistil.answer.files import SUM
+from kgdistil.answer.format1 import VERSION, WEIGHTS, check_sum
 from kgdistil.checkpoint import built, check_graph, load_model, save_model
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.compress.product import SLICE
@@ -73,6 +74,7 @@ def opened(folder: Path, graph: Graph, shards: Shards) -> KGEModel:
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {}).get("kgdistil", "{}"))
+                check_whole(path, about)
                 if about.get("precision", "float32") == "float32":
                     rows = file.get_slice("entities")[shards.low : shards.high]
                     tensors = {name: file.get_tensor(name) for name in set(file.keys()) - {"entities"}}
@@ -84,6 +86,18 @@ def opened(folder: Path, graph: Graph, shards: Shards) -> KGEModel:
         return with_entities(model, model.entities[shards.low : shards.high].clone())
     check_graph(path, about, graph)
     return built(path, tensors, {**about, "num_entities": shards.high - shards.low})
+
+
+def check_whole(path: Path, about: dict[str, Any]) -> None:
+    """ValueError where a file is of a newer version, or not as it was written: it is read in blocks."""
+    if int(about.get("version", 0)) > VERSION:
+        raise ValueError(f"version {about['version']}, and up to {VERSION} is read: update kgdistil")
+    if not (found := about.pop(SUM, None)):  # files of earlier releases have none
+        return
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        file.seek(0)
+        check_sum(file.read(8 + size), iter(lambda: file.read(1 << 24), b""), found)
 
 
 def save_whole(folder: Path, model: KGEModel, graph: Graph, run_id: str, shards: Shards) -> None:

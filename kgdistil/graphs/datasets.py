@@ -25,6 +25,11 @@ ARCHIVES_URL = "https://raw.githubusercontent.com/TimDettmers/ConvE/master"
 TEXTS_URL = "https://raw.githubusercontent.com/yao8839836/kg-bert/master/data"
 
 
+def dataset_of(graph: Graph) -> str:
+    """A graph's name in a run's config: one of one's own is told from others of that name."""
+    return graph.name if graph.name in NAMES else f"{graph.name or 'graph'}-{graph.sha256[:8]}"
+
+
 def load(source: str | os.PathLike, *, cache: Path | None = None) -> Graph:
     """Load a graph from a folder, or by name in any case: wn18rr, fb15k-237, umls, kinships or nations.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import csv
 import gzip
@@ -20,7 +19,7 @@ from kgdistil.answer.lines import MAGIC
 from kgdistil.config import short
 from kgdistil.errors import DataError, KgdistilError
 from kgdistil.graphs.labels import show, text_of, tidy, unquoted
-from kgdistil.graphs.limits import Counted
+from kgdistil.graphs.limits import Counted, Unpacked
 
 COLUMNS = (
     "head subject source src from start h s head_id subject_id source_id start_id entity1 e1 node1 id1 head_entity",
@@ -98,6 +97,7 @@ class Source:
     numbered: bool = False
     quotes: bool = False
     raw: bool = False
+    names: tuple[str, ...] = ()  # what the first row calls the three columns, where it is no triple
 
     def settle(self, columns: Columns, form: Form) -> Columns:
         self.sure, self.plain = columns.sure, not columns.header and form.header is None
@@ -107,6 +107,11 @@ class Source:
 def word(name: Any) -> str:
     """A column's name as `WORDS` has it."""
     return "".join(c for c in unquoted(tidy(str(name))).lower() if c not in " _-:#.")
+
+
+def names_columns(row: Sequence[str]) -> bool:
+    """Whether three cells are words for head, relation and tail."""
+    return len(row) == 3 and all(word(x) in words for x, words in zip(row, WORDS))
 
 
 def find_columns(first: Sequence[Any], form: Form, what: str, named: bool | None, kind: str = "") -> Columns:
@@ -209,15 +214,17 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         with open(path, "rb") as file:
             yield file
         return
-    if packed == ".zst":
-        import pyarrow
+    with contextlib.ExitStack() as stack:
+        stream: Any
+        if packed == ".zst":
+            import pyarrow
 
-        stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
-    else:
-        openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-        stream = openers[packed](path, "rb")
-    with io.BufferedReader(Counted(stream, path), 1 << 16) as file:
-        yield file
+            stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+        elif packed == ".gz":
+            stream = stack.enter_context(gzip.open(path, "rb"))
+        else:
+            stream = Unpacked(stack.enter_context(open(path, "rb")), packed)
+        yield stack.enter_context(io.BufferedReader(Counted(stream, path), 1 << 16))
 
 
 @contextlib.contextmanager

@@ -10,12 +10,15 @@ import itertools
 import re
 import subprocess
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
 from kgdistil.errors import DataError, needs
-from kgdistil.graphs.forms import BLOCK, Form, Rows, Source, ending, opened, reading
+from kgdistil.graphs.forms import BLOCK, OTHERS, Form, Rows, Source, ending, opened, reading
+from kgdistil.graphs.labels import show
 
 FORMATS = {
     ".nt": "N_TRIPLES",
@@ -64,6 +67,7 @@ def read_rdf(source: Source, form: Form, part: str) -> Rows:
 
     def facts() -> Iterator[tuple[int, str, str, str]]:
         with opened(path) as file:
+            _begin(file, str(path))
             for number, fact in enumerate(rdf.parse(input=file, format=getattr(rdf.RdfFormat, format_)), 1):
                 subject, predicate, object_ = fact.subject, fact.predicate.value, fact.object
                 if not isinstance(fact.graph_name, rdf.DefaultGraph):
@@ -88,11 +92,29 @@ def read_rdf(source: Source, form: Form, part: str) -> Rows:
                 yield tuple(map(list, zip(*block)))
     except DataError as error:
         if "LoadDocumentCallback" not in str(error):
-            raise
+            raise DataError(_with_line(path, str(error))) from None
         raise DataError(
             f"{path}: its @context lies elsewhere, and nothing is fetched; write the context itself into the file, or "
             "convert it to .nt"
         ) from None
+
+
+def _begin(file: Any, what: str) -> None:
+    """Go past a byte order mark; DataError where it is that of UTF-16."""
+    head = file.peek(3)[:3]
+    if head[:2] in OTHERS:
+        raise DataError(f"{what}: {OTHERS[head[:2]]}")
+    if head == BOM_UTF8:
+        file.read(3)
+
+
+def _with_line(path: Path, fault: str) -> str:
+    """An error with the line that it names."""
+    if not (found := re.search(r" at line (\d+)", fault)):
+        return fault
+    with opened(path) as file:
+        line = next(itertools.islice(file, int(found[1]) - 1, None), b"")
+    return f"{fault}; that line is {show(line.decode(errors='replace').strip())}" if line.strip() else fault
 
 
 def _canonical(quads: list[Any], what: str) -> Iterator[Any]:

@@ -82,7 +82,8 @@ def read_graph(
             three columns.
         order: of three columns without names: "htr" for head, tail, relation. Left out, "hrt", which is refused where
             another order fits the triples far better.
-        header: whether the first line of a text file names the columns. Left out, it is found out, and said.
+        header: whether the first line of a text file names the columns. Left out, it is found out, and said where its
+            words are no usual ones; refused where it may as well be a triple.
         keep_labels: labels that differ in spaces at their ends, in how many or which spaces, in invisible characters,
             in how accents are composed (NFC or NFD), or in quotes round a field of a .tsv, stay apart. Left out, they
             are one label, in its plainest form (`labels`). IRIs of RDF stay as they are in any case.
@@ -251,6 +252,8 @@ class _Reader:
         firsts = [tuple(part[0]) for part in self.parts]
         words = [self.labels.pool.some(part[0]) for part in self.parts]
         for i, (part, source) in enumerate(zip(self.parts, self.sources)):
+            if source.names:
+                self.parts[i] = self._without_names(part, source)
             if not source.plain:
                 continue
             first = show(", ".join(words[i]))
@@ -275,6 +278,26 @@ class _Reader:
                     f"{source.what}: the first row ({first}) is read as a triple, but its relation does not occur "
                     "again; if it names the columns, give --header (header=True)"
                 )
+
+    def _without_names(self, part: np.ndarray, source: Source) -> np.ndarray:
+        """A part without the rows that repeat the columns' names, as files that were put together have them.
+
+        Raises:
+            DataError: those names may be a triple.
+        """
+        clean, words = self._clean(source), self.labels.pool.words
+        names = np.array([pc.index(words, pa.scalar(clean(name), STRINGS)).as_py() for name in source.names])
+        again = (part == names).all(1)
+        there = [(part[~again, column] == name).any() for column, name in enumerate(names)]
+        if again.any() and not there[1] and not again.all():
+            self.form.left_out["repetition(s) of the columns' names"] += int(again.sum())
+            return part[~again]
+        if self.form.header is None and self.form.columns is None and all(there):
+            raise DataError(
+                f"{source.what}: the first row ({show(', '.join(source.names))}) may name the columns or be a triple, "
+                "as its labels stand in others, too; say --header (header=True) or --no-header (header=False)"
+            )
+        return part
 
     def _look_up(self) -> None:
         """Labels for numbers, where all labels are numbers of tables that lie beside the files."""
@@ -428,6 +451,16 @@ class _Reader:
         clean, there = str if form.keep_labels else tidy, _lookup(entities)
         names = {label if label in there else clean(label): text for label, text in form.names.items()}
         found = {label: text for label, text in names.items() if label in there}
+        if given and found and (others := [label for label in names if label not in there]):
+            notes.append(
+                f"{len(others):,} of the {len(names):,} names given are of no entity, such as that of "
+                f"{show(others[0], 40)}, and are left out"
+            )
+        if given and (taken := [x for x, text in found.items() if text != x and text in there]):
+            notes.append(
+                f"{len(taken):,} name(s) are the label of another entity, such as {show(found[taken[0]], 40)} of "
+                f"{show(taken[0], 40)}: who asks for it gets the one with that label"
+            )
         for text in found.values():
             if text.encode("utf-8", "replace").decode() != text:
                 raise DataError(f"the name {show(text)} cannot be written as UTF-8; correct it")

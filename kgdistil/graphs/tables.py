@@ -66,13 +66,18 @@ def read_array(source: Source, triples: np.ndarray, form: Form) -> Rows:
 def read_parquet(source: Source, form: Form) -> Rows:
     path = source.path
     with reading(path, pyarrow.ArrowException), open(path, "rb") as handle:
-        names = pyarrow.parquet.read_schema(handle).names
+        schema = pyarrow.parquet.read_schema(handle)
+        names = schema.names
         columns = source.settle(find_columns(names, form, source.what, True), form)
         source.plain = False
         wanted = [names[i] for i in columns.order]
         for what, name in zip(PLACES, wanted):
             if names.count(name) > 1:
                 raise DataError(f"{path} has two columns {show(name)}, one of them the {what}'s; rename one")
+            if pyarrow.types.is_nested(kind := schema.field(name).type):
+                raise DataError(
+                    f"{path}: the column {show(name)} is a {show(str(kind))}; give a text or a whole number"
+                )
         # Dictionaries keep a text that stands in many rows once in memory.
         with pyarrow.parquet.ParquetFile(path, read_dictionary=wanted) as file:
             # Three numbers of eight bytes a row, whatever few bytes the rows are packed into.

@@ -54,7 +54,9 @@ def read_text(source: Source, form: Form) -> Rows:
         named = form.header
         columns = find_columns(first[1], form, str(path), named, f", separated by {'commas' if commas else 'tabs'},")
         columns = source.settle(columns, form)
-        if not columns.header:
+        if columns.header:
+            source.names = tuple(first[1][i] for i in columns.order)
+        else:
             yield [first[0]], *([first[1][i]] for i in columns.order)
         if commas:
             yield from _blocks(source, form, lines, columns, len(first[1]))

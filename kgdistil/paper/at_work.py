@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kgdistil import records
+from kgdistil.errors import ConfigError, short
+from kgdistil.graph import Graph
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +21,18 @@ def measured(name: str) -> dict[str, Any] | None:
     """A file of results/bench, None where it was never measured."""
     path = records.results_folder() / "bench" / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def check_newcomer(graph: Graph, head: str, newcomer: str) -> None:
+    """Refuse a head that the graph has not, and a newcomer that it has.
+
+    Raises:
+        ConfigError: with the name.
+    """
+    if head not in graph.entities:
+        raise ConfigError(f"head is {short(head)}, no entity of {graph.name}: give one, as {graph.entities[0]}")
+    if newcomer in graph.entities:
+        raise ConfigError(f"newcomer is {short(newcomer)}, which {graph.name} has already: give a new name")
 
 
 # ---- what an answer costs -------------------------------------------------------------------------------------------

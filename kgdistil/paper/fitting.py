@@ -27,10 +27,11 @@ from kgdistil.answer.files import sealed, unsealed, write_json, write_text
 from kgdistil.compress.size import GROUPS, floats
 from kgdistil.distillation import recipes, rule, scale
 from kgdistil.distillation.budget import Shape, alike, parse_time
-from kgdistil.distillation.distil import batch_size, dataset_of
+from kgdistil.distillation.distil import batch_size
 from kgdistil.distillation.search import PARTS, search
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.graph import Graph
+from kgdistil.graphs.datasets import dataset_of
 from kgdistil.graphs.readers import read_graph
 from kgdistil.models import MODELS
 

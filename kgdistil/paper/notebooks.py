@@ -113,11 +113,13 @@ def several(name: str, values: Any) -> list[Any]:
     """What a notebook's parameter lists; `-p dims 4` gives one number instead.
 
     Raises:
-        ConfigError: nothing is listed.
+        ConfigError: nothing is listed, or something twice.
     """
     found = list(values) if isinstance(values, list | tuple) else [values]
     if not found:
         raise ConfigError(f"{name} is empty: give at least one number, as in -y '{{{name}: [4]}}'")
+    if twice := [x for i, x in enumerate(found) if x in found[:i]]:
+        raise ConfigError(f"{name} lists {short(twice[0])} twice: give each once")
     return found
 
 

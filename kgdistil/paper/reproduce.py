@@ -17,7 +17,8 @@ import torch
 from tqdm import tqdm
 
 from kgdistil import records
-from kgdistil.errors import BusyError, KgdistilError, run_command
+from kgdistil.config import check_device
+from kgdistil.errors import BusyError, KgdistilError, run_command, short
 from kgdistil.paper.cells import (
     PAPER_MODELS,
     PROTOCOLS,
@@ -35,6 +36,7 @@ from kgdistil.paper.tasks import Task, graph_of, keep, outstanding, recorded, tr
 from kgdistil.training.loop import Run
 
 log = logging.getLogger("kgdistil")
+MOST_JOBS = 1000
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 
 
@@ -108,9 +110,16 @@ def log_to_terminal() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
+def count(text: str) -> int:
+    """A number of jobs. ArgumentTypeError: none, or no number."""
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"{short(text)} is no number of runs at a time: give 1 to {MOST_JOBS:,}")
+    return int(text)
+
+
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     """The options that say where runs are trained; the extra `cluster` brings Ray."""
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the threads are divided among them")
+    parser.add_argument("--jobs", type=count, default=1, help="runs at a time; the threads are divided among them")
     parser.add_argument("--ray", metavar="ADDRESS", help="train on the Ray cluster there, which auto finds by itself")
 
 
@@ -124,19 +133,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("cells", nargs="*", type=parse, help="single cells, as tuned/wn18rr/RotatE/DS/8")
     parser.add_argument("--table", type=int, nargs="+", default=[], help="tables of the paper: 3, 4, 6")
     parser.add_argument("--figure", type=int, nargs="+", default=[], help="figures of the paper: 1, 2, 3")
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="tuned")
-    parser.add_argument("--models", nargs="+", choices=PAPER_MODELS, default=PAPER_MODELS)
-    parser.add_argument("--seed", type=int, default=0)
+    for_tables = parser.add_argument_group("of --table and --figure; a cell says them itself, the seed as @1")
+    for_tables.add_argument("--protocol", choices=PROTOCOLS, help="default: tuned")
+    for_tables.add_argument("--models", nargs="+", choices=PAPER_MODELS, help="default: all")
+    for_tables.add_argument("--seed", type=int, help="default: 0")
     parser.add_argument("--device", default="cpu")
     add_jobs(parser)
     parser.add_argument("--plan", action="store_true", help="say what is left and what it costs, and stop")
     parser.add_argument("--again", action="store_true", help="train what is recorded, too, and replace its records")
     options = parser.parse_args(arguments)
     cells = list(options.cells)
-    for name in [*(f"table{n}" for n in options.table), *(f"figure{n}" for n in options.figure)]:
-        cells += [replace(c, seed=options.seed) for c in cells_of(name, options.protocol) if c.model in options.models]
+    names = [*(f"table{n}" for n in options.table), *(f"figure{n}" for n in options.figure)]
+    for name in () if names else ("protocol", "models", "seed"):
+        if cells and getattr(options, name) is not None:
+            parser.error(f"--{name} is of --table and --figure: a cell says it itself, as tuned/wn18rr/RotatE/DS/8@1")
+    protocol, models, seed = options.protocol or "tuned", options.models or PAPER_MODELS, options.seed or 0
+    for name in names:
+        cells += [replace(c, seed=seed) for c in cells_of(name, protocol) if c.model in models]
     if not cells:
         parser.error("nothing asked for: name cells, --table or --figure")
+    check_device(options.device)
     threads = 1 if options.ray else max(1, torch.get_num_threads() // options.jobs)
     print_plan(cells, options.device, threads, options.jobs, options.plan)
     log_to_terminal()

@@ -25,7 +25,7 @@ from kgdistil.answer.calibration import MOST
 from kgdistil.answer.native import cores
 from kgdistil.answer.rendering import finite
 from kgdistil.answer.student import Student, load_student
-from kgdistil.errors import CheckpointError, ConfigError, DataError, KgdistilError
+from kgdistil.errors import CheckpointError, ConfigError, DataError, KgdistilError, short
 from kgdistil.serve.asked import Batch, Beginning, Likeness, Query, parse
 from kgdistil.serve.openapi import CUT, describe, documentation
 
@@ -64,11 +64,12 @@ def make(folder: str, limits: Limits) -> Starlette:
 def application(student: Student, limits: Limits = Limits()) -> Starlette:
     """The application of a student."""
     service = Service(student, limits)
-    get = {"/health": service.health, "/student": service.about, "/predict": service.predict}
+    get = {"/health": service.health, "/student": service.about}
     get |= {"/similar": service.similar, "/labels": service.labels, "/openapi.json": service.openapi}
     get |= {"/docs": service.docs, "/": service.page, "/page.mjs": service.script}
     return Starlette(
-        routes=[Route(path, call) for path, call in get.items()] + [Route("/predict", service.batch, methods=["POST"])],
+        routes=[Route(path, call) for path, call in get.items()]
+        + [Route("/predict", service.predict, methods=["GET", "POST"])],
         middleware=[Middleware(Guard, hosts=limits.hosts)],
         exception_handlers={
             KgdistilError: lambda _, error: problem(422, str(error)),
@@ -103,9 +104,12 @@ class Service:
         return answer(dump(told))
 
     async def predict(self, request: Request) -> Response:
-        return await self.ask(parse(Query, request.query_params))
-
-    async def batch(self, request: Request) -> Response:
+        if request.method != "POST":
+            return await self.ask(parse(Query, request.query_params))
+        if unread := list(request.query_params):
+            raise ConfigError(
+                f"{short(unread[0])} stands in the address; a POST is asked in its body alone: put it there"
+            )
         return await self.ask(parse(Batch, await read(request, self.limits.body)))
 
     async def ask(self, asked: dict[str, Any]) -> Response:

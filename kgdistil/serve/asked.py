@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import QueryParams
 
+from kgdistil.answer.calibration import LEVELS
 from kgdistil.errors import ConfigError
 
 Label = str | int
@@ -36,7 +37,7 @@ class Choice(Asked):
     candidates: list[Label] | None = Field(default=None, description="Only these entities.")
     probability: bool = Field(default=False, description="Add how likely each answer is true, calibrated.")
     coverage: float | None = Field(
-        default=None, gt=0, lt=1, description="As many answers as hold the missing one so often, such as 0.9."
+        default=None, gt=0, le=LEVELS[-1], description="As many answers as hold the missing one so often, such as 0.9."
     )
     unseen: Unseen = False
 

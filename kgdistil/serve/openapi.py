@@ -194,5 +194,6 @@ def details(schema: dict[str, Any]) -> str:
     said = " or ".join(str(x) for kind in kinds for x in kind.get("enum", [kind.get("type", "null")]) if x != "null")
     for kind in kinds:
         if "maximum" in kind:
-            said += f" from {kind['minimum']} to {kind['maximum']}"
+            least = f"from {kind['minimum']}" if "minimum" in kind else f"above {kind['exclusiveMinimum']}"
+            said += f" {least} to {kind['maximum']}"
     return f"({said}{'; else ' + str(schema['default']).lower() if schema.get('default') is not None else ''})"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kgdistil.answer import adding, asking
-from kgdistil.answer.calibration import log_softmax
+from kgdistil.answer.calibration import LEVELS, log_softmax
 from kgdistil.answer.equations import Array, Side
 from kgdistil.answer.format import HEADER, write_header
 from kgdistil.answer.student import RANKED, SIDES, Student, load_student, located
@@ -28,7 +28,6 @@ BEST = 100  # entities of a query whose softmax is taken
 LEAST, FEWEST = 300, 30  # validation triples for a relation's own table, and for any
 MOST = 20_000  # validation triples that are asked, drawn at random where there are more
 KNOTS = 24
-LEVELS = tuple(round(0.01 * i, 2) for i in range(50, 100))
 EVERYTHING = -1e6  # x of a set that all entities belong to
 
 
@@ -90,7 +89,9 @@ def fit(student: Student) -> dict[str, Any]:
     """
     valid = student.triples.of("valid")
     if len(valid) < FEWEST:
-        raise ConfigError(f"{len(valid)} validation triples calibrate nothing: it takes {FEWEST}")
+        raise ConfigError(
+            f"{len(valid)} validation triples calibrate nothing: it takes {FEWEST}; make a student of a graph with more"
+        )
     if len(valid) > MOST:
         valid = valid[np.sort(np.random.default_rng(0).choice(len(valid), MOST, replace=False))]
     return tables(list(ask(student, student.triples.of("train"), valid, alone=True)), len(student.relations))

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from kgdistil.config import RunConfig
+from kgdistil.errors import ConfigError
 from kgdistil.losses import total_loss
 from kgdistil.models import KGEModel
+from kgdistil.sampling import INDEX_BITS
 
 
 class Engine:
@@ -19,9 +21,13 @@ class Engine:
         student, teacher: `teacher` may be None; stage 2 trains it too, stage 1 leaves it as it is.
         samples: of an epoch, of which a step takes `batch_size`.
         config: loss, rates of the soft labels, seed.
+    Raises:
+        ConfigError: too many samples.
     """
 
     def __init__(self, student: KGEModel, teacher: KGEModel | None, samples: int, config: RunConfig):
+        if samples >= 1 << INDEX_BITS:
+            raise ConfigError(f"{samples:,} triples or queries are too many to train: give fewer than 2^{INDEX_BITS}")
         self.config, self.samples, self.device = config, samples, student.entities.device
         self.models = {"student": student, **({} if teacher is None else {"teacher": teacher})}
         self.trained = {role: m for role, m in self.models.items() if role == "student" or config.role == "stage2"}

@@ -43,7 +43,9 @@ class ListsEngine(SampledSoftmaxEngine):
 
     def losses_of(self, role: str, scores: list[Tensor], shift: Tensor, batch: Batch, place: Tensor) -> list[Tensor]:
         other = torch.full_like(scores[0], NEVER, requires_grad=False)
-        other[self.row, self.place] = self.lists.scores[self.listed].to(other.dtype)
+        said = self.lists.scores[self.listed]  # by how much less than its list's best, or few bits would not tell them
+        best = said.new_full((len(other),), -torch.inf).scatter_reduce(0, self.row, said, "amax")
+        other[self.row, self.place] = (said - best[self.row]).to(other.dtype)
         without = self.without[batch.row]
         other[batch.row[without], place[without]] = 0.0
         return super().losses_of(role, [scores[0], other], shift, batch, place)

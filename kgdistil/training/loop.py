@@ -9,10 +9,12 @@ softmax adds gradients in no fixed order, so that there the same run ends close 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ from tqdm import tqdm
 
 from kgdistil import kernels, records
 from kgdistil.answer.format import HEADER
+from kgdistil.answer.format1 import sum_of
 from kgdistil.checkpoint import WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.config import RunConfig, check_device
@@ -41,6 +44,7 @@ from kgdistil.training.engine import make_engine
 log = logging.getLogger("kgdistil")
 DECAY, TRIGGER = 0.96, 5  # the paper's "learning rate decay and trigger decay threshold"
 CHECKPOINT, CHECKPOINT_SECONDS = "checkpoint.safetensors", 30.0  # how much work a killed run may lose
+OF_RANKS, PARTS_OF_RANKS = "checkpoint.json", "checkpoints"  # that of several ranks: `distributed.keeping`
 WRITING, LONGEST = 0.05, 8  # the share of the time that may go into large ones, so that up to 8 × as much may be lost
 BAR = "{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} epochs, {elapsed}<{remaining}{postfix}"
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and the rest
@@ -82,6 +86,8 @@ class Progress:
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0  # of training and validation, over all sittings
     finished: bool = False
+    sources: dict[str, str] = field(default_factory=dict)  # see `sources_of`
+    threads: list[int] = field(default_factory=list)  # one after the other, where `kernels.again` found other cores
 
 
 def run(
@@ -129,12 +135,16 @@ def run(
                     "take another seed, or name other folders in KGDISTIL_RUNS and KGDISTIL_RESULTS"
                 )
         if found and not again and found["graph"]["sha256"] == graph.sha256 and (folder / WEIGHTS).is_file():
+            check_sources(record, config, found.get("sources", {}))
+            forget(folder)
             if save_ranks and not records.ranks_path(config.run_id, own).is_file():
                 ranks = evaluate(load_model(folder, graph), graph, sample=config.final_sample)
                 records.write_ranks(config.run_id, ranks, own)
             return Run(config, found, folder)
         if again:
-            (folder / CHECKPOINT).unlink(missing_ok=True)
+            forget(folder)
+        if (folder / OF_RANKS).is_file():
+            log.warning("%s: torchrun goes on there; one process begins anew", folder / OF_RANKS)
         read: Any = Lists.load if str(config.teacher).endswith(KEPT) else load_model
         teacher = read(resolve(config.teacher), graph) if config.teacher else None
         start = load_model(resolve(config.student), graph) if config.student else None
@@ -176,12 +186,16 @@ def train(
     with kernels.with_threads(threads):
         engine = make_engine(*prepare(config, graph, teacher, start), config, graph)
         state, saved = restore(path, saved, engine) if saved else Progress(), None  # nothing of the file is kept
+        state.sources = state.sources or sources_of(config)
+        state.threads = state.threads or [torch.get_num_threads()]
         known = KnownTriples(graph.known.cpu(), graph.num_relations)
         saved_at, pause = (began := time.monotonic()), CHECKPOINT_SECONDS
 
         def keep(always: bool = False) -> None:
             nonlocal began, saved_at, pause
-            kernels.again()
+            if not threads:
+                kernels.again()
+            state.threads += [] if state.threads[-1] == (n := torch.get_num_threads()) else [n]
             now = time.monotonic()
             if always or now - saved_at > pause:
                 state.seconds, began = state.seconds + now - began, now
@@ -280,7 +294,7 @@ def finish(folder: Path, engine: Engine, graph: Graph, known: KnownTriples, stat
         if sample or (save_ranks and split == "test"):
             records.write_ranks(name, ranks[split], own)
     records.write_record(record := record_of(engine, graph, state, ranks, student.num_parameters))
-    (folder / CHECKPOINT).unlink(missing_ok=True)  # everything in it stands in the record and the weights now
+    forget(folder)  # everything in it stands in the record and the weights now
     return Run(config, record, folder, ranks["test"])
 
 
@@ -292,9 +306,41 @@ def record_of(engine: Engine, graph: Graph, state: Progress, ranks: dict[str, Ra
         graph,
         **{name: getattr(state, name) for name in ("seconds", "best_epoch", "curve")},
         **{"epochs": state.epoch, "parameters": parameters, **bits(engine)},
+        sources=state.sources,
+        turns=state.threads,
         metrics={split: r.metrics() for split, r in ranks.items()},
         sampled={split: {"triples": len(r.greater), "mrr_se": r.standard_error()} for split, r in parts},
     )
+
+
+def sources_of(config: RunConfig) -> dict[str, str]:
+    """What the teacher and the model that the student begins with hold, by the sums of their files, as far as there."""
+    found = {}
+    for role, name in {"teacher": config.teacher, "student": config.student}.items():
+        with contextlib.suppress(CheckpointError):
+            if name:
+                path = resolve(name)
+                found[role] = sum_of(next(x for x in (path / HEADER, path / WEIGHTS, path) if x.is_file()))
+    return {role: x for role, x in found.items() if x}
+
+
+def check_sources(path: Path, config: RunConfig, then: Mapping[str, str]) -> None:
+    """Refuse what another teacher has taught than the one that is there now.
+
+    Raises:
+        CheckpointError: with its name.
+    """
+    for role, now in sources_of(config).items():
+        if then.get(role, now) != now:
+            there = f"{getattr(config, role)} ({role}) holds another model now than when {path} was written"
+            raise CheckpointError(f"{there}; delete that file to train anew, or put the model back")
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run would go on from, of one process or several ranks."""
+    for name in (CHECKPOINT, OF_RANKS):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / PARTS_OF_RANKS, ignore_errors=True)
 
 
 def check_fit(config: RunConfig, student: KGEModel, teacher: KGEModel | None, graph: Graph) -> None:
@@ -369,6 +415,7 @@ def read_checkpoint(path: Path, config: RunConfig, graph: Graph) -> Checkpoint:
         raise CheckpointError(f"{path} belongs to another configuration; delete it to start over")
     if about.pop("graph_sha256", None) != graph.sha256:
         raise CheckpointError(f"{path} was made on another graph than {graph.name} is now; delete it to start over")
+    check_sources(path, config, about.get("sources", {}))
     arithmetic = about.setdefault("arithmetic", {})
     if not isinstance(arithmetic, dict) or arithmetic.get("threads", 1) not in range(1, 1025):
         raise CheckpointError(f"{path} is damaged (arithmetic); delete it to start over")
