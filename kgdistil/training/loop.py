@@ -143,7 +143,7 @@ def run(
             return Run(config, found, folder)
         if again:
             forget(folder)
-        if (folder / OF_RANKS).is_file():
+        if (folder / OF_RANKS).is_file() and not (folder / CHECKPOINT).is_file():
             log.warning("%s: torchrun goes on there; one process begins anew", folder / OF_RANKS)
         read: Any = Lists.load if str(config.teacher).endswith(KEPT) else load_model
         teacher = read(resolve(config.teacher), graph) if config.teacher else None
