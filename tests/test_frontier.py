@@ -375,7 +375,7 @@ def test_a_budget_takes_the_form_of_low_rank_that_did_best_on_validation() -> No
     """Of the committed records: as many bytes in numbers of two bits, and half as many in four."""
     frame = frontier.points("fb15k-237").set_index(["method", "bytes"])
     cells = [c for c in frontier.cells("fb15k-237") if c.bytes == 64 and c.method in ("low-rank", "low-rank-4bit")]
-    found = [record for cell in cells for record in Ours().seeds(cell)]
+    found = [record for cell in cells for record in Ours().seeds(cell) if not record["config"]["seed"]]
     best = max(found, key=lambda record: record["valid"]["both"]["mrr"])
     assert len(found) == 2 and frame.loc[("low-rank", 64), "run"] == best["id"]
     kept = frontier.kept("fb15k-237").query("rank > 0").set_index("bytes").loc[64]
