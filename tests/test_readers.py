@@ -670,6 +670,14 @@ def test_a_folder_called_as_a_known_graph(tmp_path: Path, monkeypatch, caplog) -
 
 
 # ---- more forms -----------------------------------------------------------------------------------------------------
+def test_a_packed_file_is_known_by_how_it_begins(tmp_path: Path) -> None:
+    content = lines(tmp_path / "w.tsv", KIN).read_bytes()
+    wanted = read_graph(tmp_path / "w.tsv", name="g")
+    for level in range(1, 10):
+        (tmp_path / "g.tsv").write_bytes(bz2.compress(content, level))
+        assert read_graph(tmp_path / "g.tsv").sha256 == wanted.sha256
+
+
 def test_packed_files(tmp_path: Path) -> None:
     wanted, content = read_graph(lines(tmp_path / "g.tsv", KIN)), (tmp_path / "g.tsv").read_bytes()
     pyarrow = pytest.importorskip("pyarrow")

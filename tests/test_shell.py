@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -359,6 +360,9 @@ def test_a_batch_that_cannot_be(student: Path, tmp_path: Path) -> None:
     told = call(*asked, "-k", 1)
     assert told.exit_code == 1 and "line 2: byte 0xff is not UTF-8" in told.stderr and len(table(told.stdout)) == 2
     path.write_bytes(gzip.compress(b"e01\tr0\t\n"))
+    assert "line 1: it is packed; unpack it first" in refused(*asked)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("q.tsv", "e01\tr0\t\n" * 1000)
     assert "line 1: it is packed; unpack it first" in refused(*asked)
     path.write_text("e01\t\te02\n")
     assert "line 1: the relation is asked for" in refused(*asked, "--typed")

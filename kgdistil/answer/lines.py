@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kgdistil")
 LONGEST = 1 << 20  # bytes of a line
-MAGIC = {b"\x1f\x8b": ".gz", b"BZh91AY&SY": ".bz2", b"\xfd7zXZ\0": ".xz", b"(\xb5/\xfd": ".zst"}  # no text begins so
+MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\0": ".xz", b"(\xb5/\xfd": ".zst"}  # no text begins so
+MAGIC |= {b"BZh%d1AY&SY" % level: ".bz2" for level in range(1, 10)}
+ZIP = b"PK\x03\x04"
 TOGETHER, MOST = 1000, 100_000  # queries that are asked at a time, and the answers they may have
 BITMAPS = 1 << 26  # bytes of who may come, one bit for each entity and query
 GROUP = 1 << 17  # rows of Parquet that are written at a time
@@ -44,7 +46,7 @@ def read_lines(
         try:
             text = "" if fault else line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            packed = number == 1 and line.startswith(tuple(MAGIC))
+            packed = number == 1 and line.startswith((*MAGIC, ZIP))
             fault = "it is packed; unpack it first" if packed else ""
             fault = fault or f"byte 0x{line[error.start]:02x} is not UTF-8; save it as UTF-8"
         if not fault:
