@@ -321,7 +321,7 @@ def distill(
         raise ConfigError(f"{', '.join(unread)}: this says how a teacher's file is read; name it as teacher")
     asked = as_asked(output, dim=dim, precision=precision, budget=budget, model=model, teacher=teacher, **options)
     no_paths = options.pop("no_paths") or None
-    few_bits("4bit" if budget else precision or "int8", no_paths)
+    check_paths("4bit" if budget else precision or "int8", no_paths)
     asked |= as_asked(output, teacher_lists=teacher_lists, time=time_, no_paths=no_paths)
     if holds_student(output) and not replace and is_done(output, {"graph": read(graph, options).sha256, **asked}):
         student = opened(output)
@@ -357,7 +357,7 @@ def distill(
                 wanted["models"], wanted["shapes"] = searched(found, expected, budget, kinds)
         alike = wanted["precision"] in GROUPS and (time_ or teacher_lists)  # student and teacher, in dimension
         wanted["teacher_dim"] = wanted["dim"] if alike else wanted["teacher_dim"]
-        few_bits(wanted["precision"], no_paths)
+        check_paths(wanted["precision"], no_paths)
         check_unread(options, wanted, coded=wanted["precision"] in GROUPS and wanted["dim"] == wanted["teacher_dim"])
         wanted |= {"teacher": brought, "teacher_options": None if brought else how}
         done = distil(found, teacher_lists=teacher_lists, time=time_, **wanted)
@@ -368,7 +368,7 @@ def distill(
     report(opened(output), output, as_json)
 
 
-def few_bits(precision: str, no_paths: bool | None) -> None:
+def check_paths(precision: str, no_paths: bool | None) -> None:
     """ConfigError where paths are refused of a student that they never teach."""
     from kgdistil.compress.packing import GROUPS
 

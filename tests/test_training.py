@@ -22,7 +22,7 @@ import torch
 import kgdistil
 from kgdistil import kernels, records
 from kgdistil.answer import files
-from kgdistil.answer.format1 import DESCRIPTION, sum_of
+from kgdistil.answer.format1 import DESCRIPTION, sum_in
 from kgdistil.checkpoint import WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from kgdistil.config import RunConfig, make_config
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
@@ -637,7 +637,7 @@ def test_a_run_is_taught_by_one_teacher(tiny: Graph, folders: Path, monkeypatch:
         run(config, tiny, progress=False)
     (place / WEIGHTS).write_bytes(first)
     done = run(config, tiny, progress=False)
-    assert done.record["sources"] == {"teacher": sum_of(place / WEIGHTS)} and not checkpoint.exists()
+    assert done.record["sources"] == {"teacher": sum_in(place / WEIGHTS)} and not checkpoint.exists()
     (place / WEIGHTS).rename(place / "away")
     assert not was_trained(run(config, tiny, progress=False)), "a student outlives its teacher"
     save_model(place, build_model("RotatE", 30, 4, 8, seed=8, offset=6.0), tiny)

@@ -89,7 +89,7 @@ def check_sum(first: memoryview | bytes, rest: Iterable[bytes], found: str) -> N
         raise ValueError(CHANGED)
 
 
-def sum_of(path: Path) -> str:
+def sum_in(path: Path) -> str:
     """The sum that stands in a file of tensors, or of JSON, by which its content is told; "" where none does."""
     try:
         if path.suffix == ".json":

@@ -1,4 +1,5 @@
-"""What reading may take: a small file that unpacks to gigabytes is refused before it is unpacked."""
+"""What reading may take: a small file that unpacks to gigabytes is refused before it is unpacked, and what is packed is
+read to its last byte."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from kgdistil import kernels, records
 from kgdistil.answer.format import HEADER
-from kgdistil.answer.format1 import sum_of
+from kgdistil.answer.format1 import sum_in
 from kgdistil.checkpoint import WEIGHTS, load_model, read_tensors, save_model, write_tensors
 from kgdistil.compress.low_rank import low_rank
 from kgdistil.config import RunConfig, check_device
@@ -195,7 +195,8 @@ def train(
             nonlocal began, saved_at, pause
             if not threads:
                 kernels.again()
-            state.threads += [] if state.threads[-1] == (n := torch.get_num_threads()) else [n]
+            if state.threads[-1] != torch.get_num_threads():
+                state.threads.append(torch.get_num_threads())
             now = time.monotonic()
             if always or now - saved_at > pause:
                 state.seconds, began = state.seconds + now - began, now
@@ -320,7 +321,7 @@ def sources_of(config: RunConfig) -> dict[str, str]:
         with contextlib.suppress(CheckpointError):
             if name:
                 path = resolve(name)
-                found[role] = sum_of(next(x for x in (path / HEADER, path / WEIGHTS, path) if x.is_file()))
+                found[role] = sum_in(next(x for x in (path / HEADER, path / WEIGHTS, path) if x.is_file()))
     return {role: x for role, x in found.items() if x}
 
 
