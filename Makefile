@@ -14,6 +14,8 @@ TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 DEMO := runs/03_distill$(if $(DATASET),_$(DATASET))_dim$(DIM).ipynb
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Every process, and the tests start hundreds, would compile torch and pandas anew where the environment says not to keep it.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
