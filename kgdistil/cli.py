@@ -126,7 +126,7 @@ def graph_options(command: Any) -> Any:
     options = (
         click.option("--valid", type=click.Path(path_type=Path), help="Validation triples; then --test is needed too."),
         click.option("--test", type=click.Path(path_type=Path), help="Test triples."),
-        click.option("--split-seed", default=0, show_default=True, help="Seed of the split of a single file."),
+        click.option("--split-seed", type=int, help="Seed of the split of a single file.  [default: 0]"),
         click.option(
             "--held-out",
             type=float,

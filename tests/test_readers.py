@@ -1026,14 +1026,16 @@ def test_names_that_are_two_or_none(tmp_path: Path, content: str, said: str) -> 
 
 def test_options_that_nothing_would_read(tmp_path: Path) -> None:
     """Known graphs are read as they were published, and what has its parts is not split."""
-    for more in ({"columns": (7, 8, 9)}, {"order": "trh"}, {"held_out": 0.3}, {"drop_overlap": True}):
+    for more in ({"columns": (7, 8, 9)}, {"order": "trh"}, {"held_out": 0.3}, {"drop_overlap": True}, {"seed": 0}):
         (name, value), *_ = more.items()
         with pytest.raises(DataError, match=re.escape(f"{name} is {value!r}: umls is read as it was published; leave")):
             read_graph("umls", **more)
     for part in ("train", "valid", "test"):
         (tmp_path / f"{part}.tsv").write_text("a\tr\tb\nb\tr\tc\nc\tr\ta\n")
-    with pytest.raises(DataError, match=r"held_out is 0\.3: what has valid and test is not split here; leave it out"):
-        read_graph(tmp_path, held_out=0.3)
+    for name, value in (("held_out", 0.3), ("seed", 7)):
+        said = f"{name} is {value}: what has valid and test is not split here; leave it out"
+        with pytest.raises(DataError, match=re.escape(said)):
+            read_graph(tmp_path, **{name: value})
     one = tmp_path / "valid.tsv"
     with pytest.raises(DataError, match=f"valid is .*: {re.escape(str(tmp_path))} is a folder, of which all three are"):
         read_graph(tmp_path, one, one)

@@ -54,7 +54,7 @@ def read_graph(
     test: Triples | None = None,
     *,
     held_out: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     columns: tuple[str | int, str | int, str | int] | None = None,
     order: str | None = None,
     header: bool | None = None,
@@ -75,8 +75,8 @@ def read_graph(
         held_out: the share of the triples for valid, and again for test, where the graph is split here. Left out, a
             tenth, but at most 50,000 triples each. Every entity and relation stays in train, so fewer are held out
             where the graph is thin.
-        seed: of that split, where there is one; the same triples and seed give the same split, in whatever order or
-            form they come.
+        seed: of that split, 0 where left out; the same triples and seed give the same split, in whatever order or form
+            they come.
         columns: names of the head, relation and tail columns, or their numbers, counted from 1. Left out, a first row
             or column names like "head,relation,tail" or "subject,predicate,object" are recognised, else there must be
             three columns.
@@ -98,11 +98,11 @@ def read_graph(
         raise DataError("give valid and test together, or neither to have the triples split")
     if held_out is not None and not (isinstance(held_out, float) and 0 < held_out < 0.5):
         raise DataError(f"held_out is {short(held_out)}: it must be a share between 0 and 0.5, such as 0.1")
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
         raise DataError(f"seed is {short(seed)}: it must be a whole number from 0")
     form = Form(None if columns is None else tuple(columns), order, header, keep_labels)
     sources: list[Any] = [train] if valid is None else [train, valid, test]
-    split = {"held_out": held_out}
+    split = {"held_out": held_out, "seed": seed}
     sides = {"valid": valid, "test": test}
     if isinstance(train, str | os.PathLike) and os.path.isdir(os.path.expanduser(train)):
         refuse(DataError, f"{train} is a folder, of which all three are read", **sides)
@@ -117,6 +117,7 @@ def read_graph(
             sources = list(read_parts(Path(folder), parts) if parts else _in_folder(Path(folder)))
     if len(sources) > 1:
         refuse(DataError, "what has valid and test is not split here", **split)
+    seed = seed or 0
     if name is None and isinstance(train, str | os.PathLike):
         name = stem(Path(os.path.abspath(os.path.expanduser(train))))
     name = name or "graph"
