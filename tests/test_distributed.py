@@ -14,6 +14,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 from kgdistil.checkpoint import WEIGHTS, load_model, save_model
 from kgdistil.config import RunConfig, make_config
+from kgdistil.distillation import scale
 from kgdistil.distributed import keeping, tables
 from kgdistil.distributed.run import main
 from kgdistil.distributed.run import on_ranks as on_ranks_of_torchrun
@@ -34,6 +35,8 @@ CASES = {
     "both learn": {**TAUGHT, "role": "stage2"},
     "rank": {"rank": 6, "group": 2},
     "relations": {"relation_weight": 0.5, "group": 2},
+    "directions": {"model": "ReciprocalComplEx", "relation_weight": 0.5, "group": 2},
+    "whole": {**TAUGHT, "group": 2, "whole": 7},
     "all entities": {"negatives": 64},
     "RotatE": {"model": "RotatE", "negatives": 12},
 }
@@ -117,7 +120,7 @@ def test_a_run_goes_on_with_other_ranks_and_ends_as_one_process_does(
     shared = {"dataset": "umls", "dim": 8, "negatives": 40, "batch_size": 200, "epochs": 4, "check_every": 2}
     teacher = run(a_config(**shared, role="teacher"), umls, progress=False)
     taught = {**TAUGHT, "teacher": teacher.id}
-    config = a_config(**shared, **taught, rank=8, group=2, accumulators="row", student=teacher.id)
+    config = a_config(**shared, **taught, rank=8, group=2, accumulators="row", student=teacher.id, whole=20)
     one = run(config, umls, progress=False)
     folder = tmp_path / "ranks"
     steps_of = -(-len(queries_of(umls.train)[0]) // config.batch_size)
@@ -280,8 +283,41 @@ def test_one_process_needs_no_torchrun(umls: Graph, tmp_path: Path, monkeypatch:
         on_ranks_of_torchrun(make_config(dataset="umls"), umls, 1, 1)
     with pytest.raises(ConfigError, match="a model as teacher"):
         on_ranks_of_torchrun(a_config(role="stage1", teacher="some.lists"), umls, 1, 1)
-    with pytest.raises(ConfigError, match="without --top, --unlabelled and --whole"):
+    with pytest.raises(ConfigError, match="without --top and --unlabelled"):
         on_ranks_of_torchrun(a_config(role="stage1", teacher="t", unlabelled=1.0), umls, 1, 1)
+
+
+def test_a_large_graph_is_trained_as_by_distil(
+    umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """It ranks a sample, has a sum for a row, says or refuses what memory it takes; what is asked for comes first."""
+    for name in ("RUNS", "RESULTS"):
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name.lower()))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "own.tsv"
+    path.write_text("".join("\t".join(umls.label_triple(*x)) + "\n" for x in umls.known.tolist()))
+    monkeypatch.setattr(scale, "LARGE", 100)
+    monkeypatch.setattr(scale, "TOLD", 1)
+    given = ["--model", "ComplEx", "--loss", "softmax", "--dim", "4", "--epochs", "1", "--negatives", "20"]
+    assert main([str(path), *given, "--answers", "0"]) == 0
+    config = bench.record_in(tmp_path)["config"]
+    assert config["accumulators"] == "row" and config["check_sample"] >= 250 and config["answers"] == 0
+    assert re.search(r"kgdistil: training takes up to 0\.0 GiB \(.*\); [0-9.]+ GiB are free", capsys.readouterr().err)
+    monkeypatch.setattr(scale, "available", lambda: 1000)
+    with pytest.raises(ConfigError, match=r"own, no-ds: training takes .* and 0\.0 GiB are free: no smaller"):
+        main([str(path), *given, "--seed", "1"])
+    assert len(list((tmp_path / "results" / "runs").iterdir())) == 1
+
+
+def test_the_memory_of_a_rank_is_its_share_of_the_tables(umls: Graph) -> None:
+    config = a_config(dim=512, group=2, **TAUGHT)
+    tables = ("embeddings", "accumulators", "teacher", "best weights", "ranking", "the student as coded")
+    one, *ranks = ([scale.memory_needed(config, umls, 2048, n)[name] for name in tables] for n in (1, 2, 4))
+    for n, found in zip((2, 4), ranks, strict=True):
+        assert found == pytest.approx([size / n for size in one], rel=0.02)
+    with pytest.raises(ConfigError, match="training on 2 ranks takes"):
+        scale.check_memory({"student": config}, umls, 1 << 20, 2048, 2, 2)
 
 
 def test_too_many_ranks_are_refused() -> None:

@@ -1,6 +1,7 @@
 """Folders of the Open Graph Benchmark, made up in the layout that is published, and PyKEEN's numbers."""
 
 import gzip
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from kgdistil.distributed.run import main
 from kgdistil.errors import DataError
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
@@ -84,6 +86,16 @@ def test_wikikg2_as_it_is_published(wiki: tuple[Path, Parts]) -> None:
     assert facts(plain)["test"] == sorted(
         (str(9 - int(h[1:])), {"P31": "0", "P1": "1", "P2": "2"}[r], str(9 - int(t[1:]))) for h, r, t in wanted["test"]
     )
+
+
+def test_a_run_reads_it_too(wiki: tuple[Path, Parts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RUNS", "RESULTS"):
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name.lower()))
+    monkeypatch.delenv("RANK", raising=False)
+    few = ["--model", "ComplEx", "--loss", "softmax", "--dim", "2", "--epochs", "1", "--negatives", "4"]
+    assert main([str(wiki[0]), *few]) == 0
+    (path,) = (tmp_path / "results" / "runs").iterdir()
+    assert json.loads(path.read_text())["graph"]["entities"] == 9
 
 
 def test_biokg_as_it_is_published(bio: tuple[Path, Parts]) -> None:

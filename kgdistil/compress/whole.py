@@ -32,8 +32,9 @@ def of(model: KGEModel) -> Tensor:
     return dict(model.named_buffers()).get(NAME, torch.empty(0, dtype=torch.int32))
 
 
-def keep_frequent(model: KGEModel, triples: Tensor, count: int) -> Tensor | None:
+def keep_frequent(model: KGEModel, triples: Tensor, count: int, entities: int = 0) -> Tensor | None:
     """`frequent` [E], which a file of codes of this model will keep whole from now on, and no others; None for none.
+    A model that has some rows of `entities` keeps the ids of all.
 
     Raises:
         ConfigError: a model that is not compared by inner products.
@@ -44,7 +45,7 @@ def keep_frequent(model: KGEModel, triples: Tensor, count: int) -> Tensor | None
         return None
     if said(model, "comparison") != "dot":
         raise ConfigError(f"{type(model).__name__} has no whole entities: take a model of inner products")
-    which = frequent(triples, model.num_entities, count)
+    which = frequent(triples, entities or model.num_entities, count)
     model.register_buffer(NAME, which.nonzero().flatten().int())
     return which
 

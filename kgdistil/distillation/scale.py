@@ -79,13 +79,14 @@ def epochs(graph: Graph, asked: int | None, few_bits: bool) -> int | None:
     return PASSES if asked is None and many else asked
 
 
-def memory_needed(config: RunConfig, graph: Graph, teacher: int | None = None) -> dict[str, int]:
+def memory_needed(config: RunConfig, graph: Graph, teacher: int | None = None, ranks: int = 1) -> dict[str, int]:
     """Bytes that training takes at most beside the graph itself, table by table.
 
     Args:
         teacher: numbers of an entity of the teacher, where it has others than the student.
+        ranks: that share the entities; the bytes are of one of them.
     """
-    entities, width = graph.num_entities, floats(config.model, config.dim, config.rank)
+    entities, width = -(-graph.num_entities // ranks), floats(config.model, config.dim, config.rank)
     train = len(graph.train)
     known = train + len(graph.valid) + len(graph.test)
     table, lists, taught = 4 * entities * width, config.loss == "softmax", config.teacher is not None
@@ -98,11 +99,11 @@ def memory_needed(config: RunConfig, graph: Graph, teacher: int | None = None) -
         "best weights": 0 if config.check_sample else table,
         "queries and answers": (33 + 16) * 2 * train if lists else (12 + 8 + 8) * train,
         "triples to filter by": 24 * known,
-        "a step's candidates": candidates(config, train, entities) if lists else 0,
+        "a step's candidates": candidates(config, train, graph.num_entities) if lists else 0,
         "the student as coded": table + entities * width // config.group if config.group else 0,
         "ranking": table if config.device == "cpu" else 0,  # in the order of the compiled kernel
     }
-    if taught:
+    if taught and ranks == 1:
         numbers = 0 if MODELS[config.model].distance else teacher or floats(config.model, config.dim)
         needed["the teacher's scores"] = bytes_of_scores(config, graph.train, entities, numbers)
     if config.top:
@@ -139,31 +140,46 @@ def told(needed: Mapping[str, int]) -> str:
     return f"{sum(needed.values()) / GIB:.1f} GiB ({tables})"
 
 
-def check_memory(configs: Mapping[str, RunConfig], graph: Graph, free: int | None = None) -> str:
+def check_memory(
+    configs: Mapping[str, RunConfig],
+    graph: Graph,
+    free: int | None = None,
+    teacher: int | None = None,
+    ranks: int = 1,
+    here: int = 1,
+) -> str:
     """What the hungriest of a distillation's runs takes, in a line; an empty one for less than `TOLD`.
 
     Args:
-        configs: by the names of the runs; the teacher's dimension is the student's where it has none of its own here.
+        configs: by the names of the runs.
+        teacher: numbers of an entity of a teacher that is not among them; left out, as many as the student's.
+        ranks, here: how many share the entities, and how many of those this machine's memory.
     Raises:
         ConfigError: more than is free, with what would fit.
     """
     free = available() if free is None else free
-    needs = {name: memory_needed(config, graph, teacher_floats(configs)) for name, config in configs.items()}
+    own = teacher_floats(configs) or teacher
+
+    def needed(config: RunConfig, teacher: int | None) -> dict[str, int]:
+        return {name: here * size for name, size in memory_needed(config, graph, teacher, ranks).items()}
+
+    needs = {name: needed(config, own) for name, config in configs.items()}
     worst = max(needs, key=lambda name: sum(needs[name].values()))
-    here, size = f"{free / GIB:.1f} GiB are free", sum(needs[worst].values())
+    there, size = f"{free / GIB:.1f} GiB are free", sum(needs[worst].values())
+    of = f" on {here} ranks" if here > 1 else ""
     if size <= free:
-        return f"training takes up to {told(needs[worst])}; {here}" if size >= TOLD else ""
-    config, own, fits = configs[worst], teacher_floats(configs), "no smaller dimension fits"
+        return f"training{of} takes up to {told(needs[worst])}; {there}" if size >= TOLD else ""
+    config, fits = configs[worst], "no smaller dimension fits"
     changes: list[dict[str, Any]] = [{"accumulators": "row"}] if config.loss == "softmax" else []
     changes += [{"dim": config.dim >> i, "rank": 0, "group": 0} for i in range(1, config.dim.bit_length())]
     for change in changes:
         smaller = config.model_copy(update=change)
-        less = sum(memory_needed(smaller, graph, own and own * smaller.dim // config.dim).values())
+        less = sum(needed(smaller, own and own * smaller.dim // config.dim).values())
         if less <= free:
             name, value = next(iter(change.items()))
             fits = f"{name} {value} takes {less / GIB:.1f} GiB"
             break
-    raise ConfigError(f"{graph.name}, {worst}: training takes {told(needs[worst])}, and {here}: {fits}")
+    raise ConfigError(f"{graph.name}, {worst}: training{of} takes {told(needs[worst])}, and {there}: {fits}")
 
 
 def teacher_floats(configs: Mapping[str, RunConfig]) -> int | None:

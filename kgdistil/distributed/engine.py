@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kgdistil import kernels
+from kgdistil.compress import whole
 from kgdistil.compress.product import FITTED, exact, fitted, grouped, ungrouped
 from kgdistil.config import RunConfig
 from kgdistil.distributed.shards import Guests, Shards
@@ -40,11 +41,14 @@ class ShardedEngine(SampledSoftmaxEngine):
         if config.depth > 1:
             raise ConfigError(f"depth is {config.depth}, but several ranks train students of one size: set it to 1")
         # what looks at whole tables is made here
-        super().__init__(student, teacher, triples, config.model_copy(update={"top": 0, "group": 0}))
+        super().__init__(student, teacher, triples, config.model_copy(update={"top": 0, "group": 0, "whole": 0}))
         self.config, self.shards, self.size = config, shards, shards.size
         self.stop, self.stopped = 0.0, False  # what this rank asks for, and whether any does: see `between`
+        self.rows = slice(shards.low, shards.high)
+        self.whole = whole.keep_frequent(student, triples, config.whole, shards.size)
         if config.group:
-            book = codebook(shards, student.entities.data, config.group, student.paired)
+            coded = None if self.whole is None or self.whole.all() else ~self.whole
+            book = codebook(shards, student.entities.data, config.group, student.paired, coded)
             self.moments |= {"student.codebook": book, "student.codebook.v": torch.full_like(book, config.accumulator)}
 
     @property
@@ -138,9 +142,10 @@ def of_all(scores: Tensor, sums: Tensor) -> Tensor:
     return sums + here - here.detach()
 
 
-def codebook(shards: Shards, rows: Tensor, group: int, paired: bool) -> Tensor:
-    """`product.fit` of a table of which each rank holds its block: at most `FITTED` rows reach all of them."""
-    own = exact(rows, group, paired)
+def codebook(shards: Shards, rows: Tensor, group: int, paired: bool, coded: Tensor | None = None) -> Tensor:
+    """`product.fit` of a table of which each rank holds its block, of those in `coded` [E]: at most `FITTED` rows reach
+    all ranks."""
+    own = exact(rows if coded is None else rows[coded[shards.low : shards.high]], group, paired)
     (everywhere,) = shards.add([torch.tensor([float(own is not None)])])
     if own is not None and everywhere == shards.world:
         books = [torch.empty_like(own) for _ in range(shards.world)]
@@ -149,5 +154,6 @@ def codebook(shards: Shards, rows: Tensor, group: int, paired: bool) -> Tensor:
         if (book := exact(taken, group, paired)) is not None:
             return book
     generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(shards.size, generator=generator).to(rows.device)[:FITTED]
-    return fitted(grouped(Guests(shards, order).rows(rows), group, paired), generator)
+    ids = torch.arange(shards.size, device=rows.device) if coded is None else coded.nonzero()[:, 0]
+    order = torch.randperm(len(ids), generator=generator).to(rows.device)[:FITTED]
+    return fitted(grouped(Guests(shards, ids[order]).rows(rows), group, paired), generator)

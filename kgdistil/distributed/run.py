@@ -24,20 +24,22 @@ from typing import Any
 import filelock
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
 from torch.distributed.checkpoint import CheckpointException
 from tqdm import tqdm
 
 from kgdistil import records
 from kgdistil.answer.format1 import WEIGHTS
 from kgdistil.config import FLAT, RunConfig, make_config
+from kgdistil.distillation import scale
 from kgdistil.distributed import keeping, tables
 from kgdistil.distributed.engine import ShardedEngine
 from kgdistil.distributed.ranking import rank
 from kgdistil.distributed.shards import Shards, lost
 from kgdistil.errors import BusyError, ConfigError, KgdistilError
 from kgdistil.evaluation import KnownTriples, sampled
-from kgdistil.graph import NAMES, Graph
-from kgdistil.graphs.datasets import dataset_of, load
+from kgdistil.graph import Graph
+from kgdistil.graphs.datasets import dataset_of
 from kgdistil.graphs.lists import KEPT
 from kgdistil.graphs.readers import read_graph
 from kgdistil.training.loop import (
@@ -49,6 +51,7 @@ from kgdistil.training.loop import (
     forget,
     load_weights,
     record_of,
+    resolve,
     run,
     validate,
 )
@@ -81,8 +84,15 @@ def main(arguments: list[str] | None = None) -> int:
     given = {name: value for name, value in options.items() if value is not None}
     given |= {name: int(given[name]) for name in COUNTS if given.get(name, "").isdecimal()}
     config = make_config(dataset=source, **given)
-    graph = load(source) if source.lower() in NAMES or os.path.isdir(source) else read_graph(source)
+    graph = read_graph(source)
+    usual = scale.settings(graph, config.model, config.dim, config.loss)
+    config = make_config(**{"dataset": source, **usual, **given})
     config = config.model_copy(update={"dataset": dataset_of(graph)})  # other files of that name are other graphs
+    if config.device == "cpu":
+        world, here = (int(os.environ.get(name, "1")) if ranks else 1 for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        line = scale.check_memory({config.role: config}, graph, None, teacher_width(config), world, here)
+        if line and not number:
+            print(f"kgdistil: {line}", file=sys.stderr, flush=True)
     try:
         if ranks:
             record = on_ranks(config, graph, timeout, every)
@@ -99,6 +109,18 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{record['id']}: test MRR {record['test']['both']['mrr']:.4f}, epoch {record['best_epoch']}")
         print(f"weights in {records.model_folder(record['id'], own)}, record {records.record_path(record['id'], own)}")
     return 0
+
+
+def teacher_width(config: RunConfig) -> int | None:
+    """Numbers of an entity of the run's teacher, by its file; None where it has none, or packed ones."""
+    path = resolve(config.teacher) / WEIGHTS if config.teacher and not config.teacher.endswith(KEPT) else Path()
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_slice("entities").get_shape()[1]
+    except (OSError, SafetensorError):  # packed, or what is said where it is opened
+        return None
 
 
 def seconds_of(parser: argparse.ArgumentParser, options: dict[str, Any], name: str, ranks: bool) -> float:
@@ -136,14 +158,8 @@ def on_ranks(config: RunConfig, graph: Graph, timeout: float, every: float) -> d
     Raises:
         KgdistilError: a rank is lost, besides what `loop.run` raises.
     """
-    if (
-        config.loss != "softmax"
-        or config.top
-        or config.unlabelled
-        or config.whole
-        or str(config.teacher).endswith(KEPT)
-    ):
-        asked = "--loss softmax, without --top, --unlabelled and --whole, and with a model as teacher"
+    if config.loss != "softmax" or config.top or config.unlabelled or str(config.teacher).endswith(KEPT):
+        asked = "--loss softmax, without --top and --unlabelled, and with a model as teacher"
         raise ConfigError(f"several ranks train with {asked}")
     if config.device.startswith("cuda"):
         config = config.model_copy(update={"device": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"})

@@ -48,6 +48,7 @@ class SampledSoftmaxEngine(Engine):
     everywhere: Everywhere | None = None  # what all processes have of a batch's queries
     depth = 1  # of the codes of the student that a step trains
     said: Remembered | None = None  # in place of a wide teacher
+    rows = slice(None)  # of all entities, those that are here
 
     def __init__(self, student: KGEModel, teacher: KGEModel | None, triples: Tensor, config: RunConfig):
         queries = queries_of(triples, config.answers)
@@ -83,8 +84,8 @@ class SampledSoftmaxEngine(Engine):
         """The student product-quantised: a copy whose entities are what their codes say."""
         if not self.config.group:
             return self.trained
-        student = self.models["student"]
-        return {**self.trained, "student": with_entities(student, nested.as_coded(student, self.moments, self.whole))}
+        student, kept = self.models["student"], None if self.whole is None else self.whole[self.rows]
+        return {**self.trained, "student": with_entities(student, nested.as_coded(student, self.moments, kept))}
 
     def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
         self.begin(epoch)

@@ -56,6 +56,8 @@ SMALL: dict[str, Any] = {
     "negatives": 60,
     "batch_size": 64,
     "patience": 0,
+    "accumulators": "number",  # on a large graph, too
+    "answers": 0,
 }
 KILLED: dict[str, Any] = {**SMALL, "epochs": 20, "check_every": 5}
 EVERY = ("--keep-every", "0.1")
