@@ -64,6 +64,7 @@ def shown(tmp_path, monkeypatch):
     sizes = pd.read_csv(folder / "table2.csv")
     cell = {**ABOUT, "cell": "tuned/wn18rr/RotatE/DS/8", "method": "DS", "run": RUN}
     of_frontier = {"dataset": "wn18rr", "hits@10": 0.5, "valid_mrr": 0.3, "run": RUN, "weights": None}
+    of_frontier |= {"seeds": 3, "deviation": 0.002}
     gain = {"dataset": "wn18rr", "method": "rounded", "run": RUN, "distilled_run": RUN}
     asked = {"dataset": "wn18rr", "what": "filtered rank", "run": RUN}
     tried = {"dataset": "wn18rr", "hits@10": 0.5, "valid_mrr": 0.3, "run": RUN}
@@ -344,6 +345,7 @@ def test_the_frontier_is_told_in_words_a_picture_and_tables(shown):
     assert text.count("<table") == 3 and f'href="../runs/{RUN}.json"' in text
     assert 'href="../frontier/wn18rr.json"' not in text and "frontier-wn18rr-dark.svg" in pictures(shown)
     assert row(text, "16 bytes")[2:5] == ["0.450 record , low rank", "▲ +0.050", "+0.040 … +0.060"]
+    assert "0.450 ± 0.005 / 0.500" in text, "4.30 standard errors of three seeds"
     whole = rows(text[text.index("Whole files") :])[1:]
     assert [cells[0] for cells in whole] == ["16 kB", "64 kB", "2,048 kB"]
     text = frontier.frontier_speed(shown, "wn18rr")

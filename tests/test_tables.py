@@ -13,7 +13,7 @@ from book.build.pages.shown import Shown
 from book.build.sources import EMBEDDED
 from kgdistil import records
 from kgdistil.distillation import advice
-from kgdistil.distillation.statistics import bootstrap
+from kgdistil.distillation.statistics import bootstrap, bootstrap_of_seeds, half_width, resampled
 from kgdistil.paper import reading, tables
 from kgdistil.paper.cells import PAPER_MODELS, PROTOCOLS, Cell, cells_of, parse
 from kgdistil.paper.claims import claims_of_training
@@ -255,6 +255,21 @@ def test_the_bootstrap_finds_a_difference_and_only_a_difference():
     low, high, p = bootstrap(before, before + generator.normal(0, 0.1, 500))
     assert low < 0 < high and p > 0.05
     assert bootstrap(before, before) == (0.0, 0.0, 1.0)
+
+
+def test_the_bootstrap_counts_that_seeds_differ_too():
+    """Seeds that lie further apart than the sides do leave open which side is better, however many triples say so."""
+    generator = np.random.default_rng(2)
+    before = generator.random(4000)
+    near, far = (before + np.array([[-x], [0.0], [x]]) for x in (0.001, 0.05))
+    low, high, p = bootstrap_of_seeds(resampled(near), resampled(near + 0.01))
+    assert 0 < low < 0.01 < high and p < 0.01
+    low, high, p = bootstrap_of_seeds(resampled(far), resampled(far + 0.01))
+    assert low < 0 < high and p > 0.05
+    after = generator.random(4000)
+    one = bootstrap_of_seeds(resampled(before[None]), resampled(after[None]))
+    assert one == pytest.approx(bootstrap(before, after))
+    assert half_width(1.0, 3) == pytest.approx(4.303 / 3**0.5, abs=1e-3) and np.isnan(half_width(np.nan, 1))
 
 
 def test_the_speed_of_a_query_is_told_beside_the_float_models(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from kgdistil.answer.files import write_atomically, write_text
 from kgdistil.answer.rendering import markdown
 from kgdistil.config import RunConfig
 from kgdistil.distillation import recipes
+from kgdistil.distillation.statistics import spread
 from kgdistil.errors import KgdistilError, run_command
 from kgdistil.paper import fitting, reading
 from kgdistil.paper.bench import large, readable, told
@@ -116,16 +117,22 @@ def quality_block() -> str:
     for (kind, *methods), line in LINES.items():
         mine = frame[(frame["kind"] == kind) & frame["method"].isin(methods)]
         if len(mine):
-            cell = {r.bytes: f"[{r.mrr:.3f}]({place(r.run)})" if r.run else f"{r.mrr:.3f}" for r in mine.itertuples()}
-            rows.append([line, *(cell.get(size, "") for size in sizes)])
+            rows.append([line, *by_size(mine, sizes)])
     table = markdown(["WN18RR, test MRR", *(f"{size} bytes" for size in sizes)], rows)
     table += f"\n\n{few_bits_table()}{of_ones_own()}{without_its_search()}"
     cost = "" if speed.empty else f"\n\n{story.of_speed(speed, 'WN18RR')} [The record](results/bench/scan.json)."
     return (
         f"{table}\n\n"
-        "Bytes of one entity; filtered ranks of both sides, realistic ties; one seed, or the mean of several where "
-        "they have run. Each of our numbers links to its record, a mean to that of seed 0." + cost
+        "Bytes of one entity; filtered ranks of both sides, realistic ties. With ± a mean of several seeds and half of "
+        "its 95 % interval; else one seed. Each of our numbers links to its record, a mean to that of seed 0." + cost
     )
+
+
+def by_size(frame: pd.DataFrame, sizes: list[int]) -> list[str]:
+    """Of a method the test MRR of each size, linked, and how far a mean may be off; "" where there is none."""
+    linked = {r.bytes: f"[{r.mrr:.3f}]({place(r.run)})" if r.run else f"{r.mrr:.3f}" for r in frame.itertuples()}
+    off = {r.bytes: spread(r.deviation, r.seeds) for r in frame.itertuples()}
+    return [linked.get(size, "") + off.get(size, "") for size in sizes]
 
 
 def few_bits_table() -> str:
@@ -144,8 +151,7 @@ def few_bits_table() -> str:
             f"{least.min() / 1e6:.1f} MB and more besides."
         )
     for method, line in FEW_BITS.items():
-        cell = {r.bytes: f"[{r.mrr:.3f}]({place(r.run)})" for r in frame[frame["method"] == method].itertuples()}
-        rows.append([line, *(cell.get(size, "") for size in sizes)])
+        rows.append([line, *by_size(frame[frame["method"] == method], sizes)])
     return markdown(["FB15k-237, test MRR", *(f"{int(size)} bytes" for size in sizes)], rows) + shared
 
 

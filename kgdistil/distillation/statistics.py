@@ -1,8 +1,10 @@
-"""Whether a difference of MRR is more than chance: the paired bootstrap over test triples."""
+"""Whether a difference of MRR is more than chance: the paired bootstrap over test triples and seeds. And how far a mean
+of seeds may be off."""
 
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -25,9 +27,44 @@ def bootstrap(first: np.ndarray, second: np.ndarray, resamples: int = RESAMPLES)
     Returns:
         Low and high end of the interval; p, at least 1 / resamples, for a difference of zero.
     """
-    gain = second - first
-    drawn = counts(len(gain), resamples)
-    means = np.concatenate([part @ gain for part in np.array_split(drawn, max(1, drawn.size >> 20))]) / len(gain)
+    return ends(resampled((second - first)[None], resamples)[:, 0])
+
+
+def bootstrap_of_seeds(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    """The same of two sides that each have several seeds: a resample draws triples, which all share, and of either side
+    as many seeds as it has.
+
+    Args:
+        first, second: what `resampled` gives of each side; [resamples, seeds].
+    """
+    generator, means = np.random.default_rng(1), []
+    for side in (first, second):
+        seeds = generator.integers(0, side.shape[1], side.shape)
+        means.append(np.take_along_axis(side, seeds, 1).mean(1))
+    return ends(means[1] - means[0])
+
+
+def resampled(values: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
+    """The means [resamples, k] of values [k, n] over resamples of the n."""
+    drawn = counts(values.shape[1], resamples)
+    parts = np.array_split(drawn, max(1, drawn.size >> 20))
+    return np.concatenate([part @ values.T for part in parts]) / values.shape[1]
+
+
+def ends(means: np.ndarray) -> tuple[float, float, float]:
+    """The 95 % interval of differences over resamples, and a two-sided p for a difference of zero."""
     low, high = np.quantile(means, [0.025, 0.975])
     p = 2 * min((means <= 0).mean(), (means >= 0).mean())
-    return float(low), float(high), float(min(1.0, max(p, 1 / resamples)))
+    return float(low), float(high), float(min(1.0, max(p, 1 / len(means))))
+
+
+def half_width(deviation: float, seeds: float) -> float:
+    """Of the 95 % interval of a mean over seeds, by Student's t; NaN of one seed."""
+    from scipy import stats
+
+    return float(stats.t.ppf(0.975, seeds - 1) * deviation / seeds**0.5) if seeds > 1 else math.nan
+
+
+def spread(deviation: float, seeds: float) -> str:
+    """That half in words, after a mean: " ± 0.003"; nothing of one seed."""
+    return f" ± {half_width(deviation, seeds):.3f}" if seeds > 1 else ""

@@ -52,7 +52,7 @@ from kgdistil.compress.product import codes_of, fit, grouped, rows_of, ungrouped
 from kgdistil.compress.size import GROUPS, PRECISION_OF, floats, model_bytes
 from kgdistil.config import RunConfig
 from kgdistil.distillation import paths
-from kgdistil.distillation.statistics import bootstrap
+from kgdistil.distillation.statistics import bootstrap_of_seeds, resampled
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import NAMES, Graph
@@ -539,15 +539,16 @@ def kept_elsewhere() -> pd.DataFrame:
 
 
 def against_distilled(dataset: str) -> pd.DataFrame:
-    """For each size the distilled student against each other one, by a paired bootstrap over test triples.
+    """For each size the distilled student against each other one, by a paired bootstrap over test triples and seeds.
 
-    The gain is that of the means over all seeds. In the bootstrap a triple's reciprocal rank is the mean over the seeds
-    whose ranks are kept; where none are, there is no interval and no p. Distilled is what `DISTILLED` names; of those
-    of a size the one with the best validation MRR, `form`.
+    The gain is that of the means over all seeds; the bootstrap has those whose ranks are kept. Where none are, there is
+    no interval and no p. Distilled is what `DISTILLED` names; of those of a size the one with the best validation MRR,
+    `form`.
     """
 
-    def reciprocal(names: str) -> np.ndarray:
-        return np.mean([records.read_ranks(name).reciprocal() for name in names.split("+")], axis=0)
+    @functools.cache
+    def means(names: str) -> np.ndarray:
+        return resampled(np.stack([records.read_ranks(name).reciprocal() for name in names.split("+")]))
 
     frame, rows = points(dataset), []
     if frame.empty:
@@ -558,7 +559,7 @@ def against_distilled(dataset: str) -> pd.DataFrame:
             if other.method == mine.method:
                 continue
             both = other.ranks and mine.ranks
-            low, high, p = bootstrap(reciprocal(other.ranks), reciprocal(mine.ranks)) if both else [np.nan] * 3
+            low, high, p = bootstrap_of_seeds(means(other.ranks), means(mine.ranks)) if both else [np.nan] * 3
             rows.append(
                 {
                     "bytes": size,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kgdistil import records
 from kgdistil.distillation.recipes import LISTS, bytes_of
+from kgdistil.distillation.statistics import half_width
 from kgdistil.paper.methods import COLOURS, OF_BYTES, TEACHERS
 from kgdistil.training.loop import Run
 
@@ -554,10 +556,11 @@ def readings(frame: pd.DataFrame, names: list[str]) -> Figure:
 
 
 def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None) -> Figure:
-    """Test MRR over the bytes of an entity: a line for each method, and one for the teachers.
+    """Test MRR over the bytes of an entity: a line for each method, and one for the teachers; bars are 95 % intervals.
 
     Args:
-        frame: method, mrr and bytes, as `frontier.points` makes it.
+        frame: method, mrr and bytes, as `frontier.points` makes it, and `half`, those of the intervals, or seeds and
+            deviation.
         others: kind ("paper" or "published"), model, bytes (missing: left out), mrr.
     """
 
@@ -580,7 +583,8 @@ def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None) -> Figure:
     for method, (colour, line, mark, label) in styles.items():
         rows = frame[frame["method"] == method].sort_values("bytes")
         if len(rows):
-            axis.plot(rows["bytes"], rows["mrr"], color=colour, ls=line, marker=mark, ms=7, lw=2, label=label, zorder=3)
+            look = {"color": colour, "ls": line, "marker": mark, "ms": 7, "lw": 2, "zorder": 3}
+            axis.errorbar(rows["bytes"], rows["mrr"], half_widths(rows), capsize=3, elinewidth=1, label=label, **look)
     axis.set_xscale("log", base=2)
     ticks = sorted(frame["bytes"].unique())
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -589,6 +593,13 @@ def frontier(frame: pd.DataFrame, others: pd.DataFrame | None = None) -> Figure:
     axis.set(xlabel="bytes per entity", ylabel="test MRR")
     fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     return finished(fig)
+
+
+def half_widths(rows: pd.DataFrame) -> list[float]:
+    """Of the intervals of `frontier`'s rows; NaN where there is none."""
+    if "half" in rows:
+        return list(rows["half"])
+    return [half_width(r.deviation, r.seeds) for r in rows.itertuples()] if "seeds" in rows else [math.nan] * len(rows)
 
 
 def speed(frame: pd.DataFrame, where: str) -> Figure:

@@ -19,7 +19,7 @@ import torch
 from kgdistil import records
 from kgdistil.config import RunConfig, make_config
 from kgdistil.distillation.recipes import Recipe, bytes_of, bytes_per_entity
-from kgdistil.distillation.statistics import SAME
+from kgdistil.distillation.statistics import SAME, spread
 from kgdistil.errors import ConfigError, DataError, short
 from kgdistil.evaluation import KnownTriples, Ranks, evaluate, rank
 from kgdistil.graph import Graph
@@ -377,11 +377,13 @@ def recorded_frontier(dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def frontier_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row for each method, a column for each number of bytes; test MRR."""
-    wide = frame.pivot(index="method", columns="bytes", values="mrr")
+    """A row for each method, a column for each number of bytes; test MRR, of several seeds their mean and half of its
+    95 % interval."""
+    cells = [f"{r.mrr:.3f}{spread(r.deviation, r.seeds)}" for r in frame.itertuples()]
+    wide = frame.assign(cell=cells).pivot(index="method", columns="bytes", values="cell")
     wide = wide.loc[list(frame["method"].unique()), sorted(wide.columns, reverse=True)]
     wide.columns = [f"{size:,} bytes" for size in wide.columns]
-    return wide.map(lambda x: "" if pd.isna(x) else f"{x:.3f}").rename_axis(None)
+    return wide.fillna("").rename_axis(None)
 
 
 def of_frontier(frame: pd.DataFrame, gains: pd.DataFrame, where: str) -> str:

@@ -296,7 +296,8 @@ def figures_known(ours: Ours, said: pd.DataFrame) -> pd.DataFrame:
 
 
 def quality(dataset: str = "wn18rr", model: str = "RotatE") -> pd.DataFrame:
-    """Test MRR against bytes of an entity: kind ("ours", "paper" or "published"), method, model, bytes, mrr, run.
+    """Test MRR against bytes of an entity: kind ("ours", "paper" or "published"), method, model, bytes, mrr, run, seeds
+    and their deviation.
 
     Ours are the tuned cells of `model` and, with the methods of `methods.OF_BYTES`, students of few bits; published
     models of any dimension have no bytes.
@@ -309,12 +310,12 @@ def quality(dataset: str = "wn18rr", model: str = "RotatE") -> pd.DataFrame:
     said = pd.read_csv(records.results_folder() / "published.csv")
     said = said[said["dataset"] == dataset]
     parts = [
-        cells.assign(kind="paper", mrr=cells["paper"], run=""),
+        cells.assign(kind="paper", mrr=cells["paper"], run="", seeds=1),
         cells.assign(kind="ours", mrr=cells["ours"]).dropna(subset=["mrr"]),
         few.assign(kind="ours"),
         said.assign(kind="published", bytes=4 * said["floats"], method=""),
     ]
-    columns = ["kind", "method", "model", "bytes", "mrr", "run"]
+    columns = ["kind", "method", "model", "bytes", "mrr", "run", "seeds", "deviation"]
     return pd.concat([part.reindex(columns=columns) for part in parts if len(part)], ignore_index=True)
 
 

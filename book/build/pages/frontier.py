@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from book.build.html import difference, html_table, interval, linked, number, run_link
 from book.build.pages.shown import Shown, none_yet, picture
@@ -15,7 +14,7 @@ from kgdistil import records
 from kgdistil.compress.size import floats, row_bytes
 from kgdistil.config import RunConfig
 from kgdistil.distillation.recipes import bytes_per_entity
-from kgdistil.distillation.statistics import SAME
+from kgdistil.distillation.statistics import SAME, spread
 from kgdistil.paper import plots, story
 from kgdistil.paper.bench import candidates as bench
 from kgdistil.paper.bench import large
@@ -162,9 +161,10 @@ def frontier(shown: Shown, dataset: str) -> str:
     words = story.of_frontier(frame, gains, TITLES[dataset])
     drawn = picture(shown, f"frontier-{dataset}", plots.frontier(frame, others), words)
     sizes = sorted(frame["bytes"].unique(), reverse=True)
+    seen = [f"{number(r.mrr)}{spread(r.deviation, r.seeds)}" for r in frame.itertuples()]
     cell = {
-        (r.method, r.bytes): f"{number(r.mrr)} / {number(r.hits)} {run_link(r.run, 'record')}"
-        for r in frame.rename(columns={"hits@10": "hits"}).itertuples()
+        (r.method, r.bytes): f"{mrr} / {number(r.hits)} {run_link(r.run, 'record')}"
+        for r, mrr in zip(frame.rename(columns={"hits@10": "hits"}).itertuples(), seen, strict=True)
     }
     called = {method: style.label for method, style in OF_BYTES.items()} | {"teacher": "teacher, float32"}
     rows = [
@@ -173,8 +173,8 @@ def frontier(shown: Shown, dataset: str) -> str:
         if (frame["method"] == method).any()
     ]
     table = html_table(
-        f"Test MRR / Hits@10 on {TITLES[dataset]} by bytes of an entity; means where several seeds have run, beside "
-        "the record of the first",
+        f"Test MRR / Hits@10 on {TITLES[dataset]} by bytes of an entity; with ± a mean of several seeds, half of the "
+        "MRR's 95 % interval (Student's t) and the record of the first",
         ["method", *(f"{size:,} bytes" for size in sizes)],
         rows,
     )
@@ -199,7 +199,7 @@ def frontier(shown: Shown, dataset: str) -> str:
             f"{r.weights / 1000:,.0f} kB",
             called[r.method],
             f"{r.bytes:,} bytes",
-            linked(r.mrr, r.run),
+            f"{number(r.mrr)}{spread(r.deviation, r.seeds)} {run_link(r.run, 'record')}",
         ]
         for r in files.itertuples()
     ]
@@ -222,6 +222,7 @@ def frontier_large(shown: Shown, name: str = "packages") -> str:
         for method in [LARGE[model]]
     ]
     frame = pd.DataFrame(rows).drop_duplicates(["method", "bytes"])
+    frame["half"] = 2 * frame["se"]
     sizes = sorted(frame["bytes"].unique(), reverse=True)
     ranked, entities = reports[0]["ranked"], reports[0]["graph"]["entities"]
     called = {method: style.label for method, style in OF_BYTES.items()} | {"teacher": "teacher, float32"}
@@ -321,8 +322,7 @@ def mean_of_seeds(values: list[float], run: str) -> str:
     mean = linked(float(np.mean(values)), run)
     if len(values) < 2:
         return f"{mean}, one seed"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{mean} ± {half:.3f}, {len(values)} seeds"
+    return f"{mean}{spread(float(np.std(values, ddof=1)), len(values))}, {len(values)} seeds"
 
 
 def frontier_speed(shown: Shown, dataset: str) -> str:

@@ -10,7 +10,8 @@ from book.build.html import html_table
 from book.build.pages.shown import Shown, none_yet, picture
 from kgdistil.paper import plots
 from kgdistil.paper.bench import candidates, passes, step
-from kgdistil.paper.bench.large import path_of
+from kgdistil.paper.bench.large import FEWEST, path_of
+from kgdistil.training.loop import CHECKPOINT_SECONDS, LONGEST
 
 STEP = "python -m kgdistil.paper.bench.step"
 BENCH = "python -m kgdistil.paper.bench.large"
@@ -102,8 +103,10 @@ def large_passes(shown: Shown) -> str:
     return (
         f"{table}\nThe distilled student, with {drawn[1]:,} candidates drawn, takes "
         f"{last['pass_seconds'] / first['pass_seconds']:.1f} times as long a pass as the teacher with {drawn[0]:,}. "
-        f"All passes of the recipe take {hours:.1f} hours at that pace. Killed at a random moment and started "
-        f"again, a run had lost what it did in the last {', '.join(lost)}.\n"
+        f"All passes of the recipe take {hours:.1f} hours at that pace; reading, rounding, the last ranks and saving "
+        f"come on top. Killed at a random moment of up to {passes.WITHIN:.0f} s after its first checkpoint, or of its "
+        f"last ranks, and started again, a run had lost what it did in the last {', '.join(lost)}. A checkpoint is due "
+        f"after {CHECKPOINT_SECONDS * LONGEST:.0f} s at the latest.\n"
     )
 
 
@@ -162,7 +165,9 @@ def large_quality(shown: Shown) -> str:
         table = html_table(title, ["relation", "triples", *(WORDS[model] for model in models)], rows)
         alt = f"Test MRR of {', '.join(WORDS[model] for model in models)} by relation on {name}."
         figure = plots.by_relation(told["rows"], {model: WORDS[model] for model in models})
-        return table + picture(shown, f"large_{name}", figure, alt, "Bars are two standard errors.") + gains(told)
+        fewest = f"\nA relation with fewer than {FEWEST} of these triples has no row of its own.\n"
+        drawn = picture(shown, f"large_{name}", figure, alt, "Bars are two standard errors.")
+        return table + fewest + drawn + gains(told)
 
     return each(made)
 

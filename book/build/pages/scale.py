@@ -158,6 +158,7 @@ def scale_measured(shown: Shown) -> str:
         [[str(x["ranks"]), str(x["steps"]), f"{x['bytes']:,}", f"{x['formula']:,}"] for x in found["bytes"]],
     )
     lost, alone = hosts["lost"], hosts["goes_on_alone"]
+    said = next(line for line in lost["said"] if "rank 0 " in line)  # of the host that stays
     return (
         sent
         + picture(
@@ -177,7 +178,7 @@ def scale_measured(shown: Shown) -> str:
         f"- **Two hosts**, network namespaces with a cable between them: {hosts['crossed_bytes'] / 1e6:,.0f} MB "
         f"crossed it in a run that counted {hosts['counted_bytes'] / 1e6:,.0f} MB of its own, before headers.\n"
         f"- **A host that never comes back**: the other ends after {lost['seconds']:.0f} s with exit code "
-        f"{lost['exit_code']} and the line “{lost['said'][0].removeprefix('kgdistil: ')}”. On {alone['ranks']} rank "
+        f"{lost['exit_code']} and the line “{said.removeprefix('kgdistil: ')}”. On {alone['ranks']} rank "
         "the same command went on to its end.\n" + on_two_hosts()
     )
 
