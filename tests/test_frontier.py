@@ -184,7 +184,9 @@ def test_several_teachers_teach_by_their_mean(quick: None, monkeypatch: pytest.M
     assert config(cell).teacher == joined_name(*runs) and config(cell).student == runs[0]
     assert config(replace(cell, method=OWN_LISTS)).teacher == runs[0]
     assert frontier.main(["--mean", str(cell)]) == 0
-    told = json.loads(frontier.mean_path("umls").read_text())
+    (place,) = frontier.means_of("umls")
+    told = json.loads(place.read_text())
+    assert place.name == f"umls-mean-{cell.teacher_size}.json"
     models = [load_model(records.model_folder(run), graph) for run in runs]
     with torch.no_grad():
         for side in ("tail", "head"):

@@ -144,6 +144,9 @@ def test_a_copy_is_the_same_graph(small: Path, tmp_path: Path, caplog: pytest.Lo
     assert caplog.text.count(first.notes[0]) == 1  # what is to be said is said again
     again.train[0, 0] = 0  # memory of its own
     assert same(read_graph(path, order="hrt"), first)
+    (tmp_path / "elsewhere").mkdir()
+    assert same(read_graph(path.rename(tmp_path / "elsewhere" / "g.tsv"), order="hrt"), first)
+    assert sorted(x.name for x in small.iterdir()) == kept, "the copy is of a file's name and bytes, wherever it lies"
 
 
 def test_a_copy_serves_the_same_bytes_and_options_alone(small: Path, tmp_path: Path, monkeypatch) -> None:

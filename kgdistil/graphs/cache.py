@@ -89,7 +89,7 @@ class Copy:
             beside = {path.parent / name for path in paths for pair in TABLES.items() for name in (pair[0], pair[1][0])}
             paths += sorted(path for path in beside if path.is_file())
             seen, folder = stamps(paths), own_folder("graphs", "*")
-            about = [reader(), len(sources), dict(options), [(str(path), sum_of(path)) for path in paths]]
+            about = [reader(), len(sources), dict(options), [(path.name, sum_of(path)) for path in paths]]
             return cls(paths, seen, folder, xxhash.xxh3_128_hexdigest(json.dumps(about, default=str).encode()))
         except (OSError, KgdistilError) as error:
             log.info("large graphs are read anew each time: %s", error)

@@ -314,7 +314,7 @@ def read(dataset: str) -> dict[str, Any] | None:
 
 
 def measure_mean(cell: Cell, device: str = "cpu") -> dict[str, Any]:
-    """Rank by the mean of several teachers, of whom a cell's student learns: `results/frontier/<graph>-mean.json`.
+    """Rank by the mean of several teachers, of whom a cell's student learns: a file of `means_of`.
 
     Or by a path model and the run that it is multiplied with, each and both: `results/frontier/<graph>-paths.json`.
 
@@ -341,7 +341,7 @@ def measure_mean(cell: Cell, device: str = "cpu") -> dict[str, Any]:
         **records.provenance(),
         **{split: found.metrics() for split, found in ranks.items()},
     }
-    write_json(mean_path(cell.dataset), record)
+    write_json(mean_path(cell.dataset, f"mean-{cell.teacher_size}"), record)
     return record
 
 
@@ -382,8 +382,13 @@ def measure_paths(cell: Cell, graph: Graph, run_id: str) -> dict[str, Any]:
     return record
 
 
-def mean_path(dataset: str, of: str = "mean") -> Path:
+def mean_path(dataset: str, of: str) -> Path:
     return path(dataset).with_name(f"{dataset}-{of}.json")
+
+
+def means_of(dataset: str) -> list[Path]:
+    """Of means of teachers that were ranked: `results/frontier/<graph>-mean….json`, by the bytes of a teacher."""
+    return sorted(path(dataset).parent.glob(f"{dataset}-mean*.json"))
 
 
 # ---- all of it in one table -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from kgdistil.paper.bench import candidates as bench
 from kgdistil.paper.bench import large
 from kgdistil.paper.bench import nested as sizes_of_one
 from kgdistil.paper.cells import CODED, GRAPHS, PATHS
-from kgdistil.paper.frontier import DISTILLED, mean_path, reciprocal_cells, weights
+from kgdistil.paper.frontier import DISTILLED, mean_path, means_of, reciprocal_cells, weights
 from kgdistil.paper.methods import OF_BYTES, TITLES
 from kgdistil.paper.reading import Ours
 
@@ -306,9 +306,11 @@ def reciprocal(shown: Shown) -> str:
             file = f"{(weights(found[0]) or 0) / 1e6:.1f} MB"
             mrrs = [r["test"]["both"]["mrr"] for r in found]
             rows.append([*about, file, mean_of_seeds(mrrs, found[0]["id"]), beside])
-        told = json.loads(mean_path(dataset).read_text(encoding="utf-8")) if mean_path(dataset).is_file() else {}
-        if set(told.get("members", ())) & set(shown.records):
-            mrr = linked(told["test"]["both"]["mrr"], f"frontier/{dataset}-mean.json")
+        for place in means_of(dataset):
+            told = json.loads(place.read_text(encoding="utf-8"))
+            if not set(told["members"]) & set(shown.records):
+                continue
+            mrr = linked(told["test"]["both"]["mrr"], f"frontier/{place.name}")
             about = [TITLES[dataset], f"the mean of {len(told['members'])} teachers", f"{told['bytes']:,} bytes"]
             rows.append([*about, "–", mrr, "–"])
     if not rows:
