@@ -319,7 +319,7 @@ def test_a_step_is_measured_beside_a_busy_process_too():
 
     before = torch.get_num_threads()
     rows = step.beside(load("umls"), 2)
-    assert [(r["busy"], r["threads"]) for r in rows] == [(b, n + 1) for b in (False, True) for n in range(before)]
+    assert [(r["busy"], r["threads"]) for r in rows] == [(b, n + 1) for b in step.BUSY for n in range(before)]
     assert all(r["seconds"] > 0 and 1 <= r["chosen"] <= before for r in rows)
     assert torch.get_num_threads() == before
 
@@ -335,7 +335,7 @@ def test_waits_are_measured_in_processes_of_their_own(results_in_tmp, monkeypatc
         seen.append(env["GOMP_SPINCOUNT"])
         rows = [
             {"busy": busy, "threads": n, "seconds": 1e-3 * (len(seen) + 100 * busy + 10 * n), "chosen": 1}
-            for busy in (False, True)
+            for busy in (0, 1, 3)
             for n in (1, 2)
         ]
         assert command[1:] == ["-m", "kgdistil.paper.bench.waits", "--graph", "umls", "--steps", "2", "--one"]
@@ -347,13 +347,14 @@ def test_waits_are_measured_in_processes_of_their_own(results_in_tmp, monkeypatc
     assert seen == 3 * [str(count) for count in waits.WAITS]
     report = json.loads((results_in_tmp / "bench" / "waits.json").read_text())
     first = report["rows"][0]
-    assert (first["spins"], first["busy"], first["threads"]) == (0, False, 1) and len(report["commit"]) == 40
+    assert (first["spins"], first["busy"], first["threads"]) == (0, 0, 1) and len(report["commit"]) == 40
     assert first["seconds_all"] == pytest.approx([0.011, 0.015, 0.019]) and first["seconds"] == pytest.approx(0.015)
-    assert len(report["rows"]) == 2 * len(waits.WAITS) * 4
+    assert len(report["rows"]) == 2 * len(waits.WAITS) * 6
     page = speed.waits(None)
     assert (
         "quiet, 2 threads" in page and "one busy process, 1 thread<" in page and ">25.0<" in page and ">125.0<" in page
     )
+    assert "3 busy processes, 1 thread<" in page and ">325.0<" in page
 
 
 def test_waits_of_one_process_are_of_both_shapes(monkeypatch):
@@ -361,7 +362,7 @@ def test_waits_of_one_process_are_of_both_shapes(monkeypatch):
 
     monkeypatch.setattr(waits, "SHAPES", {"small": {"dim": 4, "negatives": 20}, "smaller": {"dim": 2, "negatives": 10}})
     found = waits.of_one("umls", 2)
-    assert [*found] == ["small", "smaller"] and all(len(rows) == 2 * torch.get_num_threads() for rows in found.values())
+    assert [*found] == ["small", "smaller"] and all(len(rows) == 3 * torch.get_num_threads() for rows in found.values())
 
 
 def test_passes_of_a_recipe_are_measured_run_by_run(umls, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -90,18 +91,23 @@ def step_speed(shown: Shown) -> str:
 
 
 def busy_speed(bench: dict[str, Any]) -> list[str]:
-    """A step beside one busy process, by the number of threads, and the number that training chooses."""
+    """A step beside busy processes, by the number of threads, and the number that training chooses."""
     if not (rows := bench.get("beside")):
         return []
     threads = sorted({r["threads"] for r in rows})
     shown = []
-    for busy, name in ((False, "no"), (True, "one busy process")):
+    for busy in sorted({int(r["busy"]) for r in rows}):
         own = {r["threads"]: r for r in rows if r["busy"] == busy}
         chosen = own[threads[0]]["chosen"]
+        name = others(busy) if busy else "no"
         shown.append([name, *(f"{1e3 * own[n]['seconds']:.1f}" for n in threads), str(chosen)])
     return [
         html_table("A teacher's step beside other work, ms", ["beside", *map(str, threads), "threads chosen"], shown)
     ]
+
+
+def others(busy: int) -> str:
+    return "one busy process" if busy == 1 else f"{busy} busy processes"
 
 
 def waits(shown: Shown) -> str:
@@ -109,15 +115,15 @@ def waits(shown: Shown) -> str:
     if not spun.path().is_file():
         return none_yet("python -m kgdistil.paper.bench.waits")
     bench = json.loads(spun.path().read_text(encoding="utf-8"))
-    taken = {(r["kind"], r["spins"], r["busy"], r["threads"]): r["seconds"] for r in bench["rows"]}
-    kinds, spins, _, threads = ([*dict.fromkeys(parts)] for parts in zip(*taken, strict=True))
-    columns = [(False, max(threads)), (True, max(threads)), (True, min(threads))]
+    taken = {(r["kind"], r["spins"], int(r["busy"]), r["threads"]): r["seconds"] for r in bench["rows"]}
+    kinds, spins, busy, threads = ([*dict.fromkeys(parts)] for parts in zip(*taken, strict=True))
+    columns = [(0, max(threads)), *itertools.product([n for n in busy if n], sorted(threads, reverse=True))]
     rows = [
         [kind, f"{count:,}", *(f"{1e3 * taken[kind, count, *column]:.1f}" for column in columns)]
         for kind in kinds
         for count in spins
     ]
-    named = [f"{'one busy process' if busy else 'quiet'}, {n} thread{'s' * (n > 1)}" for busy, n in columns]
+    named = [f"{others(busy) if busy else 'quiet'}, {n} thread{'s' * (n > 1)}" for busy, n in columns]
     title = f"A step by how often an idle thread looks for work before it sleeps, ms, {bench['device']}"
     return html_table(title, ["step of", "spins", *named], rows)
 

@@ -45,6 +45,7 @@ TEACHERS = {"teacher": (0, False, 0.0), "teacher, relations predicted": (0, Fals
 KINDS = {**TEACHERS, "student, alone": (4, False, 0.0), "student, taught": (4, True, 0.0)}
 OF_LARGE = {"dim": 64, "accumulators": "row", "answers": 256, "penalty": 0.03}  # as results/large/debian.json
 TURN = 8  # steps of a turn
+BUSY = (0, 1, 3)  # processes beside which a step is measured
 LARGE = 2048  # sides of the matrices whose product says what the machine can do
 
 
@@ -173,14 +174,14 @@ def measure(
 
 
 def beside(graph: Graph, rounds: int, **shape: int) -> list[dict[str, Any]]:
-    """Median seconds of a teacher's step, plain and beside one busy process, for each number of threads."""
+    """Median seconds of a teacher's step, plain and beside busy processes, for each number of threads."""
     out, before = [], torch.get_num_threads()
     values: dict[str, Any] = {"dataset": graph.name, "model": "ComplEx", "loss": "softmax", "lr": 0.05}
     values |= {"dim": 128, "negatives": 2048, "batch_size": 512, "penalty": 0.005, **shape}
     engine = engine_of(graph, make_config(**values), False)
     order = epoch_order(0, 0, engine.samples).split(512)
-    for busy in (False, True):
-        other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+    for busy in BUSY:
+        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
         try:
             chosen = kernels.free_threads()
             for count in range(1, before + 1):
@@ -193,7 +194,7 @@ def beside(graph: Graph, rounds: int, **shape: int) -> list[dict[str, Any]]:
                 out.append(row | {"seconds_all": taken})
         finally:
             torch.set_num_threads(before)
-            if other is not None:
+            for other in others:
                 other.kill()
                 other.wait()
     return out
@@ -247,8 +248,8 @@ def main(arguments: list[str] | None = None) -> int:
             f"{row['outside_products']:.0%} outside matrix products; {row['triples_a_second']:,.0f} triples a second"
         )
     for row in report["beside"]:
-        where = "beside one busy process" if row["busy"] else "alone"
-        print(f"{where}, {row['threads']} thread(s): {1e3 * row['seconds']:.1f} ms; {row['chosen']} would be taken")
+        where = f"beside {row['busy']} busy process(es), {row['threads']} thread(s)"
+        print(f"{where}: {1e3 * row['seconds']:.1f} ms; {row['chosen']} would be taken")
     return 0
 
 

@@ -1,6 +1,6 @@
 """`python -m kgdistil.paper.bench.waits`: how long a thread that has nothing to do should spin before it sleeps.
 
-A teacher's step (`bench.step.beside`) in two shapes, on quiet cores and beside a busy process, for each count of spins
+A teacher's step (`bench.step.beside`) in two shapes, on quiet cores and beside busy processes, for each count of spins
 (`GOMP_SPINCOUNT`, which OpenMP reads when it is loaded, so that each has a process of its own), in rounds that take
 turns. Results: `results/bench/waits.json`.
 """
@@ -40,8 +40,8 @@ def of_one(name: str, steps: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def measure(name: str, steps: int, rounds: int) -> list[dict[str, Any]]:
-    """One row for each shape, count of spins, number of threads, quiet or busy: the median over rounds."""
-    taken: dict[tuple[str, int, bool, int], list[float]] = {}
+    """One row for each shape, count of spins, number of threads and of busy processes: the median over rounds."""
+    taken: dict[tuple[str, int, int, int], list[float]] = {}
     command = [sys.executable, "-m", "kgdistil.paper.bench.waits", "--graph", name, "--steps", str(steps), "--one"]
     for _ in tqdm(range(rounds), desc="rounds", disable=None):
         for wait in WAITS:
@@ -76,10 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     about = {"graph": options.graph, "steps": options.steps, "rounds": options.rounds, "command": records.command()}
     write_json(path(), about | {"device": records.describe_device("cpu"), **records.provenance(), "rows": rows})
     for row in rows:
-        where = "beside one busy process" if row["busy"] else "alone"
-        print(
-            f"{row['kind']}, {row['spins']} spins, {row['threads']} thread(s), {where}: {1e3 * row['seconds']:.1f} ms"
-        )
+        where = f"{row['spins']} spins, {row['threads']} thread(s), {row['busy']} busy process(es)"
+        print(f"{row['kind']}, {where}: {1e3 * row['seconds']:.1f} ms")
     return 0
 
 
