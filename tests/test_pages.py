@@ -481,6 +481,7 @@ def test_what_ranks_were_measured_to_do_follows_the_record(tmp_path, monkeypatch
     report = json.loads(path.read_text())
     report["bytes"]["found"] = [{"ranks": 2, "steps": 5, "bytes": 1234, "formula": 5678}]
     report["kills"]["found"] |= {"restarted": 19, "same": 18}
+    report["hosts"]["found"] |= {"by_torchrun": {"killed": 1, "exit_codes": [0, 0], "test_mrr": 0.25}, "test_mrr": 0.25}
     report["speed/made-up/float32/2048"] = {
         "found": {
             "graph": "made-up",
@@ -495,6 +496,10 @@ def test_what_ranks_were_measured_to_do_follows_the_record(tmp_path, monkeypatch
     call = pieces(Shown(tmp_path))
     text = call["scale_measured"]()
     assert rows(text)[1:] == [["2", "5", "1,234", "5,678"]]
+    assert "1 rank of the second was killed after a checkpoint: both ended well, with the same metrics." in text
+    report["hosts"]["found"]["test_mrr"] = 0.5
+    path.write_text(json.dumps(report))
+    assert "both ended well, with other metrics." in call["scale_measured"]()
     assert "started 19 again" in text and "and 18 ended" in text and "rank_memory-light.svg" in text
     assert (tmp_path / "site" / "pictures" / "rank_memory-dark.svg").is_file()
     hosts = json.loads((path.parent / "hosts.json").read_text())

@@ -176,10 +176,24 @@ def scale_measured(shown: Shown) -> str:
         f"moment: torchrun started {kills['restarted']} again from the last checkpoint, and {kills['same']} ended with "
         "the metrics of a run that was left alone, to the last digit.\n"
         f"- **Two hosts**, network namespaces with a cable between them: {hosts['crossed_bytes'] / 1e6:,.0f} MB "
-        f"crossed it in a run that counted {hosts['counted_bytes'] / 1e6:,.0f} MB of its own, before headers.\n"
+        f"crossed it in a run that counted {hosts['counted_bytes'] / 1e6:,.0f} MB of its own, before headers."
+        + restarted_on_host(hosts)
+        + "\n"
         f"- **A host that never comes back**: the other ends after {lost['seconds']:.0f} s with exit code "
         f"{lost['exit_code']} and the line “{said.removeprefix('kgdistil: ')}”. On {alone['ranks']} rank "
         "the same command went on to its end.\n" + on_two_hosts()
+    )
+
+
+def restarted_on_host(hosts: dict[str, Any]) -> str:
+    """What came of a rank that was killed on the second of two hosts with a torchrun each."""
+    if not (found := hosts.get("by_torchrun")):
+        return ""
+    same = "the same metrics" if found["test_mrr"] == hosts["test_mrr"] else "other metrics"
+    ended = "both ended well" if not any(found["exit_codes"]) else f"they ended with {found['exit_codes']}"
+    return (
+        f" With a torchrun on each host, {found['killed']} rank of the second was killed after a checkpoint: {ended}, "
+        f"with {same}."
     )
 
 

@@ -293,6 +293,32 @@ def on_hosts(names: list[str], arguments: list[str], folder: Path) -> list[subpr
     ]
 
 
+def by_torchrun(names: list[str], arguments: list[str], folder: Path, restarts: int = 0) -> list[subprocess.Popen]:
+    """The same by torchrun, one on each host."""
+    variables = {**PASSIVE, "GLOO_SOCKET_IFNAME": "cable", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    how = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", str(restarts), "--monitor-interval", "0.1"]
+    how += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "10.213.7.1:29512", "--rdzv-id", "kgdistil"]
+    command = [sys.executable, "-m", "torch.distributed.run", *how]
+    processes = []
+    for i, name in enumerate(names):
+        own = ["--local-addr", f"10.213.7.{i + 1}", "--rdzv-conf", f"is_host={int(not i)}"]
+        line = ["ip", "netns", "exec", name, *command, *own, *arguments]
+        processes.append(started(line, folder, variables=variables))
+    return processes
+
+
+def kill_on_host(names: list[str], folder: Path) -> dict[str, Any]:
+    """A run by torchrun on two hosts, on the second of which the rank is killed after a checkpoint."""
+    both = by_torchrun(names, flags("umls", HOSTS, *EVERY), folder, restarts=1)
+    while not list(folder.glob(f"runs/models/*/{keeping.ABOUT}")):
+        time.sleep(0.05)
+    ranks = workers(both[1].pid)
+    for pid in ranks:
+        os.kill(pid, signal.SIGKILL)
+    codes = [process.wait() for process in both]
+    return {"killed": len(ranks), "exit_codes": codes, "test_mrr": record_in(folder)["test"]["both"]["mrr"]}
+
+
 def wire(names: list[str]) -> int:
     """Bytes that both hosts have sent."""
     file = "/sys/class/net/cable/statistics/tx_bytes"
@@ -320,12 +346,15 @@ def use_hosts(folder: Path) -> dict[str, Any]:
         second.wait()
         said = [line for line in (there / "log").read_text().splitlines() if line.startswith("kgdistil: ")]
         kept = json.loads(next(there.glob(f"runs/models/*/{keeping.ABOUT}")).read_text())
+    with two_hosts() as names:  # whose cable is whole
+        restarted = kill_on_host(names, folder / "torchrun")
     alone = done(ranks_of(1, flags("umls", HOSTS)), there)
     return {
         "crossed_bytes": crossed,
         "counted_bytes": record["distributed"]["bytes_sent"],
         "test_mrr": record["test"]["both"]["mrr"],
         "lost": {"exit_code": code, "seconds": round(seconds, 1), "said": said, "kept_epoch": kept["epoch"]},
+        "by_torchrun": restarted,
         "goes_on_alone": {"ranks": alone["distributed"]["ranks"], "test_mrr": alone["test"]["both"]["mrr"]},
     }
 
