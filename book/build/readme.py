@@ -23,6 +23,7 @@ from kgdistil.errors import KgdistilError, run_command
 from kgdistil.paper import fitting, reading
 from kgdistil.paper.bench import large, readable, told
 from kgdistil.paper.cells import ENTITIES
+from kgdistil.paper.frontier import means_of
 from kgdistil.paper.notebooks import verdict
 from kgdistil.training.loop import Run
 
@@ -150,6 +151,11 @@ def few_bits_table() -> str:
             f"\n\nThe relations, map and codebooks of the last two lines, which all entities share, take "
             f"{least.min() / 1e6:.1f} MB and more besides."
         )
+    means = {place: json.loads(place.read_text(encoding="utf-8")) for place in means_of("fb15k-237")}
+    if means:
+        place, told = max(means.items(), key=lambda item: item[1]["valid"]["both"]["mrr"])
+        mrr = f"[{told['test']['both']['mrr']:.3f}](results/frontier/{place.name})"
+        shared += f" The best teacher there, the mean of {len(told['members'])} models, has {mrr}."
     for method, line in FEW_BITS.items():
         rows.append([line, *by_size(frame[frame["method"] == method], sizes)])
     return markdown(["FB15k-237, test MRR", *(f"{int(size)} bytes" for size in sizes)], rows) + shared
