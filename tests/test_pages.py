@@ -591,6 +591,10 @@ def test_the_page_of_a_large_graph_shows_what_was_measured_and_what_was_not(show
     monkeypatch.setattr(large.candidates, "path", lambda of: tmp_path / f"candidates-{of}.json")
     made = large.large_step(shown)
     assert all(x in made for x in (">2,048<", ">2,900<", ">8.0<", ">50,000<", ">100,000<", ">20,000<"))
+    assert "150,000 triples a second; none of these reaches it." in made
+    row["triples_a_second"] = 150_000.0
+    (tmp_path / "step-debian.json").write_text(json.dumps({"device": "a processor", "rows": [row]}))
+    assert "these reach it: teacher, 2,048 drawn." in large.large_step(shown)
     assert "bench.candidates packages.tsv dim=" in made
     rows = [{"negatives": 512, "passes": 28, "mrr": 0.3791, "gain": -0.011, "low": -0.013, "high": -0.009}]
     rows[0]["seconds"] = 2520.0

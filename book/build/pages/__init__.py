@@ -39,7 +39,7 @@ PIECES: dict[ModuleType, str] = {
     frontier: "beaten sizes frontier frontier_large candidates nested reciprocal trained ensemble paths aimed "
     "frontier_speed objectives",
     rules: "rule_searches rule_left_out strangers small_budgets",
-    large: "large_graphs large_cost large_passes large_step large_quality large_answers",
+    large: "large_graphs large_reading large_cost large_passes large_step large_quality large_answers",
     scale: "scale_table scale_constants scale_limits scale_published scale_measured scale_speed",
     work: "answer_cost answer_memory labels_found calibrated answer_sets added served",
     reference: "modules runs build executed contributing citation try_missing",
