@@ -345,7 +345,7 @@ def test_the_frontier_is_told_in_words_a_picture_and_tables(shown):
     assert text.count("<table") == 3 and f'href="../runs/{RUN}.json"' in text
     assert 'href="../frontier/wn18rr.json"' not in text and "frontier-wn18rr-dark.svg" in pictures(shown)
     assert row(text, "16 bytes")[2:5] == ["0.450 record , low rank", "▲ +0.050", "+0.040 … +0.060"]
-    assert "0.450 ± 0.005 / 0.500" in text, "4.30 standard errors of three seeds"
+    assert "0.450 ±\N{NO-BREAK SPACE}0.005 / 0.500" in text, "4.30 standard errors of three seeds"
     whole = rows(text[text.index("Whole files") :])[1:]
     assert [cells[0] for cells in whole] == ["16 kB", "64 kB", "2,048 kB"]
     text = frontier.frontier_speed(shown, "wn18rr")

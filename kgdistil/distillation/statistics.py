@@ -66,5 +66,5 @@ def half_width(deviation: float, seeds: float) -> float:
 
 
 def spread(deviation: float, seeds: float) -> str:
-    """That half in words, after a mean: " ± 0.003"; nothing of one seed."""
-    return f" ± {half_width(deviation, seeds):.3f}" if seeds > 1 else ""
+    """That half in words, after a mean: "± 0.003", which no line's end parts; nothing of one seed."""
+    return f" ±\N{NO-BREAK SPACE}{half_width(deviation, seeds):.3f}" if seeds > 1 else ""
