@@ -12,6 +12,7 @@ from book.build import pages, readme
 from book.build.pages.shown import Shown
 from book.build.sources import EMBEDDED
 from kgdistil import records
+from kgdistil.answer.files import unsealed
 from kgdistil.distillation import advice
 from kgdistil.distillation.statistics import bootstrap, bootstrap_of_seeds, half_width, resampled
 from kgdistil.paper import reading, tables
@@ -94,7 +95,7 @@ def of_a_gpu(tmp_path, monkeypatch):
     paths = [*(made / "runs").glob("wn18rr-rotate-*.json"), made / "search" / "tuned-wn18rr-rotate.jsonl"]
     for path in paths:
         lines = [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines()
-        changed = [json.loads(line) | {"device": GPU, "engine": "reference"} for line in lines]
+        changed = [unsealed(json.loads(line)) | {"device": GPU, "engine": "reference"} for line in lines]
         for record in changed:
             record["config"]["device"] = "cuda"
         path.write_text("".join(json.dumps(record) + "\n" for record in changed))
