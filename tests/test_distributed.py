@@ -19,7 +19,7 @@ from kgdistil.distributed import keeping, tables
 from kgdistil.distributed.run import main
 from kgdistil.distributed.run import on_ranks as on_ranks_of_torchrun
 from kgdistil.distributed.shards import Shards
-from kgdistil.errors import ConfigError
+from kgdistil.errors import CheckpointError, ConfigError
 from kgdistil.evaluation import KnownTriples, evaluate, rank
 from kgdistil.graph import Graph
 from kgdistil.models import build_model
@@ -308,6 +308,24 @@ def test_a_large_graph_is_trained_as_by_distil(
     with pytest.raises(ConfigError, match=r"own, no-ds: training takes .* and 0\.0 GiB are free: no smaller"):
         main([str(path), *given, "--seed", "1"])
     assert len(list((tmp_path / "results" / "runs").iterdir())) == 1
+
+
+def test_a_finished_run_is_found_without_its_teacher(
+    umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("RUNS", "RESULTS"):
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name.lower()))
+    monkeypatch.delenv("RANK", raising=False)
+    given = ["umls", "--model", "ComplEx", "--loss", "softmax", "--dim", "4", "--epochs", "1", "--negatives", "20"]
+    assert main([*given, "--role", "teacher"]) == 0
+    (teacher,) = (tmp_path / "runs" / "models").iterdir()
+    taught = [*given, "--role", "stage1", "--teacher", teacher.name, "--alpha", "0.5"]
+    assert main(taught) == 0
+    said = capsys.readouterr().out.splitlines()[-2]
+    teacher.rename(tmp_path / "gone")
+    assert main(taught) == 0 and said in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="no model"):
+        main([*taught, "--seed", "1"])
 
 
 def test_the_memory_of_a_rank_is_its_share_of_the_tables(umls: Graph) -> None:

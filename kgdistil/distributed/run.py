@@ -36,7 +36,7 @@ from kgdistil.distributed import keeping, tables
 from kgdistil.distributed.engine import ShardedEngine
 from kgdistil.distributed.ranking import rank
 from kgdistil.distributed.shards import Shards, lost
-from kgdistil.errors import BusyError, ConfigError, KgdistilError
+from kgdistil.errors import BusyError, CheckpointError, ConfigError, KgdistilError
 from kgdistil.evaluation import KnownTriples, sampled
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import dataset_of
@@ -90,7 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
     config = config.model_copy(update={"dataset": dataset_of(graph)})  # other files of that name are other graphs
     if config.device == "cpu":
         world, here = (int(os.environ.get(name, "1")) if ranks else 1 for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-        line = scale.check_memory({config.role: config}, graph, None, teacher_width(config), world, here)
+        teacher = teacher_width(config)
+        line = scale.check_memory({config.role: config}, graph, teacher=teacher, ranks=world, here=here)
         if line and not number:
             print(f"kgdistil: {line}", file=sys.stderr, flush=True)
     try:
@@ -112,14 +113,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def teacher_width(config: RunConfig) -> int | None:
-    """Numbers of an entity of the run's teacher, by its file; None where it has none, or packed ones."""
-    path = resolve(config.teacher) / WEIGHTS if config.teacher and not config.teacher.endswith(KEPT) else Path()
-    if not path.is_file():
+    """Numbers of an entity of the run's teacher, by its file; None where it has none, or packed ones, or is gone, which
+    a finished run does without."""
+    if not config.teacher or config.teacher.endswith(KEPT):
         return None
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(resolve(config.teacher) / WEIGHTS, "pt") as file:
             return file.get_slice("entities").get_shape()[1]
-    except (OSError, SafetensorError):  # packed, or what is said where it is opened
+    except (CheckpointError, OSError, SafetensorError):  # what is wrong is said where it is opened
         return None
 
 
