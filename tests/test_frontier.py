@@ -187,6 +187,9 @@ def test_several_teachers_teach_by_their_mean(quick: None, monkeypatch: pytest.M
     (place,) = frontier.means_of("umls")
     told = json.loads(place.read_text())
     assert place.name == f"umls-mean-{cell.teacher_size}.json"
+    place.rename(place.with_name("umls-mean.json"))  # as it was called before there were several
+    assert frontier.main(["--mean", str(cell)]) == 0
+    assert [x.name for x in frontier.means_of("umls")] == ["umls-mean.json"], "of the same teachers there is one record"
     models = [load_model(records.model_folder(run), graph) for run in runs]
     with torch.no_grad():
         for side in ("tail", "head"):

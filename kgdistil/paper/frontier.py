@@ -341,7 +341,8 @@ def measure_mean(cell: Cell, device: str = "cpu") -> dict[str, Any]:
         **records.provenance(),
         **{split: found.metrics() for split, found in ranks.items()},
     }
-    write_json(mean_path(cell.dataset, f"mean-{cell.teacher_size}"), record)
+    same = [x for x in means_of(cell.dataset) if json.loads(x.read_text(encoding="utf-8"))["members"] == members]
+    write_json(same[0] if same else mean_path(cell.dataset, f"mean-{cell.teacher_size}"), record)
     return record
 
 
