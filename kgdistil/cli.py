@@ -558,6 +558,12 @@ def only_one(folder: Path) -> Iterator[None]:
 @click.option("--typed", is_flag=True, help="Only entities that training saw in that place of that relation.")
 @click.option("--candidates", type=FILE, help="Only the entities of a file, one a line.")
 @click.option("--candidate", multiple=True, metavar="LABEL", help="Only this entity; give it once for each.")
+@click.option(
+    "--shortlist",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of a nested student: rank all by their first codes, and only the best N by all of them.  [default: all]",
+)
 @by_number
 @unseen
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
@@ -621,8 +627,9 @@ def predict(
     if candidates is not None or candidate:
         given = [number_of(x, "candidate") if ids else x for x in candidate]
         query["candidates"] = given + (entities_of(who, candidates, ids) if candidates is not None else [])
-    if query["k"] is None:
-        del query["k"]
+    for name in ("k", "shortlist"):
+        if query[name] is None:
+            del query[name]
     if batch is not None:
         if query.get("candidates") is not None:
             query["candidates"] = find_all(who, query["candidates"], "entity", by).tolist()

@@ -291,6 +291,30 @@ def test_many_entities_and_any_number_of_threads_give_the_same():
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("entities, groups", SHAPES)
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("path", ALL)
+def test_the_best_of_those_that_are_listed(entities, groups, how, path):
+    """As `top` of them alone, to the last bit, in whatever order they come; the codes may be the first of more."""
+    n, k = 5, 7
+    codes, made = some_codes(groups, entities, groups), some_tables(groups, n, groups, how)
+    scanned, queries = of_tables(codes, made, path)
+    draw, listed = np.random.default_rng(1), np.full((n, min(entities, 40) + 2), -1, np.int32)
+    allowed = np.zeros((n, entities), bool)
+    for row, bits, count in zip(listed, allowed, (0, 1, 5, 20, 40)):
+        some = draw.permutation(entities)[:count]
+        row[draw.permutation(len(row))[: len(some)]], bits[some] = some, True
+    found = scanned.best_of(queries, listed, k)
+    assert same(found, scanned.top(queries, k, None, words(allowed)))
+    longer = np.concatenate([scanned.packed, draw.integers(256, size=(len(scanned.packed), 3, 64), dtype="u1")], axis=1)
+    first = longer[:, : scanned.packed.shape[1]]
+    book = scanned.book.transpose(0, 2, 1)
+    part = Codes(first, entities, book, scanned.columns, width=n, native=path)
+    assert not first.flags.c_contiguous or len(first) == 1
+    assert same(part.best_of(queries, listed, k), found) and same(part.top(queries, k), scanned.top(queries, k))
+    assert same(part.counts(queries, np.zeros(n, int)), scanned.counts(queries, np.zeros(n, int)))
+
+
 @pytest.mark.parametrize("comparison, norm", [*KINDS, ("hyperplane", 1), ("hyperplane", 2)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
 @pytest.mark.parametrize("entities, width", [(1, 2), (16, 6), (63, 4), (65, 32), (700, 10)])
@@ -387,6 +411,19 @@ def test_what_does_not_fit_is_refused_in_one_line(path):
         with pytest.raises(ConfigError) as error:
             ask()
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_listed_entities_that_are_none_are_refused(path):
+    scanned, queries = of_tables(some_codes(0, 70, 8), some_tables(0, 2, 8, "normal"), path)
+    for listed, why in (([[0, 70], [1, 2]], "targets from 0 to 70"), ([[0], [1], [2]], r"listed is .*\[3, 1\]")):
+        with pytest.raises(ConfigError, match=why):
+            scanned.best_of(queries, np.array(listed, np.int32), 3)
+    with pytest.raises(ConfigError, match="k = 0"):
+        scanned.best_of(queries, np.zeros((2, 1), np.int32), 0)
+    book, columns = scanned.book.transpose(0, 2, 1)[:4], scanned.columns[:8]
+    with pytest.raises(ConfigError, match="packed is uint8"):  # steps that lie apart
+        Codes(scanned.packed[:, ::2], 70, book, columns, width=2, native=path)
 
 
 @needs_build

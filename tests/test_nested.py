@@ -12,6 +12,7 @@ import kgdistil
 from book.build.pages import pieces
 from book.build.pages.shown import Shown
 from kgdistil import records
+from kgdistil.answer.native import default
 from kgdistil.cli import main
 from kgdistil.compress.nested import attach, codes_of, fit, shorter
 from kgdistil.compress.product import rows_of
@@ -210,3 +211,44 @@ def test_one_training_is_set_beside_a_training_for_each_size(
     assert told["rows"][2]["test"] == told["run"]["test"]
     page = pieces(Shown(small))["nested"]()
     assert all(f"{size} bytes" in page for size in (4, 8, 16)) and "one student is within" in page
+
+
+@pytest.mark.parametrize("native", ["", "0"])
+def test_ranks_coarse_to_fine(umls: Graph, monkeypatch: pytest.MonkeyPatch, native: str) -> None:
+    """The best by the first codes, ordered by all codes: the small student's answers, with the whole one's scores."""
+    monkeypatch.setenv("KGDISTIL_NATIVE", native or "1")
+    default.cache_clear()
+    student = nested(umls).student()
+    small = student.shorter(4)
+    asked = {"head": list(range(0, umls.num_entities, 7)), "relation": 4, "by": "id", "ids": True}
+    for more in ({}, {"new": True}, {"candidates": list(range(3, 90))}):
+        every = student.predict(**asked, k=umls.num_entities, **more)
+        scores = dict(zip(zip(every["query"], every["id"]), every["score"]))
+        few = small.predict(**asked, k=20, **more)
+        wanted = [(q, -scores[q, e], e) for q, e in zip(few["query"], few["id"])]
+        wanted = [x for q in dict.fromkeys(few["query"]) for x in sorted(x for x in wanted if x[0] == q)[:5]]
+        found = student.predict(**asked, k=5, shortlist=20, **more)
+        assert list(zip(found["query"], (-x for x in found["score"]), found["id"])) == wanted
+        whole = student.predict(**asked, k=5, shortlist=umls.num_entities - 1, **more)
+        assert whole.rows() == student.predict(**asked, k=5, **more).rows()
+    default.cache_clear()
+
+
+def test_a_shortlist_that_is_none_is_refused(umls: Graph, tmp_path: Path) -> None:
+    student, asked = nested(umls).student(), {"head": 3, "relation": 4, "by": "id"}
+    with pytest.raises(ConfigError, match=r"shortlist is 5; it must be a whole number ≥ 10"):
+        student.predict(**asked, shortlist=5)
+    with pytest.raises(ConfigError, match="a shortlist is of entities"):
+        student.predict(head=3, tail=4, by="id", shortlist=50)
+    plain = kgdistil.Labelled(build_model("ComplEx", umls.num_entities, umls.num_relations, 8, seed=1), umls)
+    for other in (plain.quantised("2bit"), plain, nested(umls, "TransE"), nested(umls, depth=1)):
+        with pytest.raises(ConfigError, match="a shortlist takes a nested student of several sizes"):
+            other.student().predict(**asked, shortlist=50)
+    nested(umls).save(tmp_path / "whole")
+    labels = "--head", umls.entities[3], "--relation", umls.relations[4], "-k", "3"
+    run = lambda *more: CliRunner().invoke(main, ["predict", str(tmp_path / "whole"), *labels, *more])
+    assert run("--shortlist", str(umls.num_entities)).output == run().output
+    assert run("--shortlist", "0").exit_code == 2 and run("--shortlist", "2").exit_code != 0
+    (tmp_path / "queries.tsv").write_text(f"{umls.entities[3]}\t\t{umls.entities[4]}\n", encoding="utf-8")
+    batch = ["predict", str(tmp_path / "whole"), "--batch", str(tmp_path / "queries.tsv"), "--shortlist", "50"]
+    assert "shortlist are of entities" in CliRunner().invoke(main, batch).output

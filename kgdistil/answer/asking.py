@@ -68,6 +68,7 @@ def ask(
     unseen: bool = False,
     allowed: Any = None,
     judge: Any = None,
+    best: Any = None,
 ) -> Answers:
     """The k most plausible answers for the open place of one query, or of a batch of them.
 
@@ -81,6 +82,7 @@ def ask(
             of them.
         allowed: of (relation id, side) a bitmap uint64 [⌈E/64⌉] of the entities that may come.
         judge: of (anchors, relations, side, scores and ids [n, k]) the ids, −1 for what is dropped, and more columns.
+        best: in place of `who.best`.
     Returns:
         Columns rank, entity (label), name (readable), score; for an open relation rank, relation, score. Best first,
         fewer rows than k only where fewer candidates remain. A batch has a first column query, from 0. Where an answer
@@ -128,7 +130,7 @@ def ask(
                 if len(found) == 1
                 else np.stack([found[int(r)] for r in numbers["relation"]])
             )
-        score, answer = who.best(anchor, numbers["relation"], side, min(k, len(who.entities)), rows, masks)
+        score, answer = (best or who.best)(anchor, numbers["relation"], side, min(k, len(who.entities)), rows, masks)
         if judge is not None:
             answer, more = judge(anchor, numbers["relation"], side, score, answer)
     return table(who, score, answer, "relation" if relation is None else "entity", bool(lists), ids, more)
@@ -200,10 +202,10 @@ def places(found: Sequence[Any]) -> Places:
 
 
 # ---- what was asked -------------------------------------------------------------------------------------------------
-def check_count(k: int) -> None:
-    """ConfigError where k is no number of answers."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ConfigError(f"k is {k!r}; it must be a whole number ≥ 1")
+def check_count(k: int, what: str = "k", least: int = 1) -> None:
+    """ConfigError where k is no number of answers, or of entities among which they are found."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < least:
+        raise ConfigError(f"{what} is {k!r}; it must be a whole number ≥ {least:,}")
 
 
 def plain(value: Any) -> Any:

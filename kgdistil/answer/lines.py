@@ -181,9 +181,8 @@ def answer_lines(
     """
     k = options.get("k", 10 if options.get("coverage") is None else calibration.MOST)
     asking.check_count(k)
-    chosen = [
-        what for what in ("typed", "candidates", "probability", "coverage") if options.get(what) not in (None, False)
-    ]
+    of_entities = "typed", "candidates", "probability", "coverage", "shortlist"
+    chosen = [what for what in of_entities if options.get(what) not in (None, False)]
     size = max(1, min(TOGETHER, MOST // k))
     if options.get("typed"):
         size = max(1, min(size, 8 * BITMAPS // len(student.entities)))

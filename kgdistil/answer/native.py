@@ -64,7 +64,7 @@ def libraries() -> dict[str, ctypes.CDLL]:
         if library.kgd_size() != ctypes.sizeof(Job):
             place = library._name  # noqa: SLF001 - there is no other way to its path
             raise KgdistilError(f"{place} is of another release: install kgdistil again")
-        for function in (library.kgd_codes, library.kgd_rows):
+        for function in (library.kgd_codes, library.kgd_listed, library.kgd_rows):
             function.argtypes, function.errcheck = [ctypes.POINTER(Job)], _enough
         found[name] = library
     return found
@@ -118,10 +118,11 @@ def _as(what: str, x: Any, dtype: type, *shapes: tuple[int | None, ...]) -> Arra
     return np.require(x, dtype, ["C", "A"])
 
 
-def _mapped(what: str, x: Any, dtypes: tuple[type, ...], shape: tuple[int | None, ...]) -> Array:
-    """`x` as it lies, at any address, never copied."""
+def _mapped(what: str, x: Any, dtypes: tuple[type, ...], shape: tuple[int | None, ...], of_more: bool = False) -> Array:
+    """`x` as it lies, at any address, never copied; `of_more`: it may be the first rows of longer blocks."""
     fits = isinstance(x, np.ndarray) and x.ndim == len(shape) and all(a in (None, b) for a, b in zip(shape, x.shape))
-    if not fits or x.dtype not in dtypes or not x.flags.c_contiguous:
+    inner = x[0] if fits and of_more and len(x) and x.strides[0] >= x[0].nbytes else x
+    if not fits or x.dtype not in dtypes or not inner.flags.c_contiguous:
         names = " or ".join(str(np.dtype(d)) for d in dtypes)
         _refuse(what, x, f"contiguous {names} {str(list(shape)).replace('None', 'any')}")
     return x.view(np.ndarray)
@@ -278,7 +279,9 @@ class Scanner:
             raise ConfigError(f"leave_out's spans reach from {low} to {high}; there are {len(ids)} ids")
         return start, end, ids
 
-    def _run(self, queries: Array, known: Known | None, threads: int | None, more: dict[str, Any]) -> None:
+    def _run(
+        self, queries: Array, known: Known | None, threads: int | None, more: dict[str, Any], function: str = ""
+    ) -> None:
         job = Job.from_buffer_copy(self._job)
         job.queries, job.n = _address(queries), len(queries)
         job.threads = cores() if threads is None else threads
@@ -286,7 +289,7 @@ class Scanner:
             job.known_start, job.known_end, job.known = map(_address, known)
         for name, value in more.items():
             setattr(job, name, value)
-        getattr(self.library, self._function)(job)
+        getattr(self.library, function or self._function)(job)
 
     # ---- numpy's path ----
     def _prepared(self, queries: Array) -> Array:
@@ -358,7 +361,7 @@ class Codes(Scanner):
 
     Args:
         packed: uint8 [⌈E/64⌉, ⌈M/2⌉, 64]; byte e of step s holds code 2s of an entity in its low, 2s + 1 in its high
-            four bits. May be a read-only memory map: it is used where it lies.
+            four bits. May be a read-only memory map, and the first steps of more: it is used where it lies.
         book: float32 [M, 16, g], what the codes stand for. columns: int32 [M·g], where in a query they are wanted.
         comparison: "dot", "distance" or "modulus" (pairs of real and imaginary part, side by side in a group).
         norm: 1 or 2, of distances; with "modulus" 2 is the Euclidean distance too.
@@ -388,7 +391,7 @@ class Codes(Scanner):
         if not 2 <= groups <= MOST_GROUPS or not size or (comparison == "modulus" and size % 2):
             even = ", of an even size for modulus" if comparison == "modulus" else ""
             raise ConfigError(f"book is {list(book.shape)}: codes come in 2 to {MOST_GROUPS} groups{even}")
-        self.packed = _mapped("packed", packed, (np.uint8,), (-(-num_entities // BLOCK), -(-groups // 2), BLOCK))
+        self.packed = _mapped("packed", packed, (np.uint8,), (-(-num_entities // BLOCK), -(-groups // 2), BLOCK), True)
         self.columns = _as("columns", columns, np.int32, (groups * size,))
         self.width = groups * size if width is None else width
         if not 0 <= self.columns.min() <= self.columns.max() < self.width:
@@ -400,7 +403,7 @@ class Codes(Scanner):
         self.book = np.ascontiguousarray(book.transpose(0, 2, 1))
         self._squared = comparison == "distance" and norm == 2
         about = {"book": _address(self.book), "columns": _address(self.columns), "entities": _address(self.packed)}
-        sizes = {"width": self.width, "groups": groups, "size": size, "row": -(-groups // 2) * BLOCK}
+        sizes = {"width": self.width, "groups": groups, "size": size, "row": self.packed.strides[0]}
         self._start(num_entities, comparison, norm, native, **about, **sizes)
 
     def _prepared(self, queries: Array) -> Array:
@@ -421,6 +424,34 @@ class Codes(Scanner):
                 for x in apart:
                     made += x * x if self.norm == 2 else np.abs(x)
             return -made
+
+    def best_of(self, queries: Array, listed: Array, k: int, threads: int | None = None) -> tuple[Array, Array]:
+        """`top` among the entities that are listed for each query alone, and the same bits of their scores.
+
+        Args:
+            listed: int32 [n, m], different ones; −1 is none.
+        Raises:
+            ConfigError: k below 1, or entities that are none.
+        """
+        if k < 1:
+            raise ConfigError(f"k = {k}: ask for at least one entity")
+        queries, listed = _as("queries", queries, np.float32, (None, self.width)), np.sort(listed, axis=1)
+        listed = _as("listed", listed, np.int32, (len(queries), None))
+        n, m = listed.shape
+        self.targets(listed.ravel(), n * m, -1)
+        score, best = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int32)
+        first = (listed < 0).sum(1)
+        if self.library is None:
+            for row in range(n):
+                ids = listed[row, first[row] :]
+                found = self.scores_of(np.broadcast_to(queries[row], (len(ids), self.width)), ids)
+                order = np.lexsort((ids, -found))[: min(k, int((found == found).sum()))]
+                score[row, : len(order)], best[row, : len(order)] = found[order], ids[order]
+        else:
+            spans = m * np.arange(n) + first, m * np.arange(1, n + 1), np.ascontiguousarray(listed).ravel()
+            more = {"k": k, "score": _address(score), "best": _address(best)}
+            self._run(queries, self._known(n, spans), threads, more, "kgd_listed")
+        return (-np.sqrt(-score) if self._squared else score), best
 
     def scores_of(self, queries: Array, entities: Array) -> Array:
         found, groups = np.empty(len(queries), np.float32), len(self.book)

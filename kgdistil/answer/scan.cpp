@@ -96,6 +96,15 @@ struct Best {  // entities are offered in ascending order, so of ties the one th
     }
 };
 
+void write_best(const Job& job, int64_t n, std::vector<Answer>& best) {
+    std::sort(best.begin(), best.end());
+    for (int64_t i = 0; i < job.k; i++) {
+        const bool there = i < int64_t(best.size());
+        job.score[n * job.k + i] = there ? -best[i].first : -INFINITE;
+        job.best[n * job.k + i] = there ? best[i].second : -1;
+    }
+}
+
 // 0, or 1 where memory ran out; no exception leaves
 template <class Work> int32_t each(int64_t tasks, int64_t threads, Work work) noexcept {
     std::atomic<int64_t> next{0};
@@ -155,12 +164,7 @@ template <class Scan> int32_t deal(const Job& job, int64_t block_bytes, int64_t 
                 job.greater[n] = int32_t(all.greater), job.equal[n] = int32_t(all.equal);
                 continue;
             }
-            std::sort(all.best.begin(), all.best.end());
-            for (int64_t i = 0; i < job.k; i++) {
-                const bool there = i < int64_t(all.best.size());
-                job.score[n * job.k + i] = there ? -all.best[i].first : -INFINITE;
-                job.best[n * job.k + i] = there ? all.best[i].second : -1;
-            }
+            write_best(job, n, all.best);
         }
         return 0;
     } catch (const std::bad_alloc&) {
@@ -881,10 +885,21 @@ template <int TYPE> int32_t rows_of(const Job& job) {
 
 }  // namespace
 
-// both: 0, or 1 where memory ran out
+// all: 0, or 1 where memory ran out
 extern "C" int32_t kgd_codes(const Job* job) {
     const int64_t most = std::clamp<int64_t>(TABLE_BYTES / (job->groups * 16), 16, 128);
     return deal(*job, job->row, most, [&](auto... x) { scan_codes(*job, x...); });
+}
+
+extern "C" int32_t kgd_listed(const Job* job) {  // codes: the best of those that `known` lists, in place of all
+    return each(job->n, job->threads, [job](int64_t n) {
+        Query query;
+        query.table.resize(job->groups * 16), query.best.k = size_t(job->k);
+        make_table(*job, job->queries + n * job->width, query.table.data());
+        for (int64_t i = job->known_start[n]; i < job->known_end[n]; i++)
+            query.best.offer(score_of(*job, query, job->known[i]), job->known[i]);
+        write_best(*job, n, query.best.heap);
+    });
 }
 
 extern "C" int32_t kgd_rows(const Job* job) {

@@ -83,6 +83,7 @@ class Student:
         candidates: Sequence[Any] | None = None,
         probability: bool = False,
         coverage: float | None = None,
+        shortlist: int = 0,
         **query: Any,
     ) -> Answers:
         """The best answers for the open place of a query, or of a batch: `asking.ask`.
@@ -95,9 +96,13 @@ class Student:
                 out; a log line, and `Answers.cut`, tell of sets that are larger.
             typed: only entities that were seen in that role of that relation in training.
             candidates: only these entities, labels or with by="id" ids.
+            shortlist: coarse to fine, of a nested student: all entities are ranked by their first codes, and only so
+                many of the best by all of them. Faster where entities are very many; an answer that the first codes put
+                far behind is missed. 0: all are ranked by all.
         Raises:
             ConfigError: as `asking.ask`; `new`, `typed`, `probability` and `coverage` where the student came without
-                its triples; the latter two where it was never calibrated, or where the relation is asked for.
+                its triples; the latter two where it was never calibrated, or where the relation is asked for; a
+                shortlist below k, or of a student that is not nested.
         """
         self.check()
         cuts: list[int] = []
@@ -123,6 +128,12 @@ class Student:
             allowed = lambda relation, side: self._allowed(relation, side, typed, listed)
         if query.get("new"):
             _ = self.triples  # refuses at once
+        if shortlist:
+            if query.get("relation") is None:
+                raise ConfigError("the relation is asked for: a shortlist is of entities, leave it out")
+            asking.check_count(shortlist, "shortlist", query.get("k", 10))
+            _ = self.weights.coarsest  # refuses at once
+            query["best"] = functools.partial(self.best, shortlist=shortlist)
         found = asking.ask(self, allowed=allowed, **query)
         found.cut = sum(cuts)
         return found
@@ -248,10 +259,23 @@ class Student:
         return self.triples.relations(head, tail)
 
     def best(
-        self, anchor: Array, relation: Array, side: Side, k: int, leave_out: Places, allowed: Array | None
+        self,
+        anchor: Array,
+        relation: Array,
+        side: Side,
+        k: int,
+        leave_out: Places,
+        allowed: Array | None,
+        shortlist: int = 0,
     ) -> tuple[Array, Array]:
         queries = self.weights.queries(anchor, relation, side)
-        score, answer = self.weights.scanner.top(queries, k, leave_out, allowed)
+        if 0 < shortlist < self.weights.num_entities:
+            coarse = self.weights.coarsest
+            first = coarse.queries(anchor, relation, side)
+            listed = coarse.scanner.top(first, shortlist, leave_out, allowed)[1]
+            score, answer = self.weights.scanner.best_of(queries, listed, k)
+        else:
+            score, answer = self.weights.scanner.top(queries, k, leave_out, allowed)
         return score + np.float32(self.weights.equation.offset), answer
 
     def score_relations(self, head: int, tail: int) -> Array:

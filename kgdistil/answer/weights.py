@@ -34,7 +34,7 @@ class Weights:
     """
 
     def __init__(self, about: Mapping[str, Any], arrays: Mapping[str, Array]):
-        self.arrays = arrays
+        self.arrays, self.about = arrays, about
         self.precision, self.num_entities = about["precision"], about["num_entities"]
         sizes = {name: about[name] for name in ("norm", "offset", "epsilon")}
         shared = arrays["map"].astype(np.float32) if "map" in arrays else None
@@ -131,6 +131,18 @@ class Weights:
         found = {name: self.arrays[name] for name in (*fewer, "map") if name in self.arrays}
         own = {"entities.book": self.arrays[f"book_{depth}"], "relations": self.arrays[f"relations_{depth}"]}
         return {"entities": self.blocks[:, :size], **own, **found}
+
+    @functools.cached_property
+    def coarsest(self) -> Weights:
+        """The student of the first codes, where they lie.
+
+        Raises:
+            ConfigError: there is none, or it is compared by no inner products, so that codes are not scanned.
+        """
+        if len(self.sizes) < 2 or self.equation.comparison != "dot":
+            why = f"takes a {NESTED} student of several sizes that is compared by inner products"
+            raise ConfigError(f"a shortlist {why}, and this one is {self.precision}, {self.equation.comparison}")
+        return Weights(self.about, self.shorter(min(self.sizes)))
 
     def finite(self) -> bool:
         """Whether all numbers are finite, so that there is an order to rank by."""

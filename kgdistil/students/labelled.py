@@ -174,9 +174,10 @@ class Own(Student):
         super().__init__(header, None, Labels.of(graph.entities))
         self.labelled = labelled
 
-    def predict(self, *, typed: bool = False, candidates: Any = None, **query: Any) -> Answers:
-        if typed or candidates is not None:
-            raise ConfigError(f"{self.model} is no model of this package: it answers without typed and candidates")
+    def predict(self, *, typed: bool = False, candidates: Any = None, shortlist: int = 0, **query: Any) -> Answers:
+        if typed or candidates is not None or shortlist:
+            how = "typed, candidates and shortlist"
+            raise ConfigError(f"{self.model} is no model of this package: it answers without {how}")
         return Answers.of(self.labelled.predict(**query).to_dict("records"))
 
     def similar(self, entity: Any, k: int = 10, **how: Any) -> Answers:

@@ -3,19 +3,29 @@
 CELL is a distilled student of few bits of the frontier, the smallest size. The nested student is trained as it is, from
 the same teacher, but with codes of that depth, and in as many passes as the students of all its sizes have together.
 Each of those is the frontier's own, from whatever teacher it has; differences are those of test ranks, by the paired
-bootstrap over triples. Results: `results/bench/nested.json`, by graph.
+bootstrap over triples. With `--coarse` that student, trained before, is asked coarse to fine (`Student.predict`'s
+shortlist): how many of its ten best answers are found, and what a query takes, on the graph and among made-up entities.
+Results: `results/bench/nested.json`, by graph.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
-from kgdistil import records
+import numpy as np
+from tqdm import tqdm
+
+from kgdistil import kernels, records
 from kgdistil.answer.files import write_json
+from kgdistil.answer.native import BLOCK, Codes
+from kgdistil.answer.student import Student
+from kgdistil.answer.weights import NESTED
 from kgdistil.compress.nested import DEPTHS, shorter
+from kgdistil.config import RunConfig
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
@@ -26,7 +36,13 @@ from kgdistil.paper.frontier import cells
 from kgdistil.paper.reading import record_of
 from kgdistil.paper.recipe import config
 from kgdistil.paper.reproduce import log_to_terminal
+from kgdistil.paper.timing import seconds
+from kgdistil.students.labelled import Labelled
 from kgdistil.training.loop import run
+
+SHORTLISTS = (30, 100, 300, 1000, 3000)
+MILLIONS = (1_000_000, 8_000_000)  # made-up entities
+ASKED, K, ROUNDS = 200, 10, 21  # test triples whose heads and tails are asked for; answers; of the median
 
 
 def path() -> Path:
@@ -48,17 +64,26 @@ def rivals(cell: Cell, depth: int) -> dict[int, Cell]:
     return found
 
 
-def measured(cell: Cell, depth: int, graph: Graph) -> dict[str, Any]:
-    """The nested student's run, and a row for each of its sizes."""
-    others, usual = rivals(cell, depth), config(cell)
+def config_of(cell: Cell, depth: int) -> RunConfig:
+    """The nested student's run.
+
+    Raises:
+        ConfigError: a cell that is no student of few bits.
+    """
+    usual = config(cell)
     if usual is None or not usual.group:
         raise ConfigError(f"{cell} is no student of few bits: give one, as frontier/wn18rr/ComplEx/distilled/16/512")
-    teacher = config(cell.teacher)
-    if teacher is not None:
-        run(teacher, graph)
     passes = usual.epochs * sum(d <= depth for d in DEPTHS)
     more = {"depth": depth, "epochs": passes, "check_every": max(1, passes // 5), "protocol": "nested"}
-    done = run(usual.model_copy(update=more), graph)
+    return usual.model_copy(update=more)
+
+
+def measured(cell: Cell, depth: int, graph: Graph) -> dict[str, Any]:
+    """The nested student's run, and a row for each of its sizes."""
+    others, own, teacher = rivals(cell, depth), config_of(cell, depth), config(cell.teacher)
+    if teacher is not None:
+        run(teacher, graph)
+    done = run(own, graph)
     model, known, rows = done.load(graph), KnownTriples(graph.known, graph.num_relations), []
     for d in [d for d in DEPTHS if d <= depth]:
         ranks = {split: evaluate(shorter(model, d), graph, split, known=known) for split in ("valid", "test")}
@@ -74,6 +99,48 @@ def measured(cell: Cell, depth: int, graph: Graph) -> dict[str, Any]:
     return {"teacher_mrr": run(teacher, graph).test("mrr") if teacher else None, "run": done.record, "rows": rows}
 
 
+def coarse_to_fine(student: Student, graph: Graph) -> list[dict[str, Any]]:
+    """A row for each shortlist, the first without one: the share of the K best that it finds, and seconds of a query
+    that is asked alone; of the graph's entities, and of made-up ones, whose share is not said."""
+    rows, weights, coarse = list[dict[str, Any]](), student.weights, student.weights.coarsest
+    test, sides = graph.test[:: max(1, len(graph.test) // ASKED)].numpy(), (("tail", 0), ("head", 2))
+    queries = lambda of: np.concatenate([of.queries(test[:, at], test[:, 1], side) for side, at in sides])
+    asked = queries(weights), queries(coarse)
+
+    def of(fine: Codes, first: Codes, entities: int) -> list[dict[str, Any]]:
+        def best(shortlist: int, part: slice) -> Any:
+            if not shortlist:
+                return fine.top(asked[0][part], K, threads=kernels.threads())[1]
+            listed = first.top(asked[1][part], shortlist, threads=kernels.threads())[1]
+            return fine.best_of(asked[0][part], listed, K, threads=kernels.threads())[1]
+
+        out, wanted = list[dict[str, Any]](), best(0, slice(None))
+        for shortlist in tqdm((0, *SHORTLISTS), desc=f"{entities:,} entities", disable=None):
+            found, few = best(shortlist, slice(None)), range(0, len(asked[0]), len(asked[0]) // 4)
+            each = [seconds(functools.partial(best, shortlist, slice(i, i + 1)), ROUNDS, "cpu") for i in few]
+            row = {"entities": entities, "shortlist": shortlist, "seconds": sum(each) / len(each)}
+            if entities == graph.num_entities:
+                row["same"] = sum(len(np.intersect1d(*x)) for x in zip(found, wanted)) / wanted.size
+            out.append(row)
+        return out
+
+    rows += of(weights.scanner, coarse.scanner, graph.num_entities)
+    draw, steps = np.random.default_rng(0), coarse.blocks.shape[1]
+    for entities in MILLIONS:  # each with the first codes of some entity, and the others of another
+        blocks, shape = -(-entities // BLOCK), weights.blocks.shape[1:]
+        many = np.empty((blocks, *shape), np.uint8)
+        for i in range(shape[0] // steps):
+            which = draw.integers(graph.num_entities, size=(blocks, BLOCK))
+            at = slice(i * steps, (i + 1) * steps)
+            many[:, at] = weights.blocks[which // BLOCK, at, which % BLOCK].transpose(0, 2, 1)
+        made = [
+            Codes(many[:, : w.blocks.shape[1]], entities, w.book, w.columns, "dot", width=w.equation.width)
+            for w in (weights, coarse)
+        ]
+        rows += of(made[0], made[1], entities)
+    return rows
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure one graph's nested student, and write it beside what is there.
 
@@ -85,10 +152,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kgdistil.paper.bench.nested", description=__doc__.split("\n")[0])
     parser.add_argument("cell", type=parse, help="the smallest student, as frontier/wn18rr/ComplEx/distilled/16/512")
     parser.add_argument("--depth", type=int, choices=[d for d in DEPTHS if d > 1], default=4, help="codes of a group")
+    parser.add_argument("--coarse", action="store_true", help="ask it coarse to fine, in place of its ranks")
     options = parser.parse_args(arguments)
     log_to_terminal()
     graph = load(options.cell.dataset)
-    found = measured(options.cell, options.depth, graph)
     report = json.loads(path().read_text(encoding="utf-8")) if path().is_file() else {}
     about: dict[str, Any] = {
         "cell": str(options.cell),
@@ -97,7 +164,15 @@ def main(arguments: list[str] | None = None) -> int:
         "device": records.describe_device("cpu"),
         **records.provenance(),
     }
-    write_json(path(), {**report, options.cell.dataset: {**about, **found}})
+    before = report.get(options.cell.dataset, {})
+    if options.coarse:
+        done = run(config_of(options.cell, options.depth), graph)
+        student = Labelled(done.load(graph), graph, NESTED, done.record["id"]).student()
+        rows = coarse_to_fine(student, graph)
+        found = {**before, "coarse": {**about, "run": done.record["id"], "threads": kernels.threads(), "rows": rows}}
+    else:
+        found = {**about, **measured(options.cell, options.depth, graph)}
+    write_json(path(), {**report, options.cell.dataset: found})
     return 0
 
 
