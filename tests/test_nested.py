@@ -209,8 +209,19 @@ def test_one_training_is_set_beside_a_training_for_each_size(
         assert row["gain"] == pytest.approx(row["test"]["both"]["mrr"] - row["rival_mrr"])
         assert row["low"] <= row["gain"] <= row["high"] and len({r["test"]["both"]["mrr"] for r in told["rows"]}) == 3
     assert told["rows"][2]["test"] == told["run"]["test"]
+    monkeypatch.setattr(bench, "MILLIONS", (1000,))
+    monkeypatch.setattr(bench, "SHORTLISTS", (20, 200))
+    assert "--coarse" in pieces(Shown(small))["coarse"]()
+    assert bench.main([str(mine[0]), "--depth", "4", "--coarse"]) == 0
+    (more,) = json.loads(bench.path().read_text()).values()
+    coarse = more.pop("coarse")
+    assert more == told and coarse["run"] == told["run"]["id"]
+    given = [(umls.num_entities, n) for n in (0, 20, 200)] + [(1000, n) for n in (0, 20, 200)]
+    assert [(r["entities"], r["shortlist"]) for r in coarse["rows"]] == given
+    assert coarse["rows"][0]["same"] == coarse["rows"][2]["same"] == 1 > coarse["rows"][1]["same"] > 0.5
     page = pieces(Shown(small))["nested"]()
     assert all(f"{size} bytes" in page for size in (4, 8, 16)) and "one student is within" in page
+    assert "200" in pieces(Shown(small))["coarse"]()
 
 
 @pytest.mark.parametrize("native", ["", "0"])

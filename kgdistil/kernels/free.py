@@ -87,7 +87,7 @@ def again() -> None:
 
 
 def describe_device(device: str) -> str:
-    """The processor by name, and how much of it is used."""
+    """The processor by name, its vectors, since a cloud gives several generations one name, and how much is used."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(torch.device(device))
     try:
@@ -95,4 +95,4 @@ def describe_device(device: str) -> str:
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} thread(s)"
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s)"

@@ -36,7 +36,7 @@ PIECES: dict[ModuleType, str] = {
     figures: "figure figure1_paper figure2_paper figure2_said figures_known",
     claims: "claims near",
     reproduced: "not_reproduced sides suspects suspects_published unseen readings",
-    frontier: "beaten sizes frontier frontier_large candidates nested reciprocal trained ensemble paths aimed "
+    frontier: "beaten sizes frontier frontier_large candidates nested coarse reciprocal trained ensemble paths aimed "
     "frontier_speed objectives",
     rules: "rule_searches rule_left_out strangers small_budgets",
     large: "large_graphs large_reading large_cost large_passes large_step large_quality large_answers",

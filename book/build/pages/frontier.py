@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from kgdistil.paper import plots, story
 from kgdistil.paper.bench import candidates as bench
 from kgdistil.paper.bench import large
 from kgdistil.paper.bench import nested as sizes_of_one
-from kgdistil.paper.cells import CODED, GRAPHS, PATHS
+from kgdistil.paper.cells import CODED, GRAPHS, PATHS, parse
 from kgdistil.paper.frontier import DISTILLED, mean_path, means_of, reciprocal_cells, weights
 from kgdistil.paper.methods import OF_BYTES, TITLES
 from kgdistil.paper.reading import Ours
@@ -262,13 +263,12 @@ def candidates(shown: Shown) -> str:
 
 
 def nested(shown: Shown) -> str:
-    """The sizes of one nested student beside a student trained for each, from `bench.nested`."""
-    if not sizes_of_one.path().is_file():
-        return none_yet("python -m kgdistil.paper.bench.nested frontier/wn18rr/ComplEx/distilled/16/512")
+    """The sizes of each nested student beside a student trained for each, from `bench.nested`."""
     rows, about = [], []
-    for dataset, told in json.loads(sizes_of_one.path().read_text(encoding="utf-8")).items():
+    for name, told in of_nested().items():
+        graph, teacher = name
         for r in told["rows"]:
-            mine = [TITLES[dataset], f"{r['bytes']} bytes", number(r["test"]["both"]["mrr"])]
+            mine = [graph, teacher, f"{r['bytes']} bytes", number(r["test"]["both"]["mrr"])]
             if "rival" not in r:
                 rows.append([*mine, *("–",) * 3])
                 continue
@@ -278,12 +278,42 @@ def nested(shown: Shown) -> str:
         near = [str(r["bytes"]) for r in told["rows"] if r.get("gain", -1) >= -SAME]
         apart = [str(r["bytes"]) for r in told["rows"] if r.get("gain", 0) < -SAME]
         about.append(
-            f"On {TITLES[dataset]}, trained on {told['device']}, one student is within {SAME} of those trained for one "
-            f"size, or above them, at {' and '.join(near) or 'none'} bytes"
+            f"On {graph}, from a teacher of {teacher}, trained on {told['device']}, one student is within {SAME} of "
+            f"those trained for one size, or above them, at {' and '.join(near) or 'none'} bytes"
             + (f"; at {' and '.join(apart)} bytes it is further below." if apart else ".")
         )
-    head = ["graph", "an entity", "nested, test MRR", "trained for that size", "difference", "95 % interval"]
+    if not rows:
+        return none_yet("python -m kgdistil.paper.bench.nested frontier/wn18rr/ComplEx/distilled/16/512")
+    head = ["graph", "teacher", "an entity", "nested, test MRR", "trained for that size", "difference", "95 % interval"]
     return f"{' '.join(about)}\n\n{html_table('One nested student, every size', head, rows)}\n"
+
+
+def of_nested() -> dict[tuple[str, str], dict[str, Any]]:
+    """What `bench.nested` found, by the graph's title and the teacher's bytes of an entity."""
+    path = sizes_of_one.path()
+    told = json.loads(path.read_text(encoding="utf-8")).values() if path.is_file() else ()
+    cells = [parse(x["cell"]) for x in told]
+    return {(TITLES[c.dataset], f"{c.teacher_size:,} bytes"): x for c, x in zip(cells, told, strict=True)}
+
+
+def coarse(shown: Shown) -> str:
+    """What is found and what a query takes where a nested student is asked coarse to fine, from `bench.nested`."""
+    found, rows = [], []
+    for (graph, _), told in of_nested().items():
+        if "coarse" not in told:
+            continue
+        measured = told["coarse"]
+        whole = {r["entities"]: r["seconds"] for r in measured["rows"] if not r["shortlist"]}
+        for r in measured["rows"]:
+            ratio = "–" if not r["shortlist"] else f"{whole[r['entities']] / r['seconds']:.1f}"
+            same = f"{r['same']:.1%}" if "same" in r and r["shortlist"] else "–"
+            listed = f"{r['shortlist']:,}" if r["shortlist"] else "none: all by all codes"
+            rows.append([f"{r['entities']:,}", listed, f"{1e3 * r['seconds']:.2f} ms", ratio, same])
+        found.append(f"{graph}, {measured['device']}, {measured['threads']} threads")
+    if not rows:
+        return none_yet("python -m kgdistil.paper.bench.nested frontier/wn18rr/ComplEx/distilled/16/512 --coarse")
+    head = ["entities", "shortlist", "a query", "times faster", "of its ten best found"]
+    return html_table(f"A nested student of {'; '.join(found)}", head, rows) + "\n"
 
 
 def reciprocal(shown: Shown) -> str:

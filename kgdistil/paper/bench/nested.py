@@ -5,7 +5,7 @@ the same teacher, but with codes of that depth, and in as many passes as the stu
 Each of those is the frontier's own, from whatever teacher it has; differences are those of test ranks, by the paired
 bootstrap over triples. With `--coarse` that student, trained before, is asked coarse to fine (`Student.predict`'s
 shortlist): how many of its ten best answers are found, and what a query takes, on the graph and among made-up entities.
-Results: `results/bench/nested.json`, by graph.
+Results: `results/bench/nested.json`, by cell.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def coarse_to_fine(student: Student, graph: Graph) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure one graph's nested student, and write it beside what is there.
+    """Measure one nested student, and write it beside what is there.
 
     Returns:
         0.
@@ -164,7 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
         "device": records.describe_device("cpu"),
         **records.provenance(),
     }
-    before = report.get(options.cell.dataset, {})
+    name = str(options.cell)
+    before = report.get(name, {})
     if options.coarse:
         done = run(config_of(options.cell, options.depth), graph)
         student = Labelled(done.load(graph), graph, NESTED, done.record["id"]).student()
@@ -172,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = {**before, "coarse": {**about, "run": done.record["id"], "threads": kernels.threads(), "rows": rows}}
     else:
         found = {**about, **measured(options.cell, options.depth, graph)}
-    write_json(path(), {**report, options.cell.dataset: found})
+    write_json(path(), {**report, name: found})
     return 0
 
 
