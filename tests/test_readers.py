@@ -1107,3 +1107,11 @@ def test_rdf_with_a_byte_order_mark_and_faults_with_their_line(tmp_path: Path) -
     path.write_text(good + "<http://x/a> <http://x/b> nonsense .\n")
     with pytest.raises(DataError, match=r"at line 37 .*; that line is '<http://x/a> <http://x/b> nonsense \.'"):
         read_graph(path)
+
+
+@pytest.mark.parametrize("more", ["", "# nothing\n\n<http://x/c> <http://x/r> <http://x/b> . # more\n"])
+def test_a_triple_that_does_not_end_is_named_and_not_the_next(tmp_path: Path, more: str) -> None:
+    path = tmp_path / "a.nt"
+    path.write_text("<http://x/a> <http://x/r> <http://x/b> . # one\n<http://x/a> <http://x/r> <http://x/c>\n" + more)
+    with pytest.raises(DataError, match=r"a\.nt, line 2: no dot at its end.*'<http://x/a> <http://x/r> <http://x/c>'"):
+        read_graph(path)

@@ -29,6 +29,7 @@ FORMATS = {
     ".rdf": "RDF_XML",
     ".owl": "RDF_XML",
 }  # ending: format of pyoxigraph
+LINES, DOT = (".nt", ".nq"), re.compile(rb"\.\s*(#.*)?$")  # a triple a line, and how it ends
 LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
 DEEP = 100  # what lies within each other: beyond, parsers overflow their stack and blank nodes take hours
 OPENING, CLOSING = (b"[", b"(", b"{", b"<<"), (b"]", b")", b"}", b">>")
@@ -109,12 +110,18 @@ def _begin(file: Any, what: str) -> None:
 
 
 def _with_line(path: Path, fault: str) -> str:
-    """An error with the line that it names."""
+    """An error with the line that it names; of lines with a triple each, the one before where that has no end."""
     if not (found := re.search(r" at line (\d+)", fault)):
         return fault
+    before, line, at, number = b"", b"", 0, int(found[1])
     with opened(path) as file:
-        line = next(itertools.islice(file, int(found[1]) - 1, None), b"")
-    return f"{fault}; that line is {show(line.decode(errors='replace').strip())}" if line.strip() else fault
+        for i, line in zip(range(1, number + 1), file):
+            if i < number and line.strip() and not line.lstrip().startswith(b"#"):
+                before, at = line, i
+    text = lambda of: show(of.decode(errors="replace").strip())
+    if ending(path) in LINES and before and not DOT.search(before):
+        return f"{path}, line {at}: no dot at its end, which a triple has; that line is {text(before)}"
+    return f"{fault}; that line is {text(line)}" if line.strip() else fault
 
 
 def _canonical(quads: list[Any], what: str) -> Iterator[Any]:
