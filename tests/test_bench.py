@@ -483,7 +483,7 @@ def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypat
         values |= {"batch_size": 32, "penalty": 0.01, "group": group, "relation_weight": weight}
         values |= {"role": "stage1", "teacher": "x"} if taught else {}
         engine = step.engine_of(umls, make_config(**values), taught)
-        engine.half = torch.float32
+        half, engine.half = engine.half, torch.float32
         peer, batch = step.Eager(engine), torch.arange(32)
         given = step.batch_of(engine, batch, stream(0, 2, 0))
         engine.config = engine.config.model_copy(update={"shared": 1.0} if group else {})
@@ -494,7 +494,9 @@ def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypat
         torch.testing.assert_close(peer.tables[1].detach(), student.relations.detach(), atol=1e-4, rtol=1e-3)
     monkeypatch.setattr(step, "measure", partial(step.measure, dim=4, queries=16, negatives=20))
     assert step.main(["--graph", "umls", "--rounds", "2"]) == 0
-    report = json.loads((results_in_tmp / "bench" / "step.json").read_text())
+    products = str(half).removeprefix("torch.")
+    assert step.path_of(products=products).name == ("step.json" if half == torch.bfloat16 else "step-float32.json")
+    report = json.loads(step.path_of(products=products).read_text())
     assert [row["kind"] for row in report["rows"]] == list(step.KINDS) and report["commit"]
     for row in report["rows"]:
         assert row["ratio"] == pytest.approx(row["pytorch_seconds"] / row["seconds"])
@@ -502,7 +504,8 @@ def test_a_step_is_the_peers_and_is_measured_beside_it(results_in_tmp, monkeypat
     path = results_in_tmp / "g.tsv"
     path.write_text("".join(f"{i}\tr\t{i * 7 % 200}\n" for i in range(200)))
     assert step.main(["--large", str(path), "--rounds", "2", "--negatives", "20", "50"]) == 0
-    rows, graph = (json.loads(step.path_of("g").read_text())[name] for name in ("rows", "graph"))
+    told = json.loads(step.path_of("g", products).read_text())
+    rows, graph = told["rows"], told["graph"]
     assert [row["drawn"] for row in rows] == [20, 20, 50, 50] and rows[0]["candidates"] < rows[2]["candidates"]
     row, predicting = rows[:2]
     assert (row["kind"], graph["name"]) == ("teacher", "g") and row["ops"] == 2 * 16 * row["candidates"] * 128 * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 from book.build.html import difference, html_table, number, run_link
@@ -12,6 +13,7 @@ from kgdistil import records
 from kgdistil.paper import reading
 from kgdistil.paper.bench import told
 from kgdistil.paper.bench import waits as spun
+from kgdistil.paper.bench.step import path_of
 
 
 def table5(shown: Shown) -> str:
@@ -69,25 +71,25 @@ def lists_speed(shown: Shown) -> str:
 
 
 def step_speed(shown: Shown) -> str:
-    """What a whole step of sampled softmax costs, from `results/bench/step.json`."""
-    path = records.results_folder() / "bench" / "step.json"
-    if not path.is_file():
-        return none_yet("python -m kgdistil.paper.bench.step")
-    bench = json.loads(path.read_text(encoding="utf-8"))
-    rows = [
-        [
-            r["kind"],
-            f"{1e3 * r['seconds']:.1f}",
-            f"{1e3 * r['pytorch_seconds']:.1f}",
-            f"{r['ratio']:.1f}×",
-            f"{r['share_of_peak']:.0%}",
-            f"{r['outside_products']:.0%}",
+    """What a whole step of sampled softmax costs, from `results/bench/step.json`, and beside it in float32."""
+    told = list[str]()
+    for path in filter(Path.is_file, (path_of(), path_of(products="float32"))):
+        bench = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            [
+                r["kind"],
+                f"{1e3 * r['seconds']:.1f}",
+                f"{1e3 * r['pytorch_seconds']:.1f}",
+                f"{r['ratio']:.1f}×",
+                f"{r['share_of_peak']:.0%}",
+                f"{r['outside_products']:.0%}",
+            ]
+            for r in bench["rows"]
         ]
-        for r in bench["rows"]
-    ]
-    head = ["step of", "ours, ms", "eager PyTorch, ms", "as fast", "of the peak", "outside matrix products"]
-    table = html_table(f"A step of sampled softmax, ComplEx on {bench['graph']['name']}, {bench['device']}", head, rows)
-    return "\n\n".join([table, *busy_speed(bench)])
+        head = ["step of", "ours, ms", "eager PyTorch, ms", "as fast", "of the peak", "outside matrix products"]
+        about = f"ComplEx on {bench['graph']['name']}, {bench['device']}, products in {bench['rows'][0]['products']}"
+        told += [html_table(f"A step of sampled softmax, {about}", head, rows), *busy_speed(bench)]
+    return "\n\n".join(told) or none_yet("python -m kgdistil.paper.bench.step")
 
 
 def busy_speed(bench: dict[str, Any]) -> list[str]:

@@ -5,7 +5,8 @@ that with a teacher besides; in rounds that take turns. With `--large` another g
 the shape that graphs of millions are trained in.
 `--negatives` are how many candidates a batch draws. The peer is what a library such as LibKGE does: autograd over
 looked-up rows with sparse gradients, float32 products, `torch.optim.Adagrad`, with the candidates of our step given to
-it. Results: `results/bench/step.json`, with `--large` `step-<graph>.json`.
+it. Results: `results/bench/step.json`, with `--large` `step-<graph>.json`; on a processor without fast bfloat16, whose
+products are ours as the peer's, with `-float32` after the name.
 """
 
 from __future__ import annotations
@@ -200,9 +201,10 @@ def beside(graph: Graph, rounds: int, **shape: int) -> list[dict[str, Any]]:
     return out
 
 
-def path_of(large: str = "") -> Path:
-    """Of the results, of a large graph where there is a name."""
-    return records.results_folder() / "bench" / ("-".join(filter(None, ("step", large))) + ".json")
+def path_of(large: str = "", products: str = "bfloat16") -> Path:
+    """Of the results, of a large graph where there is a name, and of the type of products."""
+    parts = "step", large, "" if products == "bfloat16" else products
+    return records.results_folder() / "bench" / ("-".join(filter(None, parts)) + ".json")
 
 
 def clocked(work: Callable[[], object]) -> float:
@@ -239,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
         "rows": rows,
         "beside": [] if options.large else beside(graph, options.rounds),
     }
-    write_json(path_of(options.large.stem if options.large else ""), report)
+    write_json(path_of(options.large.stem if options.large else "", rows[0]["products"]), report)
     for row in rows:
         print(
             f"{row['kind']:28s} {row['drawn']:5d} drawn "
