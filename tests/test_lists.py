@@ -685,6 +685,22 @@ def test_what_is_remembered_of_a_teacher_is_told_and_has_a_limit(tiny_graph: Gra
     assert "the teacher's scores" not in scale.memory_needed(config, tiny_graph, wide)
 
 
+def test_a_teacher_whose_scores_find_no_room_is_asked_anew(tiny_graph: Graph, monkeypatch, caplog) -> None:
+    """In training, after a line, and so no run is refused for them."""
+    config = a_config(role="stage1", teacher="t", negatives=tiny_graph.num_entities)
+    teacher, student = (
+        build_model("ComplEx", tiny_graph.num_entities, tiny_graph.num_relations, 16, seed=s) for s in (1, 2)
+    )
+    monkeypatch.setattr(remembered, "WIDE", 16)
+    assert make_engine(student, teacher, config, tiny_graph).said is not None and not caplog.records
+    monkeypatch.setattr(remembered, "available", lambda: 100)
+    engine = make_engine(student, teacher, config, tiny_graph)
+    assert engine.said is None and "teacher" not in engine.arithmetic
+    assert "the teacher's scores take 0.0 GiB, and 0.0 are free" in caplog.text
+    whole = sum(scale.memory_needed(config, tiny_graph, 2048).values())
+    assert scale.check_memory({"distilled": config}, tiny_graph, whole - 1, 2048) == ""
+
+
 def test_an_engine_is_gone_with_its_run(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it remembers takes gigabytes, and a process may train many."""
     made: list[weakref.ref] = []

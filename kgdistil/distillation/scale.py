@@ -5,9 +5,7 @@ Graphs of the sizes that the package's records are of are trained as ever: `sett
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from kgdistil.compress.size import floats
@@ -15,6 +13,7 @@ from kgdistil.config import RunConfig
 from kgdistil.errors import ConfigError
 from kgdistil.graph import NAMES, Graph
 from kgdistil.graphs.remembered import bytes_of_scores
+from kgdistil.kernels.memory import available
 from kgdistil.models import MODELS
 
 LARGE = 100_000  # entities from which a graph of one's own is large
@@ -119,21 +118,6 @@ def candidates(config: RunConfig, train: int, entities: int) -> int:
     return 4 * listed * (6 * queries + 6 * width)
 
 
-def available() -> int:
-    """Bytes of memory that are free here, for this process's group where one is set to less."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) << 10
-    except (OSError, LookupError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 62
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-        return free if limit == "max" else min(free, int(limit) - int(used))
-    except (OSError, ValueError):
-        return free
-
-
 def told(needed: Mapping[str, int]) -> str:
     """The tables in a line, the largest first."""
     tables = ", ".join(f"{name} {size / GIB:.1f}" for name, size in sorted(needed.items(), key=lambda x: -x[1]))
@@ -161,7 +145,10 @@ def check_memory(
     own = teacher_floats(configs) or teacher
 
     def needed(config: RunConfig, teacher: int | None) -> dict[str, int]:
-        return {name: here * size for name, size in memory_needed(config, graph, teacher, ranks).items()}
+        found = {name: here * size for name, size in memory_needed(config, graph, teacher, ranks).items()}
+        if sum(found.values()) > free:  # then they are asked for anew in every step
+            found.pop("the teacher's scores", None)
+        return found
 
     needs = {name: needed(config, own) for name, config in configs.items()}
     worst = max(needs, key=lambda name: sum(needs[name].values()))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
 from kgdistil.config import RunConfig
 from kgdistil.graphs.queries import queries_of, scores_of
 from kgdistil.kernels import among, bfloat16_where_fast
+from kgdistil.kernels.memory import available
 from kgdistil.models import KGEModel
 
+log = logging.getLogger("kgdistil")
 WIDE, MOST = 2048, 8 << 30  # numbers of an entity from which on looking up is the faster; bytes of scores at most
 
 
@@ -55,8 +59,15 @@ class Remembered:
 def remembered(
     model: KGEModel | None, config: RunConfig, anchor: Tensor, relation: Tensor, is_head: Tensor
 ) -> Remembered | None:
-    """What a teacher says of queries [Q]; None where it is asked anew in every step."""
+    """What a teacher says of queries [Q]; None where it is asked anew in every step, as where its
+    scores find no room."""
     width = 0 if model is None or model.distance else model.entities.shape[1]
-    if model is None or not bytes_remembered(config, len(anchor), model.num_entities, width):
+    if model is None or not (size := bytes_remembered(config, len(anchor), model.num_entities, width)):
+        return None
+    if size > (free := available()):
+        told = (
+            "the teacher's scores take %.1f GiB, and %.1f are free: it is asked in every step, which takes longer"
+        )
+        log.warning(told, size / (1 << 30), free / (1 << 30))
         return None
     return Remembered(model, anchor, relation, is_head)
