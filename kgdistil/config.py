@@ -83,7 +83,7 @@ class SampledSoftmax(Objective):
     """KvsAll, or a sampled softmax where `negatives` is below the number of entities; beyond the paper."""
 
     loss: Literal["softmax"]
-    group: Literal[0, 1, 2, 4] = 0  # floats of an entity that share a codebook of sixteen vectors; 0: float32
+    group: Literal[0, 1, 2, 4, 8] = 0  # floats of an entity that share a codebook of sixteen vectors; 0: float32
     depth: Literal[1, 2, 4, 8] = 1  # codes of a group; the first 1, 2, 4 of them are students of their own: `nested`
     whole: Sample = 0  # entities of most training triples, which keep their numbers, in int8
     rank: Annotated[int, Field(ge=0, le=1 << 17)] = 0  # floats of an entity of low rank; 0: all of them
@@ -196,6 +196,8 @@ class RunConfig(BaseModel):
         if self.rank and (not kind.low_rank_form or self.rank > floats):
             able = ", ".join(name for name, kind in MODELS.items() if kind.low_rank_form)
             raise ValueError(f"rank is {self.rank}, but only {able} takes one, at most its {sizes}")
+        if self.group == 8 and self.depth == 1:
+            raise ValueError("group is 8, which takes several codes (depth 2, 4 or 8): choose 4, 2 or 1")
         if self.group and (self.rank or floats) % self.group:
             of = f"{self.rank} floats" if self.rank else sizes
             raise ValueError(f"group is {self.group}: it must divide the {of} of an entity")

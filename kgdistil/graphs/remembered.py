@@ -65,9 +65,7 @@ def remembered(
     if model is None or not (size := bytes_remembered(config, len(anchor), model.num_entities, width)):
         return None
     if size > (free := available()):
-        told = (
-            "the teacher's scores take %.1f GiB, and %.1f are free: it is asked in every step, which takes longer"
-        )
+        told = "the teacher's scores take %.1f GiB, and %.1f are free: it is asked in every step, which takes longer"
         log.warning(told, size / (1 << 30), free / (1 << 30))
         return None
     return Remembered(model, anchor, relation, is_head)

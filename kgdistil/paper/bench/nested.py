@@ -1,7 +1,8 @@
 """`python -m kgdistil.paper.bench.nested CELL --depth 4`: one training, every size, beside a training for each.
 
-CELL is a distilled student of few bits of the frontier, the smallest size. The nested student is trained as it is, from
-the same teacher, but with codes of that depth, and in as many passes as the students of all its sizes have together.
+CELL is a distilled student of few bits of the frontier, the smallest size, or with `--largest` the largest, which then
+has as many times as many floats in a group as codes of it. The nested student is trained as it is, from the same
+teacher, but with codes of that depth, and in as many passes as the students of all its sizes have together.
 Each of those is the frontier's own, from whatever teacher it has; differences are those of test ranks, by the paired
 bootstrap over triples. With `--coarse` that student, trained before, is asked coarse to fine (`Student.predict`'s
 shortlist): how many of its ten best answers are found, and what a query takes, on the graph and among made-up entities.
@@ -25,7 +26,7 @@ from kgdistil.answer.native import BLOCK, Codes
 from kgdistil.answer.student import Student
 from kgdistil.answer.weights import NESTED
 from kgdistil.compress.nested import DEPTHS, shorter
-from kgdistil.config import RunConfig
+from kgdistil.config import RunConfig, read_config
 from kgdistil.distillation.statistics import bootstrap
 from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
@@ -49,14 +50,15 @@ def path() -> Path:
     return records.results_folder() / "bench" / "nested.json"
 
 
-def rivals(cell: Cell, depth: int) -> dict[int, Cell]:
+def rivals(cell: Cell, depth: int, largest: bool) -> dict[int, Cell]:
     """By depth the frontier's student of as many bytes, of the same method.
 
     Raises:
         ConfigError: one of them has no record, or no ranks.
     """
     made = {other.bytes: other for other in cells(cell.dataset) if other.method == cell.method}
-    found = {d: made[d * cell.bytes] for d in DEPTHS if d <= depth and d * cell.bytes in made}
+    sizes = {d: d * smallest(cell, depth, largest) for d in DEPTHS if d <= depth}
+    found = {d: made[size] for d, size in sizes.items() if size in made}
     for other in found.values():
         record = record_of(other)
         if record is None or not records.ranks_path(record["id"]).is_file():
@@ -64,30 +66,35 @@ def rivals(cell: Cell, depth: int) -> dict[int, Cell]:
     return found
 
 
-def config_of(cell: Cell, depth: int) -> RunConfig:
+def smallest(cell: Cell, depth: int, largest: bool) -> int:
+    """Bytes an entity of the first codes."""
+    return cell.bytes // depth if largest else cell.bytes
+
+
+def config_of(cell: Cell, depth: int, largest: bool) -> RunConfig:
     """The nested student's run.
 
     Raises:
-        ConfigError: a cell that is no student of few bits.
+        ConfigError: a cell that is no student of few bits, or whose groups would be too large.
     """
     usual = config(cell)
     if usual is None or not usual.group:
         raise ConfigError(f"{cell} is no student of few bits: give one, as frontier/wn18rr/ComplEx/distilled/16/512")
     passes = usual.epochs * sum(d <= depth for d in DEPTHS)
     more = {"depth": depth, "epochs": passes, "check_every": max(1, passes // 5), "protocol": "nested"}
-    return usual.model_copy(update=more)
+    return read_config({**usual.model_dump(), **more, "group": usual.group * (depth if largest else 1)})
 
 
-def measured(cell: Cell, depth: int, graph: Graph) -> dict[str, Any]:
+def measured(cell: Cell, depth: int, largest: bool, graph: Graph) -> dict[str, Any]:
     """The nested student's run, and a row for each of its sizes."""
-    others, own, teacher = rivals(cell, depth), config_of(cell, depth), config(cell.teacher)
+    others, own, teacher = rivals(cell, depth, largest), config_of(cell, depth, largest), config(cell.teacher)
     if teacher is not None:
         run(teacher, graph)
     done = run(own, graph)
     model, known, rows = done.load(graph), KnownTriples(graph.known, graph.num_relations), []
     for d in [d for d in DEPTHS if d <= depth]:
         ranks = {split: evaluate(shorter(model, d), graph, split, known=known) for split in ("valid", "test")}
-        row: dict[str, Any] = {"depth": d, "bytes": d * cell.bytes}
+        row: dict[str, Any] = {"depth": d, "bytes": d * smallest(cell, depth, largest)}
         row |= {split: found.metrics() for split, found in ranks.items()}
         if d in others and (record := record_of(others[d])):
             low, high, p = bootstrap(records.read_ranks(record["id"]).reciprocal(), ranks["test"].reciprocal())
@@ -150,11 +157,13 @@ def main(arguments: list[str] | None = None) -> int:
         ConfigError: a cell that is no student of few bits, or whose rivals have no ranks.
     """
     parser = argparse.ArgumentParser(prog="python -m kgdistil.paper.bench.nested", description=__doc__.split("\n")[0])
-    parser.add_argument("cell", type=parse, help="the smallest student, as frontier/wn18rr/ComplEx/distilled/16/512")
+    parser.add_argument("cell", type=parse, help="a student of few bits, as frontier/wn18rr/ComplEx/distilled/16/512")
     parser.add_argument("--depth", type=int, choices=[d for d in DEPTHS if d > 1], default=4, help="codes of a group")
+    parser.add_argument("--largest", action="store_true", help="CELL is the largest size")
     parser.add_argument("--coarse", action="store_true", help="ask it coarse to fine, in place of its ranks")
     options = parser.parse_args(arguments)
     log_to_terminal()
+    asked = options.cell, options.depth, options.largest
     graph = load(options.cell.dataset)
     report = json.loads(path().read_text(encoding="utf-8")) if path().is_file() else {}
     about: dict[str, Any] = {
@@ -167,12 +176,12 @@ def main(arguments: list[str] | None = None) -> int:
     name = str(options.cell)
     before = report.get(name, {})
     if options.coarse:
-        done = run(config_of(options.cell, options.depth), graph)
+        done = run(config_of(*asked), graph)
         student = Labelled(done.load(graph), graph, NESTED, done.record["id"]).student()
         rows = coarse_to_fine(student, graph)
         found = {**before, "coarse": {**about, "run": done.record["id"], "threads": kernels.threads(), "rows": rows}}
     else:
-        found = {**about, **measured(options.cell, options.depth, graph)}
+        found = {**about, **measured(*asked, graph)}
     write_json(path(), {**report, name: found})
     return 0
 
