@@ -215,7 +215,7 @@ def scale_speed(shown: Shown) -> str:
         if name.startswith("speed/"):
             one, two = part["triples_a_second"].values()
             rows.append(
-                (part["graph"], part["queries"], part["products"], f"{one:,}", f"{two:,}", f"{part['ratio']:.2f}")
+                (part["graph"], part["products"], part["queries"], f"{one:,}", f"{two:,}", f"{part['ratio']:.2f}")
             )
         if name.startswith("quality/"):
             seeds = [[row[who] for row in part["rows"]] for who in ("one_process", "two_ranks")]
@@ -223,7 +223,7 @@ def scale_speed(shown: Shown) -> str:
             mrr = [f"{sum(x) / len(x):.4f}" for x in seeds]
             apart = [f"{part['two_less_one']:+.4f}", "–" if spread is None else f"{spread:.4f}"]
             levels.append([part["graph"]["name"], f"{part['graph']['entities']:,}", str(len(seeds[0])), *mrr, *apart])
-    table = [[graph, products, f"{queries:,}", *rest] for graph, queries, products, *rest in sorted(rows)]
+    table = [[graph, products, f"{queries:,}", *rest] for graph, products, queries, *rest in sorted(rows)]
     head = ["graph", "products", "queries of a batch", "one process of two threads", "two ranks of one thread", "ratio"]
     of_runs = ["graph", "entities", "seeds", "one process", "two ranks", "difference", "spread of one process"]
     return html_table("Training triples a second on two cores", head, table) + html_table(
