@@ -265,10 +265,9 @@ def candidates(shown: Shown) -> str:
 def nested(shown: Shown) -> str:
     """The sizes of each nested student beside a student trained for each, from `bench.nested`."""
     rows, about = [], []
-    for name, told in of_nested().items():
-        graph, teacher = name
+    for (graph, kind), told in of_nested().items():
         for r in told["rows"]:
-            mine = [graph, teacher, f"{r['bytes']} bytes", number(r["test"]["both"]["mrr"])]
+            mine = [graph, kind, f"{r['bytes']} bytes", number(r["test"]["both"]["mrr"])]
             if "rival" not in r:
                 rows.append([*mine, *("–",) * 3])
                 continue
@@ -278,22 +277,25 @@ def nested(shown: Shown) -> str:
         near = [str(r["bytes"]) for r in told["rows"] if r.get("gain", -1) >= -SAME]
         apart = [str(r["bytes"]) for r in told["rows"] if r.get("gain", 0) < -SAME]
         about.append(
-            f"On {graph}, from a teacher of {teacher}, trained on {told['device']}, one student is within {SAME} of "
-            f"those trained for one size, or above them, at {' and '.join(near) or 'none'} bytes"
+            f"On {graph}, with {kind}, trained on {told['device']}, one student is within {SAME} of those "
+            f"trained for one size, or above them, at {' and '.join(near) or 'none of these'} bytes"
             + (f"; at {' and '.join(apart)} bytes it is further below." if apart else ".")
         )
     if not rows:
         return none_yet("python -m kgdistil.paper.bench.nested frontier/wn18rr/ComplEx/distilled/16/512")
-    head = ["graph", "teacher", "an entity", "nested, test MRR", "trained for that size", "difference", "95 % interval"]
+    head = ["graph", "made of", "an entity", "nested, test MRR", "trained for that size", "difference", "95 % interval"]
     return f"{' '.join(about)}\n\n{html_table('One nested student, every size', head, rows)}\n"
 
 
 def of_nested() -> dict[tuple[str, str], dict[str, Any]]:
-    """What `bench.nested` found, by the graph's title and the teacher's bytes of an entity."""
-    path = sizes_of_one.path()
-    told = json.loads(path.read_text(encoding="utf-8")).values() if path.is_file() else ()
-    cells = [parse(x["cell"]) for x in told]
-    return {(TITLES[c.dataset], f"{c.teacher_size:,} bytes"): x for c, x in zip(cells, told, strict=True)}
+    """What `bench.nested` found, by the graph's title and what the student is made of."""
+    path, found = sizes_of_one.path(), dict[tuple[str, str], dict[str, Any]]()
+    for told in json.loads(path.read_text(encoding="utf-8")).values() if path.is_file() else ():
+        cell = parse(told["cell"])
+        taught = parse(told["teacher"]).bytes if "teacher" in told else cell.teacher_size
+        kind = f"{floats(cell.model, cell.dim)} floats and a teacher of {taught:,} bytes"
+        found[TITLES[cell.dataset], kind] = told
+    return found
 
 
 def coarse(shown: Shown) -> str:

@@ -2,7 +2,7 @@
 
 CELL is a distilled student of few bits of the frontier, the smallest size, or with `--largest` the largest, which then
 has as many times as many floats in a group as codes of it. The nested student is trained as it is, from the same
-teacher, but with codes of that depth, and in as many passes as the students of all its sizes have together.
+teacher or by `--teacher`'s, but with codes of that depth, and in as many passes as those of all its sizes together.
 Each of those is the frontier's own, from whatever teacher it has; differences are those of test ranks, by the paired
 bootstrap over triples. With `--coarse` that student, trained before, is asked coarse to fine (`Student.predict`'s
 shortlist): how many of its ten best answers are found, and what a query takes, on the graph and among made-up entities.
@@ -71,8 +71,8 @@ def smallest(cell: Cell, depth: int, largest: bool) -> int:
     return cell.bytes // depth if largest else cell.bytes
 
 
-def config_of(cell: Cell, depth: int, largest: bool) -> RunConfig:
-    """The nested student's run.
+def config_of(cell: Cell, depth: int, largest: bool, teacher: Cell) -> RunConfig:
+    """The nested student's run, which begins as the cell's own teacher and is taught by another's.
 
     Raises:
         ConfigError: a cell that is no student of few bits, or whose groups would be too large.
@@ -82,14 +82,17 @@ def config_of(cell: Cell, depth: int, largest: bool) -> RunConfig:
         raise ConfigError(f"{cell} is no student of few bits: give one, as frontier/wn18rr/ComplEx/distilled/16/512")
     passes = usual.epochs * sum(d <= depth for d in DEPTHS)
     more = {"depth": depth, "epochs": passes, "check_every": max(1, passes // 5), "protocol": "nested"}
+    if (taught := config(teacher)) is not None:
+        more["teacher"] = taught.run_id
     return read_config({**usual.model_dump(), **more, "group": usual.group * (depth if largest else 1)})
 
 
-def measured(cell: Cell, depth: int, largest: bool, graph: Graph) -> dict[str, Any]:
+def measured(cell: Cell, depth: int, largest: bool, teacher: Cell, graph: Graph) -> dict[str, Any]:
     """The nested student's run, and a row for each of its sizes."""
-    others, own, teacher = rivals(cell, depth, largest), config_of(cell, depth, largest), config(cell.teacher)
-    if teacher is not None:
-        run(teacher, graph)
+    others, own = rivals(cell, depth, largest), config_of(cell, depth, largest, teacher)
+    for first in {cell.teacher, teacher}:
+        if (needed := config(first)) is not None:
+            run(needed, graph)
     done = run(own, graph)
     model, known, rows = done.load(graph), KnownTriples(graph.known, graph.num_relations), []
     for d in [d for d in DEPTHS if d <= depth]:
@@ -103,7 +106,8 @@ def measured(cell: Cell, depth: int, largest: bool, graph: Graph) -> dict[str, A
             row |= {"rival_mrr": record["test"]["both"]["mrr"]}
         rows.append(row)
         print(json.dumps({name: x for name, x in row.items() if name not in ("valid", "test")}), flush=True)
-    return {"teacher_mrr": run(teacher, graph).test("mrr") if teacher else None, "run": done.record, "rows": rows}
+    taught = config(teacher)
+    return {"teacher_mrr": run(taught, graph).test("mrr") if taught else None, "run": done.record, "rows": rows}
 
 
 def coarse_to_fine(student: Student, graph: Graph) -> list[dict[str, Any]]:
@@ -160,20 +164,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("cell", type=parse, help="a student of few bits, as frontier/wn18rr/ComplEx/distilled/16/512")
     parser.add_argument("--depth", type=int, choices=[d for d in DEPTHS if d > 1], default=4, help="codes of a group")
     parser.add_argument("--largest", action="store_true", help="CELL is the largest size")
+    parser.add_argument("--teacher", type=parse, metavar="CELL", help="in place of its own")
     parser.add_argument("--coarse", action="store_true", help="ask it coarse to fine, in place of its ranks")
     options = parser.parse_args(arguments)
     log_to_terminal()
-    asked = options.cell, options.depth, options.largest
+    teacher = options.teacher or options.cell.teacher
+    asked = options.cell, options.depth, options.largest, teacher
     graph = load(options.cell.dataset)
     report = json.loads(path().read_text(encoding="utf-8")) if path().is_file() else {}
     about: dict[str, Any] = {
         "cell": str(options.cell),
+        "teacher": str(teacher),
         "graph": {**graph.sizes(), "sha256": graph.sha256},
         "command": records.command(),
         "device": records.describe_device("cpu"),
         **records.provenance(),
     }
-    name = str(options.cell)
+    name = str(options.cell) + (f" by {teacher}" if options.teacher else "")
     before = report.get(name, {})
     if options.coarse:
         done = run(config_of(*asked), graph)
