@@ -30,7 +30,10 @@ if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path)
 WIDEST = 70  # characters of a readable name in a table
-EXIT_CODES = "Exit codes: 0 done, 1 an error that the last line explains, 2 a wrong option, 130 stopped with Ctrl-C."
+EXIT_CODES = (
+    "Exit codes: 0 done, and a server that is stopped; 1 an error that the last line explains; 2 a wrong option; 130 "
+    "stopped with Ctrl-C."
+)
 
 
 WORDS = {  # what a table of runs calls them

@@ -201,6 +201,8 @@ class RunConfig(BaseModel):
         if self.group and (self.rank or floats) % self.group:
             of = f"{self.rank} floats" if self.rank else sizes
             raise ValueError(f"group is {self.group}: it must divide the {of} of an entity")
+        if self.depth > 1 and (self.rank or floats) == self.group:
+            raise ValueError(f"depth is {self.depth}, but a group of {self.group} floats is all of an entity: choose 1")
         if self.penalty and self.model in ("TransE", "RotatE"):
             raise ValueError(f"penalty is {self.penalty}, but {self.model} has no regulariser: set it to 0")
         if self.regulariser == "dura" and not issubclass(kind, ComplEx):

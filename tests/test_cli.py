@@ -364,6 +364,20 @@ def test_the_budget(tiny_graph: Graph) -> None:
         plan(tiny_graph, 5000, "Rotate3D")
 
 
+@pytest.mark.parametrize("budget", ["0.5B/entity", "10B"])
+def test_the_smallest_budget_that_is_told_is_the_smallest(umls: Graph, budget: str) -> None:
+    """Of all students that a budget buys, those of few bits too."""
+    for graph in (umls, dataclasses.replace(umls, name="own")):
+        with pytest.raises(ConfigError, match="or more") as no:
+            plan(graph, budget)
+        told = re.search(r"give (\d+)(\S+) or more", str(no.value))
+        count, unit = int(told[1]), told[2]
+        assert plan(graph, f"{count}{unit}").bytes > 0
+        if count > 1:
+            with pytest.raises(ConfigError, match=f"give {count}{unit} or more"):
+                plan(graph, f"{count - 1}{unit}")
+
+
 def test_the_budget_chooses_from_the_frontier(tiny_graph: Graph, measured: None, tmp_path: Path, monkeypatch) -> None:
     whole = plan(tiny_graph, "1MB")
     assert (whole.model, whole.dim, whole.precision, whole.teacher_dim) == ("ComplEx", 8, "float32", 64)

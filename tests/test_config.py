@@ -176,6 +176,10 @@ def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str
         ({"role": "stage1", "teacher": "x", "student": "y"}, "student is 'y', but only stage 2"),
         ({"penalty": 0.1}, "penalty is 0.1, but RotatE has no regulariser: set it to 0"),
         ({"group": 4}, "group is 4, but only loss softmax takes it: leave it out"),
+        (
+            {"loss": "softmax", "group": 8, "dim": 4, "depth": 2, "model": "ComplEx"},
+            "depth is 2, but a group of 8 floats is all of an entity: choose 1",
+        ),
         ({"loss": "softmax", "group": 8}, "group is 8, which takes several codes (depth 2, 4 or 8): choose 4, 2 or 1"),
         ({"top": "many"}, "top is 'many', but only loss softmax takes it"),
         (

@@ -92,11 +92,27 @@ def test_a_size_that_it_has_not_is_refused(umls: Graph) -> None:
     student = nested(umls).student()
     with pytest.raises(ConfigError, match="32 bytes an entity is no size of this student: it has 4, 8, 16"):
         student.shorter(32)
+    with pytest.raises(ConfigError, match=r"8\.0 bytes an entity is no size"):
+        student.shorter(8.0)
     plain = kgdistil.Labelled(build_model("ComplEx", umls.num_entities, umls.num_relations, 8, seed=1), umls)
     with pytest.raises(ConfigError, match="it is not nested"):
         plain.quantised("2bit").student().shorter(4)
     with pytest.raises(ConfigError, match="a model that was trained with codes of some depth"):
         plain.quantised("nested")
+
+
+def test_what_is_cut_is_a_student_of_its_own(umls: Graph, tmp_path: Path) -> None:
+    """It grows in memory and leaves its whole one alone; the whole size keeps what was measured of it."""
+    whole = nested(umls)
+    whole.save(tmp_path / "whole")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    student = kgdistil.load_student(tmp_path / "whole")
+    student.header["about"] = {"told": "here"}
+    small = student.shorter(4)
+    small.add([("new", umls.relations[0], umls.entities[3])])
+    assert len(small.entities) == umls.num_entities + 1 and small.weights.blocks.shape[1] == 4
+    assert {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()} == before
+    assert student.shorter(16).header["about"] == {"told": "here"} and "cut" in small.header["about"]
 
 
 def test_a_command_cuts_it(umls: Graph, tmp_path: Path) -> None:
@@ -247,13 +263,19 @@ def test_ranks_coarse_to_fine(umls: Graph, monkeypatch: pytest.MonkeyPatch, nati
 
 def test_a_shortlist_that_is_none_is_refused(umls: Graph, tmp_path: Path) -> None:
     student, asked = nested(umls).student(), {"head": 3, "relation": 4, "by": "id"}
-    with pytest.raises(ConfigError, match=r"shortlist is 5; it must be a whole number ≥ 10"):
+    with pytest.raises(ConfigError, match=r"shortlist is 5, and k is 10 answers of it: give a larger one"):
         student.predict(**asked, shortlist=5)
+    for wrong in (0, 0.0, 1.5, "20", True, -1, [20]):
+        with pytest.raises(ConfigError, match="shortlist is .*; it must be a whole number ≥ 1"):
+            student.predict(**asked, shortlist=wrong)
+    with pytest.raises(ConfigError, match="coverage counts on all entities, and a shortlist misses some"):
+        student.predict(**asked, shortlist=50, coverage=0.5)
     with pytest.raises(ConfigError, match="a shortlist is of entities"):
         student.predict(head=3, tail=4, by="id", shortlist=50)
     plain = kgdistil.Labelled(build_model("ComplEx", umls.num_entities, umls.num_relations, 8, seed=1), umls)
-    for other in (plain.quantised("2bit"), plain, nested(umls, "TransE"), nested(umls, depth=1)):
-        with pytest.raises(ConfigError, match="a shortlist takes a nested student of several sizes"):
+    kinds = (plain.quantised("2bit"), "has one size, 2bit"), (plain, "has one size, float32")
+    for other, why in (*kinds, (nested(umls, "TransE"), "compared by dist"), (nested(umls, depth=1), "has one size")):
+        with pytest.raises(ConfigError, match=f"a shortlist takes a nested student of several sizes .* {why}"):
             other.student().predict(**asked, shortlist=50)
     nested(umls).save(tmp_path / "whole")
     labels = "--head", umls.entities[3], "--relation", umls.relations[4], "-k", "3"
@@ -262,4 +284,4 @@ def test_a_shortlist_that_is_none_is_refused(umls: Graph, tmp_path: Path) -> Non
     assert run("--shortlist", "0").exit_code == 2 and run("--shortlist", "2").exit_code != 0
     (tmp_path / "queries.tsv").write_text(f"{umls.entities[3]}\t\t{umls.entities[4]}\n", encoding="utf-8")
     batch = ["predict", str(tmp_path / "whole"), "--batch", str(tmp_path / "queries.tsv"), "--shortlist", "50"]
-    assert "shortlist are of entities" in CliRunner().invoke(main, batch).output
+    assert "shortlist is of entities, leave it out" in CliRunner().invoke(main, batch).output

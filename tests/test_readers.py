@@ -1109,9 +1109,12 @@ def test_rdf_with_a_byte_order_mark_and_faults_with_their_line(tmp_path: Path) -
         read_graph(path)
 
 
+@pytest.mark.parametrize("end", ["", " # and so on.", ' # "a" <b> .'])
 @pytest.mark.parametrize("more", ["", "# nothing\n\n<http://x/c> <http://x/r> <http://x/b> . # more\n"])
-def test_a_triple_that_does_not_end_is_named_and_not_the_next(tmp_path: Path, more: str) -> None:
+def test_a_triple_that_does_not_end_is_named_and_not_the_next(tmp_path: Path, more: str, end: str) -> None:
     path = tmp_path / "a.nt"
-    path.write_text("<http://x/a> <http://x/r> <http://x/b> . # one\n<http://x/a> <http://x/r> <http://x/c>\n" + more)
-    with pytest.raises(DataError, match=r"a\.nt, line 2: no dot at its end.*'<http://x/a> <http://x/r> <http://x/c>'"):
+    path.write_text(
+        "<http://x/a> <http://x/r> <http://x/b> . # one\n<http://x/a> <http://x/r#1> <http://x/c>" + end + "\n" + more
+    )
+    with pytest.raises(DataError, match=r"a\.nt, line 2: no dot at its end.*<http://x/a> <http://x/r#1> <http://x/c>"):
         read_graph(path)

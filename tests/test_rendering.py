@@ -9,6 +9,7 @@ def test_the_same_rows_in_three_forms():
     shown = [["a\ufffd[31m", "12,345", "0.5000"], ['" b"', "7", "0.2500"]]
     lines = markdown(HEAD, ROWS).splitlines()
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]] == shown
+    assert "±\xa00.003" in markdown(HEAD, [["a", 1, "0.5 ±\xa00.003"]])
     lines = plain(HEAD, ROWS).splitlines()
     assert [line.rsplit(maxsplit=2) for line in lines[1:]] == shown
     assert lines[0].startswith("label") and len({len(line) for line in lines}) == 1, "numbers end below each other"

@@ -20,6 +20,7 @@ README = records.root() / "README.md"
 def test_the_readme_shows_what_the_records_say():
     text = README.read_text(encoding="utf-8")
     assert readme.update(text) == text, "README.md is stale: run `python -m book.build.readme`"
+    assert "\ufffd" not in text
 
 
 def pixels(path):

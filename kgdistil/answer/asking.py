@@ -202,10 +202,10 @@ def places(found: Sequence[Any]) -> Places:
 
 
 # ---- what was asked -------------------------------------------------------------------------------------------------
-def check_count(k: int, what: str = "k", least: int = 1) -> None:
+def check_count(k: int, what: str = "k") -> None:
     """ConfigError where k is no number of answers, or of entities among which they are found."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < least:
-        raise ConfigError(f"{what} is {k!r}; it must be a whole number ≥ {least:,}")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ConfigError(f"{what} is {k!r}; it must be a whole number ≥ 1")
 
 
 def plain(value: Any) -> Any:

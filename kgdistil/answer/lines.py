@@ -212,9 +212,12 @@ def answer_lines(
             try:
                 query = parse(student, number, text, ids)
                 if chosen and query.asked == 1:
-                    raise ConfigError(
-                        f"the relation is asked for: {' and '.join(chosen)} are of entities, leave them out"
+                    of = (
+                        f"{chosen[0]} is of entities, leave it"
+                        if len(chosen) == 1
+                        else f"{' and '.join(chosen)} are of entities, leave them"
                     )
+                    raise ConfigError(f"the relation is asked for: {of} out")
                 queries.append(query)
             except ConfigError as error:
                 fault = faulty(name, number, error, skip_errors)

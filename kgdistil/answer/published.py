@@ -74,7 +74,7 @@ def names_of(graph: str, entities: Labels) -> Labels | None:
         log.warning("%s", error)
         return None
     if content is None:
-        how = f"put {file} into a folder and name that in {DATA_VARIABLE}"
+        how = f"kgdistil.load({graph!r}) fetches them; or put {file} into a folder and name that in {DATA_VARIABLE}"
         log.warning("the readable names of %s are not at hand, so a label looks like %r: %s", graph, entities[0], how)
         return None
     return Borrowed(content, entities)

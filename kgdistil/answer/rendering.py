@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,8 +12,8 @@ Rows = Iterable[Iterable[Any]]
 
 
 def printable(line: str) -> str:
-    """A line without characters that could steer the terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+    """A line without characters that could steer the terminal; spaces of any width are none."""
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in line)
 
 
 def text(value: Any) -> str:

@@ -83,7 +83,7 @@ class Student:
         candidates: Sequence[Any] | None = None,
         probability: bool = False,
         coverage: float | None = None,
-        shortlist: int = 0,
+        shortlist: int | None = None,
         **query: Any,
     ) -> Answers:
         """The best answers for the open place of a query, or of a batch: `asking.ask`.
@@ -98,13 +98,15 @@ class Student:
             candidates: only these entities, labels or with by="id" ids.
             shortlist: coarse to fine, of a nested student: all entities are ranked by their first codes, and only so
                 many of the best by all of them. Faster where entities are very many; an answer that the first codes put
-                far behind is missed. 0: all are ranked by all.
+                far behind is missed. None: all are ranked by all.
         Raises:
             ConfigError: as `asking.ask`; `new`, `typed`, `probability` and `coverage` where the student came without
                 its triples; the latter two where it was never calibrated, or where the relation is asked for; a
-                shortlist below k, or of a student that is not nested.
+                shortlist below k, of a student that is not nested, or beside coverage.
         """
         self.check()
+        if shortlist is not None:
+            self._check_shortlist(shortlist, query.get("k", 10), coverage, query.get("relation"))
         cuts: list[int] = []
         if probability or coverage is not None:
             if query.get("relation") is None:
@@ -128,15 +130,25 @@ class Student:
             allowed = lambda relation, side: self._allowed(relation, side, typed, listed)
         if query.get("new"):
             _ = self.triples  # refuses at once
-        if shortlist:
-            if query.get("relation") is None:
-                raise ConfigError("the relation is asked for: a shortlist is of entities, leave it out")
-            asking.check_count(shortlist, "shortlist", query.get("k", 10))
-            _ = self.weights.coarsest  # refuses at once
+        if shortlist is not None:
             query["best"] = functools.partial(self.best, shortlist=shortlist)
         found = asking.ask(self, allowed=allowed, **query)
         found.cut = sum(cuts)
         return found
+
+    def _check_shortlist(self, shortlist: int, k: int, coverage: float | None, relation: Any) -> None:
+        """ConfigError where all entities cannot be ranked by their first codes, or must not be."""
+        if relation is None:
+            raise ConfigError("the relation is asked for: a shortlist is of entities, leave it out")
+        if coverage is not None:
+            raise ConfigError("coverage counts on all entities, and a shortlist misses some: leave one of them out")
+        asking.check_count(k)
+        asking.check_count(shortlist, "shortlist")
+        if shortlist < k:
+            raise ConfigError(
+                f"shortlist is {shortlist:,}, and k is {k:,} answers of it: give a larger one, or a smaller k"
+            )
+        _ = self.weights.coarsest  # refuses at once
 
     def vectors(self, *, relation: Any, head: Any = None, tail: Any = None, by: asking.By = "label") -> Array:
         """Query vectors float32 [n, width] of (head, relation, ?) or (?, relation, tail), for an exported FAISS index.
@@ -285,18 +297,19 @@ class Student:
     def shorter(self, size: int) -> Student:
         """The student of `size` bytes an entity, of one that was trained for several: its first codes, in memory.
 
-        What was measured of this one, and its calibration, are not the other's: `kgdistil calibrate` fits it anew.
+        It has no folder until it is saved. What was measured of this one, and its calibration, are not the other's:
+        `kgdistil calibrate` fits it anew.
 
         Raises:
             ConfigError: no such size.
         """
         self.check_all()
         arrays = {name: np.ascontiguousarray(x) for name, x in self.weights.shorter(size).items()}
-        header = {name: x for name, x in self.header.items() if name not in ("about", "calibration", "files")}
-        header["about"] = {"cut": f"the first {size} of {self.weights.blocks.shape[1]} bytes an entity"}
-        found = Student(header, Weights(header, arrays), self.entities, self.names, self._triples, self._files)
-        found.folder = self.folder
-        return found
+        header = {name: x for name, x in self.header.items() if name != "files"}
+        if size != self.weights.blocks.shape[1]:
+            header = {name: x for name, x in header.items() if name not in ("about", "calibration")}
+            header["about"] = {"cut": f"the first {size} of {self.weights.blocks.shape[1]} bytes an entity"}
+        return Student(header, Weights(header, arrays), self.entities, self.names, self._triples, self._files)
 
     # ---- growing ----------------------------------------------------------------------------------------------------
     def add(self, triples: Any, *, save: bool = True, places: Sequence[str] | None = None) -> Answers:

@@ -121,7 +121,7 @@ class Weights:
         Raises:
             ConfigError: no such size.
         """
-        if size not in self.sizes:
+        if isinstance(size, bool) or not isinstance(size, int) or size not in self.sizes:
             there = f"it has {', '.join(map(str, self.sizes))}" if self.sizes else f"it is not {NESTED}"
             raise ConfigError(f"{size} bytes an entity is no size of this student: {there}")
         depth = self.sizes[size]
@@ -140,8 +140,13 @@ class Weights:
             ConfigError: there is none, or it is compared by no inner products, so that codes are not scanned.
         """
         if len(self.sizes) < 2 or self.equation.comparison != "dot":
-            why = f"takes a {NESTED} student of several sizes that is compared by inner products"
-            raise ConfigError(f"a shortlist {why}, and this one is {self.precision}, {self.equation.comparison}")
+            why = f"a shortlist takes a {NESTED} student of several sizes that is compared by inner products"
+            own = (
+                f"has one size, {self.precision}"
+                if len(self.sizes) < 2
+                else f"is compared by {self.equation.comparison}"
+            )
+            raise ConfigError(f"{why}, and this one {own}: leave it out")
         return Weights(self.about, self.shorter(min(self.sizes)))
 
     def finite(self) -> bool:

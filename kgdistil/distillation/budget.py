@@ -116,10 +116,13 @@ def plan(
     counted = {key: spent(graph, each, name, *key) for key in sizes}
     fitting = [key for key, size in counted.items() if limit is None or size <= limit]
     if not fitting:
-        least, at = min((size, key) for key, size in counted.items())
-        give = f"{-(-least // graph.num_entities)}B/entity" if each else f"{least}B"
-        takes = f"the smallest student of this graph, {name} of dimension {at[0]} in {at[1]}, takes {sizes[at]:,} bytes"
-        raise ConfigError(f"budget is {budget}: {takes}; give {give} or more")
+        least = {(name, *key): size for key, size in counted.items()}
+        if few_bits or (model is None and not advice.frontier(graph).empty):
+            least |= shapes_of_few_bits(graph, model or "ComplEx", each)
+        size, at = min((size, key) for key, size in least.items())
+        give = f"{-(-size // graph.num_entities)}B/entity" if each else f"{size}B"
+        takes = f"{at[0]} of dimension {at[1]} in {at[2]}, takes {bytes_of(graph, *at):,} bytes"
+        raise ConfigError(f"budget is {budget}: the smallest student of this graph, {takes}; give {give} or more")
     dim, precision = fitting[-1]
     told = "the budget holds a model as large as the teacher, so no student is needed"
     if dim < teacher_dim:
@@ -253,16 +256,22 @@ def whole_of(graph: Graph, model: str, shape: Shape) -> int:
     return whole_count(graph.num_entities, width, row_bytes(model, dim, GROUPS[precision], rank))
 
 
+def shapes_of_few_bits(
+    graph: Graph, model: str, each: bool, precisions: Sequence[str] = tuple(GROUPS)
+) -> dict[tuple[str, int, str], int]:
+    """Bytes of a budget by model, dimension and precision."""
+    shapes = [
+        (model, dim, x) for x in precisions for dim in STEPS if MODELS[model].entity_factor * dim % GROUPS[x] == 0
+    ]
+    return {shape: spent(graph, each, *shape) for shape in shapes}
+
+
 def of_few_bits(
     graph: Graph, limit: int, model: str, each: bool = False, precisions: Sequence[str] = tuple(GROUPS)
 ) -> Plan | None:
     """The student of most bytes an entity that fits, of those the one of most floats; None where none does."""
-    fitting = []
-    for precision in precisions:
-        group = GROUPS[precision]
-        for dim in (d for d in STEPS if MODELS[model].entity_factor * d % group == 0):
-            if spent(graph, each, model, dim, precision) <= limit:
-                fitting.append((row_bytes(model, dim, group), dim, precision))
+    shapes = shapes_of_few_bits(graph, model, each, precisions)
+    fitting = [(row_bytes(model, dim, GROUPS[x]), dim, x) for (_, dim, x), size in shapes.items() if size <= limit]
     if not fitting:
         return None
     _, dim, precision = max(fitting)

@@ -29,7 +29,8 @@ FORMATS = {
     ".rdf": "RDF_XML",
     ".owl": "RDF_XML",
 }  # ending: format of pyoxigraph
-LINES, DOT = (".nt", ".nq"), re.compile(rb"\.\s*(#.*)?$")  # a triple a line, and how it ends
+LINES = (".nt", ".nq")  # a triple a line, which ends with a dot, or with one and a comment
+ENDED = re.compile(rb"""(?:<[^>]*> | "(?:[^"\\]|\\.)*" | [^<"\#])*?\.\s*(?:\#.*)?\s*\Z""", re.X | re.S)
 LABEL = "http://www.w3.org/2000/01/rdf-schema#label"
 DEEP = 100  # what lies within each other: beyond, parsers overflow their stack and blank nodes take hours
 OPENING, CLOSING = (b"[", b"(", b"{", b"<<"), (b"]", b")", b"}", b">>")
@@ -119,7 +120,7 @@ def _with_line(path: Path, fault: str) -> str:
             if i < number and line.strip() and not line.lstrip().startswith(b"#"):
                 before, at = line, i
     text = lambda of: show(of.decode(errors="replace").strip())
-    if ending(path) in LINES and before and not DOT.search(before):
+    if ending(path) in LINES and before and not ENDED.match(before):
         return f"{path}, line {at}: no dot at its end, which a triple has; that line is {text(before)}"
     return f"{fault}; that line is {text(line)}" if line.strip() else fault
 

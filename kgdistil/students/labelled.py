@@ -174,8 +174,10 @@ class Own(Student):
         super().__init__(header, None, Labels.of(graph.entities))
         self.labelled = labelled
 
-    def predict(self, *, typed: bool = False, candidates: Any = None, shortlist: int = 0, **query: Any) -> Answers:
-        if typed or candidates is not None or shortlist:
+    def predict(
+        self, *, typed: bool = False, candidates: Any = None, shortlist: int | None = None, **query: Any
+    ) -> Answers:
+        if typed or candidates is not None or shortlist is not None:
             how = "typed, candidates and shortlist"
             raise ConfigError(f"{self.model} is no model of this package: it answers without {how}")
         return Answers.of(self.labelled.predict(**query).to_dict("records"))
