@@ -229,6 +229,7 @@ struct Bound {  // of a sum of high bytes, and of RADIX · high + low
 
 // ---- codes: tables, bytes and bounds --------------------------------------------------------------------------------
 constexpr int CHUNK = 64;  // blocks that stay in cache for the queries of a task, at most
+constexpr int64_t SOON = 4;  // blocks ahead of those that are read
 constexpr int64_t CHUNK_BYTES = 128 << 10, TABLE_BYTES = 256 << 10, FIRST = 16;
 constexpr int RADIX = 128, MOST = RADIX * RADIX - 1;
 constexpr double NONE = 65535. * RADIX;  // above every sum of M ≤ 512 groups
@@ -460,7 +461,10 @@ __attribute__((noinline)) void pass(const Job& job, Query* const* query, int64_t
     const auto column = [&](int64_t i) { return start + i / PARTS * job.row + i % PARTS * VB; };
     const uint8_t* columns[V];
     int64_t i = 0;
+    const bool apart = steps * BLOCK < job.row;  // the first codes of more: no processor guesses where the next ones lie
     for (; i + V <= end; i += V) {
+        for (int64_t b = SOON; apart && b < SOON + std::max(1, V / PARTS); b++)
+            for (int64_t s = 0; s < steps; s++) __builtin_prefetch(column(i + b * PARTS) + s * BLOCK);
         for (int v = 0; v < V; v++) columns[v] = column(i + v);
         vectors<N, V, CLOSELY>(columns, steps, query, i);
     }

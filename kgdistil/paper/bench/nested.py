@@ -125,12 +125,14 @@ def coarse_to_fine(student: Student, graph: Graph) -> list[dict[str, Any]]:
             listed = first.top(asked[1][part], shortlist, threads=kernels.threads())[1]
             return fine.best_of(asked[0][part], listed, K, threads=kernels.threads())[1]
 
-        out, wanted = list[dict[str, Any]](), best(0, slice(None))
+        out, wanted, own = list[dict[str, Any]](), None, entities == graph.num_entities
         for shortlist in tqdm((0, *SHORTLISTS), desc=f"{entities:,} entities", disable=None):
-            found, few = best(shortlist, slice(None)), range(0, len(asked[0]), len(asked[0]) // 4)
+            few = range(0, len(asked[0]), len(asked[0]) // 4)
             each = [seconds(functools.partial(best, shortlist, slice(i, i + 1)), ROUNDS, "cpu") for i in few]
             row = {"entities": entities, "shortlist": shortlist, "seconds": sum(each) / len(each)}
-            if entities == graph.num_entities:
+            if own:
+                found = best(shortlist, slice(None))
+                wanted = found if wanted is None else wanted
                 row["same"] = sum(len(np.intersect1d(*x)) for x in zip(found, wanted)) / wanted.size
             out.append(row)
         return out
