@@ -693,9 +693,11 @@ def test_a_teacher_whose_scores_find_no_room_is_asked_anew(tiny_graph: Graph, mo
     )
     monkeypatch.setattr(remembered, "WIDE", 16)
     assert make_engine(student, teacher, config, tiny_graph).said is not None and not caplog.records
-    monkeypatch.setattr(remembered, "available", lambda: 100)
-    engine = make_engine(student, teacher, config, tiny_graph)
-    assert engine.said is None and "teacher" not in engine.arithmetic
+    size = scale.memory_needed(config, tiny_graph, 16)["the teacher's scores"]
+    for free, said in ((size + 3 * teacher.entities.nbytes, True), (size + 3 * teacher.entities.nbytes - 1, False)):
+        monkeypatch.setattr(remembered, "available", lambda free=free: free)
+        engine = make_engine(student, teacher, config, tiny_graph)
+        assert (engine.said is not None) == said == ("teacher" in engine.arithmetic)
     assert "the teacher's scores take 0.0 GiB, and 0.0 are free" in caplog.text
     whole = sum(scale.memory_needed(config, tiny_graph, 2048).values())
     assert scale.check_memory({"distilled": config}, tiny_graph, whole - 1, 2048) == ""

@@ -12,7 +12,7 @@ import kgdistil
 from book.build.pages import pieces
 from book.build.pages.shown import Shown
 from kgdistil import records
-from kgdistil.answer.native import default
+from kgdistil.answer import native
 from kgdistil.cli import main
 from kgdistil.compress.nested import attach, codes_of, fit, shorter
 from kgdistil.compress.product import rows_of
@@ -240,13 +240,13 @@ def test_one_training_is_set_beside_a_training_for_each_size(
     assert "200" in pieces(Shown(small))["coarse"]()
 
 
-@pytest.mark.parametrize("native", ["", "0"])
-def test_ranks_coarse_to_fine(umls: Graph, monkeypatch: pytest.MonkeyPatch, native: str) -> None:
+@pytest.mark.parametrize("library", [native.default(), None])
+def test_ranks_coarse_to_fine(umls: Graph, monkeypatch: pytest.MonkeyPatch, library: str | None) -> None:
     """The best by the first codes, ordered by all codes: the small student's answers, with the whole one's scores."""
-    monkeypatch.setenv("KGDISTIL_NATIVE", native or "1")
-    default.cache_clear()
+    monkeypatch.setattr(native, "default", lambda: library)
     student = nested(umls).student()
     small = student.shorter(4)
+    assert student.weights.coarsest.scanner.native == (library or False)
     asked = {"head": list(range(0, umls.num_entities, 7)), "relation": 4, "by": "id", "ids": True}
     for more in ({}, {"new": True}, {"candidates": list(range(3, 90))}):
         every = student.predict(**asked, k=umls.num_entities, **more)
@@ -258,7 +258,6 @@ def test_ranks_coarse_to_fine(umls: Graph, monkeypatch: pytest.MonkeyPatch, nati
         assert list(zip(found["query"], (-x for x in found["score"]), found["id"])) == wanted
         whole = student.predict(**asked, k=5, shortlist=umls.num_entities - 1, **more)
         assert whole.rows() == student.predict(**asked, k=5, **more).rows()
-    default.cache_clear()
 
 
 def test_a_shortlist_that_is_none_is_refused(umls: Graph, tmp_path: Path) -> None:

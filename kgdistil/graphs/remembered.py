@@ -15,6 +15,7 @@ from kgdistil.models import KGEModel
 
 log = logging.getLogger("kgdistil")
 WIDE, MOST = 2048, 8 << 30  # numbers of an entity from which on looking up is the faster; bytes of scores at most
+LATER = 3  # tables as large as the teacher's, at most, that training makes after this was decided
 
 
 def bytes_remembered(config: RunConfig, queries: int, entities: int, width: int) -> int:
@@ -59,12 +60,12 @@ class Remembered:
 def remembered(
     model: KGEModel | None, config: RunConfig, anchor: Tensor, relation: Tensor, is_head: Tensor
 ) -> Remembered | None:
-    """What a teacher says of queries [Q]; None where it is asked anew in every step, as where its
-    scores find no room."""
+    """What a teacher says of queries [Q]; None where it is asked anew in every step, as where its scores find no room
+    beside what training has yet to make: the best weights, the entities as coded and as they are ranked."""
     width = 0 if model is None or model.distance else model.entities.shape[1]
     if model is None or not (size := bytes_remembered(config, len(anchor), model.num_entities, width)):
         return None
-    if size > (free := available()):
+    if size + LATER * model.entities.nbytes > (free := available()):
         told = "the teacher's scores take %.1f GiB, and %.1f are free: it is asked in every step, which takes longer"
         log.warning(told, size / (1 << 30), free / (1 << 30))
         return None

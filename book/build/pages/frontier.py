@@ -265,7 +265,7 @@ def candidates(shown: Shown) -> str:
 def nested(shown: Shown) -> str:
     """The sizes of each nested student beside a student trained for each, from `bench.nested`."""
     rows, about = [], []
-    for (graph, kind), told in of_nested().items():
+    for graph, kind, told in of_nested():
         for r in told["rows"]:
             mine = [graph, kind, f"{r['bytes']} bytes", number(r["test"]["both"]["mrr"])]
             if "rival" not in r:
@@ -287,35 +287,33 @@ def nested(shown: Shown) -> str:
     return f"{' '.join(about)}\n\n{html_table('One nested student, every size', head, rows)}\n"
 
 
-def of_nested() -> dict[tuple[str, str], dict[str, Any]]:
-    """What `bench.nested` found, by the graph's title and what the student is made of."""
-    path, found = sizes_of_one.path(), dict[tuple[str, str], dict[str, Any]]()
+def of_nested() -> list[tuple[str, str, dict[str, Any]]]:
+    """What `bench.nested` found: the graph's title, what the student is made of, and the report."""
+    path, found = sizes_of_one.path(), list[tuple[str, str, dict[str, Any]]]()
     for told in json.loads(path.read_text(encoding="utf-8")).values() if path.is_file() else ():
         cell = parse(told["cell"])
         taught = parse(told["teacher"]).bytes if "teacher" in told else cell.teacher_size
-        kind = f"{floats(cell.model, cell.dim)} floats and a teacher of {taught:,} bytes"
-        found[TITLES[cell.dataset], kind] = told
+        made = f"{floats(cell.model, cell.dim)} floats and a teacher of {taught:,} bytes"
+        found.append((TITLES[cell.dataset], made, told))
     return found
 
 
 def coarse(shown: Shown) -> str:
     """What is found and what a query takes where a nested student is asked coarse to fine, from `bench.nested`."""
-    found, rows = [], []
-    for (graph, _), told in of_nested().items():
-        if "coarse" not in told:
-            continue
-        measured = told["coarse"]
+    tables = list[str]()
+    for graph, made, told in of_nested():
+        measured, rows = told.get("coarse", {"rows": []}), []
         whole = {r["entities"]: r["seconds"] for r in measured["rows"] if not r["shortlist"]}
         for r in measured["rows"]:
             ratio = "–" if not r["shortlist"] else f"{whole[r['entities']] / r['seconds']:.1f}"
             same = f"{r['same']:.1%}" if "same" in r and r["shortlist"] else "–"
             listed = f"{r['shortlist']:,}" if r["shortlist"] else "none: all by all codes"
             rows.append([f"{r['entities']:,}", listed, f"{1e3 * r['seconds']:.2f} ms", ratio, same])
-        found.append(f"{graph}, {measured['device']}, {measured['threads']} threads")
-    if not rows:
-        return none_yet("python -m kgdistil.paper.bench.nested frontier/wn18rr/ComplEx/distilled/16/512 --coarse")
-    head = ["entities", "shortlist", "a query", "times faster", "of its ten best found"]
-    return html_table(f"A nested student of {'; '.join(found)}", head, rows) + "\n"
+        if rows:
+            head = ["entities", "shortlist", "a query", "times faster", "of its ten best found"]
+            tables.append(html_table(f"{graph}, a nested student of {made}, {measured['device']}", head, rows) + "\n")
+    command = "python -m kgdistil.paper.bench.nested frontier/wn18rr/ComplEx/distilled/16/512 --coarse"
+    return "\n".join(tables) or none_yet(command)
 
 
 def reciprocal(shown: Shown) -> str:

@@ -1,8 +1,8 @@
 """`python -m kgdistil.paper.bench.nested CELL --depth 4`: one training, every size, beside a training for each.
 
-CELL is a distilled student of few bits of the frontier, the smallest size, or with `--largest` the largest, which then
-has as many times as many floats in a group as codes of it. The nested student is trained as it is, from the same
-teacher or by `--teacher`'s, but with codes of that depth, and in as many passes as those of all its sizes together.
+CELL is a distilled student of few bits of the frontier, the smallest size; or with `--largest` the largest, of which
+`depth` groups are then one. The nested student is trained as it is, from the same teacher or by `--teacher`'s, but with
+codes of that depth, and in as many passes as the students of all its sizes have together.
 Each of those is the frontier's own, from whatever teacher it has; differences are those of test ranks, by the paired
 bootstrap over triples. With `--coarse` that student, trained before, is asked coarse to fine (`Student.predict`'s
 shortlist): how many of its ten best answers are found, and what a query takes, on the graph and among made-up entities.
