@@ -111,3 +111,12 @@ def small(tmp_path, monkeypatch):
     table = copy.deepcopy(SMALL)
     monkeypatch.setattr(recipes, "recipes", lambda: table)
     return tmp_path
+
+
+@pytest.fixture
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and results of a test lie in its folder, and it is no rank of several."""
+    for name in ("RUNS", "RESULTS"):
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name.lower()))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)

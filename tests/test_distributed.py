@@ -186,12 +186,10 @@ def test_ranks_go_on_with_the_kernels_and_the_teacher_that_they_began_with(
             on_ranks(1, sharded_run, config, umls, tmp_path / "run", 0)
 
 
+@pytest.mark.usefixtures("own_folders")
 def test_a_graph_of_the_same_name_elsewhere_is_another_run(
     tiny_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    for name in ("RUNS", "RESULTS"):
-        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name.lower()))
-    monkeypatch.delenv("RANK", raising=False)
     for number, folder in enumerate((tmp_path / "a", tmp_path / "b")):
         folder.mkdir()
         triples = [tiny_graph.label_triple(*x) for x in tiny_graph.known.tolist()[number:]]
@@ -287,14 +285,11 @@ def test_one_process_needs_no_torchrun(umls: Graph, tmp_path: Path, monkeypatch:
         on_ranks_of_torchrun(a_config(role="stage1", teacher="t", unlabelled=1.0), umls, 1, 1)
 
 
+@pytest.mark.usefixtures("own_folders")
 def test_a_large_graph_is_trained_as_by_distil(
     umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """It ranks a sample, has a sum for a row, says or refuses what memory it takes; what is asked for comes first."""
-    for name in ("RUNS", "RESULTS"):
-        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name.lower()))
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
     path = tmp_path / "own.tsv"
     path.write_text("".join("\t".join(umls.label_triple(*x)) + "\n" for x in umls.known.tolist()))
     monkeypatch.setattr(scale, "LARGE", 100)
@@ -310,12 +305,10 @@ def test_a_large_graph_is_trained_as_by_distil(
     assert len(list((tmp_path / "results" / "runs").iterdir())) == 1
 
 
+@pytest.mark.usefixtures("own_folders")
 def test_a_finished_run_is_found_without_its_teacher(
-    umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    umls: Graph, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    for name in ("RUNS", "RESULTS"):
-        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name.lower()))
-    monkeypatch.delenv("RANK", raising=False)
     given = ["umls", "--model", "ComplEx", "--loss", "softmax", "--dim", "4", "--epochs", "1", "--negatives", "20"]
     assert main([*given, "--role", "teacher"]) == 0
     (teacher,) = (tmp_path / "runs" / "models").iterdir()
@@ -344,10 +337,9 @@ def test_too_many_ranks_are_refused() -> None:
         on_ranks(4, Shards, 5)
 
 
-def test_a_rank_leaves_its_process_group(umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("own_folders")
+def test_a_rank_leaves_its_process_group(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where its threads outlived the interpreter they ended it by SIGABRT, after a run was done."""
-    for name in ("RUNS", "RESULTS"):
-        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name.lower()))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

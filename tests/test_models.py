@@ -303,14 +303,12 @@ MODELS["SquaredTransE"] = SquaredTransE
 
 
 @pytest.fixture
-def new_model(tmp_path, monkeypatch):
+def new_model(tmp_path, monkeypatch, own_folders):
     """The class of a module of one's own, as CONTRIBUTING.md describes it; gone again afterwards."""
     monkeypatch.setitem(MODELS, "SquaredTransE", None)  # so that what stood there, nothing, is put back
     (tmp_path / "my_model.py").write_text(NEW_MODEL, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("my_model", tmp_path / "my_model.py")
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    for name in ("RUNS", "RESULTS"):
-        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name))
     kernels.kinds.slower.cache_clear()
     return MODELS["SquaredTransE"]
 

@@ -153,10 +153,9 @@ def config_of(depth: int, **more: object) -> kgdistil.RunConfig:
     return kgdistil.make_config(dataset="umls", **kinds, lr=0.3, schedule="constant", **more)
 
 
-def test_one_training_makes_every_size(umls: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("own_folders")
+def test_one_training_makes_every_size(umls: Graph) -> None:
     """Each size is as good as a training for that size alone, or hardly worse, and has relations of its own."""
-    for name in ("RUNS", "RESULTS"):
-        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name))
     sizes, gains = {"negatives": 64, "batch_size": 128, "patience": 0, "check_every": 5}, []
     for seed in range(3):  # of one, last bits move either by .02 on so small a graph
         done = kgdistil.run(config_of(4, epochs=15, seed=seed, **sizes), umls, progress=False)

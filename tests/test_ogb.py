@@ -88,10 +88,8 @@ def test_wikikg2_as_it_is_published(wiki: tuple[Path, Parts]) -> None:
     )
 
 
-def test_a_run_reads_it_too(wiki: tuple[Path, Parts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RUNS", "RESULTS"):
-        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name.lower()))
-    monkeypatch.delenv("RANK", raising=False)
+@pytest.mark.usefixtures("own_folders")
+def test_a_run_reads_it_too(wiki: tuple[Path, Parts], tmp_path: Path) -> None:
     few = ["--model", "ComplEx", "--loss", "softmax", "--dim", "2", "--epochs", "1", "--negatives", "4"]
     assert main([str(wiki[0]), *few]) == 0
     (path,) = (tmp_path / "results" / "runs").iterdir()
