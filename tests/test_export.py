@@ -1,5 +1,6 @@
 """What other programs get is what PyTorch answers."""
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from kgdistil import cli
+from kgdistil.answer.labels import Labels
 from kgdistil.compress.size import GROUPS, PRECISIONS
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.graph import Graph
@@ -109,6 +111,58 @@ def test_labels_of_any_kind_come_back_with_arrays(tiny_graph: Graph, tmp_path: P
         with pytest.raises(CheckpointError, match="export it again"):
             import_teacher(tmp_path, student.graph)
         (tmp_path / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("form", ["arrays", "npz"])
+def test_packed_labels_are_exported_as_they_lie(monkeypatch, tiny_graph: Graph, tmp_path: Path, form, named) -> None:
+    words = ['a "b"', "c\td", "g\r", "\ud800", "", "é\0", *tiny_graph.entities[6:]]
+    names = {"": "none", "é\0": 'two\n"lines"'} if named else {}
+    graph = dataclasses.replace(tiny_graph, entities=Labels.of(words), descriptions=names)
+    student = Labelled(a_student(tiny_graph, "TransE", "float32").model, graph)
+    plain = dataclasses.replace(graph, entities=tuple(words))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a label became a string")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("kgdistil.students.export.ROWS", 5)
+        for way in ("__iter__", "__getitem__", "many") if not named else ():
+            patched.setattr(Labels, way, refuse)
+        export(student, form, tmp_path / "s.npz")
+    same_bits(import_teacher(tmp_path / "s.npz", plain).model, student.model)
+    if form == "npz":
+        with np.load(tmp_path / "s.npz") as found:
+            assert found["entity_labels_offsets"][1] == len('a "b"')
+        return
+    with (tmp_path / "s.npz" / "labels.tsv").open(encoding="utf-8", errors="surrogatepass", newline="") as file:
+        kinds, ids, labels, also = zip(*csv.reader(file, "excel-tab"), strict=True)
+    assert [*labels[1:]] == [*words, *graph.relations] and [*kinds[1:]].count("relation") == len(graph.relations)
+    assert [*ids[1:]] == [str(i) for x in (words, graph.relations) for i in range(len(x))]
+    assert [*also[1:]] == [names.get(x, "") for x in words] + [""] * len(graph.relations)
+
+
+def test_onnx_of_many_entities(monkeypatch, tiny_graph: Graph, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    student = a_student(tiny_graph, "TransE")
+    student = Labelled(student.model, dataclasses.replace(tiny_graph, entities=Labels.of(tiny_graph.entities)))
+    assert [path.name for path in export(student, "onnx", tmp_path / "a")] == ["tails.onnx", "heads.onnx", "labels.tsv"]
+    monkeypatch.setattr("kgdistil.students.export.MOST", 100)
+    with pytest.raises(ConfigError, match="less than 2 GiB, and these weights take [0-9,]+ bytes: export arrays"):
+        export(student, "onnx", tmp_path / "b")
+
+
+def test_where_labels_begin_is_checked(tiny_graph: Graph, tmp_path: Path) -> None:
+    words = Labels.of([f"e{i:04}" for i in range(tiny_graph.num_entities)])
+    student = Labelled(a_student(tiny_graph, "TransE").model, dataclasses.replace(tiny_graph, entities=words))
+    export(student, "npz", tmp_path / "s.npz")
+    with np.load(tmp_path / "s.npz") as found:
+        values = {name: x for name, x in found.items() if name != "sum"}
+    for wrong in (values["entity_labels_offsets"][:-1], values["entity_labels_offsets"][::-1]):
+        np.savez(tmp_path / "t.npz", **{**values, "entity_labels_offsets": wrong})
+        with pytest.raises(CheckpointError, match="do not say where labels begin"):
+            import_teacher(tmp_path / "t.npz", tiny_graph)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kgdistil.answer.files import write_bytes, write_json
+from kgdistil.answer.files import write_atomically, write_bytes, write_json
 from kgdistil.answer.folder import check_free
 from kgdistil.answer.format import FILES
+from kgdistil.answer.labels import Labels
 from kgdistil.answer.student import holds_student
 from kgdistil.compress import packing, whole
 from kgdistil.errors import ConfigError, KgdistilError, needs
-from kgdistil.graphs.importers.arrays import label_array, sealed_npz
+from kgdistil.graph import Graph
+from kgdistil.graphs.importers.arrays import label_arrays, sealed_npz
 from kgdistil.graphs.importers.pykeen import PYKEEN_MODEL, PYKEEN_TRIPLES
 from kgdistil.kernels import said
 from kgdistil.models import SIDES, KGEModel, RotatE, Side, TransH
 from kgdistil.students.labelled import Labelled
 
 FORMS = ("onnx", "npz", "arrays", "pykeen", "faiss", "browser")
+ROWS = 1 << 18  # of labels.tsv that are made at a time
+MOST = (1 << 31) - (1 << 20)  # bytes of the weights in ONNX, whose file is one message of protobuf
 AGREE = 1e-4  # of scores in onnxruntime and PyTorch, relative to the largest
 
 
@@ -65,18 +68,17 @@ def export_npz(student: Labelled, path: Path) -> list[Path]:
     """One .npz: entities, relations, entities_scale for int8, labels, and what the score needs besides.
 
     An int8 entity is entities[i] × entities_scale[i]; codes are read as `kgdistil.compress.packing.pack` says. The
-    equations are in `kgdistil/models.py`. Labels that numpy's texts cannot hold, or only in gigabytes, are the bytes of
-    a JSON list (`graphs.importers.arrays.label_array`). `sum` is what `sealed_npz` there says.
+    equations are in `kgdistil/models.py`. Labels that numpy's texts cannot hold, or only in gigabytes, are UTF-8 with
+    the places where they begin (`graphs.importers.arrays.label_arrays`). `sum` is what `sealed_npz` there says.
     """
     if path.suffix.lower() != ".npz":
         raise ConfigError(f"{path}: name a file that ends in .npz")
     model, graph = student.model, student.graph
     packed = packing.pack(model, student.precision)
     arrays: dict[str, Any] = {name.replace(".", "_"): x.detach().cpu().numpy() for name, x in packed.items()}
-    labels: dict[str, Any] = {
-        "entity_labels": label_array(graph.entities),
-        "relation_labels": label_array(graph.relations),
-    }
+    labels: dict[str, Any] = label_arrays("entity_labels", graph.entities) | label_arrays(
+        "relation_labels", graph.relations
+    )
     buffer = io.BytesIO()
     more: dict[str, Any] = {name: np.array(value) for name, value in about_arrays(model).items()}
     np.savez_compressed(buffer, **arrays, **labels, **more)
@@ -110,16 +112,42 @@ def export_arrays(student: Labelled, folder: Path) -> list[Path]:
         buffer = io.BytesIO()
         np.save(buffer, array)
         write_bytes(folder / f"{name}.npy", buffer.getvalue())
-    text = io.StringIO()
-    returns = any("\r" in x for x in (*graph.entities, *graph.relations, *graph.descriptions.values()))
-    quoting: Any = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL  # which before Python 3.13 forgets \\r
-    rows = csv.writer(text, "excel-tab", lineterminator="\n", quoting=quoting)
-    rows.writerow(["kind", "id", "label", "name"])
-    rows.writerows(["entity", i, x, graph.descriptions.get(x, "")] for i, x in enumerate(graph.entities))
-    rows.writerows(["relation", i, x, ""] for i, x in enumerate(graph.relations))
-    write_bytes(folder / "labels.tsv", text.getvalue().encode("utf-8", "surrogatepass"))
+    write_atomically(folder / "labels.tsv", lambda scratch: write_labels(Path(scratch), graph))
     write_json(folder / "about.json", about_arrays(model))
     return [folder / name for name in (*(f"{name}.npy" for name in arrays), "labels.tsv", "about.json")]
+
+
+def write_labels(path: Path, graph: Graph) -> None:
+    """labels.tsv of `export_arrays`, made by the column: labels that lie packed become no strings of Python's."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    text = pa.large_binary()  # no large_string, since labels may hold lone surrogates
+    one = lambda x: pa.scalar(x, text)
+
+    def packed(labels: Sequence[str]) -> Any:
+        arrays = Labels.of(labels).arrays()
+        buffers = [None, *(pa.py_buffer(np.ascontiguousarray(arrays[name])) for name in ("offsets", "text"))]
+        return pa.LargeBinaryArray.from_buffers(text, len(labels), buffers)
+
+    def field(x: Any) -> Any:
+        inner = pc.replace_substring(x, b'"', b'""')
+        quoted = pc.binary_join_element_wise(one(b'"'), inner, one(b'"'), one(b""))
+        return pc.if_else(pc.match_substring_regex(x, b'[\t\n\r"]'), quoted, x)
+
+    names = [graph.descriptions.get(x, "") for x in graph.entities] if graph.descriptions else None
+    with path.open("wb") as file:
+        file.write(b"kind\tid\tlabel\tname\n")
+        for kind, labels, beside in (("entity", graph.entities, names), ("relation", graph.relations, None)):
+            every, also = packed(labels), None if beside is None else field(packed(beside))
+            for begin in range(0, len(every), ROWS):
+                part = every[begin : begin + ROWS]
+                ids = pa.array(np.arange(begin, begin + len(part))).cast(pa.large_string()).cast(text)
+                name = also[begin : begin + ROWS] if also is not None else one(b"")
+                ended = pc.binary_join_element_wise(name, one(b"\n"), one(b""))
+                rows = pc.binary_join_element_wise(one(kind.encode()), ids, field(part), ended, one(b"\t"))
+                _, ends, content = rows.buffers()
+                file.write(memoryview(content)[: np.frombuffer(ends, np.int64)[len(rows)]])
 
 
 def columns(model: KGEModel) -> np.ndarray:
@@ -225,7 +253,8 @@ class Scores(nn.Module):
 
 
 def export_onnx(student: Labelled, folder: Path) -> list[Path]:
-    """tails.onnx (head, relation → scores) and heads.onnx (tail, relation → scores), and labels.json.
+    """tails.onnx (head, relation → scores) and heads.onnx (tail, relation → scores), and labels.json; of a graph whose
+    labels lie packed (`answer.labels`) the labels.tsv of `export_arrays`.
 
     Inputs are int64 ids [n], the output float32 [n, E]; n is free. Each file is run in onnxruntime and must give
     PyTorch's scores before it is put in place. The numbers are float32: ONNX has no rows of int8 with a scale each.
@@ -234,6 +263,9 @@ def export_onnx(student: Labelled, folder: Path) -> list[Path]:
         raise ConfigError(
             f"{type(student.model).__name__} does not say how it compares, so it has no form in ONNX: export an npz"
         )
+    size = 4 * sum(x.numel() for x in student.model.parameters())
+    if size >= MOST:
+        raise ConfigError(f"a file of ONNX holds less than 2 GiB, and these weights take {size:,} bytes: export arrays")
     with needs("onnx, onnxruntime and onnxscript", "exporting to ONNX"):
         import onnx  # noqa: F401 - whether it is there
         import onnxruntime
@@ -266,6 +298,9 @@ def export_onnx(student: Labelled, folder: Path) -> list[Path]:
                 raise KgdistilError(f"{folder / name}: onnxruntime does not give PyTorch's scores; nothing was written")
         write_bytes(folder / name, content)
         files.append(folder / name)
+    if isinstance(graph.entities, Labels):
+        write_atomically(folder / "labels.tsv", lambda scratch: write_labels(Path(scratch), graph))
+        return [*files, folder / "labels.tsv"]
     labels = {"entities": list(graph.entities), "relations": list(graph.relations), "names": dict(graph.descriptions)}
     write_json(folder / "labels.json", labels)
     return [*files, folder / "labels.json"]

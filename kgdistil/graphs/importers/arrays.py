@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import zipfile
@@ -18,6 +19,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from kgdistil.answer.files import CHANGED, SUM
+from kgdistil.answer.labels import Labels
 from kgdistil.compress import packing, whole
 from kgdistil.errors import CheckpointError, ConfigError, KgdistilError
 from kgdistil.graph import Graph
@@ -28,7 +30,9 @@ from kgdistil.models import MODELS
 
 OWN = ("model", "convention", "norm", "offset", "epsilon", SUM)
 NEEDED = ("entities", "relations", "entity_labels", "relation_labels")
-WANTED = (*NEEDED, "entities_scale", "entities_book", "whole", "whole_rows", "whole_scale", "map", *OWN)
+OFFSETS = "_offsets"  # ends the name of what says where packed labels begin
+PARTS = ("entities_scale", "entities_book", "whole", "whole_rows", "whole_scale", "map")
+WANTED = (*NEEDED, "entity_labels" + OFFSETS, "relation_labels" + OFFSETS, *PARTS, *OWN)
 
 
 def from_arrays(
@@ -101,7 +105,7 @@ def read_npz(
         own = {name: values[name].item() for name in OWN if name in values}
         if SUM in own and own[SUM] != _sum(entries):
             raise CheckpointError(f"{path}: {CHANGED}; export it again")
-        words = _words(values["entity_labels"]), _words(values["relation_labels"])
+        words = _words(values, "entity_labels"), _words(values, "relation_labels")
         name = str(own["model"]) if "model" in own else model
         if name is None:
             raise ConfigError(f"{path} does not say which model it holds: give --model, one of {', '.join(MODELS)}")
@@ -192,8 +196,14 @@ def _sum(entries: Sequence[zipfile.ZipInfo]) -> int:
     return zlib.crc32(json.dumps(told).encode())
 
 
-def _words(array: np.ndarray) -> list[str]:
-    """Labels: an array of texts, or the bytes of a JSON list (`label_array`)."""
+def _words(values: dict[str, np.ndarray], name: str) -> list[str]:
+    """Labels: an array of texts, or what else `label_arrays` leaves, or left: the bytes of a JSON list."""
+    array, offsets = values[name], values.get(name + OFFSETS)
+    if offsets is not None:
+        text, ends = array.tobytes(), offsets.tolist()
+        if array.dtype != np.uint8 or ends[:1] + ends[-1:] != [0, len(text)] or sorted(ends) != ends:
+            raise ValueError(f"{name}{OFFSETS} do not say where labels begin")
+        return [str(text[a:b], "utf-8", "surrogatepass") for a, b in itertools.pairwise(ends)]
     if array.dtype == np.uint8:
         found = json.loads(array.tobytes())
         if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
@@ -204,12 +214,14 @@ def _words(array: np.ndarray) -> list[str]:
     return [str(word) for word in array.astype(str).tolist()]
 
 
-def label_array(words: Sequence[str]) -> np.ndarray:
-    """Labels as an array of texts; as the UTF-8 bytes of a JSON list where such an array would be large, or would lose
-    the NUL that ends a label."""
-    if 4 * len(words) * max(map(len, words), default=0) <= 64 << 20 and not any(w.endswith("\0") for w in words):
-        return np.array(words)
-    return np.frombuffer(json.dumps(list(words), ensure_ascii=False).encode(), np.uint8)
+def label_arrays(name: str, words: Sequence[str]) -> dict[str, np.ndarray]:
+    """Labels as an array of texts; where that would be large, or would lose the NUL that ends a label, as their UTF-8
+    (`surrogatepass`) one after the other, uint8, and `…_offsets`, int64 [n + 1]: where each begins, and the end."""
+    few = not isinstance(words, Labels) and 4 * len(words) * max(map(len, words), default=0) <= 64 << 20
+    if few and not any(w.endswith("\0") for w in words):
+        return {name: np.array(words)}
+    packed = Labels.of(words).arrays()
+    return {name: packed["text"], name + OFFSETS: packed["offsets"]}
 
 
 def _tables(values: dict[str, np.ndarray], path: Path, paired: bool) -> dict[str, Tensor]:
