@@ -9,6 +9,7 @@ import argparse
 import functools
 import itertools
 import json
+import os
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -280,6 +281,21 @@ def config(cell: Cell, device: str = "cpu") -> RunConfig | None:
     Raises:
         ConfigError: the recipe is wrong.
     """
+    searches = records.results_folder() / "search"
+    stamps = [(x.name, x.stat().st_mtime_ns, x.stat().st_size) for x in os.scandir(searches)] if searches.is_dir() else []
+    found = _found(id(recipes()), searches, *sorted(stamps))
+    if (cell, device) not in found:
+        found[cell, device] = _config(cell, device)
+    return found[cell, device]
+
+
+@functools.lru_cache(maxsize=1)
+def _found(*state: Any) -> dict[Any, Any]:
+    """What was found for as long as recipes and searches are these: a page of tables asks thousands of times."""
+    return {"recipes": recipes()}  # which keeps their id theirs
+
+
+def _config(cell: Cell, device: str) -> RunConfig | None:
     spec = recipe(cell)
     values, searched = start_values(cell, spec, device), trials(cell, device)
     if values is None or searched is None:
