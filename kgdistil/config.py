@@ -83,8 +83,9 @@ class SampledSoftmax(Objective):
     """KvsAll, or a sampled softmax where `negatives` is below the number of entities; beyond the paper."""
 
     loss: Literal["softmax"]
-    group: Literal[0, 1, 2, 4, 8] = 0  # floats of an entity that share a codebook of sixteen vectors; 0: float32
+    group: Literal[0, 1, 2, 4, 8, 16] = 0  # floats of an entity that share a codebook of sixteen vectors; 0: float32
     depth: Literal[1, 2, 4, 8] = 1  # codes of a group; the first 1, 2, 4 of them are students of their own: `nested`
+    spread: bool = False  # the first of them see the first floats of a group only, and the next ones more
     whole: Sample = 0  # entities of most training triples, which keep their numbers, in int8
     rank: Annotated[int, Field(ge=0, le=1 << 17)] = 0  # floats of an entity of low rank; 0: all of them
     shared: Annotated[float, Field(ge=0, le=10)] = 0.15  # of the learning rate, for codebooks and the map of a low rank
@@ -153,7 +154,7 @@ class RunConfig(BaseModel):
         """The paper's value for what is left out or None, and the loss's own fields apart."""
         given = {key: value for key, value in values.items() if value is not None}
         for key, value in given.items():
-            if isinstance(value, bool) and key in FLAT and key != "test_curve":
+            if isinstance(value, bool) and key in FLAT and key not in ("test_curve", "spread"):
                 raise ValueError(f"{key} is {value!r}: it must be a number or a text")  # Python takes True for 1
             if key in NESTED:
                 raise ValueError(f"unknown parameter {key}: the parameters are {', '.join(FLAT)}")
@@ -196,13 +197,7 @@ class RunConfig(BaseModel):
         if self.rank and (not kind.low_rank_form or self.rank > floats):
             able = ", ".join(name for name, kind in MODELS.items() if kind.low_rank_form)
             raise ValueError(f"rank is {self.rank}, but only {able} takes one, at most its {sizes}")
-        if self.group == 8 and self.depth == 1:
-            raise ValueError("group is 8, which takes several codes (depth 2, 4 or 8): choose 4, 2 or 1")
-        if self.group and (self.rank or floats) % self.group:
-            of = f"{self.rank} floats" if self.rank else sizes
-            raise ValueError(f"group is {self.group}: it must divide the {of} of an entity")
-        if self.depth > 1 and (self.rank or floats) == self.group:
-            raise ValueError(f"depth is {self.depth}, but a group of {self.group} floats is all of an entity: choose 1")
+        self.check_codes()
         if self.penalty and self.model in ("TransE", "RotatE"):
             raise ValueError(f"penalty is {self.penalty}, but {self.model} has no regulariser: set it to 0")
         if self.regulariser == "dura" and not issubclass(kind, ComplEx):
@@ -217,6 +212,21 @@ class RunConfig(BaseModel):
             raise ValueError(f"batch_size × negatives is {self.batch_size * self.negatives}: at most {LARGEST_STEP}")
         return self
 
+    def check_codes(self) -> None:
+        """Refuse codes that do not fit an entity, or each other."""
+        kind = MODELS[self.model]
+        floats = self.rank or self.dim * kind.entity_factor
+        if self.group > 4 and self.depth == 1:
+            raise ValueError(f"group is {self.group}, which takes several codes (depth 2, 4 or 8): choose 4, 2 or 1")
+        if self.spread and (kind.distance or self.rank or not 4 <= self.depth <= self.group):
+            wanted = f"a depth of 4 or 8 ({self.depth}), as large a group ({self.group}) or more, and no rank"
+            raise ValueError(f"spread is for a dot product ({self.model}): it takes {wanted} ({self.rank})")
+        if self.group and floats % self.group:
+            of = f"{self.rank} floats" if self.rank else f"{self.dim} × {kind.entity_factor} floats"
+            raise ValueError(f"group is {self.group}: it must divide the {of} of an entity")
+        if self.depth > 1 and floats == self.group:
+            raise ValueError(f"depth is {self.depth}, but a group of {self.group} floats is all of an entity: choose 1")
+
     def unread(self) -> list[str]:
         """One line for each field that was set and that nothing reads."""
         kind, taught = MODELS[self.model], self.teacher is not None
@@ -226,6 +236,7 @@ class RunConfig(BaseModel):
             "gamma": ("a distance or loss margin has one", kind.distance or self.loss == "margin"),
             "temperature": ("weighting self-adversarial has one", self.weighting == "self-adversarial"),
             "depth": ("codes (group) have one", bool(self.group)),
+            "spread": ("codes (group) have it", bool(self.group)),
             "whole": ("codes (group) leave entities whole", bool(self.group)),
             "shared": ("codebooks and the map of a low rank (group, rank) take it", bool(self.group or self.rank)),
             "alpha": ("stages 1 and 2 have soft labels", taught),

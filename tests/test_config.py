@@ -39,6 +39,7 @@ OTHER = {  # for each field a value that is not the default
     "gamma": 5.0,
     "group": 4,
     "depth": 2,
+    "spread": True,
     "rank": 6,
     "shared": 1.0,
     "accumulator": 1e-6,
@@ -79,6 +80,7 @@ FITTING = {  # what a field needs beside it
     "teacher_lr": {"role": "stage2", "teacher": "x"},
     "shared": {"loss": "softmax", "group": 4},
     "depth": {"loss": "softmax", "group": 4},
+    "spread": {"model": "ComplEx", "loss": "softmax", "group": 8, "depth": 4},
     "whole": {"model": "ComplEx", "loss": "softmax", "group": 4},
     "group": {"loss": "softmax"},
     "rank": {"model": "ComplEx", "loss": "softmax"},
@@ -181,6 +183,11 @@ def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str
             "depth is 2, but a group of 8 floats is all of an entity: choose 1",
         ),
         ({"loss": "softmax", "group": 8}, "group is 8, which takes several codes (depth 2, 4 or 8): choose 4, 2 or 1"),
+        ({"loss": "softmax", "group": 16}, "group is 16, which takes several codes"),
+        (
+            {"loss": "softmax", "model": "ComplEx", "dim": 64, "group": 4, "depth": 8, "spread": True},
+            "spread is for a dot product (ComplEx): it takes a depth of 4 or 8 (8), as large a group (4) or more",
+        ),
         ({"top": "many"}, "top is 'many', but only loss softmax takes it"),
         (
             {"loss": "softmax", "weighting": "mean"},
@@ -219,7 +226,8 @@ def test_a_loss_takes_its_own_parameters_and_no_other(loss: str) -> None:
     for name in sorted({name for kind in LOSSES.values() for name in kind.model_fields} - {"loss", "shared"}):
         value = {"gamma": 3.0, "weighting": "mean", "rank": 8, "group": 2}.get(name, OTHER[name])
         if LOSSES[loss].model_fields.get(name) and not (name == "gamma" and loss != "margin"):
-            assert getattr(make_config(**{**base, name: value}), name) == value
+            beside = {"group": 8, "depth": 4} if name == "spread" else {}
+            assert getattr(make_config(**{**base, **beside, name: value}), name) == value
         else:
             with pytest.raises(ConfigError, match=f"^{name} is "):
                 make_config(**{**base, name: value})

@@ -14,8 +14,8 @@ from book.build.pages.shown import Shown
 from kgdistil import records
 from kgdistil.answer import native
 from kgdistil.cli import main
-from kgdistil.compress.nested import attach, codes_of, fit, shorter
-from kgdistil.compress.product import rows_of
+from kgdistil.compress.nested import attach, codes_of, fit, seen, shorter
+from kgdistil.compress.product import grouped, rows_of
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
@@ -23,6 +23,7 @@ from kgdistil.graphs.importers import import_teacher
 from kgdistil.models import KGEModel, build_model, with_entities
 from kgdistil.paper.bench import nested as bench
 from kgdistil.paper.cells import FRONTIER, Cell
+from kgdistil.paper.ensemble import joined_name
 from kgdistil.students.export import export
 from kgdistil.training.loop import run
 
@@ -154,6 +155,39 @@ def config_of(depth: int, **more: object) -> kgdistil.RunConfig:
 
 
 @pytest.mark.usefixtures("own_folders")
+@pytest.mark.parametrize("depth", [4, 8])
+def test_smaller_students_have_the_first_floats_of_each_group(umls: Graph, tmp_path: Path, depth: int) -> None:
+    given = {"negatives": 64, "batch_size": 128, "patience": 0, "epochs": 16, "check_every": 16}
+    config = config_of(depth, **given).model_copy(update={"group": 2 * depth, "spread": True})
+    done = kgdistil.run(config, umls, progress=False)
+    found = kgdistil.Labelled(done.load(umls), umls).quantised("nested")
+    mrr, model = list[float](), found.model
+    for d in [d for d in (1, 2, 4, 8) if d <= depth]:
+        floats = seen(2 * depth, d, depth)
+        assert floats == 4 * max(1, d // 2)
+        cut = kgdistil.Labelled(shorter(model, d), umls)
+        groups = grouped(cut.model.entities, 2 * depth, True)
+        assert not groups[..., floats:].any() and (groups[..., :floats] != 0).any((0, 1)).all()
+        mrr.append(cut.evaluate("valid")["both"]["mrr"])
+    assert mrr[0] < mrr[-1]
+    assert floats == 2 * depth
+    found.save(tmp_path / "whole")
+    student = kgdistil.load_student(tmp_path / "whole")
+    for d in (1, 2):
+        answers = student.shorter(8 * d // depth).evaluate()["both"]
+        assert answers == pytest.approx(kgdistil.Labelled(shorter(model, d), umls).evaluate()["both"], abs=2e-3)
+
+
+def test_codebooks_that_are_spread_begin_as_zero_beyond_their_floats() -> None:
+    rows = torch.randn(300, 16, generator=torch.Generator().manual_seed(1))
+    book = fit(rows, 8, True, 4, spread=True)
+    own = book.unflatten(-1, (2, 4)).abs().sum((1, 2, 4)) > 0  # level, which four of the eight floats
+    assert own.tolist() == [[True, False], [True, False], [False, True], [False, True]]
+    narrow = fit(rows[:, [0, 1, 4, 5, 8, 9, 12, 13]], 4, True, 2)
+    assert torch.equal(book[:2, ..., :4], narrow)
+
+
+@pytest.mark.usefixtures("own_folders")
 def test_one_training_makes_every_size(umls: Graph) -> None:
     """Each size is as good as a training for that size alone, or hardly worse, and has relations of its own."""
     sizes, gains = {"negatives": 64, "batch_size": 128, "patience": 0, "check_every": 5}, []
@@ -231,10 +265,25 @@ def test_one_training_is_set_beside_a_training_for_each_size(
     (more,) = json.loads(bench.path().read_text()).values()
     coarse = more.pop("coarse")
     assert more == told and coarse["run"] == told["run"]["id"]
-    given = [(umls.num_entities, n) for n in (0, 20, 200)] + [(1000, n) for n in (0, 20, 200)]
-    assert [(r["entities"], r["shortlist"]) for r in coarse["rows"]] == given
+    listed = [(umls.num_entities, n) for n in (0, 20, 200)] + [(1000, n) for n in (0, 20, 200)]
+    assert [(r["entities"], r["shortlist"]) for r in coarse["rows"]] == listed
     assert coarse["rows"][0]["same"] == coarse["rows"][2]["same"] == 1 > coarse["rows"][1]["same"] > 0.5
+    two = [Cell(FRONTIER, "umls", "ComplEx", "teacher", 64, seed=i) for i in (0, 1)]
+    halves = {
+        c: make_config(**{**given, "dim": 8}, role="teacher", model="ComplEx", epochs=4, seed=c.seed) for c in two
+    }
+    wide = make_config(**taught, group=2)
+    monkeypatch.setattr(bench, "config", lambda cell: halves.get(cell) or made.get(cell.bytes, teacher))
+    asked = [str(mine[1]), "--depth", "4", "--largest", "--spread", *map(str, two)]
+    assert bench.main(asked) == 0
+    both = json.loads(bench.path().read_text())
+    spread = both[f"{mine[1]} spread"]
+    assert spread["spread"] == [str(c) for c in two] and both[str(mine[0])] == {**told, "coarse": coarse}
+    config = spread["run"]["config"]
+    assert config["spread"] and (config["group"], config["dim"], config["epochs"]) == (8, wide.dim, 2 * 3)
+    assert config["student"] == joined_name(*(c.run_id for c in halves.values()))
     page = pieces(Shown(small))["nested"]()
+    assert "beginning as 2 teachers of 64 bytes" in page
     assert all(f"{size} bytes" in page for size in (4, 8, 16)) and "one student is within" in page
     assert "200" in pieces(Shown(small))["coarse"]()
 

@@ -5,6 +5,11 @@ A group of floats has `depth` codes, and a student of the first 1, 2, 4, … of 
 share are the codes. The j-th code of a group is the nearest vector to what the codes before it leave, by the smallest
 student that has it.
 
+A smaller student may have fewer dimensions as well (`spread`): the two smallest have the same, the next twice as many,
+and so on (`seen`). They are the first floats of each group; its codebook and so its rows are 0 beyond, and no gradient
+changes that. The model that it begins as may be the mean of several, side by side (`paper.ensemble.joined`), of which
+the smallest students then have the first.
+
 A model of such codes keeps them as buffers beside the rows that they stand for: `codes` uint8 [E, depth · M], the first
 ones of all groups before the second ones, `book` float32 [depth, M, 16, g], and for each smaller depth d `book_d` and
 `relations_d`. Its file has the precision "nested".
@@ -28,12 +33,18 @@ from kgdistil.sampling import GOLDEN, mix, shift_right
 Model = TypeVar("Model", bound=KGEModel)
 
 
-def fit(rows: Tensor, size: int, paired: bool, depth: int) -> Tensor:
-    """A codebook [depth, M, 16, size] of rows [n, W]: each `product.fit` of what those before it leave."""
+def fit(rows: Tensor, size: int, paired: bool, depth: int, spread: bool = False) -> Tensor:
+    """A codebook [depth, M, 16, size] of rows [n, W]: each `product.fit` of what those before it leave; if `spread`
+    each two of their own floats of a group alone."""
     books = list[Tensor]()
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).to(rows.device)[: product.FITTED]]
-    for _ in range(depth):
-        books.append(product.fit(rows, size, paired))
+    for level in range(depth):
+        fitted = rows
+        if spread:
+            groups, own = product.grouped(rows, size, paired), seen(size, 1, depth)
+            outside = (torch.arange(size, device=rows.device) // own) != level // 2
+            fitted = product.ungrouped(groups.masked_fill(outside, 0), paired)
+        books.append(product.fit(fitted, size, paired))
         rows = rows - product.rows_of(product.codes_of(rows, books[-1], paired), books[-1], paired)
     return torch.stack(books)
 
@@ -53,26 +64,46 @@ def codes_of(rows: Tensor, books: Sequence[Tensor], paired: bool, places: Tensor
     return torch.cat(codes, dim=1)
 
 
+def seen(size: int, depth: int, deepest: int) -> int:
+    """How many floats of each group the student of a depth has, of a student whose codes are `spread`."""
+    return size * max(2, depth) // deepest
+
+
 # ---- in training ----------------------------------------------------------------------------------------------------
 def of(depth: int, deepest: int) -> str:
     """How the names of what the student of a depth has of its own end; `deepest` is the depth of all codes."""
     return "" if depth == deepest else f".{depth}"
 
 
-def learned(student: KGEModel, size: int, depth: int, kept: Tensor | None = None) -> dict[str, Tensor]:
+def learned(
+    student: KGEModel, size: int, depth: int, kept: Tensor | None = None, spread: bool = False
+) -> dict[str, Tensor]:
     """What is learned besides the student's tables: a codebook, and of a depth above 1 what smaller students have.
 
     `kept` [E]: entities without codes (`whole`).
     """
+    if spread:
+        side_by_side(student, size, depth)
     rows, relations = student.entities.data, student.relations.data
     if depth == 1:
         coded = rows if kept is None or kept.all() else rows[~kept]
         return {"student.codebook": product.fit(coded, size, student.paired)}
-    book = fit(rows, size, student.paired, depth)
+    book = fit(rows, size, student.paired, depth, spread)
     found = {"student.codebook" + of(d, depth): book[:d].clone() for d in DEPTHS if d <= depth}
-    found |= {"student.relations" + of(d, depth): relations.clone() for d in DEPTHS if d < depth}
+    share = {d: size / seen(size, d, depth) if spread else 1 for d in DEPTHS if d < depth}  # its scores are as large
+    found |= {"student.relations" + of(d, depth): relations * each for d, each in share.items()}
     as_coded(student, found)  # so that it has its buffers from the beginning
     return found
+
+
+def side_by_side(student: KGEModel, size: int, depth: int) -> None:
+    """Put a model's dimensions in another order, in place: the first ones become the first floats of all groups."""
+    own = seen(size, 1, depth) // (2 if student.paired else 1)
+    order = torch.arange(student.dim, device=student.entities.device).view(depth // 2, -1, own)
+    order = order.transpose(0, 1).flatten()
+    for table in (student.entities.data, student.relations.data):
+        parts = table.chunk(table.shape[1] // student.dim, dim=1)
+        table.copy_(torch.cat([part[:, order] for part in parts], dim=1))
 
 
 def books(learned: Mapping[str, Tensor], depth: int) -> list[Tensor]:

@@ -282,8 +282,9 @@ def config(cell: Cell, device: str = "cpu") -> RunConfig | None:
         ConfigError: the recipe is wrong.
     """
     searches = records.results_folder() / "search"
-    stamps = [(x.name, x.stat().st_mtime_ns, x.stat().st_size) for x in os.scandir(searches)] if searches.is_dir() else []
-    found = _found(id(recipes()), searches, *sorted(stamps))
+    files = os.scandir(searches) if searches.is_dir() else ()
+    stamps = sorted((x.name, x.stat().st_mtime_ns, x.stat().st_size) for x in files)
+    found = _found(id(recipes()), searches, *stamps)
     if (cell, device) not in found:
         found[cell, device] = _config(cell, device)
     return found[cell, device]

@@ -71,7 +71,7 @@ class SampledSoftmaxEngine(Engine):
         self.moments["sums"] = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)
         self.whole = whole.keep_frequent(student, triples, config.whole)  # which entities have no codes
         if config.group:
-            learned = nested.learned(student, config.group, config.depth, self.whole)
+            learned = nested.learned(student, config.group, config.depth, self.whole, config.spread)
             self.moments |= learned | {f"{x}.v": torch.full_like(y, config.accumulator) for x, y in learned.items()}
 
     @property
@@ -269,6 +269,8 @@ class View:
             codes = self.codes[: len(self.places)]
             parts = self.parts if self.kept is None else whole.without(self.parts, self.kept[: len(codes)])
             self.book.grad = straight_through(parts, codes, self.book, self.model.paired)
+            if self.engine.config.spread:
+                self.book.grad[..., nested.seen(self.book.shape[-1], self.engine.depth, self.engine.config.depth) :] = 0
         table, sums = self.model.entities.data, tensors[f"{self.role}.entities.v"]
         self.engine.gradients(self).adagrad(table, sums, rate)
         others = {"relations" + self.of: self.relations, "codebook" + self.of: self.book, "map": self.map}

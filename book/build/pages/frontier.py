@@ -294,6 +294,10 @@ def of_nested() -> list[tuple[str, str, dict[str, Any]]]:
         cell = parse(told["cell"])
         taught = parse(told["teacher"]).bytes if "teacher" in told else cell.teacher_size
         made = f"{floats(cell.model, cell.dim)} floats and a teacher of {taught:,} bytes"
+        if begun := [parse(each).bytes for each in told.get("spread", [])]:
+            made += (
+                f", beginning as {len(begun)} teachers of {' and '.join(f'{n:,}' for n in dict.fromkeys(begun))} bytes"
+            )
         found.append((TITLES[cell.dataset], made, told))
     return found
 

@@ -1,8 +1,9 @@
 """`python -m kgdistil.paper.bench.nested CELL --depth 4`: one training, every size, beside a training for each.
 
 CELL is a distilled student of few bits of the frontier, the smallest size; or with `--largest` the largest, of which
-`depth` groups are then one. The nested student is trained as it is, from the same teacher or by `--teacher`'s, but with
-codes of that depth, and in as many passes as the students of all its sizes have together.
+`depth` groups are then one. With `--spread` it begins as the mean of teachers, side by side, and the smaller sizes have
+the dimensions of the first of them. The nested student is trained as it is, from the same teacher or by `--teacher`'s,
+but with codes of that depth, and in as many passes as the students of all its sizes have together.
 Each of those is the frontier's own, from whatever teacher it has; differences are those of test ranks, by the paired
 bootstrap over triples. With `--coarse` that student, trained before, is asked coarse to fine (`Student.predict`'s
 shortlist): how many of its ten best answers are found, and what a query takes, on the graph and among made-up entities.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
 from kgdistil.paper.cells import Cell, parse
+from kgdistil.paper.ensemble import join, joined_name
 from kgdistil.paper.frontier import cells
 from kgdistil.paper.reading import record_of
 from kgdistil.paper.recipe import config
@@ -71,8 +74,9 @@ def smallest(cell: Cell, depth: int, largest: bool) -> int:
     return cell.bytes // depth if largest else cell.bytes
 
 
-def config_of(cell: Cell, depth: int, largest: bool, teacher: Cell) -> RunConfig:
-    """The nested student's run, which begins as the cell's own teacher and is taught by another's.
+def config_of(cell: Cell, depth: int, largest: bool, teacher: Cell, spread: Sequence[Cell]) -> RunConfig:
+    """The nested student's run, which begins as the cell's own teacher, or as those that it is `spread` over, and is
+    taught by another's.
 
     Raises:
         ConfigError: a cell that is no student of few bits, or whose groups would be too large.
@@ -81,18 +85,35 @@ def config_of(cell: Cell, depth: int, largest: bool, teacher: Cell) -> RunConfig
     if usual is None or not usual.group:
         raise ConfigError(f"{cell} is no student of few bits: give one, as frontier/wn18rr/ComplEx/distilled/16/512")
     passes = usual.epochs * sum(d <= depth for d in DEPTHS)
-    more = {"depth": depth, "epochs": passes, "check_every": max(1, passes // 5), "protocol": "nested"}
+    more: dict[str, Any] = {
+        "depth": depth,
+        "spread": bool(spread),
+        "epochs": passes,
+        "check_every": max(1, passes // 5),
+        "protocol": "nested",
+    }
     if (taught := config(teacher)) is not None:
         more["teacher"] = taught.run_id
+    if spread:
+        more["student"] = joined_name(*runs_of(spread))
     return read_config({**usual.model_dump(), **more, "group": usual.group * (depth if largest else 1)})
 
 
-def measured(cell: Cell, depth: int, largest: bool, teacher: Cell, graph: Graph) -> dict[str, Any]:
+def runs_of(teachers: Sequence[Cell]) -> list[str]:
+    """The runs of teachers, each of which has one."""
+    return [found.run_id for each in teachers if (found := config(each)) is not None]
+
+
+def measured(
+    cell: Cell, depth: int, largest: bool, teacher: Cell, spread: Sequence[Cell], graph: Graph
+) -> dict[str, Any]:
     """The nested student's run, and a row for each of its sizes."""
-    others, own = rivals(cell, depth, largest), config_of(cell, depth, largest, teacher)
-    for first in {cell.teacher, teacher}:
+    others, own = rivals(cell, depth, largest), config_of(cell, depth, largest, teacher, spread)
+    for first in dict.fromkeys((*(spread or [cell.teacher]), teacher)):
         if (needed := config(first)) is not None:
             run(needed, graph)
+    if spread:
+        join(graph, *runs_of(spread))
     done = run(own, graph)
     model, known, rows = done.load(graph), KnownTriples(graph.known, graph.num_relations), []
     for d in [d for d in DEPTHS if d <= depth]:
@@ -166,23 +187,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("cell", type=parse, help="a student of few bits, as frontier/wn18rr/ComplEx/distilled/16/512")
     parser.add_argument("--depth", type=int, choices=[d for d in DEPTHS if d > 1], default=4, help="codes of a group")
     parser.add_argument("--largest", action="store_true", help="CELL is the largest size")
+    parser.add_argument(
+        "--spread", type=parse, nargs="+", metavar="CELL", default=[], help="teachers that it begins as"
+    )
     parser.add_argument("--teacher", type=parse, metavar="CELL", help="in place of its own")
     parser.add_argument("--coarse", action="store_true", help="ask it coarse to fine, in place of its ranks")
     options = parser.parse_args(arguments)
     log_to_terminal()
     teacher = options.teacher or options.cell.teacher
-    asked = options.cell, options.depth, options.largest, teacher
+    asked = options.cell, options.depth, options.largest, teacher, options.spread
     graph = load(options.cell.dataset)
     report = json.loads(path().read_text(encoding="utf-8")) if path().is_file() else {}
     about: dict[str, Any] = {
         "cell": str(options.cell),
         "teacher": str(teacher),
+        "spread": [str(each) for each in options.spread],
         "graph": {**graph.sizes(), "sha256": graph.sha256},
         "command": records.command(),
         "device": records.describe_device("cpu"),
         **records.provenance(),
     }
-    name = str(options.cell) + (f" by {teacher}" if options.teacher else "")
+    name = str(options.cell) + (f" by {teacher}" if options.teacher else "") + (" spread" if options.spread else "")
     before = report.get(name, {})
     if options.coarse:
         done = run(config_of(*asked), graph)
