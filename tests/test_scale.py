@@ -254,7 +254,7 @@ def train(entities, triples, **more):
     run(config, graph, progress=False)
     return before, sum(scale.memory_needed(config, graph).values())
 train(1000, (1000, 100, 100))  # what every run needs
-before, told = train(400_000, (5_000, 300, 300))
+before, told = train(400_000, (5_000, 100, 100))
 print(json.dumps({"used": status("VmHWM") - before, "told": told}))
 """
 

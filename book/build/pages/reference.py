@@ -16,12 +16,13 @@ from kgdistil import records
 
 
 def modules(shown: Shown) -> list[str]:
-    """The package's modules, in reading order: the paper's equations first, then room by room."""
+    """The package's modules, in reading order: the paper's equations first, then room by room. Without the scripts of
+    `kgdistil.paper`, which nobody calls but the notebooks and this book."""
     first = ["graph", "models", "losses", "sampling", "config", "evaluation", "checkpoint", "records"]
     home = Path(kgdistil.__file__).parent
     there = [p.relative_to(home).with_suffix("") for p in sorted(home.rglob("*.py"))]
-    named = [".".join(p.parts) for p in there if not p.name.startswith("_") and "bench" not in p.parts]
-    rooms = ("training", "kernels", "graphs", "compress", "answer", "students", "distillation", "paper")
+    named = [".".join(p.parts) for p in there if not p.name.startswith("_") and p.parts[0] != "paper"]
+    rooms = ("training", "kernels", "graphs", "compress", "answer", "students", "distillation")
     rest = sorted(set(named) - set(first), key=lambda n: (rooms.index(r) if (r := n.split(".")[0]) in rooms else -1, n))
     return ["kgdistil"] + [f"kgdistil.{name}" for name in [*first, *rest]]
 
