@@ -277,14 +277,15 @@ def nested(shown: Shown) -> str:
         near = [str(r["bytes"]) for r in told["rows"] if r.get("gain", -1) >= -SAME]
         apart = [str(r["bytes"]) for r in told["rows"] if r.get("gain", 0) < -SAME]
         about.append(
-            f"On {graph}, with {kind}, trained on {told['device']}, one student is within {SAME} of those "
+            f"- On {graph}, with {kind}, trained on {told['device']}, one student is within {SAME} of those "
             f"trained for one size, or above them, at {' and '.join(near) or 'none of these'} bytes"
             + (f"; at {' and '.join(apart)} bytes it is further below." if apart else ".")
         )
     if not rows:
         return none_yet("python -m kgdistil.paper.bench.nested frontier/wn18rr/ComplEx/distilled/16/512")
     head = ["graph", "made of", "an entity", "nested, test MRR", "trained for that size", "difference", "95 % interval"]
-    return f"{' '.join(about)}\n\n{html_table('One nested student, every size', head, rows)}\n"
+    lines = "\n".join(about)
+    return f"{lines}\n\n{html_table('One nested student, every size', head, rows)}\n"
 
 
 def of_nested() -> list[tuple[str, str, dict[str, Any]]]:
