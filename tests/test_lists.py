@@ -576,7 +576,7 @@ def test_a_run_stopped_within_its_epochs_ends_with_the_same_bits(
         ({"accumulators": "column"}, "accumulators is 'column'"),
         ({"group": 3}, "group is 3"),
         ({"group": 4, "dim": 1}, "must divide the 1 × 2 floats"),
-        ({"group": 3}, "group is 3: input should be 0, 1, 2, 4 or 8"),
+        ({"group": 3}, "group is 3: input should be 0, 1, 2, 4, 8 or 16"),
         ({"group": 2, "loss": "cross-entropy"}, "only loss softmax takes it"),
         ({"accumulator": 1e-6, "loss": "cross-entropy"}, "only loss softmax takes it"),
         ({"student": "x", "loss": "cross-entropy"}, "only stage 2 and loss softmax start from a model"),
