@@ -817,7 +817,7 @@ def export(student: Path, form: str, output: Path, replace: bool) -> None:
     """Write STUDENT for other programs.
 
     \b
-      onnx     tails.onnx and heads.onnx, checked in onnxruntime, and labels.json
+      onnx     tails.onnx and heads.onnx, checked in onnxruntime, and labels.json (of many entities labels.tsv)
       npz      one file of numpy arrays: the numbers, the scales and the labels
       arrays   numpy arrays one by one, decoded, with codes and codebook where it has them, and labels.tsv
       pykeen   trained_model.pkl and training_triples, as PyKEEN's pipeline saves them

@@ -224,6 +224,8 @@ class RunConfig(BaseModel):
         if self.group and floats % self.group:
             of = f"{self.rank} floats" if self.rank else f"{self.dim} × {kind.entity_factor} floats"
             raise ValueError(f"group is {self.group}: it must divide the {of} of an entity")
+        if self.spread and self.dim * (1 + kind.paired) % self.group:
+            raise ValueError(f"dim is {self.dim}: with spread a {self.model} takes a multiple of group ({self.group})")
         if self.depth > 1 and floats == self.group:
             raise ValueError(f"depth is {self.depth}, but a group of {self.group} floats is all of an entity: choose 1")
 

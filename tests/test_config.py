@@ -188,6 +188,10 @@ def test_gamma_is_in_the_score_only_for_a_distance_with_cross_entropy(model: str
             {"loss": "softmax", "model": "ComplEx", "dim": 64, "group": 4, "depth": 8, "spread": True},
             "spread is for a dot product (ComplEx): it takes a depth of 4 or 8 (8), as large a group (4) or more",
         ),
+        (
+            {"loss": "softmax", "model": "SimplE", "dim": 12, "group": 8, "depth": 4, "spread": True},
+            "dim is 12: with spread a SimplE takes a multiple of group (8)",
+        ),
         ({"top": "many"}, "top is 'many', but only loss softmax takes it"),
         (
             {"loss": "softmax", "weighting": "mean"},
