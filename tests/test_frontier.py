@@ -20,7 +20,7 @@ from kgdistil.evaluation import evaluate
 from kgdistil.graphs.datasets import load
 from kgdistil.graphs.lists import Lists
 from kgdistil.models import with_entities
-from kgdistil.paper import frontier, reproduce, tasks
+from kgdistil.paper import frontier, reproduce, rivals, tasks
 from kgdistil.paper import recipe as recipes
 from kgdistil.paper.cells import (
     ALONE,
@@ -229,10 +229,10 @@ def test_a_committee_is_a_rival_of_one_student_where_it_was_tried() -> None:
         assert differs == {"members", "lr", "alpha"} and alone["epochs"] == recipe(cell)["epochs"]
 
 
-@pytest.mark.parametrize("method", frontier.UNTRAINED)
+@pytest.mark.parametrize("method", rivals.UNTRAINED)
 def test_more_bytes_are_nearer_to_the_row(method: str) -> None:
     sizes = (16, 64)
-    if method in frontier.BY_FAISS:
+    if method in rivals.BY_FAISS:
         pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
         sizes = (4, 8)
     rows = torch.randn(300, 128, generator=torch.Generator().manual_seed(0)) @ torch.randn(
@@ -240,9 +240,9 @@ def test_more_bytes_are_nearer_to_the_row(method: str) -> None:
     )
     errors = []
     for size in sizes:
-        made = frontier.UNTRAINED[method](rows, size, True)
+        made = rivals.UNTRAINED[method](rows, size, True)
         assert made.shape == rows.shape
-        assert torch.equal(made, frontier.UNTRAINED[method](rows, size, True))
+        assert torch.equal(made, rivals.UNTRAINED[method](rows, size, True))
         errors.append(float((made - rows).square().mean()))
         if method in ("PCA", "random projection"):
             assert torch.linalg.matrix_rank(made) == size // 4
@@ -252,13 +252,13 @@ def test_more_bytes_are_nearer_to_the_row(method: str) -> None:
 def test_quantisers_are_tried_for_what_they_can_do() -> None:
     """Four bits a float are the most of any code; a rotation and additive codes come nearer to rows than plain ones."""
     pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
-    assert frontier.possible(frontier.BY_FAISS, 64, 1024) == ["FAISS", "OPQ", "RQ"]
-    assert frontier.possible(frontier.BY_FAISS, 32, 1024) == [*frontier.BY_FAISS]
-    assert frontier.possible([*frontier.BY_FAISS, "PCA"], 64, 256) == ["PCA"]
-    assert frontier.possible(frontier.BY_FAISS, 64, 10240) == ["FAISS"]
+    assert frontier.possible(rivals.BY_FAISS, 64, 1024) == ["FAISS", "OPQ", "RQ"]
+    assert frontier.possible(rivals.BY_FAISS, 32, 1024) == [*rivals.BY_FAISS]
+    assert frontier.possible([*rivals.BY_FAISS, "PCA"], 64, 256) == ["PCA"]
+    assert frontier.possible(rivals.BY_FAISS, 64, 10240) == ["FAISS"]
     mixed = torch.randn(300, 32, generator=torch.Generator().manual_seed(0))
     mixed = mixed @ torch.randn(32, 32, generator=torch.Generator().manual_seed(1))
-    lost = {m: float((frontier.UNTRAINED[m](mixed, 4, True) - mixed).square().mean()) for m in frontier.BY_FAISS}
+    lost = {m: float((rivals.UNTRAINED[m](mixed, 4, True) - mixed).square().mean()) for m in rivals.BY_FAISS}
     assert max(lost, key=lost.__getitem__) == "FAISS"
 
 
@@ -287,9 +287,9 @@ def test_graphs_have_as_many_entities_as_their_records_say() -> None:
 
 def test_pca_is_the_best_projection() -> None:
     rows = torch.randn(100, 32, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 33) / 32
-    best = (frontier.principal(rows, 32, False) - rows).norm()
+    best = (rivals.principal(rows, 32, False) - rows).norm()
     assert best == pytest.approx(float(torch.linalg.svdvals(rows)[8:].norm()), rel=1e-4)
-    assert best < (frontier.random_projection(rows, 32, False) - rows).norm()
+    assert best < (rivals.random_projection(rows, 32, False) - rows).norm()
 
 
 def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
@@ -297,14 +297,14 @@ def test_everything_of_a_size_stands_in_one_table(quick: None) -> None:
     assert frontier.main(["--graph", "umls", "--sizes", "16"]) == 0
     table = frontier.points("umls")
     elsewhere = {OWN_LISTS, COMMITTEE, PATHS} | set(LOW_RANK) - set(frontier.USUAL_RANK)
-    assert set(table["method"]) == set(TRAINED) - elsewhere | set(frontier.UNTRAINED)
+    assert set(table["method"]) == set(TRAINED) - elsewhere | set(rivals.UNTRAINED)
     assert set(table["bytes"]) == {512, 16}
     for row in table.itertuples():
         ranks = records.read_ranks(row.ranks)
         assert ranks.metrics()["both"]["mrr"] == pytest.approx(row.mrr)
     graph = load("umls")
     teacher = load_model(records.model_folder(config(frontier.teacher_cell("umls", 16)).run_id), graph)
-    rounded = with_entities(teacher, frontier.rounded(teacher.entities.data, 16, True))
+    rounded = with_entities(teacher, rivals.rounded(teacher.entities.data, 16, True))
     assert table.set_index("method").loc["rounded", "mrr"] == evaluate(rounded, graph).metrics()["both"]["mrr"]
     beside = frontier.against_distilled("umls").set_index("method")
     best = table[table["method"].isin(frontier.DISTILLED)].sort_values("valid_mrr")["method"].iloc[-1]
@@ -324,7 +324,7 @@ def test_another_teacher_is_rounded_besides(quick: None, capsys: pytest.CaptureF
     assert frontier.main(["--rounded", "frontier/umls/ComplEx/teacher/256", "--sizes", "16"]) == 0  # nothing is left
     rows = frontier.read("umls")["rows"]
     other = {row["method"]: row for row in rows if row.get("of") == 256}
-    assert len(rows) == 2 * len(other) == 2 * len(frontier.UNTRAINED)
+    assert len(rows) == 2 * len(other) == 2 * len(rivals.UNTRAINED)
     best = frontier.points("umls").set_index("method")
     for method, row in other.items():
         ranks = records.read_ranks(row["ranks"])
