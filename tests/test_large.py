@@ -22,6 +22,8 @@ from kgdistil.checkpoint import load_model
 from kgdistil.config import make_config
 from kgdistil.distillation import scale
 from kgdistil.distillation.budget import Plan, bytes_of, plan
+from kgdistil.distillation.distil import distil
+from kgdistil.distillation.recipes import bytes_per_entity
 from kgdistil.errors import CheckpointError, ConfigError, DataError
 from kgdistil.graph import Graph
 from kgdistil.graphs import cache, checks, forms, numbering, readers, text
@@ -358,3 +360,22 @@ def test_a_page_of_another_shape_than_the_budget_buys(umls: Graph) -> None:
     for wrong in ("32,2bit", "32,int8,0", "x,2bit,0"):
         with pytest.raises(ConfigError, match="--shape .*: give a dimension, one of 4bit, 2bit, 1bit and a rank or 0"):
             large.of_shape(umls, bought, wrong)
+
+
+def test_a_teacher_is_coded_by_each_quantiser_in_as_many_bytes(
+    umls: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two numbers a code of four bits, as graphs of few entities have; of very many entities there is none."""
+    pytest.importorskip("faiss", reason="FAISS comes with the extra notebooks")
+    for name in ("RUNS", "RESULTS"):
+        monkeypatch.setenv(f"KGDISTIL_{name}", str(tmp_path / name))
+    done = distil(umls, dim=22, precision="2bit", teacher_dim=22, epochs=1, progress=False, paths=False)
+    teacher = done.runs["teacher"].load(umls)
+    assert bytes_per_entity(done.runs["stage 1"].config) == 11 and teacher.entities.shape[1] == 44
+    made = dict(large.coded(done, umls))
+    assert list(made) == ["FAISS", "OPQ", "RQ", "LSQ"]
+    error = {name: float((x.entities - teacher.entities).detach().square().mean()) for name, x in made.items()}
+    assert max(error.values()) < float(teacher.entities.detach().square().mean()) and error["OPQ"] < error["FAISS"]
+    assert len(made["FAISS"].entities[:, [0, 22]].unique(dim=0)) <= 16, "a complex number's parts have one code"
+    monkeypatch.setattr(large, "MOST_CODED", 100)
+    assert list(large.coded(done, umls)) == []

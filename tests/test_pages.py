@@ -15,6 +15,7 @@ from book.build.pages.reproduced import READINGS
 from book.build.pages.shown import Shown
 from book.build.try_it import export_graphs
 from kgdistil import DataError, build_model, load_student, records
+from kgdistil.answer.files import write_json
 from kgdistil.paper import plots, reading
 from kgdistil.paper import tables as paper_tables
 from kgdistil.students.labelled import Labelled
@@ -617,7 +618,24 @@ def test_a_graph_of_ones_own_has_a_frontier_of_all_its_sizes(shown, tmp_path, mo
         (tmp_path / f"packages-{size}.json").write_text(json.dumps(told | {"rows": rows}))
     page = frontier.frontier_large(shown)
     assert "90% with 64 bytes, of one of 512, 75% with 16 bytes, of one of 512." in page
-    assert "0.310 ± 0.002" in page and "frontier-packages" in page
+    assert "0.310 ± 0.002" in page and "frontier-packages" in page and "seeds" not in page
+    for seed, mrr in ((1, 0.32), (2, 0.34)):  # of a later list, and with a rival that the first has not
+        models = {"teacher": 0.42, "alone": 0.2, "distilled": mrr, "OPQ": 0.1 * seed}
+        rows = [{"relation": "all", "models": {name: {"mrr": x, "se": 0.001} for name, x in models.items()}}]
+        gains = {name: {"gain": mrr - x, "low": mrr - x - 0.01, "high": mrr - x + 0.01} for name, x in models.items()}
+        told = {"bytes_per_entity": {"teacher": 512, "student": 16}, "ranked": 500, "rows": rows}
+        told |= {"graph": {"entities": 1001, "train": 9001, "sha256": "b"}, "differences": gains}
+        write_json(frontier.large.path_of("packages-16", seed), told)
+        (first := json.loads((tmp_path / "packages-16.json").read_text()))["graph"] |= {"train": 9000, "sha256": "a"}
+        write_json(
+            tmp_path / "packages-16.json", first | {"differences": {"alone": {"gain": 0.05, "low": 0, "high": 1}}}
+        )
+    page = frontier.frontier_large(shown)
+    assert "0.320 ± 0.023" in page and "0.150 ± 0.100" in page, "errors of the triples and of seeds"
+    assert "means of 3 seeds (fewer of: teacher, rounded; teacher, rotated and product quantised (FAISS OPQ))" in page
+    assert "on 2 days, 9,000 and 9,001 training triples" in page
+    assert "FAISS OPQ) +0.130 … +0.150" in page and "+0.000 … +1.000" in page
+    assert "77% with 16 bytes" in page
 
 
 def test_a_student_by_its_candidates_is_compared_with_the_first(shown, tmp_path, monkeypatch):

@@ -165,11 +165,12 @@ def of_ones_own(name: str = "packages") -> str:
     """What one command makes of a graph without a recipe: the students of `bench.large`, the largest first."""
     said = []
     for path in sorted(large.folder().glob(f"{name}*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        mrr = {model: x["mrr"] for model, x in found["rows"][0]["models"].items()}
+        found, *others = large.seeds_of(path)
+        mrr = {model: x["mrr"] for model, x in large.over_seeds([found, *others]).items()}
         size = found["bytes_per_entity"]
         words = f"[{mrr['distilled']:.3f}](results/large/{path.name}) with {size['student']} bytes an entity"
-        words += f" (its teacher of {size['teacher']} bytes {mrr['teacher']:.3f}, alone {mrr['alone']:.3f})"
+        words += f" (its teacher of {size['teacher']} bytes {mrr['teacher']:.3f}, alone {mrr['alone']:.3f}"
+        words += f"; means of {len(others) + 1} seeds)" if others else ")"
         said.append((size["student"], found["graph"]["entities"], words))
     if not said:
         return ""

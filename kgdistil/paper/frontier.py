@@ -79,7 +79,7 @@ from kgdistil.paper.ensemble import join, joined_name
 from kgdistil.paper.reading import Ours
 from kgdistil.paper.recipe import LARGEST_TEACHER, config, guide, joins, path_settings, with_needs
 from kgdistil.paper.reproduce import add_jobs, log_to_terminal, work
-from kgdistil.paper.rivals import BY_FAISS, MOST, MOST_ENTITIES, UNTRAINED, WIDEST
+from kgdistil.paper.rivals import BY_FAISS, UNTRAINED, is_tried
 from kgdistil.paper.tasks import has_weights
 from kgdistil.training.loop import run
 
@@ -167,7 +167,7 @@ def reciprocal_cells(dataset: str) -> list[Cell]:
 def possible(methods: Iterable[str], size: int, teacher: int) -> list[str]:
     """Those of the methods that make `size` bytes of a teacher's row of so many: four bits a float is the most."""
     coded = (*CODED, "rounded", *BY_FAISS)
-    there = [m for m in methods if size <= MOST.get(m, size) and teacher <= WIDEST.get(m, teacher)]
+    there = [m for m in methods if is_tried(m, size, teacher)]
     return [m for m in there if (size * 8 <= teacher if m in coded else size < teacher)]
 
 
@@ -200,7 +200,7 @@ def measure(dataset: str, graph: Graph, sizes: Iterable[int] = SIZES, other: Cel
         teacher = found.load(graph)
         its = evaluate(teacher, graph, known=known).metrics()["both"]["mrr"]  # other processors train other last digits
         for method in possible(UNTRAINED, size, chosen[size].bytes):
-            if graph.num_entities > MOST_ENTITIES.get(method, graph.num_entities):
+            if not is_tried(method, size, chosen[size].bytes, graph.num_entities):
                 continue
             if any((row["method"], row["bytes"], row.get("of", 0)) == (method, size, of) for row in rows):
                 continue

@@ -21,6 +21,15 @@ WIDEST = {"OPQ": 4096, "RQ": 4096, "LSQ": 4096}
 MOST_ENTITIES = {"LSQ": 10_000}  # with 41,000, as WN18RR has, that of 16 bytes had not ended after nine minutes
 
 
+def is_tried(method: str, size: int, teacher: int, entities: int = 0) -> bool:
+    """Whether a method is tried for `size` bytes of a teacher's row of so many, on a graph of so many entities."""
+    return (
+        size <= MOST.get(method, size)
+        and teacher <= WIDEST.get(method, teacher)
+        and entities <= MOST_ENTITIES.get(method, entities)
+    )
+
+
 def rounded(rows: Tensor, size: int, paired: bool) -> Tensor:
     """Rows [E, W] in four-bit codes of `size` bytes each, decoded again."""
     book = fit(rows, rows.shape[1] // (2 * size), paired)
@@ -44,6 +53,19 @@ def random_projection(rows: Tensor, size: int, paired: bool) -> Tensor:
     return on_axes(rows, torch.randn(rows.shape[1], size // 4, generator=generator))
 
 
+def library() -> Any:
+    """FAISS.
+
+    Raises:
+        ConfigError: it is missing.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise ConfigError("FAISS is missing: pip install -c constraints.txt -e '.[notebooks]'") from None
+    return faiss
+
+
 def by_faiss(kind: str, rows: Tensor, size: int, paired: bool) -> Tensor:
     """One of FAISS's quantisers: `size` codes of eight bits; four bits, twice as many, on graphs of few entities.
 
@@ -53,29 +75,29 @@ def by_faiss(kind: str, rows: Tensor, size: int, paired: bool) -> Tensor:
     Raises:
         ConfigError: FAISS is missing.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise ConfigError("FAISS is missing: pip install -c constraints.txt -e '.[notebooks]'") from None
+    faiss = library()
     bits = 8 if len(rows) >= 39 << 8 else 4  # FAISS wants 39 rows for each of the 256 vectors
-    width, codes = rows.shape[1], size * 8 // bits
+    codes = size * 8 // bits
     faiss.omp_set_num_threads(torch.get_num_threads())
-    x: Any = grouped(rows, width, paired)[:, 0].contiguous().numpy()  # a complex number's parts side by side
+    x: Any = grouped(rows, rows.shape[1], paired)[:, 0].numpy()  # a complex number's parts side by side
+    # as many numbers for each code; a rotation spreads the row over all of them, residual codes take it as it is
+    width = x.shape[1] + (-x.shape[1] % codes if kind in ("PQ", "OPQ") else 0)
     made: dict[str, Any] = {"RQ": faiss.ResidualQuantizer, "LSQ": faiss.LocalSearchQuantizer}
     quantiser = made.get(kind, faiss.ProductQuantizer)(width, codes, bits)
     if kind != "LSQ":
         quantiser.cp.seed, quantiser.cp.min_points_per_centroid = 0, 1  # no warning where there are few entities
-    turn: Any = faiss.OPQMatrix(width, codes) if kind == "OPQ" else None
+    turn: Any = faiss.OPQMatrix(x.shape[1], codes, width) if kind == "OPQ" else None
     if turn is not None:
         turn.pq = quantiser
         # from no rotation, as in the paper: from FAISS's random one it ends worse than none on rows that were trained
         faiss.copy_array_to_vector(np.eye(width, dtype=np.float32).ravel(), turn.A)
-        turn.train(x)
-        x = turn.apply(x)
+        turn.train(np.ascontiguousarray(x))
+        x = turn.apply(np.ascontiguousarray(x))
+    x = np.pad(x, ((0, 0), (0, width - x.shape[1])))
     quantiser.train(x)
     decoded = quantiser.decode(quantiser.compute_codes(x))
     decoded = decoded if turn is None else turn.reverse_transform(decoded)
-    return ungrouped(torch.from_numpy(decoded)[:, None], paired)
+    return ungrouped(torch.from_numpy(decoded)[:, None, : rows.shape[1]], paired)
 
 
 UNTRAINED: dict[str, Callable[[Tensor, int, bool], Tensor]] = {

@@ -211,28 +211,26 @@ def frontier(shown: Shown, dataset: str) -> str:
 
 def frontier_large(shown: Shown, name: str = "packages") -> str:
     """Picture and table of what students of each size have on a graph of one's own, from `results/large`."""
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(large.folder().glob(f"{name}*.json"))]
+    reports = [large.seeds_of(path) for path in sorted(large.folder().glob(f"{name}*.json"))]
     if not reports:
         return none_yet(
             f"python -m kgdistil.paper.bench.large {name}.tsv --sample 0 --budget 64B/entity --name {name}-64"
         )
-    rows = [
-        {"method": method, "bytes": told["bytes_per_entity"]["teacher" if method == "teacher" else "student"], **found}
-        for told in reports
-        for model, found in told["rows"][0]["models"].items()
-        for method in [LARGE[model]]
-    ]
+    rows, kept = [], dict[int, str]()
+    for seeds in reports:
+        first, found = seeds[0], large.over_seeds(seeds)
+        size, teacher = (first["bytes_per_entity"][x] for x in ("student", "teacher"))
+        for model, mean in found.items():
+            each = teacher if model == "teacher" else size
+            rows.append({"method": LARGE.get(model, model), "bytes": each, **mean, "half": 2 * mean["se"]})
+        kept[size] = (
+            f"{found['distilled']['mrr'] / found['teacher']['mrr']:.0%} with {size} bytes, of one of {teacher:,}"
+        )
     frame = pd.DataFrame(rows).drop_duplicates(["method", "bytes"])
-    frame["half"] = 2 * frame["se"]
     sizes = sorted(frame["bytes"].unique(), reverse=True)
-    ranked, entities = reports[0]["ranked"], reports[0]["graph"]["entities"]
+    ranked, entities = reports[0][0]["ranked"], reports[0][0]["graph"]["entities"]
     called = {method: style.label for method, style in OF_BYTES.items()} | {"teacher": "teacher, float32"}
-    cell = {(r.method, r.bytes): f"{r.mrr:.3f} ± {2 * r.se:.3f}" for r in frame.itertuples()}
-    kept = dict[int, str]()
-    for told in reports:
-        (size, teacher), mrr = (told["bytes_per_entity"][x] for x in ("student", "teacher")), told["rows"][0]["models"]
-        share = mrr["distilled"]["mrr"] / mrr["teacher"]["mrr"]
-        kept[size] = f"{share:.0%} with {size} bytes, of one of {teacher:,}"
+    cell = {(r.method, r.bytes): f"{r.mrr:.3f} ± {r.half:.3f}" for r in frame.itertuples()}
     shares = ", ".join(kept[size] for size in sizes if size in kept)
     words = f"On {name}, {entities:,} entities, the distilled student keeps of its teacher's test MRR {shares}."
     table = [
@@ -243,7 +241,30 @@ def frontier_large(shown: Shown, name: str = "packages") -> str:
     head = ["method", *(f"{size:,} bytes" for size in sizes)]
     title = f"Test MRR on {name} by bytes of an entity, {ranked:,} triples against all entities, two standard errors"
     drawn = picture(shown, f"frontier-{name}", plots.frontier(frame), words)
-    return f"\n{words}\n{drawn}\n{html_table(title, head, table)}\n"
+    return f"\n{words}\n{drawn}\n{html_table(title, head, table)}\n{''.join(map(seeds_said, reports))}"
+
+
+def seeds_said(seeds: list[dict[str, Any]]) -> str:
+    """Of a graph of one's own, what several seeds of a size are, and the least by which the student leads."""
+    if len(seeds) == 1:
+        return ""
+    found, size = large.over_seeds(seeds), seeds[0]["bytes_per_entity"]["student"]
+    fewer = [OF_BYTES[LARGE.get(x, x)].label for x, mean in found.items() if mean["seeds"] < len(seeds)]
+    said = f"\nWith {size} bytes these are means of {len(seeds)} seeds"
+    said += f" (fewer of: {'; '.join(fewer)})" * bool(fewer)
+    sums = {told["graph"]["sha256"]: told["graph"]["train"] for told in seeds}
+    if len(sums) > 1:
+        triples = " and ".join(f"{x:,}" for x in sums.values())
+        said += f", of the lists as they were on {len(sums)} days, {triples} training triples"
+    parts = []
+    for name in found:
+        gains = [told["differences"][name] for told in seeds if name in told["differences"]]
+        if gains and name != "teacher":
+            least = min(gains, key=lambda x: x["gain"])
+            parts.append(f"{OF_BYTES[LARGE.get(name, name)].label} {interval(SimpleNamespace(**least))}")
+    return (
+        f"{said}. The least that the distilled student has more in any seed, as 95 % intervals: {', '.join(parts)}.\n"
+    )
 
 
 def candidates(shown: Shown) -> str:

@@ -12,6 +12,8 @@ from kgdistil import records
 from kgdistil.paper import plots
 from kgdistil.paper.bench import candidates, passes, step
 from kgdistil.paper.bench.large import FEWEST, path_of
+from kgdistil.paper.methods import OF_BYTES
+from kgdistil.paper.rivals import BY_FAISS
 from kgdistil.training.loop import CHECKPOINT_SECONDS, LONGEST
 
 STEP = "python -m kgdistil.paper.bench.step"
@@ -203,7 +205,9 @@ def gain(found: dict[str, Any]) -> str:
 
 def gains(told: dict[str, Any]) -> str:
     """What the distilled student has more than the others."""
-    parts = [f"than the {WORDS[name]} {gain(x)}" for name, x in told["differences"].items()]
+    called = {name: f"the {word}" for name, word in WORDS.items()}
+    called |= {name: OF_BYTES[name].label for name in BY_FAISS}
+    parts = [f"than {called[name]} {gain(x)}" for name, x in told["differences"].items()]
     return f"\nThe distilled student has, with 95 % intervals by the paired bootstrap, {', '.join(parts)}.\n"
 
 

@@ -1,16 +1,18 @@
 """`python -m kgdistil.paper.bench.large graph.tsv`: a large graph from its file to a student, and what came of it.
 
 The runs are those of `kgdistil distill graph.tsv --budget 16B/entity`: one that was stopped goes on. Afterwards the
-teacher, the same rounded to the student's bytes, the student alone and the distilled one rank the same test triples
-against all entities; differences are by the paired bootstrap over these. Results: `results/large/<name>.json`, with the
-whole records of the runs.
+teacher, the same rounded to the student's bytes, coded by FAISS in as many unless entities are very many, the student
+alone and the distilled one rank the same test triples against all entities; differences are by the paired bootstrap
+over these. Results: `results/large/<name>.json`, with the whole records of the runs; those of another seed than the
+first: `results/large/seeds/<name>@<seed>.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,13 +35,17 @@ from kgdistil.errors import ConfigError, run_command, short
 from kgdistil.evaluation import KnownTriples, rank, sampled
 from kgdistil.graph import Graph
 from kgdistil.graphs.readers import read_graph
-from kgdistil.models import KGEModel
+from kgdistil.models import KGEModel, with_entities
+from kgdistil.paper import rivals
 from kgdistil.records import results_folder
 from kgdistil.students.labelled import Labelled
 
 MODELS = {"teacher": "teacher", "no-DS": "alone", "stage 1": "distilled"}  # runs, and what the page calls them
 FEWEST = 20  # triples of a relation, of which it has a row
 COMPARED = 10_000  # validation triples that say which of two ways of rounding is the better
+MOST_CODED = (
+    1_000_000  # entities up to which FAISS codes a teacher's rows, which it takes in float32, several times over
+)
 SHOWN, ANSWERS = 3, 5  # queries of a relation that are shown, and answers of each
 
 
@@ -47,8 +53,28 @@ def folder() -> Path:
     return results_folder() / "large"
 
 
-def path_of(name: str) -> Path:
-    return folder() / f"{name}.json"
+def path_of(name: str, seed: int = 0) -> Path:
+    return folder() / "seeds" / f"{name}@{seed}.json" if seed else folder() / f"{name}.json"
+
+
+def seeds_of(path: Path) -> list[dict[str, Any]]:
+    """The report of a file of `folder`, and those of its other seeds."""
+    others = sorted((path.parent / "seeds").glob(f"{path.stem}@*.json"))
+    return [json.loads(each.read_text(encoding="utf-8")) for each in (path, *others)]
+
+
+def over_seeds(reports: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each model mean test MRR and its standard error, of triples and of seeds, and how many seeds there are.
+
+    Seeds rank the same triples, or as many of the same graph, so that these do not become more by being ranked again.
+    """
+    out = {}
+    for name in reports[0]["rows"][0]["models"] | reports[-1]["rows"][0]["models"]:
+        rows = [told["rows"][0]["models"][name] for told in reports if name in told["rows"][0]["models"]]
+        mrr, se = (np.array([row[key] for row in rows]) for key in ("mrr", "se"))
+        error = np.sqrt(np.square(se).mean() + spread(mrr) ** 2)
+        out[name] = {"mrr": float(mrr.mean()), "se": float(error), "seeds": len(rows)}
+    return out
 
 
 # ---- ranks ----------------------------------------------------------------------------------------------------------
@@ -66,6 +92,7 @@ def reciprocals(done: Distilled, graph: Graph, triples: torch.Tensor) -> dict[st
     for name, run in done.runs.items():
         ranks = ranks_of(run, graph, "test", known) if same else rank(run.load(graph), triples, known)
         found[MODELS[name]] = ranks.reciprocal()
+    found |= {name: rank(model, triples, known).reciprocal() for name, model in coded(done, graph)}
     model, plain = rounded(done.runs, kept, precision, graph), by_bits(done, graph)
     if model is not None and plain is not None:
         some = sampled(graph.valid, COMPARED)
@@ -89,6 +116,20 @@ def by_bits(done: Distilled, graph: Graph) -> KGEModel | None:
     model = done.runs["teacher"].load(graph)
     keep_frequent(model, graph.train, whole_of(graph, kept.model, (kept.dim, same[0], 0)) if kept.whole else 0)
     return quantised(model, same[0])
+
+
+def coded(done: Distilled, graph: Graph) -> Iterator[tuple[str, KGEModel]]:
+    """The teacher in codes by each of FAISS's quantisers, of as many bytes an entity as the student's.
+
+    None of a graph of more entities than `MOST_CODED`. Their codebooks count as nothing.
+    """
+    if "teacher" not in done.runs or graph.num_entities > MOST_CODED:
+        return
+    teacher, size = done.runs["teacher"].load(graph), bytes_per_entity(done.runs["stage 1"].config, graph.num_entities)
+    rows = teacher.entities.data
+    for name in rivals.BY_FAISS:
+        if rivals.is_tried(name, size, 4 * rows.shape[1], len(rows)):
+            yield name, with_entities(teacher, rivals.UNTRAINED[name](rows, size, teacher.paired))
 
 
 def spread(x: np.ndarray) -> float:
@@ -205,6 +246,8 @@ def main(arguments: list[str] | None = None) -> int:
     if bought.precision not in GROUPS:
         raise ConfigError(f"--budget {options.budget} buys {bought}; give one that a student of few bits fits")
     size = {name: getattr(bought, name) for name in ("model", "dim", "precision", "teacher_dim", "rank", "whole")}
+    if graph.num_entities <= MOST_CODED:
+        rivals.library()
     done = distil(graph, **size, epochs=options.epochs, seed=options.seed, device=options.device, paths=False)
     report = {
         **report_of(graph, bought, done, options.sample, options.ask),
@@ -214,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
         "threads": torch.get_num_threads(),
         **records.provenance(),
     }
-    target = path_of(options.name or graph.name)
+    target = path_of(options.name or graph.name, options.seed)
     write_json(target, report)
     for row in report["rows"]:
         told = ", ".join(f"{name} {x['mrr']:.3f}" for name, x in row["models"].items())
