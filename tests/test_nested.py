@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from starlette.testclient import TestClient
 
 import kgdistil
 from book.build.pages import pieces
@@ -24,6 +25,7 @@ from kgdistil.models import KGEModel, build_model, with_entities
 from kgdistil.paper.bench import nested as bench
 from kgdistil.paper.cells import FRONTIER, Cell
 from kgdistil.paper.ensemble import joined_name
+from kgdistil.serve import app
 from kgdistil.students.export import export
 from kgdistil.training.loop import run
 
@@ -332,3 +334,20 @@ def test_a_shortlist_that_is_none_is_refused(umls: Graph, tmp_path: Path) -> Non
     (tmp_path / "queries.tsv").write_text(f"{umls.entities[3]}\t\t{umls.entities[4]}\n", encoding="utf-8")
     batch = ["predict", str(tmp_path / "whole"), "--batch", str(tmp_path / "queries.tsv"), "--shortlist", "50"]
     assert "shortlist is of entities, leave it out" in CliRunner().invoke(main, batch).output
+
+
+def test_a_server_ranks_coarse_to_fine(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = nested(umls).student()
+    client = TestClient(app.application(student), raise_server_exceptions=False)
+    asked = {"head": umls.entities[3], "relation": umls.relations[4], "k": 3}
+    few = student.predict(ids=True, shortlist=4, **asked).rows()
+    assert few != student.predict(ids=True, **asked).rows()
+    assert client.get("/predict", params=asked | {"shortlist": 4}).json() == few
+    batch = asked | {"head": list(umls.entities[:5]), "shortlist": 20}
+    assert client.post("/predict", json=batch).json() == student.predict(ids=True, **batch).rows()
+    for wrong, why in ((0, "shortlist: input should be greater"), (2, "shortlist is 2, and k is 3 answers")):
+        refused = client.get("/predict", params=asked | {"shortlist": wrong})
+        assert refused.status_code == 422 and why in refused.json()["error"]
+    monkeypatch.setattr(app, "LISTED", 99)
+    assert client.post("/predict", json=batch).json()["error"].startswith("shortlists of 5 queries; one request ranks")
+    assert client.post("/predict", json=batch | {"head": batch["head"][:4]}).status_code == 200

@@ -34,6 +34,7 @@ log = logging.getLogger("kgdistil")
 AT_ONCE = 1 << 20  # bytes that the event loop itself reads for an answer, about 0.1 ms; more goes to a thread
 FEW = 10  # answers where nobody says how many
 ROWS = 100_000  # answers of one request
+LISTED = 1_000_000  # entities that the shortlists of one request hold
 BITS = 1 << 28  # bytes of bitmaps for one request: a bit for each entity and query, where only some may come
 HEADERS = 16 << 10  # bytes of a request's first line and headers
 WAITING = 64  # requests that wait for a thread, at most
@@ -122,6 +123,8 @@ class Service:
         if some and count * len(self.student.entities) > 8 * BITS:
             most = 8 * BITS // len(self.student.entities)
             raise ConfigError(f"{count:,} queries with typed or candidates; this student takes {most:,} at a time")
+        if count * min(asked["shortlist"] or 0, len(self.student.entities)) > LISTED:
+            raise ConfigError(f"shortlists of {count:,} queries; one request ranks up to {LISTED:,} entities of them")
         work = lambda: self.answers(asked)
         small = count * self.bytes <= AT_ONCE and count * asked["k"] <= 1000 and not some
         body, cut = work() if small else await self.away(work)

@@ -39,6 +39,9 @@ class Choice(Asked):
     coverage: float | None = Field(
         default=None, gt=0, le=LEVELS[-1], description="As many answers as hold the missing one so often, such as 0.9."
     )
+    shortlist: int | None = Field(
+        default=None, ge=1, description="Of a nested student: rank all entities by the first codes, so many by all."
+    )
     unseen: Unseen = False
 
 
