@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # imported where they are used, so that `--help` is quick
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path)
+DIM, PRECISION = 8, "int8"  # of a student where nobody says, and no budget does
 WIDEST = 70  # characters of a readable name in a table
 EXIT_CODES = (
     "Exit codes: 0 done, and a server that is stopped; 1 an error that the last line explains; 2 a wrong option; 130 "
@@ -205,10 +206,10 @@ def read(source: str, options: dict[str, Any]) -> Any:
 @main.command()
 @click.argument("graph")
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the student.")
-@click.option("--dim", type=int, help="Dimension of the student.  [default: 8]")
+@click.option("--dim", type=int, help=f"Dimension of the student.  [default: {DIM}]")
 @click.option(
     "--precision",
-    help="float32, float16, int8, 4bit, 2bit or 1bit: the numbers of the student's file.  [default: int8]",
+    help=f"float32, float16, int8, 4bit, 2bit or 1bit: the numbers of the student's file.  [default: {PRECISION}]",
 )
 @click.option("--rank", type=int, default=0, help="For few bits: floats of an entity of low rank, which share a map.")
 @click.option(
@@ -316,15 +317,15 @@ def distill(
     check_output(output)
     if budget is not None and (dim is not None or precision is not None or options["rank"]):
         raise ConfigError("give --budget, or --dim and --precision: the budget decides both")
-    parse_budget(budget or 1), check_precision(precision or "int8")  # before a large graph is read
-    search_seconds(time_, "4bit" if budget else precision or "int8", teacher, teacher_lists)
+    parse_budget(budget or 1), check_precision(precision or PRECISION)  # before a large graph is read
+    search_seconds(time_, "4bit" if budget else precision or PRECISION, teacher, teacher_lists)
     if (lists := options.pop("lists")) is not None:
         options["softmax_epochs"] = lists
     if teacher is None and (unread := [name for name in TEACHER if options[name]]):
         raise ConfigError(f"{', '.join(unread)}: this says how a teacher's file is read; name it as teacher")
     asked = as_asked(output, dim=dim, precision=precision, budget=budget, model=model, teacher=teacher, **options)
     no_paths = options.pop("no_paths") or None
-    check_paths("4bit" if budget else precision or "int8", no_paths)
+    check_paths("4bit" if budget else precision or PRECISION, no_paths)
     asked |= as_asked(output, teacher_lists=teacher_lists, time=time_, no_paths=no_paths)
     if holds_student(output) and not replace and is_done(output, {"graph": read(graph, options).sha256, **asked}):
         student = opened(output)
@@ -351,7 +352,7 @@ def distill(
                 say(f"the budget of {budget} buys {expected}\n{expected.why}\n{expected.expected}")
         names = ("stages", "epochs", "seed", "device", "rank", "softmax_epochs")
         wanted = {name: options[name] for name in names} | {"teacher_dim": teacher_dim, "model": model}
-        wanted |= {"paths": not no_paths, "dim": 8 if dim is None else dim, "precision": precision or "int8"}
+        wanted |= {"paths": not no_paths, "dim": DIM if dim is None else dim, "precision": precision or PRECISION}
         if expected:
             shape = ("dim", "precision", "teacher_dim", "rank", "whole", "model")
             wanted |= {name: getattr(expected, name) for name in shape}
@@ -432,7 +433,7 @@ def is_done(output: Path, asked: dict[str, str]) -> bool:
     before = made(output) or {}
     now = {key: value for key, value in asked.items() if key in before or not key.endswith(SUM)}  # as before there were
     if "budget" not in asked:  # said aloud or not
-        before, now = ({"dim": "8", "precision": "int8", **told} if told else {} for told in (before, now))
+        before, now = ({"dim": str(DIM), "precision": PRECISION, **told} if told else {} for told in (before, now))
     had, has = (parse_time(told["time"]) if "time" in told else 0 for told in (before, now))
     if had and before == {**now, "time": before["time"]}:
         if had == has:

@@ -293,7 +293,12 @@ def nested(shown: Shown) -> str:
                 rows.append([*mine, *("–",) * 3])
                 continue
             rows.append(
-                [*mine, linked(r["rival_mrr"], r["rival_run"]), difference(r["gain"]), interval(SimpleNamespace(**r))]
+                [
+                    *mine,
+                    linked(r["rival_mrr"], r["rival_run"]),
+                    difference(r["gain"], near=SAME),
+                    interval(SimpleNamespace(**r)),
+                ]
             )
         near = [str(r["bytes"]) for r in told["rows"] if r.get("gain", -1) >= -SAME]
         apart = [str(r["bytes"]) for r in told["rows"] if r.get("gain", 0) < -SAME]

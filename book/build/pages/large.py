@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from book.build.html import html_table
+from book.build.pages.rules import PARTS
 from book.build.pages.shown import Shown, none_yet, picture
 from kgdistil import records
 from kgdistil.paper import plots
@@ -30,7 +31,6 @@ WORDS = {
     "alone": "student alone",
     "distilled": "student, distilled",
 }
-PARTS = {"teacher": "teacher", "no-DS": WORDS["alone"], "stage 1": WORDS["distilled"]}
 GIB = 1 << 30
 AIM = 150_000  # triples a second of a teacher of the largest graph
 
