@@ -18,6 +18,8 @@ constexpr bool LARGE = QW * sizeof(V) > 256 << 10;  // for the stack of a thread
 inline bool any_above(V g, float least) {
 #if defined(__AVX512F__)
     return _mm512_cmp_ps_mask((__m512)magnitude(g), _mm512_set1_ps(least), _CMP_GE_OQ);
+#elif defined(__AVX__)
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)magnitude(g), _mm256_set1_ps(least), _CMP_GE_OQ));
 #else
     bool any = false;
     for (int i = 0; i < LANES; i++) any |= std::fabs(g[i]) >= least;
@@ -53,7 +55,7 @@ template <typename Offset, typename Out> inline void norm_gradient(V g, Offset o
     }
 }
 
-// adds g · ∂score/∂q of one query and 16 candidates to `query` [QW] (to be summed over lanes) or, where ENTITY,
+// adds g · ∂score/∂q of one query and a tile of candidates to `query` [QW] (to be summed over lanes) or, where ENTITY,
 // g · ∂score/∂e to `entity` [W]
 template <bool ENTITY> inline void gradient(const V* tile, const float* q, V g, V* to) {
     if constexpr (KIND == 0) {
@@ -92,7 +94,7 @@ extern "C" void kgd_pair_tiles(const float* candidates, int64_t m, int32_t threa
 // out [n, 16·⌈m/16⌉]: scores without the model's offset
 extern "C" void kgd_pair_scores(const float* tiles, const float* queries, int64_t n, int64_t m, int32_t threads,
                                 float* out) {
-    const int64_t count = (m + LANES - 1) / LANES, group = std::max<int64_t>(1, GROUP_BYTES / (W * LANES * 4));
+    const int64_t count = tiles_of(m), group = std::max<int64_t>(1, GROUP_BYTES / (W * LANES * 4));
     const V* table = reinterpret_cast<const V*>(tiles);
 #pragma omp parallel for num_threads(threads)
     for (int64_t from = 0; from < n; from += 64)
@@ -113,7 +115,7 @@ extern "C" void kgd_pair_scores(const float* tiles, const float* queries, int64_
 // Returns 0, or 1 where memory ran out.
 extern "C" int32_t kgd_pair_gradients(const float* tiles, const float* queries, const float* upstream, int64_t n, int64_t m,
                                       float least, int32_t threads, float* to_queries, float* to_tiles) {
-    const int64_t count = (m + LANES - 1) / LANES;
+    const int64_t count = tiles_of(m);
     const V* table = reinterpret_cast<const V*>(tiles);
     const auto at = [&](int64_t i, int64_t tile) {
         V g;

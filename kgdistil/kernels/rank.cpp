@@ -12,7 +12,7 @@
 namespace {
 
 struct Job {  // mirrored in kernels/rank.py, which compares the size with `kgd_sizes`
-    const float* entities;   // [⌈E/16⌉][W][16], lanes past E hold NaN and so never count
+    const float* entities;   // [tiles_of(E)][W][LANES], lanes past E hold NaN and so never count
     const float* queries;    // [n, QW]
     const int64_t* target;   // [n] entity ids (ranks only)
     const int64_t *known_start, *known_end;  // [n] spans of `known`
@@ -28,7 +28,7 @@ constexpr int TASK = 64;  // queries that share a pass over the entities
 constexpr int64_t GROUP_BYTES = 256 << 10;
 
 void rank_task(const Job& job, int64_t from, int64_t to) {
-    const int64_t tiles = (job.num_entities + LANES - 1) / LANES;
+    const int64_t tiles = tiles_of(job.num_entities);
     const int64_t group = std::max<int64_t>(1, GROUP_BYTES / (W * LANES * 4));
     const int blocks = int((to - from + QUERIES - 1) / QUERIES);
     std::vector<float> q(size_t(blocks) * QUERIES * QW), target(blocks * QUERIES);
@@ -75,7 +75,7 @@ void rank_task(const Job& job, int64_t from, int64_t to) {
 }
 
 void top_task(const Job& job, int64_t from, int64_t to) {  // ties: the lower id first
-    const int64_t tiles = (job.num_entities + LANES - 1) / LANES;
+    const int64_t tiles = tiles_of(job.num_entities);
     const int count = int(to - from);
     const V* table = reinterpret_cast<const V*>(job.entities);
     using Answer = std::pair<float, int32_t>;  // (−score, id): the worst kept answer is the largest
