@@ -637,40 +637,34 @@ void scan_codes(const Job& job, int64_t n, int64_t count, int64_t from, int64_t 
 }
 
 // ---- rows -----------------------------------------------------------------------------------------------------------
-typedef float V __attribute__((vector_size(4 * LANES)));
-typedef int32_t I __attribute__((vector_size(4 * LANES)));
-#if defined(WIDE)
+// A vector is as wide as the processor's, all of a tile or a part of it: a wider one would lie in memory.
+constexpr int VF = VB / 4, PARTS = LANES / VF;  // floats of a vector, and vectors of a tile
+typedef float V __attribute__((vector_size(VB)));
+typedef int32_t I __attribute__((vector_size(VB)));
 constexpr int TOGETHER = 8;  // queries that share a load
-#else
-constexpr int TOGETHER = 4;
-#endif
-constexpr int TILES = BLOCK / LANES, TASK = 64;  // queries that share a pass over a group of blocks
+constexpr int VECTORS = BLOCK / VF, TASK = 64;  // queries that share a pass over a group of blocks
 constexpr int64_t GROUP_BYTES = 256 << 10;
 
 inline V multiply_add(V a, V b, V c) {
 #if defined(WIDE)
     return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(MIDDLE)
-    __m256 x[2], y[2], z[2];
-    std::memcpy(x, &a, 64), std::memcpy(y, &b, 64), std::memcpy(z, &c, 64);
-    for (int i = 0; i < 2; i++) z[i] = _mm256_fmadd_ps(x[i], y[i], z[i]);
-    std::memcpy(&c, z, 64);
-    return c;
+    return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #elif defined(NEON)
-    float32x4_t x[4], y[4], z[4];
-    std::memcpy(x, &a, 64), std::memcpy(y, &b, 64), std::memcpy(z, &c, 64);
-    for (int i = 0; i < 4; i++) z[i] = vfmaq_f32(z[i], x[i], y[i]);
-    std::memcpy(&c, z, 64);
-    return c;
+    return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
     return a * b + c;
 #endif
 }
 inline V magnitude(V x) { return (V)((I)x & 0x7fffffff); }
 inline V exact_root(V x) {
+#if defined(MIDDLE)
+    return (V)_mm256_sqrt_ps((__m256)x);
+#else
     V s;
-    for (int i = 0; i < LANES; i++) s[i] = std::sqrt(x[i]);
+    for (int i = 0; i < VF; i++) s[i] = std::sqrt(x[i]);
     return s;
+#endif
 }
 inline V root(V x) {  // never of a negative number
 #if defined(WIDE)
@@ -686,17 +680,15 @@ inline uint64_t bits(I x) {  // of lanes that are −1 or 0
 #if defined(WIDE)
     return _mm512_movepi32_mask((__m512i)x);
 #elif defined(MIDDLE)
-    __m256 half[2];
-    std::memcpy(half, &x, 64);
-    return uint32_t(_mm256_movemask_ps(half[0])) | uint32_t(_mm256_movemask_ps(half[1])) << 8;
+    return uint32_t(_mm256_movemask_ps((__m256)x));
 #else
     uint64_t out = 0;
-    for (int i = 0; i < LANES; i++) out |= uint64_t(x[i] & 1) << i;
+    for (int i = 0; i < VF; i++) out |= uint64_t(x[i] & 1) << i;
     return out;
 #endif
 }
 
-// sixteen numbers at any address
+// as many numbers as a vector has, at any address
 template <int TYPE> inline V numbers(const uint8_t* at, V scale) {
     if constexpr (TYPE == FLOAT) {
         V out;
@@ -707,14 +699,10 @@ template <int TYPE> inline V numbers(const uint8_t* at, V scale) {
         const __m128i small = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
         return (V)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(small)) * scale;
 #elif defined(MIDDLE)
-        const __m128i small = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
-        const __m256i half[2] = {_mm256_cvtepi8_epi32(small), _mm256_cvtepi8_epi32(_mm_srli_si128(small, 8))};
-        const __m256 two[2] = {_mm256_cvtepi32_ps(half[0]), _mm256_cvtepi32_ps(half[1])};
-        V out;
-        std::memcpy(&out, two, sizeof out);
-        return out * scale;
+        const __m128i small = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at));
+        return (V)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(small)) * scale;
 #else
-        typedef int8_t Small __attribute__((vector_size(LANES)));
+        typedef int8_t Small __attribute__((vector_size(VF)));
         Small x;
         std::memcpy(&x, at, sizeof x);
         return __builtin_convertvector(__builtin_convertvector(x, I), V) * scale;
@@ -723,13 +711,9 @@ template <int TYPE> inline V numbers(const uint8_t* at, V scale) {
 #if defined(WIDE)
         return (V)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
 #elif defined(MIDDLE)
-        const __m128i* half = reinterpret_cast<const __m128i*>(at);
-        const __m256 two[2] = {_mm256_cvtph_ps(_mm_loadu_si128(half)), _mm256_cvtph_ps(_mm_loadu_si128(half + 1))};
-        V out;
-        std::memcpy(&out, two, sizeof out);
-        return out;
+        return (V)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
 #else
-        typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+        typedef uint16_t Halves __attribute__((vector_size(2 * VF)));
         Halves x;
         std::memcpy(&x, at, sizeof x);
         const I wide = __builtin_convertvector(x, I);
@@ -743,19 +727,21 @@ template <int TYPE> inline V numbers(const uint8_t* at, V scale) {
 template <int KIND, bool SQUARED, int TYPE> struct Rows {
     static constexpr int64_t BYTES = TYPE == FLOAT ? 4 : TYPE == HALF ? 2 : 1;
 
-    // scores [N][T] of N queries [N][width] and T tiles
+    // scores [N][T] of N queries [N][width] and T vectors of entities, the first of which is number `first`
     template <int N, int T>
-    static __attribute__((noinline)) void score(const Job& job, const float* const* q, int64_t tile, V out[][TILES]) {
+    static __attribute__((noinline)) void score(const Job& job, const float* const* q, int64_t first, V out[][VECTORS]) {
         const int64_t W = job.row;
-        const uint8_t* rows = job.entities + tile * W * LANES * BYTES;
+        const uint8_t* rows = job.entities + first / PARTS * W * LANES * BYTES + first % PARTS * VF * BYTES;
         V s[N][T] = {}, scale[T] = {};
         if constexpr (TYPE == BYTE)
             for (int t = 0; t < T; t++) {
-                const int64_t first = (tile + t) * LANES, there = std::min<int64_t>(LANES, job.num_entities - first);
+                const int64_t e = (first + t) * VF, there = std::min<int64_t>(VF, job.num_entities - e);
                 if (!job.scale) scale[t] = 1 - V{};
-                if (job.scale && there > 0) std::memcpy(&scale[t], job.scale + first * 4, there * 4);
+                if (job.scale && there > 0) std::memcpy(&scale[t], job.scale + e * 4, there * 4);
             }
-        const auto at = [&](int64_t i, int t) { return numbers<TYPE>(rows + (t * W + i) * LANES * BYTES, scale[t]); };
+        const auto at = [&](int64_t i, int t) {  // t > 0: from the first vector of a tile on
+            return numbers<TYPE>(rows + ((t / PARTS * W + i) * LANES + t % PARTS * VF) * BYTES, scale[t]);
+        };
         const auto number = [&](int j, int64_t i) { return q[j][i] - V{}; };
         if constexpr (KIND == DOT) {
             for (int64_t i = 0; i < W; i++)
@@ -812,26 +798,26 @@ template <int KIND, bool SQUARED, int TYPE> struct Rows {
             const uint64_t there = candidates.of(block);
             uint64_t first = 0, second = 0;
             if (job.target) {
-                for (int t = 0; t < TILES; t++) {
-                    first |= bits(s[t] > goal - V{}) << t * LANES, second |= bits(s[t] == goal - V{}) << t * LANES;
+                for (int t = 0; t < VECTORS; t++) {
+                    first |= bits(s[t] > goal - V{}) << t * VF, second |= bits(s[t] == goal - V{}) << t * VF;
                 }
                 greater += __builtin_popcountll(first & there), equal += __builtin_popcountll(second & there);
                 return;
             }
             const V bar = best.bar() - V{};
-            for (int t = 0; t < TILES; t++) first |= bits(best.full() ? s[t] > bar : s[t] >= bar) << t * LANES;
+            for (int t = 0; t < VECTORS; t++) first |= bits(best.full() ? s[t] > bar : s[t] >= bar) << t * VF;
             for (first &= there; first; first &= first - 1) {
                 const int i = __builtin_ctzll(first);
-                best.offer(s[i / LANES][i % LANES], int32_t(block * BLOCK + i));
+                best.offer(s[i / VF][i % VF], int32_t(block * BLOCK + i));
             }
         }
     };
 
     static void scan(const Job& job, int64_t n, int64_t count, int64_t from, int64_t to, Tally* tally) {
         const int64_t group = std::max<int64_t>(1, GROUP_BYTES / (job.row * BLOCK * BYTES));
-        const int64_t tiles = (job.num_entities + LANES - 1) / LANES;
+        const int64_t vectors = (job.num_entities + VF - 1) / VF;
         std::vector<Asked> asked(count);
-        V s[TOGETHER][TILES] = {};
+        V s[TOGETHER][VECTORS] = {};
         for (int64_t j = 0; j < count; j++) {
             Asked& one = asked[j];
             one.vector = job.queries + (n + j) * job.width;
@@ -841,8 +827,8 @@ template <int KIND, bool SQUARED, int TYPE> struct Rows {
                 one.goal = job.goal[n + j];
             } else if (job.target) {
                 const int64_t e = job.target[n + j];
-                score<1, 1>(job, &one.vector, e / LANES, s);
-                one.goal = s[0][0][e % LANES];
+                score<1, 1>(job, &one.vector, e / VF, s);
+                one.goal = s[0][0][e % VF];
             }
         }
         for (int64_t first = from; first < to; first += group)
@@ -851,14 +837,14 @@ template <int KIND, bool SQUARED, int TYPE> struct Rows {
                 const float* q[TOGETHER];
                 for (int64_t i = 0; i < together; i++) q[i] = asked[j + i].vector;
                 for (int64_t block = first; block < std::min(to, first + group); block++) {
-                    const int64_t there = std::min<int64_t>(TILES, tiles - block * TILES);
-                    if (together == 1 && there == TILES) {
-                        score<1, TILES>(job, q, block * TILES, s);
+                    const int64_t there = std::min<int64_t>(VECTORS, vectors - block * VECTORS);
+                    if (together == 1 && there == VECTORS) {
+                        score<1, VECTORS>(job, q, block * VECTORS, s);
                     } else {
                         for (int64_t t = 0; t < there; t++) {
-                            V part[TOGETHER][TILES];
-                            together == 1 ? score<1, 1>(job, q, block * TILES + t, part)
-                                          : score<TOGETHER, 1>(job, q, block * TILES + t, part);
+                            V part[TOGETHER][VECTORS];
+                            together == 1 ? score<1, 1>(job, q, block * VECTORS + t, part)
+                                          : score<TOGETHER, 1>(job, q, block * VECTORS + t, part);
                             for (int64_t i = 0; i < together; i++) s[i][t] = part[i][0];
                         }
                     }
