@@ -53,6 +53,9 @@ setup(
         for name, flags in LEVELS.items()
     ],
     cmdclass={"build_ext": Libraries, "bdist_wheel": Wheel},
-    # by a path: a folder called kgdistil beside a script, such as a clone, would hide the package else
-    options={"editable_wheel": {"mode": "compat"}},
+    options={
+        # by a path: a folder called kgdistil beside a script, such as a clone, would hide the package else
+        "editable_wheel": {"mode": "compat"},
+        "build_ext": {"parallel": True},  # a compiler on each core
+    },
 )
