@@ -14,8 +14,9 @@ from book.build.pages import pieces
 from book.build.pages.shown import Shown
 from kgdistil import records
 from kgdistil.answer import native
+from kgdistil.checkpoint import save_model
 from kgdistil.cli import main
-from kgdistil.compress.nested import attach, codes_of, fit, seen, shorter
+from kgdistil.compress.nested import attach, carried, codes_of, fit, means, seen, shorter
 from kgdistil.compress.product import grouped, rows_of
 from kgdistil.config import make_config
 from kgdistil.errors import ConfigError
@@ -27,6 +28,7 @@ from kgdistil.paper.cells import FRONTIER, Cell
 from kgdistil.paper.ensemble import joined_name
 from kgdistil.serve import app
 from kgdistil.students.export import export
+from kgdistil.training import loop
 from kgdistil.training.loop import run
 
 
@@ -207,6 +209,58 @@ def test_one_training_makes_every_size(umls: Graph) -> None:
     assert not torch.equal(model.relations_1, model.relations_2) and not torch.equal(model.relations_2, model.relations)
 
 
+def test_codes_that_are_there_get_the_vectors_that_say_rows_best() -> None:
+    generator = torch.Generator().manual_seed(1)
+    groups, codes = torch.randn(500, 2, 4, generator=generator), torch.randint(16, (500, 4), generator=generator)
+    book = means(groups, codes.byte())
+    says = lambda book: sum(
+        torch.stack([book[i, m, codes[:, 2 * i + m]] for m in range(2)], 1) for i in range(2)
+    )  # [n, M, g]
+    best = (groups - says(book)).square().sum()
+    for i, m, c in ((0, 0, 3), (1, 1, 7), (1, 0, 15)):  # no vector can move without loss
+        for by in (0.05, -0.05):
+            moved = book.clone()
+            moved[i, m, c] += by
+            assert (groups - says(moved)).square().sum() > best
+
+
+@pytest.mark.usefixtures("own_folders")
+def test_a_size_begins_with_the_codes_of_a_smaller_student(umls: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stay, and so does that student; what was stopped goes on to the same end."""
+    given = {"negatives": 64, "batch_size": 128, "patience": 0, "check_every": 4, "epochs": 4}
+    wide = kgdistil.run(config_of(1, **given), umls, progress=False)
+    start = build_model("ComplEx", umls.num_entities, umls.num_relations, 16, seed=5)
+    small = wide.load(umls)
+    save_model(records.model_folder("start"), carried(start, small, 4), umls)
+    deep = config_of(2, **given).model_copy(update={"student": "start"})
+    real = loop.save
+
+    def save_then_stop(*arguments: object) -> None:
+        real(*arguments)
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(loop, "save", save_then_stop)
+        with pytest.raises(InterruptedError):
+            kgdistil.run(deep, umls, progress=False)
+    resumed = kgdistil.run(deep, umls, progress=False).load(umls)
+    done = kgdistil.run(deep, umls, progress=False, again=True)
+    model = done.load(umls)
+    assert torch.equal(model.codes[:, :8], start.codes) and not torch.equal(model.entities, small.entities)
+    cut = shorter(model, 1)
+    assert torch.equal(cut.entities, small.entities) and torch.equal(cut.relations, small.relations)
+    assert done.record["valid"]["both"]["mrr"] > wide.record["valid"]["both"]["mrr"]
+    assert all(
+        torch.equal(x, y) for x, y in zip(model.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
+    deeper = config_of(4, **given).model_copy(update={"student": "start"})
+    with pytest.raises(ConfigError, match="a student of 8 codes an entity becomes one of twice as many.* have 32"):
+        kgdistil.run(deeper, umls, progress=False)
+    with pytest.raises(ConfigError, match="are no codes of groups of 4 floats"):
+        carried(start, build_model("ComplEx", umls.num_entities, umls.num_relations, 16, seed=5), 4)
+
+
 def test_other_forms_hold_the_whole_of_it(umls: Graph, tmp_path: Path) -> None:
     """Arrays and an .npz come back as the float32 rows; a FAISS index of the codes gives the student's scores."""
     student = nested(umls)
@@ -288,6 +342,43 @@ def test_one_training_is_set_beside_a_training_for_each_size(
     assert "beginning as 2 teachers of 64 bytes" in page
     assert all(f"{size} bytes" in page for size in (4, 8, 16)) and "one student is within" in page
     assert "200" in pieces(Shown(small))["coarse"]()
+
+
+def test_sizes_are_trained_in_turn(umls: Graph, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with the codes of the one before, in the passes of its own, at the rate that validates best."""
+    given = {"dataset": "umls", "loss": "softmax", "model": "ComplEx", "negatives": 64, "batch_size": 200}
+    teachers = [make_config(**given, role="teacher", dim=16, lr=0.1, epochs=4, seed=seed) for seed in (0, 1)]
+    taught = {**given, "role": "stage1", "teacher": teachers[0].run_id, "lr": 0.1, "epochs": 3}
+    shapes = {4: (16, 4), 8: (16, 2), 16: (32, 2)}
+    made = {size: make_config(**taught, dim=dim, group=group) for size, (dim, group) in shapes.items()}
+    mine = [Cell(FRONTIER, "umls", "ComplEx", "distilled", size, 128) for size in made]
+    two = [Cell(FRONTIER, "umls", "ComplEx", "teacher", 128, seed=i) for i in (0, 1)]
+    monkeypatch.setattr(bench, "cells", lambda graph: mine)
+    monkeypatch.setattr(bench, "config", lambda c: made[c.bytes] if c.method == "distilled" else teachers[c.seed])
+    monkeypatch.setattr(bench, "record_of", lambda c: records.read_record(records.record_path(made[c.bytes].run_id)))
+    run(teachers[0], umls, progress=False)
+    for config in made.values():
+        run(config, umls, save_ranks=True, progress=False)
+    asked = [str(mine[2]), "--depth", "4", "--spread", *map(str, two), "--in-turn", "0.1", "0.4"]
+    with pytest.raises(ConfigError, match="has 32 dimensions, and 1 teachers have 16"):
+        bench.main([*asked[:4], str(two[0]), "--in-turn", "0.1"])
+    assert bench.main(asked) == 0
+    (told,) = json.loads(bench.path().read_text()).values()
+    runs = [(x["depth"], x["run"]["config"]["lr"], x["run"]["epochs"]) for x in told["trainings"]]
+    assert runs == [(2, 0.1, 3), (4, 0.1, 3), (4, 0.4, 3)]
+    first, *last = (x["run"] for x in told["trainings"])
+    assert told["run"] == max(last, key=lambda x: x["valid"]["both"]["mrr"])
+    assert [x["taken"] for x in told["trainings"]] == [True, *(x == told["run"] for x in last)]
+    begun = made[4].model_copy(update={"protocol": "nested"}).run_id  # the frontier's own record stays as it is
+    assert first["config"]["student"] == joined_name(teachers[0].run_id, codes=begun)
+    one = records.read_record(records.record_path(begun))
+    wanted = [x["test"]["both"]["mrr"] for x in (one, first, told["run"])]
+    assert [x["test"]["both"]["mrr"] for x in told["rows"]] == pytest.approx(wanted, abs=1e-3)
+    assert told["rows"][0]["gain"] == pytest.approx(0, abs=1e-3)
+    assert "one after another" in pieces(Shown(small))["nested"]()
+    monkeypatch.setattr(bench, "cells", lambda graph: [mine[0], mine[2]])
+    with pytest.raises(ConfigError, match="lacks a size of .*umls/ComplEx/distilled/16/128 with fewer codes"):
+        bench.main(asked)
 
 
 @pytest.mark.parametrize("library", [native.default(), None])

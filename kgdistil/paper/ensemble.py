@@ -10,6 +10,7 @@ import torch
 
 from kgdistil import records
 from kgdistil.checkpoint import WEIGHTS, load_model, save_model
+from kgdistil.compress import nested
 from kgdistil.distillation import paths
 from kgdistil.errors import ConfigError
 from kgdistil.graph import Graph
@@ -36,16 +37,18 @@ def joined(models: Sequence[KGEModel]) -> KGEModel:
     return whole
 
 
-def joined_name(*teachers: str) -> str:
-    """The folder of several teachers as one."""
-    return "joined-" + hashlib.sha256("+".join(teachers).encode()).hexdigest()[:8]
+def joined_name(*teachers: str, codes: str = "") -> str:
+    """The folder of several teachers as one, which may have the codes of a run."""
+    return "joined-" + hashlib.sha256("+".join([*teachers, *filter(None, [codes])]).encode()).hexdigest()[:8]
 
 
-def join(graph: Graph, *teachers: str) -> None:
-    """Save the mean of teachers, given by their runs, under `joined_name`."""
-    folder = records.model_folder(joined_name(*teachers))
+def join(graph: Graph, *teachers: str, codes: str = "", size: int = 0) -> None:
+    """Save the mean of teachers, given by their runs, under `joined_name`; with the codes of a student's run, whose
+    groups have `size` floats, for one of more codes to begin as (`nested.carried`)."""
+    folder, read = records.model_folder(joined_name(*teachers, codes=codes)), records.model_folder
     if not (folder / WEIGHTS).is_file():
-        save_model(folder, joined([load_model(records.model_folder(t), graph) for t in teachers]), graph)
+        whole = joined([load_model(read(t), graph) for t in teachers])
+        save_model(folder, nested.carried(whole, load_model(read(codes), graph), size) if codes else whole, graph)
 
 
 def path_lists_name(teacher: str, settings: paths.Settings) -> str:

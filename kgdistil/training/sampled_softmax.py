@@ -70,6 +70,7 @@ class SampledSoftmaxEngine(Engine):
         self.moments["done"] = torch.zeros((), dtype=torch.int64)
         self.moments["sums"] = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)
         self.whole = whole.keep_frequent(student, triples, config.whole)  # which entities have no codes
+        self.first = nested.begun(student)  # codes, which stay
         if config.group:
             learned = nested.learned(student, config.group, config.depth, self.whole, config.spread)
             self.moments |= learned | {f"{x}.v": torch.full_like(y, config.accumulator) for x, y in learned.items()}
@@ -85,7 +86,8 @@ class SampledSoftmaxEngine(Engine):
         if not self.config.group:
             return self.trained
         student, kept = self.models["student"], None if self.whole is None else self.whole[self.rows]
-        return {**self.trained, "student": with_entities(student, nested.as_coded(student, self.moments, kept))}
+        coded = nested.as_coded(student, self.moments, kept, self.first)
+        return {**self.trained, "student": with_entities(student, coded)}
 
     def epoch(self, epoch: int, rates: Tensor, teacher_rates: Tensor | None = None) -> dict[str, float]:
         self.begin(epoch)
@@ -108,7 +110,7 @@ class SampledSoftmaxEngine(Engine):
 
     def step(self, batch: Tensor, base: Tensor, rates: dict[str, float]) -> Tensor:
         """One batch of queries int64 [n]; the five losses, each times the batch's number of triples."""
-        self.depth = nested.drawn(base, self.config.depth)
+        self.depth = nested.drawn(base, self.config.depth, self.first)
         queries = self.batch_of(torch.cat([batch, batch + self.samples]) if self.config.unlabelled else batch)
         ids, place, shift = self.candidates(queries.answers, base, self.best(queries.ids))
         views = {role: View(self, role, queries, ids, place, role in self.trained) for role in self.models}
@@ -195,7 +197,7 @@ class View:
         if engine.config.group and role == "student":
             self.of, paired = nested.of(engine.depth, engine.config.depth), self.model.paired
             self.book = engine.moments["student.codebook" + self.of].detach()
-            codes = nested.codes_of(table, nested.books(engine.moments, engine.depth), paired, places)
+            codes = nested.codes_of(table, nested.books(engine.moments, engine.depth), paired, places, engine.first)
             self.codes = torch.cat([codes, codes[answers]])
             rows, near = rows_in(dtype, codes[:m], self.book, paired), rows_of(self.codes[m:], self.book, paired)
             if engine.whole is not None:

@@ -325,6 +325,11 @@ def of_nested() -> list[tuple[str, str, dict[str, Any]]]:
             made += (
                 f", beginning as {len(begun)} teachers of {' and '.join(f'{n:,}' for n in dict.fromkeys(begun))} bytes"
             )
+        if "trainings" in told:
+            rates = ", ".join(
+                f"{x['run']['config']['lr']:g}" for x in told["trainings"] if x["run"]["config"]["spread"]
+            )
+            made += f", its sizes trained one after another, those of more floats at the best rate of {rates}"
         found.append((TITLES[cell.dataset], made, told))
     return found
 

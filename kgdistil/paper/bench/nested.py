@@ -4,9 +4,12 @@ CELL is a distilled student of few bits of the frontier, the smallest size; or w
 `depth` groups are then one. With `--spread` it begins as the mean of teachers, side by side, and the smaller sizes have
 the dimensions of the first of them. The nested student is trained as it is, from the same teacher or by `--teacher`'s,
 but with codes of that depth, and in as many passes as the students of all its sizes have together.
-Each of those is the frontier's own, from whatever teacher it has; differences are those of test ranks, by the paired
-bootstrap over triples. With `--coarse` that student, trained before, is asked coarse to fine (`Student.predict`'s
-shortlist): how many of its ten best answers are found, and what a query takes, on the graph and among made-up entities.
+With `--in-turn` each size is trained by itself in the passes of its own, the smallest as the frontier has it, and each
+with the codes of the one before, which stay; one of more dimensions at the rate of those given that validates best.
+Each student beside is the frontier's own, from whatever teacher it has; differences are those of test ranks, by the
+paired bootstrap over triples. With `--coarse` that student, trained before, is asked coarse to fine
+(`Student.predict`'s shortlist): how many of its ten best answers are found, and what a query takes, on the graph and
+among made-up entities.
 Results: `results/bench/nested.json`, by cell.
 """
 
@@ -34,6 +37,7 @@ from kgdistil.errors import ConfigError, run_command
 from kgdistil.evaluation import KnownTriples, evaluate
 from kgdistil.graph import Graph
 from kgdistil.graphs.datasets import load
+from kgdistil.models import MODELS
 from kgdistil.paper.cells import Cell, parse
 from kgdistil.paper.ensemble import join, joined_name
 from kgdistil.paper.frontier import cells
@@ -42,7 +46,7 @@ from kgdistil.paper.recipe import config
 from kgdistil.paper.reproduce import log_to_terminal
 from kgdistil.paper.timing import seconds
 from kgdistil.students.labelled import Labelled
-from kgdistil.training.loop import run
+from kgdistil.training.loop import Run, run
 
 SHORTLISTS = (30, 100, 300, 1000, 3000)
 MILLIONS = (1_000_000, 8_000_000)  # made-up entities
@@ -108,14 +112,19 @@ def measured(
     cell: Cell, depth: int, largest: bool, teacher: Cell, spread: Sequence[Cell], graph: Graph
 ) -> dict[str, Any]:
     """The nested student's run, and a row for each of its sizes."""
-    others, own = rivals(cell, depth, largest), config_of(cell, depth, largest, teacher, spread)
+    own = config_of(cell, depth, largest, teacher, spread)
     for first in dict.fromkeys((*(spread or [cell.teacher]), teacher)):
         if (needed := config(first)) is not None:
             run(needed, graph)
     if spread:
         join(graph, *runs_of(spread))
-    done = run(own, graph)
-    model, known, rows = done.load(graph), KnownTriples(graph.known, graph.num_relations), []
+    return said(run(own, graph), cell, depth, largest, teacher, graph)
+
+
+def said(done: Run, cell: Cell, depth: int, largest: bool, teacher: Cell, graph: Graph) -> dict[str, Any]:
+    """What is told of a nested student's run: a row for each of its sizes."""
+    others, known, rows = rivals(cell, depth, largest), KnownTriples(graph.known, graph.num_relations), []
+    model = done.load(graph)
     for d in [d for d in DEPTHS if d <= depth]:
         ranks = {split: evaluate(shorter(model, d), graph, split, known=known) for split in ("valid", "test")}
         row: dict[str, Any] = {"depth": d, "bytes": d * smallest(cell, depth, largest)}
@@ -129,6 +138,43 @@ def measured(
         print(json.dumps({name: x for name, x in row.items() if name not in ("valid", "test")}), flush=True)
     taught = config(teacher)
     return {"teacher_mrr": run(taught, graph).test("mrr") if taught else None, "run": done.record, "rows": rows}
+
+
+def in_turn(
+    cell: Cell, depth: int, teacher: Cell, spread: Sequence[Cell], rates: Sequence[float], graph: Graph
+) -> tuple[Run, list[dict[str, Any]]]:
+    """The run of the largest size, after those of the others, and what validation said of each.
+
+    Raises:
+        ConfigError: a size that the frontier lacks, or no teachers for one of its dimensions.
+    """
+    sizes = rivals(cell, depth, largest=True)
+    usual = {d: found for d in DEPTHS if d <= depth and d in sizes and (found := config(sizes[d])) is not None}
+    if list(usual) != [d for d in DEPTHS if d <= depth]:
+        raise ConfigError(f"the frontier of {cell.dataset} lacks a size of {cell} with fewer codes")
+    for first in dict.fromkeys((*spread, sizes[1].teacher, teacher)):
+        if (needed := config(first)) is not None:
+            run(needed, graph)
+    own, starts = read_config({**usual[1].model_dump(), "protocol": "nested"}), runs_of(spread)
+    done, told = run(own, graph), list[dict[str, Any]]()
+    groups, each = own.dim * MODELS[own.model].entity_factor // own.group, done.config.dim
+    for d, other in list(usual.items())[1:]:
+        begun = starts[: other.dim // each]
+        if len(begun) * each != other.dim:
+            raise ConfigError(
+                f"--spread: {sizes[d]} has {other.dim} dimensions, and {len(starts)} teachers have {each}"
+            )
+        join(graph, *begun, codes=done.id, size=own.group)
+        group = other.dim * MODELS[other.model].entity_factor // groups
+        more = {"depth": d, "group": group, "spread": len(begun) > 1, "protocol": "nested"}
+        more |= {"student": joined_name(*begun, codes=done.id)}
+        if (taught := config(teacher)) is not None:
+            more["teacher"] = taught.run_id
+        asked = rates if other.dim > done.config.dim else [other.lr]
+        tried = [run(read_config({**other.model_dump(), **more, "lr": rate}), graph) for rate in asked]
+        done = max(tried, key=lambda each: each.record["valid"]["both"]["mrr"])
+        told += [{"depth": d, "run": each.record, "taken": each is done} for each in tried]
+    return done, told
 
 
 def coarse_to_fine(student: Student, graph: Graph) -> list[dict[str, Any]]:
@@ -191,6 +237,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--spread", type=parse, nargs="+", metavar="CELL", default=[], help="teachers that it begins as"
     )
     parser.add_argument("--teacher", type=parse, metavar="CELL", help="in place of its own")
+    parser.add_argument(
+        "--in-turn", type=float, nargs="+", metavar="RATE", help="train each size by itself, after the smaller ones"
+    )
     parser.add_argument("--coarse", action="store_true", help="ask it coarse to fine, in place of its ranks")
     options = parser.parse_args(arguments)
     log_to_terminal()
@@ -208,12 +257,16 @@ def main(arguments: list[str] | None = None) -> int:
         **records.provenance(),
     }
     name = str(options.cell) + (f" by {teacher}" if options.teacher else "") + (" spread" if options.spread else "")
+    name += " in turn" if options.in_turn else ""
     before = report.get(name, {})
     if options.coarse:
         done = run(config_of(*asked), graph)
         student = Labelled(done.load(graph), graph, NESTED, done.record["id"]).student()
         rows = coarse_to_fine(student, graph)
         found = {**before, "coarse": {**about, "run": done.record["id"], "threads": kernels.threads(), "rows": rows}}
+    elif options.in_turn:
+        done, told = in_turn(options.cell, options.depth, teacher, options.spread, options.in_turn, graph)
+        found = {**about, **said(done, options.cell, options.depth, True, teacher, graph), "trainings": told}
     else:
         found = {**about, **measured(*asked, graph)}
     write_json(path(), {**report, name: found})
