@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,13 +158,14 @@ def in_turn(
             run(needed, graph)
     own, starts = read_config({**usual[1].model_dump(), "protocol": "nested"}), runs_of(spread)
     done, told = run(own, graph), list[dict[str, Any]]()
-    groups, each = own.dim * MODELS[own.model].entity_factor // own.group, done.config.dim
+    groups = own.dim * MODELS[own.model].entity_factor // own.group
+    dims = list(itertools.accumulate(found.dim for each in spread if (found := config(each)) is not None))
     for d, other in list(usual.items())[1:]:
-        begun = starts[: other.dim // each]
-        if len(begun) * each != other.dim:
+        if other.dim not in dims:
             raise ConfigError(
-                f"--spread: {sizes[d]} has {other.dim} dimensions, and {len(starts)} teachers have {each}"
+                f"--spread: {sizes[d]} has {other.dim} dimensions; the first teachers have {dims} together"
             )
+        begun = starts[: dims.index(other.dim) + 1]
         join(graph, *begun, codes=done.id, size=own.group)
         group = other.dim * MODELS[other.model].entity_factor // groups
         more = {"depth": d, "group": group, "spread": len(begun) > 1, "protocol": "nested"}
