@@ -315,7 +315,8 @@ def nested(shown: Shown) -> str:
 
 
 def of_nested() -> list[tuple[str, str, dict[str, Any]]]:
-    """What `bench.nested` found: the graph's title, what the student is made of, and the report."""
+    """What `bench.nested` found, sizes that were trained in turn first: the graph's title, what the student is made of,
+    and the report."""
     path, found = sizes_of_one.path(), list[tuple[str, str, dict[str, Any]]]()
     for told in json.loads(path.read_text(encoding="utf-8")).values() if path.is_file() else ():
         cell = parse(told["cell"])
@@ -331,7 +332,7 @@ def of_nested() -> list[tuple[str, str, dict[str, Any]]]:
             )
             made += f", its sizes trained one after another, those of more floats at the best rate of {rates}"
         found.append((TITLES[cell.dataset], made, told))
-    return found
+    return sorted(found, key=lambda each: "trainings" not in each[2])
 
 
 def coarse(shown: Shown) -> str:

@@ -261,13 +261,14 @@ def main(arguments: list[str] | None = None) -> int:
     name = str(options.cell) + (f" by {teacher}" if options.teacher else "") + (" spread" if options.spread else "")
     name += " in turn" if options.in_turn else ""
     before = report.get(name, {})
+    turns = options.cell, options.depth, teacher, options.spread, options.in_turn or (), graph
     if options.coarse:
-        done = run(config_of(*asked), graph)
+        done = in_turn(*turns)[0] if options.in_turn else run(config_of(*asked), graph)
         student = Labelled(done.load(graph), graph, NESTED, done.record["id"]).student()
         rows = coarse_to_fine(student, graph)
         found = {**before, "coarse": {**about, "run": done.record["id"], "threads": kernels.threads(), "rows": rows}}
     elif options.in_turn:
-        done, told = in_turn(options.cell, options.depth, teacher, options.spread, options.in_turn, graph)
+        done, told = in_turn(*turns)
         found = {**about, **said(done, options.cell, options.depth, True, teacher, graph), "trainings": told}
     else:
         found = {**about, **measured(*asked, graph)}
