@@ -284,22 +284,13 @@ def candidates(shown: Shown) -> str:
 
 
 def nested(shown: Shown) -> str:
-    """The sizes of each nested student beside a student trained for each, from `bench.nested`."""
-    rows, about = [], []
-    for graph, kind, told in of_nested():
-        for r in told["rows"]:
-            mine = [graph, kind, f"{r['bytes']} bytes", number(r["test"]["both"]["mrr"])]
-            if "rival" not in r:
-                rows.append([*mine, *("–",) * 3])
-                continue
-            rows.append(
-                [
-                    *mine,
-                    linked(r["rival_mrr"], r["rival_run"]),
-                    difference(r["gain"], near=SAME),
-                    interval(SimpleNamespace(**r)),
-                ]
-            )
+    """A row for each nested student: its sizes beside students trained for one size, from `bench.nested`."""
+    about, found = list[str](), of_nested()
+    alone: dict[str, dict[int, str]] = {}  # by graph and size
+    for graph, kind, told in found:
+        alone.setdefault(graph, {}).update(
+            (r["bytes"], linked(r["rival_mrr"], r["rival_run"])) for r in told["rows"] if "rival" in r
+        )
         near = [str(r["bytes"]) for r in told["rows"] if r.get("gain", -1) >= -SAME]
         apart = [str(r["bytes"]) for r in told["rows"] if r.get("gain", 0) < -SAME]
         about.append(
@@ -307,11 +298,22 @@ def nested(shown: Shown) -> str:
             f"trained for one size, or above them, at {' and '.join(near) or 'none of these'} bytes"
             + (f"; at {' and '.join(apart)} bytes it is further below." if apart else ".")
         )
-    if not rows:
+    if not found:
         return none_yet("python -m kgdistil.paper.bench.nested frontier/wn18rr/ComplEx/distilled/16/512")
-    head = ["graph", "made of", "an entity", "nested, test MRR", "trained for that size", "difference", "95 % interval"]
+    sizes = sorted({r["bytes"] for *_, told in found for r in told["rows"]})
+    rows = [
+        [graph, "trained for one size", *(of.get(size, "–") for size in sizes)] for graph, of in alone.items() if of
+    ]
+    for graph, kind, told in found:
+        cells = {r["bytes"]: number(r["test"]["both"]["mrr"]) for r in told["rows"]}
+        for r in (r for r in told["rows"] if "rival" in r):
+            apart_by = f"{difference(r['gain'], near=SAME)}<br>{interval(SimpleNamespace(**r))}"
+            cells[r["bytes"]] = f"{cells[r['bytes']]}<br>{apart_by}"
+        rows.append([graph, kind, *(cells.get(size, "–") for size in sizes)])
+    head = ["graph", "made of", *(f"{size} bytes" for size in sizes)]
+    title = "One nested student, every size: test MRR, difference from one trained for that size, 95 % interval"
     lines = "\n".join(about)
-    return f"{lines}\n\n{html_table('One nested student, every size', head, rows)}\n"
+    return f"{lines}\n\n{html_table(title, head, rows)}\n"
 
 
 def of_nested() -> list[tuple[str, str, dict[str, Any]]]:
