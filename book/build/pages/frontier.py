@@ -329,10 +329,10 @@ def of_nested() -> list[tuple[str, str, dict[str, Any]]]:
                 f", beginning as {len(begun)} teachers of {' and '.join(f'{n:,}' for n in dict.fromkeys(begun))} bytes"
             )
         if "trainings" in told:
-            rates = ", ".join(
-                f"{x['run']['config']['lr']:g}" for x in told["trainings"] if x["run"]["config"]["spread"]
+            rates = dict.fromkeys(f"{c['lr']:g}" for x in told["trainings"] if (c := x["run"]["config"])["spread"])
+            made += (
+                f", its sizes trained one after another, those of more floats at the best rate of {', '.join(rates)}"
             )
-            made += f", its sizes trained one after another, those of more floats at the best rate of {rates}"
         found.append((TITLES[cell.dataset], made, told))
     return sorted(found, key=lambda each: "trainings" not in each[2])
 
