@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import logging
 import os
@@ -75,10 +77,45 @@ class Commands(click.Group):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Click's own, and a line where standard output is full; without this text the book would show click's."""
+        if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):  # PYTHONUNBUFFERED, python -u
+            sys.stdout = io.TextIOWrapper(
+                Whole(sys.stdout.buffer), sys.stdout.encoding, sys.stdout.errors, write_through=True
+            )
         try:
             return super().main(*arguments, **options)
         except OSError as error:  # of a pipe that is closed click ends quietly
             fail(f"{error.filename or 'cannot write standard output'}: {error.strerror or error}", 1)
+
+
+class Whole(io.RawIOBase):
+    """A file without a buffer, of which a part that the disk has no room for is an error, as it is of one with."""
+
+    def __init__(self, file: Any):
+        self.file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return int(self.file.fileno())
+
+    def isatty(self) -> bool:
+        return bool(self.file.isatty())
+
+    def write(self, data: Any) -> int:
+        """All of it.
+
+        Raises:
+            OSError: the file takes no more.
+        """
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left:
+            count = self.file.write(left)
+            if not count:
+                raise BlockingIOError(errno.EAGAIN, "it takes no more")
+            left = left[count:]
+        return size
 
 
 def fail(line: str, code: int) -> None:

@@ -130,6 +130,15 @@ def test_few_triples_give_sets_of_everything_rather_than_too_small_ones() -> Non
     assert Calibration(told).least(0.99)(0, "tail") == EVERYTHING < Calibration(told).least(0.9)(0, "tail")
 
 
+def test_answers_that_no_score_can_reach_are_in_no_set_but_everything() -> None:
+    """A triple of a thing with itself, of a relation that has none such in training, scores minus infinity."""
+    few = made_up(2000, 4)
+    few.own[: len(few.own) // 2] = -np.inf
+    told = tables([replace(few, side="head"), few], 3)
+    json.dumps(told, allow_nan=False)
+    assert Calibration(told).least(0.9)(0, "tail") == EVERYTHING
+
+
 def test_what_the_graph_says_is_certain(student: Path) -> None:
     found = load_student(student)
     head, relation, _ = found.triples.of("train")[7].tolist()

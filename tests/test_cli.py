@@ -1,6 +1,7 @@
 """The command line as a user meets it: tables, JSON, exit codes, one line for each error, and nothing lost."""
 
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -774,3 +776,23 @@ def test_nothing_printed_steers_the_terminal(tmp_path: Path) -> None:
     assert wrong.exit_code == 1
     for text in (told.output, asked.output, wrong.output):
         assert all(c.isprintable() or c == "\n" for c in text)
+
+
+def test_an_unbuffered_file_takes_all_or_says_so() -> None:
+    """What it writes of a text at a time may be a part: PYTHONUNBUFFERED, and a disk that fills."""
+
+    class Little(io.RawIOBase):
+        def __init__(self, room: int):
+            self.room, self.held = room, b""
+
+        def write(self, data: Any) -> int:
+            if self.room == len(self.held):
+                raise OSError(28, "No space left on device")
+            taken = bytes(data)[: min(7, self.room - len(self.held))]
+            self.held += taken
+            return len(taken)
+
+    large, small = Little(100), Little(50)
+    assert cli.Whole(large).write(b"x" * 60) == 60 and large.held == b"x" * 60
+    with pytest.raises(OSError, match="No space left on device"):
+        cli.Whole(small).write(b"x" * 60)

@@ -179,6 +179,9 @@ def test_a_damaged_copy_is_made_anew(small: Path, tmp_path: Path, ending: str) -
     for damaged in (whole[:-3], whole[: len(whole) // 2], b"", bytes([whole[0] ^ 1]) + whole[1:]):
         copy.write_bytes(damaged)
         assert same(read_graph(path, order="hrt"), first) and copy.read_bytes() == whole
+    for other in (b"null", b"[]", b"3", b"[" * 100_000):  # JSON, but of another kind
+        copy.write_bytes(other)
+        assert same(read_graph(path, order="hrt"), first) and copy.read_bytes() == whole
     middle = whole.replace(b"e3", b"e4") if ending == "bin" else whole.replace(b'"g"', b'"h"')
     copy.write_bytes(middle)
     assert middle != whole and same(read_graph(path, order="hrt"), first)

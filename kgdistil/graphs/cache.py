@@ -103,6 +103,8 @@ class Copy:
                 if not own(path, stat.S_ISREG) or (os.name == "posix" and path.stat().st_mode & 0o022):
                     raise ValueError(f"{path} is another's, or others can write to it")
             written = json.loads(header.read_bytes())
+            if not isinstance(written, dict):
+                raise ValueError(f"{header} holds no JSON object")
             about, found = unsealed(written), Arrays(arrays, written["file"])
             if SUM not in written:
                 raise ValueError(f"{header} has no sum")
@@ -115,7 +117,7 @@ class Copy:
             os.utime(arrays)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, LookupError, TypeError, KgdistilError) as error:
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, KgdistilError) as error:
             log.warning("the copy of %s is made anew: %s", self.paths[0], error)
             return None
         log.info("%s: read from its copy in %s; delete that folder to have the file read", graph.name, self.folder)

@@ -133,7 +133,7 @@ def table(asked: Asked, part: Array) -> dict[str, list[float]]:
         "x": knots.tolist(),
         "p": np.round(np.interp(knots, at, fitted), 5).tolist(),
         # Rounded down: a score is added up in another order when it is scanned.
-        "sets": [max(EVERYTHING, math.floor(1e4 * x - 1) / 1e4) for x in bounds],
+        "sets": [math.floor(1e4 * x - 1) / 1e4 if x > EVERYTHING else EVERYTHING for x in bounds],
     }
 
 
